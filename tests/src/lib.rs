@@ -1,0 +1,2 @@
+//! What the integration tests share: the rig that runs a real containerd, and the oracle that compares
+//! what a container wrote with what everyone else holds.
