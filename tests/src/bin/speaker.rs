@@ -1,0 +1,153 @@
+//! What speaks inside the containers of the tests: lines that are provable from their number, at a chosen
+//! pace, on either stream; pipes held open by a grandchild; memory that is eaten.
+//!
+//! It never retries and never hides a failed write: its exit status is part of what tests compare.
+
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::FileExt;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use shimtap_tests::line::line;
+
+const USAGE: &str = "speaker [lines=N] [seed=S] [width=W] [rate=LINES_PER_SECOND] [to=out|err|both] \
+[batch=LINES_PER_WRITE] [count=FILE] [tail=TEXT] [hold=SECONDS] [eat=MIB] [sleep=MILLISECONDS] [exit=STATUS]";
+
+#[derive(Debug)]
+struct Order {
+    lines: u64,
+    seed: u64,
+    width: usize,
+    rate: u64,
+    to: String,
+    batch: u64,
+    count: Option<std::fs::File>,
+    tail: Option<String>,
+    hold: Option<String>,
+    eat: u64,
+    sleep: u64,
+    exit: u8,
+}
+
+fn main() -> ExitCode {
+    let order = match parse(std::env::args().skip(1)) {
+        Ok(order) => order,
+        Err(fault) => {
+            eprintln!("{fault}\n{USAGE}");
+            return ExitCode::from(64);
+        }
+    };
+    match obey(&order) {
+        Ok(()) => ExitCode::from(order.exit),
+        // The reader went away: what a shell's pipe would have killed us for.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::from(141),
+        Err(error) => {
+            eprintln!("speaker: {error}");
+            ExitCode::from(74)
+        }
+    }
+}
+
+fn parse(words: impl Iterator<Item = String>) -> Result<Order, String> {
+    let mut order = Order {
+        lines: 0,
+        seed: 1,
+        width: 64,
+        rate: 0,
+        to: "out".to_owned(),
+        batch: 1,
+        count: None,
+        tail: None,
+        hold: None,
+        eat: 0,
+        sleep: 0,
+        exit: 0,
+    };
+    for word in words {
+        let (key, value) = word.split_once('=').ok_or_else(|| format!("{word}: not key=value"))?;
+        let number = || value.parse::<u64>().map_err(|error| format!("{word}: {error}"));
+        match key {
+            "lines" => order.lines = number()?,
+            "seed" => order.seed = number()?,
+            "width" => order.width = usize::try_from(number()?).map_err(|error| error.to_string())?,
+            "rate" => order.rate = number()?,
+            "to" => order.to = value.to_owned(),
+            "batch" => order.batch = number()?.max(1),
+            "count" => {
+                let open = std::fs::File::options().write(true).create(true).truncate(true).open(value);
+                order.count = Some(open.map_err(|error| format!("{value}: {error}"))?);
+            }
+            "tail" => order.tail = Some(value.to_owned()),
+            "hold" => order.hold = Some(value.to_owned()),
+            "eat" => order.eat = number()?,
+            "sleep" => order.sleep = number()?,
+            "exit" => order.exit = u8::try_from(number()?).map_err(|error| error.to_string())?,
+            _ => return Err(format!("{key}: unknown")),
+        }
+    }
+    Ok(order)
+}
+
+fn obey(order: &Order) -> io::Result<()> {
+    if let Some(seconds) = &order.hold {
+        // Inherits stdout and stderr and is left behind: the pipe stays open after our exit.
+        Command::new("/bin/sleep").arg(seconds).spawn()?;
+    }
+    speak(order)?;
+    if let Some(tail) = &order.tail {
+        io::stdout().write_all(tail.as_bytes())?;
+        io::stdout().flush()?;
+    }
+    std::thread::sleep(Duration::from_millis(order.sleep));
+    eat(order.eat);
+    Ok(())
+}
+
+fn speak(order: &Order) -> io::Result<()> {
+    let start = Instant::now();
+    let mut number = 0;
+    while number < order.lines {
+        let end = (number + order.batch).min(order.lines);
+        let bytes: Vec<u8> = (number..end).flat_map(|number| line(order.seed, number, order.width)).collect();
+        if order.to != "err" {
+            write_all(1, &bytes)?;
+        }
+        if order.to != "out" {
+            write_all(2, &bytes)?;
+        }
+        number = end;
+        if let Some(count) = &order.count {
+            count.write_all_at(format!("{number:011}").as_bytes(), 0)?;
+        }
+        if order.rate > 0 {
+            let due = Duration::from_secs_f64(seconds(number) / seconds(order.rate));
+            std::thread::sleep(due.saturating_sub(start.elapsed()));
+        }
+    }
+    Ok(())
+}
+
+/// A number of lines as a float: exact far beyond what a test writes.
+fn seconds(number: u64) -> f64 {
+    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+/// One write(2) per call: std's line buffer hands a block that ends in a newline on as it is.
+fn write_all(stream: u8, bytes: &[u8]) -> io::Result<()> {
+    if stream == 1 {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes)?;
+        out.flush()
+    } else {
+        io::stderr().lock().write_all(bytes)
+    }
+}
+
+/// Touches `mib` MiB, page by page, and keeps them.
+fn eat(mib: u64) {
+    let mut eaten = Vec::new();
+    for _ in 0..mib {
+        eaten.push(std::hint::black_box(vec![1_u8; 1 << 20]));
+    }
+    std::hint::black_box(&eaten);
+}

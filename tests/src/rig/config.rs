@@ -1,0 +1,114 @@
+//! What a private containerd is told: the configuration file of each release line, and where the wrapper
+//! is put in.
+//!
+//! Keys that differ between releases stand here and nowhere else.
+
+use std::path::Path;
+
+use crate::rig::image::PAUSE;
+use crate::rig::tools::Tools;
+
+/// With which shim a node runs its containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shim {
+    /// containerd's own runc shim: the truth that everything is compared with.
+    Unwrapped,
+    /// Ours in front of it.
+    Wrapped(Hook),
+}
+
+/// How containerd is made to start the wrapper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// By its path: `ctr run --runtime /path`, `runtime_path` under CRI.
+    Path,
+    /// By a name that containerd finds in PATH: `io.containerd.tap-runc.v2`.
+    Name,
+    /// As `containerd-shim-runc-v2` in the folder of the opt plugin, in front of the real one.
+    Opt,
+}
+
+/// Where one containerd has its things.
+#[derive(Debug)]
+pub struct Layout<'a> {
+    /// The rig's folder.
+    pub dir: &'a Path,
+    /// The wrapper's binary; used by `Hook::Path` under CRI.
+    pub wrapper: &'a Path,
+}
+
+/// The configuration file for `tools` with `shim`.
+pub fn containerd_toml(tools: &Tools, shim: Shim, at: &Layout<'_>) -> String {
+    let dir = at.dir.display();
+    let (runtime_type, runtime_path) = match shim {
+        Shim::Wrapped(Hook::Path) => {
+            ("io.containerd.runc.v2", format!("runtime_path = \"{}\"\n", at.wrapper.display()))
+        }
+        Shim::Wrapped(Hook::Name) => ("io.containerd.tap-runc.v2", String::new()),
+        Shim::Unwrapped | Shim::Wrapped(Hook::Opt) => ("io.containerd.runc.v2", String::new()),
+    };
+    let common = format!(
+        r#"root = "{dir}/root"
+state = "{dir}/state"
+oom_score = 0
+disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.erofs", "io.containerd.nri.v1.nri", "io.containerd.tracing.processor.v1.otlp"]
+[grpc]
+address = "{dir}/c.sock"
+[ttrpc]
+address = "{dir}/c.sock.ttrpc"
+[debug]
+address = ""
+level = "info"
+[plugins."io.containerd.internal.v1.opt"]
+path = "{dir}/opt"
+"#
+    );
+    if tools.is_v2() {
+        format!(
+            r#"version = 3
+{common}
+[plugins."io.containerd.shim.v1.manager"]
+socket_dir = "{dir}/s"
+[plugins."io.containerd.cri.v1.images"]
+snapshotter = "overlayfs"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "{PAUSE}"
+[plugins."io.containerd.cri.v1.runtime"]
+restrict_oom_score_adj = true
+[plugins."io.containerd.cri.v1.runtime".cni]
+bin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
+conf_dir = "{dir}/cni"
+[plugins."io.containerd.cri.v1.runtime".containerd]
+default_runtime_name = "runc"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+runtime_type = "{runtime_type}"
+{runtime_path}
+[plugins."io.containerd.grpc.v1.cri"]
+disable_tcp_service = true
+stream_server_address = "127.0.0.1"
+stream_server_port = "0"
+"#
+        )
+    } else {
+        format!(
+            r#"version = 2
+{common}
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{PAUSE}"
+restrict_oom_score_adj = true
+disable_tcp_service = true
+stream_server_address = "127.0.0.1"
+stream_server_port = "0"
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/usr/lib/cni"
+conf_dir = "{dir}/cni"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "overlayfs"
+default_runtime_name = "runc"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "{runtime_type}"
+{runtime_path}
+"#
+        )
+    }
+}

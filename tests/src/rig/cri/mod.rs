@@ -1,0 +1,282 @@
+//! CRI, the interface that the kubelet drives: pods with several containers, their logs, exec and stats.
+//!
+//! Blocking calls over gRPC with a limit each. Pods use the host's network, so no CNI configuration is
+//! needed; what is under test is the runtime.
+
+mod messages;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hyper_util::rt::TokioIo;
+use prost::Message;
+use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::{Channel, Endpoint};
+use tower::service_fn;
+
+use messages::{
+    AttachRequest, ContainerConfig, ContainerId, ContainerMetadata, ContainerStatsResponse,
+    ContainerStatusResponse, CreateContainerRequest, Empty, ExecSyncRequest, ImageSpec, LinuxContainerConfig,
+    LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
+    LinuxSandboxSecurityContext, Mount, NamespaceOption, PodSandboxConfig, PodSandboxId, PodSandboxMetadata,
+    PodSandboxStatusResponse, RunPodSandboxRequest, StopContainerRequest, UrlResponse,
+};
+pub use messages::{ContainerState, ExecSyncResponse};
+
+use crate::rig::eventually;
+use crate::rig::image::IMAGE;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A client of one containerd.
+#[derive(Debug)]
+pub struct Cri {
+    runtime: Runtime,
+    channel: Channel,
+    cgroup: String,
+    logs: PathBuf,
+}
+
+/// A pod that runs.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    /// Sandbox id.
+    pub id: String,
+    config: PodSandboxConfig,
+}
+
+/// What a container of a pod shall be.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted<'a> {
+    /// Its name in the pod.
+    pub name: &'a str,
+    /// Program and arguments.
+    pub command: &'a [&'a str],
+    /// With a terminal.
+    pub tty: bool,
+    /// With a stdin that stays open.
+    pub stdin: bool,
+    /// Memory limit; 0 = none.
+    pub memory_limit_bytes: i64,
+    /// A folder that is seen as `/host`.
+    pub host: Option<&'a Path>,
+}
+
+/// How a container stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Created, running, exited or unknown.
+    pub state: ContainerState,
+    /// Its exit status, where it has exited.
+    pub exit_code: i32,
+    /// containerd's word for why it exited, e.g. `OOMKilled`.
+    pub reason: String,
+}
+
+/// A call that containerd refused.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// What was asked.
+    pub method: &'static str,
+    /// gRPC code.
+    pub code: tonic::Code,
+    /// containerd's words.
+    pub message: String,
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} was refused with {:?}: {}", self.method, self.code, self.message)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl Cri {
+    /// Connects to containerd's socket. `cgroup` becomes the parent of all pods' cgroups, `logs` the folder
+    /// of their log files.
+    pub fn connect(socket: &Path, cgroup: &str, logs: &Path) -> Result<Cri> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.context("start a runtime")?;
+        let socket = socket.to_owned();
+        let channel = {
+            let _inside = runtime.enter();
+            // The address is not used: the connector goes to the socket.
+            Endpoint::from_static("http://localhost").connect_with_connector_lazy(service_fn(move |_| {
+                let socket = socket.clone();
+                async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+            }))
+        };
+        let cri = Cri { runtime, channel, cgroup: format!("/{cgroup}"), logs: logs.to_owned() };
+        // The CRI plugin answers later than the rest of containerd.
+        eventually(LIMIT, "CRI to answer", || Ok(cri.call::<_, Empty>("Version", Empty {}).ok().map(drop)))?;
+        Ok(cri)
+    }
+
+    fn call<Q, A>(&self, method: &'static str, request: Q) -> Result<A>
+    where
+        Q: Message + Default + 'static,
+        A: Message + Default + 'static,
+    {
+        let path =
+            PathAndQuery::try_from(format!("/runtime.v1.RuntimeService/{method}")).context("a path")?;
+        let mut client = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(64 << 20);
+        let answer = self.runtime.block_on(async {
+            let call = async {
+                client.ready().await.map_err(|error| tonic::Status::unavailable(format!("{error:?}")))?;
+                let codec = tonic_prost::ProstCodec::<Q, A>::default();
+                client.unary(tonic::Request::new(request), path, codec).await
+            };
+            tokio::time::timeout(LIMIT, call).await
+        });
+        let answer = answer.with_context(|| format!("{method} was not answered within {LIMIT:?}"))?;
+        let refused = |status: tonic::Status| Refused {
+            method,
+            code: status.code(),
+            message: status.message().to_owned(),
+        };
+        Ok(answer.map_err(refused)?.into_inner())
+    }
+
+    /// Runs a sandbox named `name`, in the pod namespace `rig`.
+    pub fn run_pod(&self, name: &str) -> Result<Pod> {
+        let logs = self.logs.join(name);
+        std::fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
+        let config = PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name: name.to_owned(),
+                uid: format!("uid-{name}"),
+                namespace: "rig".to_owned(),
+                attempt: 0,
+            }),
+            log_directory: logs.to_string_lossy().into_owned(),
+            labels: [("app".to_owned(), name.to_owned())].into(),
+            linux: Some(LinuxPodSandboxConfig {
+                cgroup_parent: self.cgroup.clone(),
+                security_context: Some(LinuxSandboxSecurityContext { namespace_options: Some(namespaces()) }),
+            }),
+            ..PodSandboxConfig::default()
+        };
+        let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        let id = self.call::<_, PodSandboxId>("RunPodSandbox", request)?.id;
+        Ok(Pod { id, config })
+    }
+
+    /// Creates a container in `pod`; its log is `<name>.log` in the pod's folder.
+    pub fn create(&self, pod: &Pod, wanted: &Wanted<'_>) -> Result<String> {
+        let host = wanted.host.map(|dir| Mount {
+            container_path: "/host".to_owned(),
+            host_path: dir.to_string_lossy().into_owned(),
+        });
+        let config = ContainerConfig {
+            metadata: Some(ContainerMetadata { name: wanted.name.to_owned(), attempt: 0 }),
+            image: Some(ImageSpec { image: IMAGE.to_owned() }),
+            command: wanted.command.iter().map(|word| (*word).to_owned()).collect(),
+            mounts: host.into_iter().collect(),
+            labels: [("io.kubernetes.container.name".to_owned(), wanted.name.to_owned())].into(),
+            log_path: format!("{}.log", wanted.name),
+            stdin: wanted.stdin,
+            tty: wanted.tty,
+            linux: Some(LinuxContainerConfig {
+                resources: Some(LinuxContainerResources {
+                    memory_limit_in_bytes: wanted.memory_limit_bytes,
+                    oom_score_adj: 0,
+                }),
+                security_context: Some(LinuxContainerSecurityContext {
+                    namespace_options: Some(namespaces()),
+                }),
+            }),
+            ..ContainerConfig::default()
+        };
+        let sandbox_config = Some(pod.config.clone());
+        let request =
+            CreateContainerRequest { pod_sandbox_id: pod.id.clone(), config: Some(config), sandbox_config };
+        Ok(self.call::<_, ContainerId>("CreateContainer", request)?.id)
+    }
+
+    /// Starts a created container.
+    pub fn start(&self, id: &str) -> Result<()> {
+        self.call::<_, Empty>("StartContainer", ContainerId { id: id.to_owned() }).map(drop)
+    }
+
+    /// Creates and starts.
+    pub fn run(&self, pod: &Pod, wanted: &Wanted<'_>) -> Result<String> {
+        let id = self.create(pod, wanted)?;
+        self.start(&id)?;
+        Ok(id)
+    }
+
+    /// The path of a container's log, in CRI's format.
+    pub fn log_path(&self, pod: &Pod, name: &str) -> PathBuf {
+        Path::new(&pod.config.log_directory).join(format!("{name}.log"))
+    }
+
+    /// How a container stands.
+    pub fn status(&self, id: &str) -> Result<Status> {
+        let answer: ContainerStatusResponse =
+            self.call("ContainerStatus", ContainerId { id: id.to_owned() })?;
+        let status = answer.status.context("a status without a status")?;
+        Ok(Status { state: status.state(), exit_code: status.exit_code, reason: status.reason })
+    }
+
+    /// Waits for a container's exit.
+    pub fn await_exit(&self, id: &str) -> Result<Status> {
+        eventually(LIMIT, &format!("container {id} to exit"), || {
+            let status = self.status(id)?;
+            Ok((status.state == ContainerState::Exited).then_some(status))
+        })
+    }
+
+    /// Whether a sandbox is ready, as containerd sees it.
+    pub fn is_ready(&self, pod: &Pod) -> Result<bool> {
+        let answer: PodSandboxStatusResponse =
+            self.call("PodSandboxStatus", PodSandboxId { id: pod.id.clone() })?;
+        Ok(answer.status.context("a status without a status")?.state == 0)
+    }
+
+    /// Runs a command in a container to its end; `timeout_secs` 0 = none.
+    pub fn exec(&self, id: &str, command: &[&str], timeout_secs: i64) -> Result<ExecSyncResponse> {
+        let cmd = command.iter().map(|word| (*word).to_owned()).collect();
+        self.call("ExecSync", ExecSyncRequest { container_id: id.to_owned(), cmd, timeout: timeout_secs })
+    }
+
+    /// The address of a streaming server that attaches to a container's stdin and stdout.
+    pub fn attach_url(&self, id: &str, tty: bool) -> Result<String> {
+        let request =
+            AttachRequest { container_id: id.to_owned(), stdin: true, tty, stdout: true, stderr: !tty };
+        Ok(self.call::<_, UrlResponse>("Attach", request)?.url)
+    }
+
+    /// CPU time that containerd reports for a container, in ns; none where it does not know.
+    pub fn cpu_usage_ns(&self, id: &str) -> Result<Option<u64>> {
+        let answer: ContainerStatsResponse =
+            self.call("ContainerStats", ContainerId { id: id.to_owned() })?;
+        let cpu = answer.stats.and_then(|stats| stats.cpu);
+        Ok(cpu.and_then(|cpu| cpu.usage_core_nano_seconds).map(|usage| usage.value))
+    }
+
+    /// SIGTERM, and SIGKILL after `timeout_secs`.
+    pub fn stop(&self, id: &str, timeout_secs: i64) -> Result<()> {
+        let request = StopContainerRequest { container_id: id.to_owned(), timeout: timeout_secs };
+        self.call::<_, Empty>("StopContainer", request).map(drop)
+    }
+
+    /// Removes a container.
+    pub fn remove(&self, id: &str) -> Result<()> {
+        self.call::<_, Empty>("RemoveContainer", ContainerId { id: id.to_owned() }).map(drop)
+    }
+
+    /// Stops and removes a sandbox with all its containers.
+    pub fn remove_pod(&self, pod: &Pod) -> Result<()> {
+        self.call::<_, Empty>("StopPodSandbox", PodSandboxId { id: pod.id.clone() })?;
+        self.call::<_, Empty>("RemovePodSandbox", PodSandboxId { id: pod.id.clone() }).map(drop)
+    }
+}
+
+/// The host's network, everything else of its own.
+fn namespaces() -> NamespaceOption {
+    NamespaceOption { network: messages::MODE_NODE, pid: messages::MODE_CONTAINER, ipc: messages::MODE_POD }
+}

@@ -1,0 +1,40 @@
+//! The rig: a private, real containerd with real shims, in a directory of its own, and what a test needs
+//! to drive it and to prove afterwards that nothing was left behind.
+//!
+//! It never mocks containerd or a shim, never touches the machine's own containerd, and ends only
+//! processes that carry its own mark.
+
+pub mod collector;
+mod config;
+pub mod cri;
+pub mod ctr;
+mod image;
+mod leftovers;
+pub mod node;
+pub mod patience;
+pub mod process;
+pub mod run;
+pub mod tools;
+
+pub use config::{Hook, Shim};
+pub use node::{Node, Setup};
+pub use patience::eventually;
+pub use tools::Version;
+
+use anyhow::Result;
+
+/// Runs `scenario` on a node without and on a node with the wrapper and demands the same answer of both,
+/// which is the promise that the workload does not notice. Both nodes must end with nothing left.
+pub fn same_with_and_without<T, F>(version: Version, hook: Hook, scenario: F) -> Result<T>
+where
+    T: PartialEq + std::fmt::Debug,
+    F: Fn(&Node) -> Result<T>,
+{
+    let plain = Setup::new(version, Shim::Unwrapped).run(&scenario)?;
+    let wrapped = Setup::new(version, Shim::Wrapped(hook)).run(&scenario)?;
+    anyhow::ensure!(
+        plain == wrapped,
+        "with the wrapper the answer differs\nwithout: {plain:#?}\nwith:    {wrapped:#?}"
+    );
+    Ok(wrapped)
+}

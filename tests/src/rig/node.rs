@@ -1,0 +1,409 @@
+//! One private containerd: started, killed, restarted, and gone without a trace at the end.
+//!
+//! Everything lies in one folder with a short path (a unix socket's has 106 bytes at most). All its
+//! processes carry the rig's mark. Dropping a node ends them and removes the folder, whatever happened.
+
+use std::cell::{OnceCell, RefCell};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
+
+use crate::rig::collector::Collector;
+use crate::rig::config::{Layout, containerd_toml};
+use crate::rig::cri::Cri;
+use crate::rig::process::{self, MARK, Process};
+use crate::rig::tools::{self, Tools};
+use crate::rig::{Hook, Shim, Version, eventually, image, leftovers};
+
+/// How long a daemon may take to answer its first call, on a busy machine with two cores.
+const START: Duration = Duration::from_secs(30);
+/// How long processes may take to vanish after their containers were deleted.
+const SETTLE: Duration = Duration::from_secs(10);
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// What a node is made of, before it is started.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    version: Version,
+    shim: Shim,
+    alone: bool,
+    collector: bool,
+    shim_toml: Option<String>,
+    run_dir: Option<PathBuf>,
+}
+
+impl Setup {
+    /// A node with `version` of containerd that runs its containers with `shim`, and no collector.
+    pub fn new(version: Version, shim: Shim) -> Setup {
+        Setup { version, shim, alone: false, collector: false, shim_toml: None, run_dir: None }
+    }
+
+    /// No other node runs beside this one: for scenarios that measure time.
+    pub fn alone(mut self) -> Setup {
+        self.alone = true;
+        self
+    }
+
+    /// A collector is started before containerd.
+    pub fn with_collector(mut self) -> Setup {
+        self.collector = true;
+        self
+    }
+
+    /// The wrapper's configuration; without it there is no such file.
+    pub fn shim_toml(mut self, text: &str) -> Setup {
+        self.shim_toml = Some(text.to_owned());
+        self
+    }
+
+    /// Where the wrapper keeps its files instead of in the rig's folder.
+    pub fn run_dir(mut self, dir: &Path) -> Setup {
+        self.run_dir = Some(dir.to_owned());
+        self
+    }
+
+    /// Starts the node, runs `scenario` on it, and demands that nothing is left afterwards.
+    pub fn run<T>(self, scenario: impl FnOnce(&Node) -> Result<T>) -> Result<T> {
+        let what = format!("{:?}, {:?}", self.version, self.shim);
+        let node = self.start().with_context(|| format!("start a node: {what}"))?;
+        let answer = scenario(&node).with_context(|| format!("on {what}\n{}", node.log_tail()))?;
+        node.finish().with_context(|| format!("afterwards on {what}"))?;
+        Ok(answer)
+    }
+
+    /// Starts the node. Most tests use `run`, which also looks at what is left.
+    pub fn start(self) -> Result<Node> {
+        Node::start(self)
+    }
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    setup: Setup,
+    tools: Tools,
+    mark: String,
+    dir: PathBuf,
+    wrapper: PathBuf,
+    daemon: RefCell<Option<Child>>,
+    collector: RefCell<Option<Collector>>,
+    cri: OnceCell<Cri>,
+    /// (namespace, id) of every shim that may have been started, to know their sockets.
+    ids: RefCell<Vec<(String, String)>>,
+    _lock: Flock<fs::File>,
+}
+
+impl Node {
+    fn start(setup: Setup) -> Result<Node> {
+        ensure!(nix::unistd::geteuid().is_root(), "a private containerd needs root: run `sudo ./dev test`");
+        let tools = setup.version.tools()?;
+        let wrapper = match setup.shim {
+            Shim::Unwrapped => PathBuf::new(),
+            Shim::Wrapped(_) => tools::wrapper()?,
+        };
+        let lock = lock(setup.alone)?;
+        let mark = format!("st{:x}-{:x}", std::process::id(), number());
+        let dir = Path::new("/run").join(&mark);
+        let node = Node {
+            setup,
+            tools,
+            mark,
+            dir,
+            wrapper,
+            daemon: RefCell::new(None),
+            collector: RefCell::new(None),
+            cri: OnceCell::new(),
+            ids: RefCell::new(Vec::new()),
+            _lock: lock,
+        };
+        node.lay_out()?;
+        if node.setup.collector {
+            node.start_collector()?;
+        }
+        node.start_daemon()?;
+        node.import(&node.mark)?;
+        Ok(node)
+    }
+
+    fn lay_out(&self) -> Result<()> {
+        for dir in ["bin", "opt/bin", "cni", "fifo", "logs", "host", "w"] {
+            let path = self.dir.join(dir);
+            fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+        }
+        match self.setup.shim {
+            Shim::Wrapped(Hook::Name) => {
+                symlink(&self.wrapper, self.dir.join("bin/containerd-shim-tap-runc-v2"))
+                    .context("put the hook")?;
+            }
+            Shim::Wrapped(Hook::Opt) => {
+                let hook = self.dir.join("opt/bin/containerd-shim-runc-v2");
+                symlink(&self.wrapper, hook).context("put the hook")?;
+            }
+            Shim::Unwrapped | Shim::Wrapped(Hook::Path) => {}
+        }
+        if let Some(text) = &self.setup.shim_toml {
+            fs::write(self.dir.join("shim.toml"), text).context("write shim.toml")?;
+        }
+        let layout = Layout { dir: &self.dir, wrapper: &self.wrapper };
+        let text = containerd_toml(&self.tools, self.setup.shim, &layout);
+        fs::write(self.dir.join("containerd.toml"), text).context("write containerd.toml")
+    }
+
+    /// Starts the daemon on what the last one left, and waits until it answers.
+    pub fn start_daemon(&self) -> Result<()> {
+        let log =
+            fs::File::options().create(true).append(true).open(self.log_path()).context("open its log")?;
+        let mut command = Command::new(&self.tools.containerd);
+        command.arg("--config").arg(self.dir.join("containerd.toml"));
+        self.environment(&mut command);
+        command.stdin(Stdio::null()).stdout(log.try_clone().context("duplicate the log")?).stderr(log);
+        let child = command.spawn().with_context(|| format!("start {}", self.tools.containerd.display()))?;
+        *self.daemon.borrow_mut() = Some(child);
+        eventually(START, "containerd to answer", || {
+            if let Some(child) = self.daemon.borrow_mut().as_mut() {
+                let ended = child.try_wait().context("ask for containerd's exit")?;
+                ensure!(ended.is_none(), "containerd ended with {ended:?}\n{}", self.log_tail());
+            }
+            let ready = std::os::unix::net::UnixStream::connect(self.socket()).is_ok()
+                && self.ctr(&["namespaces", "ls", "-q"]).is_ok_and(|said| said.code == 0);
+            Ok(ready.then_some(()))
+        })
+        .with_context(|| self.log_tail())
+    }
+
+    /// Environment of everything that belongs to this node.
+    fn environment(&self, command: &mut Command) {
+        let shims = self.tools.runc_shim.parent().unwrap_or(Path::new("/usr/bin"));
+        let path = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{}:{}:{path}", self.dir.join("bin").display(), shims.display());
+        command
+            .env("PATH", path)
+            .env(MARK, &self.mark)
+            .env("SHIMTAP_RUN_DIR", self.run_dir())
+            .env("SHIMTAP_COLLECTOR", self.collector_socket())
+            .env("SHIMTAP_CONFIG", self.dir.join("shim.toml"))
+            .env_remove("NOTIFY_SOCKET");
+    }
+
+    /// Ends the daemon with `signal` and waits for it; pods live on.
+    pub fn stop_daemon(&self, with: Signal) -> Result<()> {
+        let mut child = self.daemon.borrow_mut().take().context("containerd does not run")?;
+        let pid = i32::try_from(child.id()).context("a pid")?;
+        process::signal(pid, with)?;
+        let ended = eventually(START, "containerd to end", || child.try_wait().context("ask for its exit"));
+        if ended.is_err() {
+            child.kill().context("kill containerd")?;
+            child.wait().context("wait for containerd")?;
+        }
+        ended.map(|_| ())
+    }
+
+    /// SIGKILL and start anew: what an update of the package or a crash does.
+    pub fn restart(&self) -> Result<()> {
+        self.stop_daemon(Signal::SIGKILL)?;
+        self.start_daemon()
+    }
+
+    /// Starts the collector.
+    pub fn start_collector(&self) -> Result<()> {
+        let collector = Collector::start(&self.dir, &self.mark)?;
+        *self.collector.borrow_mut() = Some(collector);
+        Ok(())
+    }
+
+    /// Does something with the collector that runs.
+    pub fn collector<T>(&self, what: impl FnOnce(&mut Collector) -> Result<T>) -> Result<T> {
+        what(self.collector.borrow_mut().as_mut().context("this node has no collector")?)
+    }
+
+    fn import(&self, namespace: &str) -> Result<()> {
+        let archive = image::archive().context("build the image")?;
+        let archive = archive.to_str().context("the image's path is no UTF-8")?;
+        let said = self.ctr_in(namespace, &["images", "import", archive])?;
+        said.ok().with_context(|| format!("import the image into {namespace}")).map(|_| ())
+    }
+
+    /// The CRI client; the first use imports the images for CRI.
+    pub fn cri(&self) -> Result<&Cri> {
+        if let Some(cri) = self.cri.get() {
+            return Ok(cri);
+        }
+        self.import("k8s.io")?;
+        let cri = Cri::connect(&self.socket(), &self.mark, &self.dir.join("logs"))?;
+        Ok(self.cri.get_or_init(|| cri))
+    }
+
+    /// Demands that nothing is left, stops everything, and demands it again.
+    pub fn finish(self) -> Result<()> {
+        let wanted = "its containers' processes to be gone";
+        let others =
+            || self.processes().map(|all| all.into_iter().filter(|p| !self.is_own(p)).collect::<Vec<_>>());
+        let settled = eventually(SETTLE, wanted, || Ok(others()?.is_empty().then_some(())));
+        settled.with_context(|| format!("left: {:#?}\n{}", others().unwrap_or_default(), self.log_tail()))?;
+        let mounts = leftovers::mounts_below(&self.dir)?;
+        ensure!(mounts.is_empty(), "mounts are left: {mounts:#?}\n{}", self.log_tail());
+        self.stop_daemon(Signal::SIGTERM)?;
+        if let Some(collector) = self.collector.borrow_mut().take() {
+            collector.stop()?;
+        }
+        let processes = self.processes()?;
+        ensure!(processes.is_empty(), "processes are left: {processes:#?}");
+        if self.is_wrapped() {
+            let mut files = leftovers::live_files(&self.run_dir())?;
+            files.extend(self.shim_sockets().into_iter().filter(|socket| socket.exists()));
+            ensure!(files.is_empty(), "files are left: {files:#?}\n{}", self.log_tail());
+        }
+        Ok(())
+    }
+
+    /// The rig's own processes: the daemon, and the collector where there is one.
+    fn is_own(&self, process: &Process) -> bool {
+        let daemon = self.daemon.borrow().as_ref().map(|child| child.id());
+        let collector = self.collector.borrow().as_ref().map(|collector| collector.pid());
+        i32::try_from(daemon.unwrap_or(0)).is_ok_and(|pid| pid == process.pid)
+            || collector.is_some_and(|pid| pid == process.pid)
+    }
+
+    /// Where the inner shims of this node listen.
+    fn shim_sockets(&self) -> Vec<PathBuf> {
+        let dir = if self.tools.is_v2() { self.dir.join("s") } else { PathBuf::from("/run/containerd/s") };
+        let ids = self.ids.borrow();
+        ids.iter().map(|(ns, id)| dir.join(leftovers::socket_name(&self.socket(), ns, id))).collect()
+    }
+
+    /// Notes a container, so that its shim's socket is known.
+    pub fn note(&self, namespace: &str, id: &str) {
+        self.ids.borrow_mut().push((namespace.to_owned(), id.to_owned()));
+    }
+
+    /// All living processes of this node.
+    pub fn processes(&self) -> Result<Vec<Process>> {
+        process::marked(&self.mark)
+    }
+
+    /// The wrapper's processes of that role (`tap-keeper`, `tap-worker`).
+    pub fn wrappers(&self, role: &str) -> Result<Vec<Process>> {
+        Ok(self.processes()?.into_iter().filter(|process| process.is_role(role)).collect())
+    }
+
+    /// The real shims of this node.
+    pub fn inner_shims(&self) -> Result<Vec<Process>> {
+        let is_inner = |process: &Process| {
+            process.program() == "containerd-shim-runc-v2"
+                && !process.is_role("tap-keeper")
+                && !process.is_role("tap-worker")
+        };
+        Ok(self.processes()?.into_iter().filter(is_inner).collect())
+    }
+
+    /// The last lines of containerd's log, for a message.
+    pub fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.log_path()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().filter(|line| !line.contains("loading plugin")).collect();
+        let from = lines.len().saturating_sub(25);
+        format!("containerd's log ends:\n{}", lines.get(from..).unwrap_or_default().join("\n"))
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.join("containerd.log")
+    }
+
+    /// containerd's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("c.sock")
+    }
+
+    /// The folder of this node.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A folder that containers see as `/host` where they ask for it.
+    pub fn host_dir(&self) -> PathBuf {
+        self.dir.join("host")
+    }
+
+    /// Where the wrapper keeps its files.
+    pub fn run_dir(&self) -> PathBuf {
+        self.setup.run_dir.clone().unwrap_or_else(|| self.dir.join("w"))
+    }
+
+    /// Where the collector listens for wrappers.
+    pub fn collector_socket(&self) -> PathBuf {
+        self.dir.join("col/collector.sock")
+    }
+
+    /// Its mark, which is also the containerd namespace of what `ctr` runs.
+    pub fn mark(&self) -> &str {
+        &self.mark
+    }
+
+    /// Its containerd's programs.
+    pub fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    /// With which shim it runs containers.
+    pub fn shim(&self) -> Shim {
+        self.setup.shim
+    }
+
+    /// Whether the wrapper is in front.
+    pub fn is_wrapped(&self) -> bool {
+        self.setup.shim != Shim::Unwrapped
+    }
+
+    /// The wrapper's binary.
+    pub fn wrapper(&self) -> &Path {
+        &self.wrapper
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Everything of this node, by pid; nothing here may hide the failure that brought us here.
+        let gone = eventually(SETTLE, "the end of all of the node's processes", || {
+            let all = self.processes()?;
+            for process in &all {
+                let _ = process::signal(process.pid, Signal::SIGKILL);
+            }
+            if let Some(child) = self.daemon.borrow_mut().as_mut() {
+                let _ = child.try_wait();
+            }
+            Ok(all.is_empty().then_some(()))
+        });
+        if let Err(fault) = gone {
+            eprintln!("rig: {fault:#}");
+        }
+        for socket in self.shim_sockets() {
+            let _ = fs::remove_file(socket);
+        }
+        leftovers::unmount_below(&self.dir);
+        leftovers::remove_cgroups(&self.mark);
+        if let Err(fault) = fs::remove_dir_all(&self.dir) {
+            eprintln!("rig: {} stays: {fault}", self.dir.display());
+        }
+    }
+}
+
+/// A number that no other caller of this process gets.
+pub(crate) fn number() -> u32 {
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Nodes share the machine, except one that measures time, which has it alone.
+fn lock(alone: bool) -> Result<Flock<fs::File>> {
+    let path = "/run/shimtap-rig.lock";
+    let file = fs::File::options().create(true).truncate(false).write(true).open(path);
+    let file = file.with_context(|| format!("open {path}"))?;
+    let how = if alone { FlockArg::LockExclusive } else { FlockArg::LockShared };
+    Flock::lock(file, how).map_err(|(_, errno)| errno).with_context(|| format!("lock {path}"))
+}

@@ -1,0 +1,19 @@
+//! A scripted client that plays containerd: runs a shim binary as the daemon does, makes FIFOs as CRI does, and
+//! speaks hand-made ttrpc frames over raw connections.
+//!
+//! It is strict where containerd is (one answer per request, start's pipe read to its end) and patient for a
+//! stated time where containerd would be patient for ever: what does not come is an error that says what was
+//! waited for, never a hang.
+
+pub mod connection;
+pub mod fifo;
+pub mod frame;
+//pub mod lab;
+//pub mod launch;
+//pub mod pod;
+
+use std::time::Duration;
+
+/// How long anything may take before the client gives up on it. Far above what any of it needs, far below what
+/// a person waits.
+pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,0 +1,270 @@
+//! A scripted process: opens its FIFOs as the runc shim does, writes its lines, ends.
+//!
+//! FIFO rules kept here (they are the contract that a wrapper in between must serve): a blocking open for
+//! writing, then one for reading that keeps the FIFO alive over a restart of containerd; both closed at the end
+//! of output and never before; bytes leave in order, and their number is written to the journal.
+
+use std::{fs::OpenOptions, os::fd::OwnedFd, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use tokio::{
+    net::unix::pipe,
+    sync::{Mutex, watch},
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+
+use super::{
+    journal::{Entry, Journal, Kind},
+    script::{Output, Script},
+};
+
+/// The limit of the runc shim for opening all of a process's FIFOs.
+const OPEN_LIMIT: Duration = Duration::from_secs(30);
+
+/// The stdio a Create or Exec asked for, word for word.
+#[derive(Clone, Debug, Default)]
+pub struct Stdio {
+    /// Path of stdin.
+    pub stdin: String,
+    /// Path or URI of stdout.
+    pub stdout: String,
+    /// Path or URI of stderr.
+    pub stderr: String,
+    /// Whether there is a terminal: stdout only, whatever stderr says.
+    pub terminal: bool,
+}
+
+/// Where a process is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Create or Exec was answered.
+    Created,
+    /// Start was answered.
+    Running,
+    /// It has ended, with this status.
+    Stopped(u32),
+}
+
+/// One end of a FIFO pair held for a stream.
+#[derive(Debug)]
+struct Fifo {
+    writer: pipe::Sender,
+    _keeps_alive: OwnedFd,
+}
+
+/// A process of a task: init or an exec.
+#[derive(Debug)]
+pub struct Process {
+    /// Task id.
+    pub id: String,
+    /// Exec id; empty for init.
+    pub exec_id: String,
+    /// A number beyond every kernel's pid_max: nobody can mistake it for a living process.
+    pub pid: u32,
+    /// As asked for.
+    pub stdio: Stdio,
+    /// What it does.
+    pub script: Script,
+    fifos: Mutex<(Option<Fifo>, Option<Fifo>)>,
+    phase: watch::Sender<Phase>,
+    killed: watch::Sender<Option<u32>>,
+    drained: watch::Sender<bool>,
+}
+
+impl Process {
+    /// A process that has been created and not yet opened anything.
+    #[must_use]
+    pub fn new(id: &str, exec_id: &str, pid: u32, stdio: Stdio, script: Script) -> Self {
+        Self {
+            id: id.to_owned(),
+            exec_id: exec_id.to_owned(),
+            pid,
+            stdio,
+            script,
+            fifos: Mutex::new((None, None)),
+            phase: watch::Sender::new(Phase::Created),
+            killed: watch::Sender::new(None),
+            drained: watch::Sender::new(false),
+        }
+    }
+
+    /// Opens stdout and then stderr, as the runc shim does at Create (init) or Start (exec).
+    ///
+    /// # Errors
+    /// A FIFO cannot be opened, or nobody reads it within 30 s.
+    pub async fn open(&self) -> Result<()> {
+        let mut fifos = self.fifos.lock().await;
+        fifos.0 = open_fifo(&self.stdio.stdout).await?;
+        if !self.stdio.terminal {
+            fifos.1 = open_fifo(&self.stdio.stderr).await?;
+        }
+        Ok(())
+    }
+
+    /// Closes whatever [`Process::open`] opened.
+    pub async fn close(&self) {
+        *self.fifos.lock().await = (None, None);
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Resolves at the exit, whether or not output is still on its way.
+    pub async fn exited(&self) -> u32 {
+        let mut rx = self.phase.subscribe();
+        loop {
+            if let Phase::Stopped(status) = *rx.borrow_and_update() {
+                return status;
+            }
+            if rx.changed().await.is_err() {
+                return 255;
+            }
+        }
+    }
+
+    /// Resolves once the last byte is out and the FIFOs are closed.
+    pub async fn drained(&self) {
+        let mut rx = self.drained.subscribe();
+        while !*rx.borrow_and_update() {
+            if rx.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Delivers a signal. Only those that end an unprepared process do anything.
+    pub fn kill(&self, signal: u32) {
+        if matches!(signal, 2 | 9 | 15) {
+            self.killed.send_if_modified(|k| k.replace(signal).is_none());
+        }
+    }
+
+    /// Runs the script to its end. Called once, by Start.
+    pub fn run(self: Arc<Self>, journal: Arc<Journal>) {
+        self.phase.send_replace(Phase::Running);
+        tokio::spawn(async move {
+            let (out, err) = std::mem::take(&mut *self.fifos.lock().await);
+            let body = (watch::Sender::new(false), watch::Sender::new(false));
+            let streams = async {
+                tokio::join!(
+                    self.write(out.as_ref(), &self.script.stdout, "stdout", &body.0),
+                    self.write(err.as_ref(), &self.script.stderr, "stderr", &body.1),
+                )
+            };
+            let life = async {
+                let status = self.live(&body.0, &body.1).await;
+                self.phase.send_replace(Phase::Stopped(status));
+            };
+            let (wrote, ()) = tokio::join!(streams, life);
+            let mut entry = Entry::new(Kind::Wrote, 0);
+            entry.id.clone_from(&self.id);
+            entry.exec_id.clone_from(&self.exec_id);
+            entry.stdout = wrote.0.to_string();
+            entry.stderr = wrote.1.to_string();
+            if let Err(e) = journal.append(&entry) {
+                super::serve::give_up(&e);
+            }
+            sleep(Duration::from_millis(self.script.hold_open_ms)).await;
+            drop((out, err));
+            self.drained.send_replace(true);
+        });
+    }
+
+    /// Lasts as long as the process is alive; gives its status.
+    async fn live(&self, out: &watch::Sender<bool>, err: &watch::Sender<bool>) -> u32 {
+        let by_itself = async {
+            for body in [out, err] {
+                let mut rx = body.subscribe();
+                while !*rx.borrow_and_update() && rx.changed().await.is_ok() {}
+            }
+            if self.script.until_killed {
+                std::future::pending::<()>().await;
+            }
+            sleep(Duration::from_millis(self.script.exit_delay_ms)).await;
+        };
+        tokio::select! {
+            () = by_itself => self.script.exit_status,
+            signal = self.dead() => 128 + signal,
+        }
+    }
+
+    /// Resolves with the deadly signal.
+    async fn dead(&self) -> u32 {
+        let mut rx = self.killed.subscribe();
+        loop {
+            if let Some(signal) = *rx.borrow_and_update() {
+                return signal;
+            }
+            if rx.changed().await.is_err() {
+                return 9;
+            }
+        }
+    }
+
+    /// Writes a stream until its end or until the process is killed; gives the number of bytes written.
+    async fn write(&self, to: Option<&Fifo>, out: &Output, name: &str, body: &watch::Sender<bool>) -> u64 {
+        let mut sent: u64 = 0;
+        let mut n: u64 = 0;
+        while n < out.lines {
+            let Some(fifo) = to else { break };
+            if n + out.lines_after_exit >= out.lines {
+                body.send_replace(true);
+            }
+            let upto = out.lines.min(n + out.lines_per_write.max(1));
+            let chunk: Vec<u8> = (n..upto).flat_map(|k| out.line(name, k)).collect();
+            n = upto;
+            let (wrote, whole) = self.write_chunk(&fifo.writer, &chunk).await;
+            sent += wrote;
+            if !whole {
+                break;
+            }
+            if out.pause_us > 0 {
+                sleep(Duration::from_micros(out.pause_us)).await;
+            }
+        }
+        body.send_replace(true);
+        sent
+    }
+
+    /// Writes `chunk`; says how much went and whether that was all of it.
+    async fn write_chunk(&self, to: &pipe::Sender, chunk: &[u8]) -> (u64, bool) {
+        let mut sent: usize = 0;
+        while let Some(rest) = chunk.get(sent..).filter(|r| !r.is_empty()) {
+            // A killed process takes its unwritten bytes with it; what it has written is in the journal.
+            tokio::select! {
+                ready = to.writable() => if ready.is_err() { break },
+                _ = self.dead() => break,
+            }
+            match to.try_write(rest) {
+                Ok(k) => sent += k,
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => break,
+            }
+        }
+        (u64::try_from(sent).unwrap_or(u64::MAX), sent == chunk.len())
+    }
+}
+
+/// Opens `path` as the runc shim's copier does. URIs other than `fifo://` are not opened at all.
+async fn open_fifo(path: &str) -> Result<Option<Fifo>> {
+    let path = path.strip_prefix("fifo://").unwrap_or(path).to_owned();
+    if path.is_empty() || path.contains("://") {
+        return Ok(None);
+    }
+    let name = path.clone();
+    let opened = spawn_blocking(move || -> std::io::Result<(OwnedFd, OwnedFd)> {
+        let writer = OpenOptions::new().write(true).open(&path)?;
+        let reader = OpenOptions::new().read(true).open(&path)?;
+        Ok((writer.into(), reader.into()))
+    });
+    let (writer, reader) = match timeout(OPEN_LIMIT, opened).await {
+        Ok(done) => done.context("opener thread")?.with_context(|| format!("opening {name}"))?,
+        Err(_) => bail!("nobody reads {name}"),
+    };
+    let writer = pipe::Sender::from_owned_fd(writer).with_context(|| format!("{name} as a FIFO"))?;
+    Ok(Some(Fifo { writer, _keeps_alive: reader }))
+}
