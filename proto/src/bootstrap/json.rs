@@ -19,9 +19,9 @@ pub(super) struct Members {
     pub(super) address_literals: Vec<Range<usize>>,
 }
 
-/// Reads an object's members; keeps where `text` starts, to tell where a value lies in it.
-struct MembersVisitor {
-    text_start: usize,
+/// Reads an object's members; keeps the text, to tell where a value lies in it.
+struct MembersVisitor<'de> {
+    text: &'de str,
 }
 
 // === impl Members ===
@@ -29,7 +29,7 @@ struct MembersVisitor {
 impl Members {
     pub(super) fn parse(text: &str) -> Result<Self, serde_json::Error> {
         let mut reader = serde_json::Deserializer::from_str(text);
-        let visitor = MembersVisitor { text_start: text.as_ptr().addr() };
+        let visitor = MembersVisitor { text };
         let members = serde::Deserializer::deserialize_map(&mut reader, visitor)?;
         reader.end()?;
         Ok(members)
@@ -38,7 +38,17 @@ impl Members {
 
 // === impl MembersVisitor ===
 
-impl<'de> Visitor<'de> for MembersVisitor {
+impl MembersVisitor<'_> {
+    /// Where `raw` lies in the text. A raw value borrows from the text it was read from, so that the distance of
+    /// the two is its offset; looked at again, because a wrong one would corrupt the answer.
+    fn range(&self, raw: &RawValue) -> Option<Range<usize>> {
+        let start = raw.get().as_ptr().addr().checked_sub(self.text.as_ptr().addr())?;
+        let range = start..start.checked_add(raw.get().len())?;
+        (self.text.get(range.clone())? == raw.get()).then_some(range)
+    }
+}
+
+impl<'de> Visitor<'de> for MembersVisitor<'de> {
     type Value = Members;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -55,8 +65,7 @@ impl<'de> Visitor<'de> for MembersVisitor {
                 members.protocol = value(raw)?;
             } else if name.eq_ignore_ascii_case("address") {
                 members.address = value(raw)?;
-                let start = raw.get().as_ptr().addr().saturating_sub(self.text_start);
-                members.address_literals.push(start..start + raw.get().len());
+                members.address_literals.push(self.range(raw).ok_or_else(|| A::Error::custom("moved"))?);
             }
         }
         if members.address.is_empty() {

@@ -70,13 +70,18 @@ fn walk(window: &[u8], horizon: usize) -> Result<(TaskApi, Method), Stop> {
         };
         // A field that ends beyond the horizon is beyond a short body (malformed), or hides what comes after it.
         let end = at.checked_add(len).filter(|&end| end <= horizon).ok_or(Stop::Never)?;
+        let decides = match (number, wire_type) {
+            (1, 2) => method.is_some(),
+            (2, 2) => api.is_some(),
+            _ => false,
+        };
+        if end == horizon && !decides {
+            return Err(Stop::Never);
+        }
         match (number, wire_type) {
             (1, 2) => api = Some(name(window, at..end, TaskApi::ALL, TaskApi::service)?),
             (2, 2) => method = Some(name(window, at..end, Method::ALL, Method::name)?),
             _ => {}
-        }
-        if end == horizon && (api.is_none() || method.is_none()) {
-            return Err(Stop::Never);
         }
         at = end;
     }

@@ -47,14 +47,13 @@ pub fn replace(frame: &[u8], edits: &[Edit<'_>]) -> Result<Vec<u8>, WireFault> {
     let growth: usize = edits.iter().map(|edit| edit.new.len()).sum();
     let mut out = Vec::with_capacity(frame.len() + growth + 16);
     out.extend_from_slice(&header.encode());
-    let mut payload = Vec::new();
     map_fields(&mut out, body, |number, value| {
         if number != payload_field {
             return Ok(None);
         }
-        payload.clear();
+        let mut payload = Vec::with_capacity(value.len() + growth);
         edit_message(&mut payload, value, edits)?;
-        Ok(Some(payload.clone()))
+        Ok(Some(payload))
     })?;
 
     let body_len = out.len() - HEADER_LEN;
