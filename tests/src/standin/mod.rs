@@ -9,9 +9,8 @@
 pub mod client;
 pub mod journal;
 pub mod process;
-//pub mod procs;
+pub mod procs;
 pub mod script;
 pub mod serve;
 pub mod task;
-//pub mod tracer;
 pub mod verbs;

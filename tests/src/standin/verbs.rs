@@ -82,7 +82,6 @@ pub fn run() -> Result<()> {
     match flags.action.as_str() {
         "" => {
             let journal = Arc::new(Journal::open(&dir, journal::REQUESTS)?);
-            fs::write(dir.join(format!("{}.pid", std::process::id())), flags.id).context("pid file")?;
             let listener = stdin().as_fd().try_clone_to_owned().context("listener on stdin")?;
             let socket = PathBuf::from(env::var_os("STANDIN_SOCKET").context("STANDIN_SOCKET is not set")?);
             serve::serve(listener, &apis()?, journal, vec![socket])
@@ -135,7 +134,8 @@ fn start(args: &[String], flags: &Flags, dir: &Path) -> Result<()> {
     }
     let socket = dir.join(format!("{:016x}.sock", group(flags)?));
     if let Some(listener) = bind(&socket)? {
-        daemonise(args, listener, &socket)?;
+        let pid = daemonise(args, listener, &socket)?;
+        fs::write(dir.join(format!("{pid}.pid")), &flags.id).context("pid file")?;
     }
     let address = format!("unix://{}", socket.display());
     if form.starts_with("plain") {
@@ -171,9 +171,10 @@ fn bind(socket: &Path) -> Result<Option<OwnedFd>> {
 }
 
 /// Runs this binary again as the daemon: own process group, no part of containerd's pipe, listener on stdin.
-fn daemonise(args: &[String], listener: OwnedFd, socket: &Path) -> Result<()> {
+/// Gives its pid, which is on file before anybody can be told the address.
+fn daemonise(args: &[String], listener: OwnedFd, socket: &Path) -> Result<u32> {
     let args = args.iter().filter(|a| a.as_str() != "start");
-    Command::new(env::current_exe().context("own executable")?)
+    let daemon = Command::new(env::current_exe().context("own executable")?)
         .args(args)
         .env("STANDIN_SOCKET", socket)
         .stdin(Stdio::from(listener))
@@ -182,7 +183,7 @@ fn daemonise(args: &[String], listener: OwnedFd, socket: &Path) -> Result<()> {
         .process_group(0)
         .spawn()
         .context("starting the daemon")?;
-    Ok(())
+    Ok(daemon.id())
 }
 
 /// The bytes that `start` prints for an address, in the form asked for.

@@ -8,9 +8,9 @@
 pub mod connection;
 pub mod fifo;
 pub mod frame;
-//pub mod lab;
-//pub mod launch;
-//pub mod pod;
+pub mod lab;
+pub mod launch;
+pub mod pod;
 
 use std::time::Duration;
 

@@ -1,0 +1,184 @@
+//! A place of its own for each test: directories, names, environment; and nothing left of it afterwards.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use nix::unistd::Pid;
+
+use crate::standin::{
+    journal::{self, Entry, Kind, Verb},
+    procs,
+    script::{KEY, Script},
+};
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// Directories and names that no other test has.
+#[derive(Debug)]
+pub struct Lab {
+    dir: PathBuf,
+    namespace: String,
+    /// Environment for the shim binary, later entries first.
+    pub env: Vec<(String, String)>,
+}
+
+impl Lab {
+    /// A fresh place under the temporary directory. Paths are short: a socket's may have 106 bytes.
+    ///
+    /// # Errors
+    /// The directories cannot be made.
+    pub fn new() -> Result<Self> {
+        let name = format!("tap-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = env::temp_dir().join(&name);
+        for sub in ["inner", "run", "bundles", "fifo"] {
+            fs::create_dir_all(dir.join(sub)).with_context(|| format!("making {}/{sub}", dir.display()))?;
+        }
+        let text = |sub: &str| dir.join(sub).display().to_string();
+        let env = vec![
+            ("STANDIN_DIR".to_owned(), text("inner")),
+            ("SHIMTAP_RUN_DIR".to_owned(), text("run")),
+            ("SHIMTAP_COLLECTOR".to_owned(), text("collector.sock")),
+            ("SHIMTAP_CONFIG".to_owned(), text("shim.toml")),
+        ];
+        Ok(Self { dir, namespace: name, env })
+    }
+
+    /// Names the real shim behind the invoked name, as an administrator would in `shim.toml`.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn wrap(&self, invoked: &str, inner: &Path) -> Result<()> {
+        let text = format!("[inner]\n\"{invoked}\" = \"{}\"\n", inner.display());
+        fs::write(self.dir.join("shim.toml"), text).context("shim.toml")
+    }
+
+    /// Where everything is.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The stand-in's own directory.
+    #[must_use]
+    pub fn inner_dir(&self) -> PathBuf {
+        self.dir.join("inner")
+    }
+
+    /// The wrapper's own directory.
+    #[must_use]
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    /// Where FIFOs of containerd's side are made.
+    #[must_use]
+    pub fn fifo_dir(&self) -> PathBuf {
+        self.dir.join("fifo")
+    }
+
+    /// A namespace that no other test uses.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Makes a bundle: `config.json` with the script, and the sandbox annotation where a pod is named.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn bundle(&self, id: &str, pod: Option<&str>, script: &Script) -> Result<PathBuf> {
+        let bundle = self.dir.join("bundles").join(id);
+        fs::create_dir_all(bundle.join("rootfs")).context("bundle")?;
+        let kind = if pod == Some(id) { "sandbox" } else { "container" };
+        let annotations = match pod {
+            Some(pod) => serde_json::json!({
+                "io.kubernetes.cri.sandbox-id": pod,
+                "io.kubernetes.cri.container-type": kind,
+            }),
+            None => serde_json::json!({}),
+        };
+        let config = serde_json::json!({"ociVersion": "1.0.2", "annotations": annotations, KEY: script});
+        fs::write(bundle.join("config.json"), config.to_string()).context("config.json")?;
+        Ok(bundle)
+    }
+
+    /// All frames that stand-ins of this place have received.
+    ///
+    /// # Errors
+    /// The journal is damaged.
+    pub fn requests(&self) -> Result<Vec<Entry>> {
+        journal::read(&self.inner_dir(), journal::REQUESTS)
+    }
+
+    /// All verbs that stand-ins of this place have run.
+    ///
+    /// # Errors
+    /// The journal is damaged.
+    pub fn verbs(&self) -> Result<Vec<Verb>> {
+        journal::read(&self.inner_dir(), journal::VERBS)
+    }
+
+    /// How many requests of this method about this process have arrived.
+    ///
+    /// # Errors
+    /// The journal is damaged.
+    pub fn count(&self, method: &str, id: &str, exec_id: &str) -> Result<usize> {
+        let of_it =
+            |e: &&Entry| e.kind == Kind::Request && e.method == method && e.id == id && e.exec_id == exec_id;
+        Ok(self.requests()?.iter().filter(of_it).count())
+    }
+
+    /// The daemons of the stand-in, by the pid files they leave.
+    ///
+    /// # Errors
+    /// The directory cannot be listed.
+    pub fn inner_pids(&self) -> Result<Vec<Pid>> {
+        let names = fs::read_dir(self.inner_dir()).context("stand-in's directory")?;
+        Ok(names
+            .filter_map(|e| e.ok()?.file_name().to_str()?.strip_suffix(".pid")?.parse().ok())
+            .map(Pid::from_raw)
+            .collect())
+    }
+
+    /// Ends every process of this place; those that do not end by themselves are killed.
+    ///
+    /// # Errors
+    /// One could not be killed.
+    pub fn end(&self) -> Result<()> {
+        for pid in self.inner_pids()? {
+            let ours = procs::Process::read(pid).is_some_and(|p| p.argv.contains(&self.namespace));
+            if ours {
+                procs::kill(pid)?;
+            }
+        }
+        // A keeper whose shim is dead leaves by itself.
+        let alone = || procs::keepers(&self.namespace).ok().filter(Vec::is_empty).map(drop);
+        if procs::wait(Duration::from_secs(2), || "keepers leave".to_owned(), alone).is_err() {
+            for keeper in procs::keepers(&self.namespace)? {
+                let worker = procs::worker(keeper.pid);
+                procs::kill(keeper.pid)?;
+                if let Ok(worker) = worker {
+                    procs::kill(worker.pid)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Err(e) = self.end() {
+            eprintln!("ending {}: {e:#}", self.namespace);
+        }
+        if env::var_os("SHIMTAP_KEEP").is_none() {
+            let _shown_by_tmp = fs::remove_dir_all(&self.dir);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! A started shim with a connection to it, and tasks in it: what a test of one container needs.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use containerd_shim_protos::{api, protobuf::well_known_types::any::Any};
+
+use super::{
+    PATIENCE,
+    connection::Connection,
+    fifo::FifoReader,
+    lab::Lab,
+    launch::{Endpoint, Shim},
+};
+use crate::standin::script::{KEY, Script};
+
+/// A program of this workspace: beside the running test's own, or in `SHIMTAP_BIN_DIR`.
+///
+/// # Errors
+/// It was not built.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let dir = match std::env::var_os("SHIMTAP_BIN_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        // Tests lie in target/<profile>/deps, binaries one level up.
+        None => {
+            let own = std::env::current_exe().context("own executable")?;
+            own.ancestors().nth(2).context("target directory")?.to_owned()
+        }
+    };
+    let path = dir.join(name);
+    ensure!(path.is_file(), "{} is missing: cargo build --workspace makes it", path.display());
+    Ok(path)
+}
+
+/// A shim that has been started.
+#[derive(Debug)]
+pub struct Pod {
+    /// Its place; holds the counts.
+    pub lab: Lab,
+    /// How it was started.
+    pub shim: Shim,
+    /// What `start` said.
+    pub endpoint: Endpoint,
+    /// The connection of the first task.
+    pub connection: Connection,
+    /// Id of the first task.
+    pub id: String,
+    /// Its bundle.
+    pub bundle: PathBuf,
+}
+
+impl Pod {
+    /// Runs `start` for a task with this script and dials the address.
+    ///
+    /// # Errors
+    /// Where containerd would fail too.
+    pub fn start(lab: Lab, shim: Shim, id: &str, script: &Script) -> Result<Self> {
+        let bundle = lab.bundle(id, Some(id), script)?;
+        let ran = shim.start(&lab, id, &bundle)?;
+        ensure!(ran.status.success(), "start: {}: {}", ran.status, String::from_utf8_lossy(&ran.stdout));
+        let endpoint = shim.parse(&ran.stdout)?;
+        let connection = Connection::open(&endpoint.path()?, &endpoint.service())?;
+        Ok(Self { lab, shim, endpoint, connection, id: id.to_owned(), bundle })
+    }
+
+    /// Another connection, as containerd opens one per task.
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub fn connect(&self) -> Result<Connection> {
+        Connection::open(&self.endpoint.path()?, &self.endpoint.service())
+    }
+
+    /// Makes the FIFOs of a process.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub fn fifos(&self, name: &str) -> Result<Fifos> {
+        Fifos::create(&self.lab.fifo_dir(), name)
+    }
+
+    /// The Create of the first task.
+    #[must_use]
+    pub fn create_request(&self, fifos: &Fifos) -> api::CreateTaskRequest {
+        create_request(&self.id, &self.bundle, fifos)
+    }
+
+    /// Create and Start of the first task; gives its FIFOs.
+    ///
+    /// # Errors
+    /// One of the two was refused.
+    pub fn run(&self) -> Result<Fifos> {
+        let fifos = self.fifos(&self.id)?;
+        self.connection.call("Create", &self.create_request(&fifos))?.message::<api::CreateTaskResponse>()?;
+        self.connection.call("Start", &start(&self.id, ""))?.message::<api::StartResponse>()?;
+        Ok(fifos)
+    }
+
+    /// Waits for the exit; gives the status.
+    ///
+    /// # Errors
+    /// Wait was refused or not answered.
+    pub fn wait(&self) -> Result<u32> {
+        let answer = self.connection.call("Wait", &wait(&self.id, ""))?;
+        Ok(answer.message::<api::WaitResponse>()?.exit_status)
+    }
+
+    /// Delete and Shutdown, as containerd does at the end of a task.
+    ///
+    /// # Errors
+    /// Delete was refused.
+    pub fn finish(&self) -> Result<()> {
+        self.connection.call("Delete", &delete(&self.id, ""))?.message::<api::DeleteResponse>()?;
+        let down = api::ShutdownRequest { id: self.id.clone(), ..Default::default() };
+        // Its answer may be lost with the shim; containerd does not mind either.
+        let stream = self.connection.send("Shutdown", &down)?;
+        let _answered_or_closed = self.connection.answer(stream, PATIENCE);
+        Ok(())
+    }
+}
+
+/// The FIFOs of one process, both being read.
+#[derive(Debug)]
+pub struct Fifos {
+    /// Reader of stdout.
+    pub stdout: FifoReader,
+    /// Reader of stderr.
+    pub stderr: FifoReader,
+}
+
+impl Fifos {
+    /// Makes `<name>-stdout` and `<name>-stderr` in `dir`.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub fn create(dir: &Path, name: &str) -> Result<Self> {
+        Ok(Self {
+            stdout: FifoReader::create(&dir.join(format!("{name}-stdout")))?,
+            stderr: FifoReader::create(&dir.join(format!("{name}-stderr")))?,
+        })
+    }
+
+    /// As [`Fifos::create`], but nothing is read for now.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub fn create_stalled(dir: &Path, name: &str) -> Result<Self> {
+        Ok(Self {
+            stdout: FifoReader::create_stalled(&dir.join(format!("{name}-stdout")))?,
+            stderr: FifoReader::create_stalled(&dir.join(format!("{name}-stderr")))?,
+        })
+    }
+
+    /// Says that both streams carried exactly what the script wrote, and ended.
+    ///
+    /// # Errors
+    /// Names the stream and the first byte that differs.
+    pub fn check(&self, script: &Script) -> Result<()> {
+        for (name, reader, output) in
+            [("stdout", &self.stdout, &script.stdout), ("stderr", &self.stderr, &script.stderr)]
+        {
+            let (have, want) = (reader.to_end(PATIENCE)?, output.bytes(name));
+            let differs = have.iter().zip(&want).position(|(a, b)| a != b);
+            ensure!(
+                have == want,
+                "{name}: {} bytes of {}, first difference at {:?}",
+                have.len(),
+                want.len(),
+                differs.unwrap_or(have.len().min(want.len()))
+            );
+        }
+        Ok(())
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// A Create with FIFOs.
+#[must_use]
+pub fn create_request(id: &str, bundle: &Path, fifos: &Fifos) -> api::CreateTaskRequest {
+    api::CreateTaskRequest {
+        id: id.to_owned(),
+        bundle: text(bundle),
+        stdout: text(fifos.stdout.path()),
+        stderr: text(fifos.stderr.path()),
+        ..Default::default()
+    }
+}
+
+/// An Exec whose spec carries the script.
+#[must_use]
+pub fn exec_request(id: &str, exec_id: &str, script: &Script, fifos: &Fifos) -> api::ExecProcessRequest {
+    let spec = serde_json::json!({"args": ["scripted"], KEY: script});
+    let spec = Any {
+        type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".to_owned(),
+        value: spec.to_string().into_bytes(),
+        ..Default::default()
+    };
+    api::ExecProcessRequest {
+        id: id.to_owned(),
+        exec_id: exec_id.to_owned(),
+        stdout: text(fifos.stdout.path()),
+        stderr: text(fifos.stderr.path()),
+        spec: Some(spec).into(),
+        ..Default::default()
+    }
+}
+
+/// A Start.
+#[must_use]
+pub fn start(id: &str, exec_id: &str) -> api::StartRequest {
+    api::StartRequest { id: id.to_owned(), exec_id: exec_id.to_owned(), ..Default::default() }
+}
+
+/// A Wait.
+#[must_use]
+pub fn wait(id: &str, exec_id: &str) -> api::WaitRequest {
+    api::WaitRequest { id: id.to_owned(), exec_id: exec_id.to_owned(), ..Default::default() }
+}
+
+/// A State.
+#[must_use]
+pub fn state(id: &str, exec_id: &str) -> api::StateRequest {
+    api::StateRequest { id: id.to_owned(), exec_id: exec_id.to_owned(), ..Default::default() }
+}
+
+/// A Kill.
+#[must_use]
+pub fn kill(id: &str, exec_id: &str, signal: u32) -> api::KillRequest {
+    api::KillRequest { id: id.to_owned(), exec_id: exec_id.to_owned(), signal, ..Default::default() }
+}
+
+/// A Delete.
+#[must_use]
+pub fn delete(id: &str, exec_id: &str) -> api::DeleteRequest {
+    api::DeleteRequest { id: id.to_owned(), exec_id: exec_id.to_owned(), ..Default::default() }
+}
+
+/// A Stats.
+#[must_use]
+pub fn stats(id: &str) -> api::StatsRequest {
+    api::StatsRequest { id: id.to_owned(), ..Default::default() }
+}

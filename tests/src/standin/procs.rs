@@ -1,0 +1,129 @@
+//! Finds the processes of a shim by what /proc says of them: the keeper by its command line, the worker as its
+//! child.
+//!
+//! Reads only. A process that goes away while being looked at is simply not there.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{errno::Errno, sys::signal, unistd::Pid};
+
+/// One process as /proc shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its id.
+    pub pid: Pid,
+    /// Its parent's id.
+    pub parent: Pid,
+    /// State letter of stat(5); `Z` is a process that nobody has reaped.
+    pub state: char,
+    /// Command line.
+    pub argv: Vec<String>,
+}
+
+impl Process {
+    /// Reads one process; none where it is gone.
+    #[must_use]
+    pub fn read(pid: Pid) -> Option<Self> {
+        let dir = Path::new("/proc").join(pid.to_string());
+        let stat = fs::read_to_string(dir.join("stat")).ok()?;
+        // The name stands in parentheses and may contain anything: fields are counted from the last one.
+        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+        let state = fields.next()?.chars().next()?;
+        let parent = Pid::from_raw(fields.next()?.parse().ok()?);
+        let argv = fs::read(dir.join("cmdline")).ok()?;
+        let argv = argv
+            .split(|b| *b == 0)
+            .map(|a| String::from_utf8_lossy(a).into_owned())
+            .filter(|a| !a.is_empty());
+        Some(Self { pid, parent, state, argv: argv.collect() })
+    }
+
+    /// Whether this very process is still alive (a zombie is not).
+    #[must_use]
+    pub fn alive(&self) -> bool {
+        Self::read(self.pid).is_some_and(|p| p.state != 'Z' && p.argv == self.argv)
+    }
+
+    fn has_flag(&self, flag: &str, value: &str) -> bool {
+        self.argv.iter().zip(self.argv.iter().skip(1)).any(|(a, b)| a == flag && b == value)
+    }
+}
+
+/// Every process there is.
+///
+/// # Errors
+/// /proc cannot be listed.
+pub fn all() -> Result<Vec<Process>> {
+    let dir = fs::read_dir("/proc").context("listing /proc")?;
+    Ok(dir
+        .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| Process::read(Pid::from_raw(pid)))
+        .collect())
+}
+
+/// The keepers of a namespace: `… tap-keeper … -namespace NS … -id ID`.
+///
+/// # Errors
+/// As [`all`].
+pub fn keepers(namespace: &str) -> Result<Vec<Process>> {
+    let mut found = all()?;
+    found.retain(|p| p.argv.get(1).is_some_and(|a| a == "tap-keeper") && p.has_flag("-namespace", namespace));
+    Ok(found)
+}
+
+/// The worker of a keeper: its only living child.
+///
+/// # Errors
+/// There is none, or more than one.
+pub fn worker(keeper: Pid) -> Result<Process> {
+    let mut children = all()?;
+    children.retain(|p| p.parent == keeper && p.state != 'Z');
+    match children.len() {
+        1 => children.pop().context("one child"),
+        n => bail!("keeper {keeper} has {n} living children"),
+    }
+}
+
+/// Waits for the worker of a keeper that is not `before`.
+///
+/// # Errors
+/// None came in time.
+pub fn next_worker(keeper: Pid, before: Option<Pid>, patience: Duration) -> Result<Process> {
+    let what = || format!("a worker of keeper {keeper} after {before:?}");
+    wait(patience, what, || worker(keeper).ok().filter(|w| Some(w.pid) != before && w.argv.len() > 1))
+}
+
+/// Asks again and again until there is an answer.
+///
+/// # Errors
+/// There was none in time.
+pub fn wait<T>(
+    patience: Duration,
+    what: impl Fn() -> String,
+    mut find: impl FnMut() -> Option<T>,
+) -> Result<T> {
+    let until = Instant::now() + patience;
+    loop {
+        if let Some(found) = find() {
+            return Ok(found);
+        }
+        anyhow::ensure!(Instant::now() < until, "not within {patience:?}: {}", what());
+        std::thread::yield_now();
+    }
+}
+
+/// SIGKILL to one process; being gone already is fine.
+///
+/// # Errors
+/// It may not be killed.
+pub fn kill(pid: Pid) -> Result<()> {
+    match signal::kill(pid, signal::Signal::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(e) => Err(e).with_context(|| format!("killing {pid}")),
+    }
+}
