@@ -13,4 +13,5 @@ pub mod procs;
 pub mod script;
 pub mod serve;
 pub mod task;
+pub mod tracer;
 pub mod verbs;

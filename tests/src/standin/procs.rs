@@ -81,8 +81,11 @@ pub fn keepers(namespace: &str) -> Result<Vec<Process>> {
 /// # Errors
 /// There is none, or more than one.
 pub fn worker(keeper: Pid) -> Result<Process> {
-    let mut children = all()?;
-    children.retain(|p| p.parent == keeper && p.state != 'Z');
+    let path = format!("/proc/{keeper}/task/{keeper}/children");
+    let list = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let pids = list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
+    let mut children: Vec<Process> = pids.filter_map(|pid| Process::read(Pid::from_raw(pid))).collect();
+    children.retain(|p| p.state != 'Z');
     match children.len() {
         1 => children.pop().context("one child"),
         n => bail!("keeper {keeper} has {n} living children"),
