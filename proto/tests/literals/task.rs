@@ -98,9 +98,10 @@ fn exits() {
 
 #[test]
 fn times() {
-    let table: [(&[u8], Option<i64>); 7] = [
-        // Present and empty is the epoch, as in protobuf.
-        (b"\x12\x00", Some(0)),
+    let table: [(&[u8], Option<i64>); 8] = [
+        // Present and empty says nothing.
+        (b"\x12\x00", None),
+        (b"\x12\x02\x10\x01", Some(1)),
         (b"\x12\x02\x08\x01", Some(1_000_000_000)),
         (b"\x12\x02\x08\x01\x12\x02\x10\x01", Some(1_000_000_001)),
         // Before the epoch.

@@ -38,7 +38,6 @@ struct AnyView<'a> {
 /// A `google.protobuf.Timestamp`; several of one field are merged, as in protobuf.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct TimestampView {
-    present: bool,
     seconds: i64,
     nanos: i32,
 }
@@ -63,7 +62,6 @@ impl<'a> AnyView<'a> {
 
 impl TimestampView {
     fn merge(&mut self, message: &[u8]) -> Result<(), WireFault> {
-        self.present = true;
         for field in fields(message) {
             let field = field?;
             match (field.number, field.value) {
@@ -75,15 +73,13 @@ impl TimestampView {
         Ok(())
     }
 
-    /// Nanoseconds since the Unix epoch. `None` where there is no timestamp, where it is Go's zero time (year 1:
-    /// "not exited yet"), and where it lies outside of what 64 bits hold: unknown is never a number.
+    /// Nanoseconds since the Unix epoch. `None` where there is no timestamp, where it is empty (a shim that has
+    /// nothing to say, not an exit at midnight of 1970), and where 64 bits do not hold it, which is so for Go's
+    /// zero time in year 1: unknown is never a number.
     fn unix_ns(self) -> Option<i64> {
-        if !self.present || (self.seconds == GO_ZERO_SECONDS && self.nanos == 0) {
+        if (self.seconds, self.nanos) == (0, 0) {
             return None;
         }
         self.seconds.checked_mul(1_000_000_000)?.checked_add(i64::from(self.nanos))
     }
 }
-
-/// Seconds from the Unix epoch to Go's `time.Time{}`, 0001-01-01T00:00:00Z.
-const GO_ZERO_SECONDS: i64 = -62_135_596_800;
