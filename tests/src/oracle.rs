@@ -1,1 +1,9 @@
-//! The oracle.
+//! The oracle: what the container wrote, what containerd holds of it, and what the file sink holds, made
+//! comparable as bytes.
+//!
+//! It reads what others wrote and never what the code under test says about itself, except for the gaps
+//! that the sink itself admits.
+
+mod cri_log;
+
+pub use cri_log::{CriLog, cri_log};

@@ -66,7 +66,10 @@ fn fill_rootfs(root: &Path, busybox: &Path, speaker: &Path) -> Result<()> {
     for applet in run(list, LIMIT)?.ok()?.text().lines().filter(|name| *name != "busybox") {
         symlink("busybox", root.join("bin").join(applet)).with_context(|| format!("link {applet}"))?;
     }
-    fs::copy(speaker, root.join("bin/speaker")).context("copy the speaker")?;
+    // Its debug information is ten times its size, and every node imports it.
+    let mut strip = Command::new("strip");
+    strip.arg("-o").arg(root.join("bin/speaker")).arg(speaker);
+    run(strip, LIMIT)?.ok().context("strip the speaker (package binutils)")?;
     for library in libraries(speaker)? {
         let inside = root.join(library.strip_prefix("/").unwrap_or(&library));
         fs::create_dir_all(inside.parent().context("a library has no folder")?)?;

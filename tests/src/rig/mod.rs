@@ -38,3 +38,25 @@ where
     );
     Ok(wrapped)
 }
+
+/// Makes one test per containerd out of each scenario, a function from [`Version`] to `anyhow::Result<()>`.
+///
+/// They are marked as ignored because they need root and a real containerd; `./dev test` runs them all.
+#[macro_export]
+macro_rules! on_each_containerd {
+    ($($scenario:ident),* $(,)?) => {
+        $crate::on_each_containerd!(@module packaged, Packaged, $($scenario),*);
+        $crate::on_each_containerd!(@module pinned, Pinned, $($scenario),*);
+    };
+    (@module $module:ident, $version:ident, $($scenario:ident),*) => {
+        mod $module {
+            $(
+                #[test]
+                #[ignore = "needs root and a real containerd: `sudo ./dev test` runs it"]
+                fn $scenario() -> anyhow::Result<()> {
+                    super::$scenario($crate::rig::Version::$version)
+                }
+            )*
+        }
+    };
+}

@@ -3,7 +3,7 @@
 //! Output is read while the program runs, so that it never blocks on us, and a program that is over its
 //! limit is killed by pid and reported with what it has said so far.
 
-use std::io::{Read, Write};
+use std::io::{PipeReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,6 +68,20 @@ impl Running {
         let stdout = Reader::start(child.stdout.take());
         let stderr = Reader::start(child.stderr.take());
         Ok(Running { what, stdin: child.stdin.take(), child, stdout, stderr, started })
+    }
+
+    /// Starts `command` with a stdout that nobody reads until the caller does, and hands out its reader.
+    pub fn start_unread(mut command: Command) -> Result<(Running, PipeReader)> {
+        let (reader, writer) = std::io::pipe().context("make a pipe")?;
+        let what = format!("{command:?}").chars().take(400).collect::<String>();
+        let started = Instant::now();
+        let child = command.stdin(Stdio::piped()).stdout(writer).stderr(Stdio::piped()).spawn();
+        let mut child = child.with_context(|| format!("start {what}"))?;
+        // The command holds the writer until it is dropped: the reader would never see its end.
+        drop(command);
+        let stderr = Reader::start(child.stderr.take());
+        let stdout = Reader::start(None::<PipeReader>);
+        Ok((Running { what, stdin: child.stdin.take(), child, stdout, stderr, started }, reader))
     }
 
     /// Its pid, good until it is finished or dropped.

@@ -86,6 +86,13 @@ impl Tools {
         self.release >= Release(1, 6, 21) && self.release != Release(1, 7, 0)
     }
 
+    /// Whether its client closes its readers before it has read to the end, and so loses the tail of what
+    /// a container wrote, with or without us (fixed in 1.6.22 and 1.7.3).
+    pub fn loses_tails(&self) -> bool {
+        self.release < Release(1, 6, 22)
+            || (self.release >= Release(1, 7, 0) && self.release < Release(1, 7, 3))
+    }
+
     /// Whether the configuration is that of containerd 2.
     pub fn is_v2(&self) -> bool {
         self.release.0 >= 2

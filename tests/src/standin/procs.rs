@@ -19,6 +19,8 @@ pub struct Process {
     pub pid: Pid,
     /// Its parent's id.
     pub parent: Pid,
+    /// Name of its main thread, as it calls itself.
+    pub name: String,
     /// State letter of stat(5); `Z` is a process that nobody has reaped.
     pub state: char,
     /// Command line.
@@ -32,7 +34,9 @@ impl Process {
         let dir = Path::new("/proc").join(pid.to_string());
         let stat = fs::read_to_string(dir.join("stat")).ok()?;
         // The name stands in parentheses and may contain anything: fields are counted from the last one.
-        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+        let (name, rest) = stat.rsplit_once(") ")?;
+        let name = name.split_once(" (")?.1.to_owned();
+        let mut fields = rest.split(' ');
         let state = fields.next()?.chars().next()?;
         let parent = Pid::from_raw(fields.next()?.parse().ok()?);
         let argv = fs::read(dir.join("cmdline")).ok()?;
@@ -40,7 +44,7 @@ impl Process {
             .split(|b| *b == 0)
             .map(|a| String::from_utf8_lossy(a).into_owned())
             .filter(|a| !a.is_empty());
-        Some(Self { pid, parent, state, argv: argv.collect() })
+        Some(Self { pid, parent, name, state, argv: argv.collect() })
     }
 
     /// Whether this very process is still alive (a zombie is not).
@@ -66,13 +70,19 @@ pub fn all() -> Result<Vec<Process>> {
         .collect())
 }
 
-/// The keepers of a namespace: `… tap-keeper … -namespace NS … -id ID`.
+/// The keepers of a namespace: `… tap-keeper … -namespace NS … -id ID`. A worker that was forked has the same
+/// command line and another name.
 ///
 /// # Errors
 /// As [`all`].
 pub fn keepers(namespace: &str) -> Result<Vec<Process>> {
     let mut found = all()?;
-    found.retain(|p| p.argv.get(1).is_some_and(|a| a == "tap-keeper") && p.has_flag("-namespace", namespace));
+    found.retain(|p| {
+        p.state != 'Z'
+            && p.name != "tap-worker"
+            && p.argv.get(1).is_some_and(|a| a == "tap-keeper")
+            && p.has_flag("-namespace", namespace)
+    });
     Ok(found)
 }
 

@@ -148,6 +148,21 @@ pub struct ImageSpec {
     pub image: String,
 }
 
+/// ImageStatus.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ImageStatusRequest {
+    #[prost(message, optional, tag = "1")]
+    pub image: Option<ImageSpec>,
+}
+
+/// ImageStatus' answer.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ImageStatusResponse {
+    /// Absent where there is no such image.
+    #[prost(message, optional, tag = "1")]
+    pub image: Option<Empty>,
+}
+
 /// A bind mount.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Mount {

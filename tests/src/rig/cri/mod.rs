@@ -19,10 +19,11 @@ use tower::service_fn;
 
 use messages::{
     AttachRequest, ContainerConfig, ContainerId, ContainerMetadata, ContainerStatsResponse,
-    ContainerStatusResponse, CreateContainerRequest, Empty, ExecSyncRequest, ImageSpec, LinuxContainerConfig,
-    LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
-    LinuxSandboxSecurityContext, Mount, NamespaceOption, PodSandboxConfig, PodSandboxId, PodSandboxMetadata,
-    PodSandboxStatusResponse, RunPodSandboxRequest, StopContainerRequest, UrlResponse,
+    ContainerStatusResponse, CreateContainerRequest, Empty, ExecSyncRequest, ImageSpec, ImageStatusRequest,
+    ImageStatusResponse, LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext,
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount, NamespaceOption, PodSandboxConfig,
+    PodSandboxId, PodSandboxMetadata, PodSandboxStatusResponse, RunPodSandboxRequest, StopContainerRequest,
+    UrlResponse,
 };
 pub use messages::{ContainerState, ExecSyncResponse};
 
@@ -45,6 +46,7 @@ pub struct Cri {
 pub struct Pod {
     /// Sandbox id.
     pub id: String,
+    pids: i32,
     config: PodSandboxConfig,
 }
 
@@ -111,9 +113,23 @@ impl Cri {
             }))
         };
         let cri = Cri { runtime, channel, cgroup: format!("/{cgroup}"), logs: logs.to_owned() };
-        // The CRI plugin answers later than the rest of containerd.
-        eventually(LIMIT, "CRI to answer", || Ok(cri.call::<_, Empty>("Version", Empty {}).ok().map(drop)))?;
+        cri.await_ready()?;
         Ok(cri)
+    }
+
+    /// Waits until CRI answers, which is later than the rest of containerd does.
+    pub fn await_ready(&self) -> Result<()> {
+        // Version is answered before the plugin has recovered its pods, Status only after.
+        eventually(LIMIT, "CRI to answer", || Ok(self.call::<_, Empty>("Status", Empty {}).ok().map(drop)))
+    }
+
+    /// Waits until CRI knows an image, which it learns from an event some time after the import.
+    pub fn await_image(&self, name: &str) -> Result<()> {
+        eventually(LIMIT, &format!("CRI to know {name}"), || {
+            let request = ImageStatusRequest { image: Some(ImageSpec { image: name.to_owned() }) };
+            let answer: ImageStatusResponse = self.call_service("ImageService", "ImageStatus", request)?;
+            Ok(answer.image.map(drop))
+        })
     }
 
     fn call<Q, A>(&self, method: &'static str, request: Q) -> Result<A>
@@ -121,8 +137,15 @@ impl Cri {
         Q: Message + Default + 'static,
         A: Message + Default + 'static,
     {
-        let path =
-            PathAndQuery::try_from(format!("/runtime.v1.RuntimeService/{method}")).context("a path")?;
+        self.call_service("RuntimeService", method, request)
+    }
+
+    fn call_service<Q, A>(&self, service: &str, method: &'static str, request: Q) -> Result<A>
+    where
+        Q: Message + Default + 'static,
+        A: Message + Default + 'static,
+    {
+        let path = PathAndQuery::try_from(format!("/runtime.v1.{service}/{method}")).context("a path")?;
         let mut client = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(64 << 20);
         let answer = self.runtime.block_on(async {
             let call = async {
@@ -143,6 +166,15 @@ impl Cri {
 
     /// Runs a sandbox named `name`, in the pod namespace `rig`.
     pub fn run_pod(&self, name: &str) -> Result<Pod> {
+        self.run_sandbox(name, messages::MODE_CONTAINER)
+    }
+
+    /// The same with one pid namespace for all, so that processes outlive their container's init.
+    pub fn run_pod_with_shared_pids(&self, name: &str) -> Result<Pod> {
+        self.run_sandbox(name, messages::MODE_POD)
+    }
+
+    fn run_sandbox(&self, name: &str, pids: i32) -> Result<Pod> {
         let logs = self.logs.join(name);
         std::fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
         let config = PodSandboxConfig {
@@ -156,13 +188,15 @@ impl Cri {
             labels: [("app".to_owned(), name.to_owned())].into(),
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: self.cgroup.clone(),
-                security_context: Some(LinuxSandboxSecurityContext { namespace_options: Some(namespaces()) }),
+                security_context: Some(LinuxSandboxSecurityContext {
+                    namespace_options: Some(namespaces(pids)),
+                }),
             }),
             ..PodSandboxConfig::default()
         };
         let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
         let id = self.call::<_, PodSandboxId>("RunPodSandbox", request)?.id;
-        Ok(Pod { id, config })
+        Ok(Pod { id, pids, config })
     }
 
     /// Creates a container in `pod`; its log is `<name>.log` in the pod's folder.
@@ -186,7 +220,7 @@ impl Cri {
                     oom_score_adj: 0,
                 }),
                 security_context: Some(LinuxContainerSecurityContext {
-                    namespace_options: Some(namespaces()),
+                    namespace_options: Some(namespaces(pod.pids)),
                 }),
             }),
             ..ContainerConfig::default()
@@ -277,6 +311,6 @@ impl Cri {
 }
 
 /// The host's network, everything else of its own.
-fn namespaces() -> NamespaceOption {
-    NamespaceOption { network: messages::MODE_NODE, pid: messages::MODE_CONTAINER, ipc: messages::MODE_POD }
+fn namespaces(pids: i32) -> NamespaceOption {
+    NamespaceOption { network: messages::MODE_NODE, pid: pids, ipc: messages::MODE_POD }
 }

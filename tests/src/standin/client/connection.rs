@@ -20,6 +20,7 @@ use super::{
     PATIENCE,
     frame::{Answer, Frame, HEADER, parse_header},
 };
+use crate::standin::journal::hash;
 
 /// What has arrived.
 #[derive(Debug, Default)]
@@ -28,12 +29,24 @@ struct Inbox {
     ended: Option<String>,
 }
 
+/// A request that was prepared, to be compared with what arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Stream id.
+    pub stream: u32,
+    /// Method of the task service.
+    pub method: String,
+    /// Fingerprint of the body.
+    pub hash: String,
+}
+
 /// A connection as containerd holds one per task.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
     service: String,
     next: AtomicU32,
+    sent: Mutex<Vec<Sent>>,
     inbox: Arc<(Mutex<Inbox>, Condvar)>,
 }
 
@@ -63,7 +76,13 @@ impl Connection {
             lock(&theirs.0).ended = Some(why);
             theirs.1.notify_all();
         });
-        Ok(Self { stream, service: service.to_owned(), next: AtomicU32::new(1), inbox })
+        Ok(Self {
+            stream,
+            service: service.to_owned(),
+            next: AtomicU32::new(1),
+            sent: Mutex::default(),
+            inbox,
+        })
     }
 
     /// The stream id of the next request: odd, and larger than all before.
@@ -78,7 +97,16 @@ impl Connection {
     /// The message does not encode.
     pub fn prepare<M: Message>(&self, method: &str, message: &M) -> Result<Frame> {
         let payload = message.write_to_bytes().context("request message")?;
-        Frame::request(self.next_stream(), &self.service, method, payload)
+        let frame = Frame::request(self.next_stream(), &self.service, method, payload)?;
+        let sent = Sent { stream: frame.stream, method: method.to_owned(), hash: hash(&frame.body) };
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).push(sent);
+        Ok(frame)
+    }
+
+    /// Every request of the task service that was prepared, in order.
+    #[must_use]
+    pub fn sent(&self) -> Vec<Sent> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sends bytes, whatever they are.

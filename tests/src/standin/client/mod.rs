@@ -5,6 +5,7 @@
 //! stated time where containerd would be patient for ever: what does not come is an error that says what was
 //! waited for, never a hang.
 
+pub mod audit;
 pub mod connection;
 pub mod fifo;
 pub mod frame;
@@ -16,4 +17,4 @@ use std::time::Duration;
 
 /// How long anything may take before the client gives up on it. Far above what any of it needs, far below what
 /// a person waits.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(10);

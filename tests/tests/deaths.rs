@@ -1,0 +1,253 @@
+//! Deaths: of the inner shim, of keeper and worker alone and together, of containerd. What containerd can
+//! survive without the wrapper it survives with it, and nothing runs on that nobody manages.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use shimtap_tests::line::{line, tape};
+use shimtap_tests::on_each_containerd;
+use shimtap_tests::oracle::cri_log;
+use shimtap_tests::rig::cri::{ContainerState, Cri, Pod, Status, Wanted};
+use shimtap_tests::rig::process::{Process, end, signal, wait_gone};
+use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually, same_with_and_without};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Enough lines for every death, at a pace that containerd follows easily.
+const LINES: u64 = 4000;
+const BUSY: [&str; 6] = ["speaker", "lines=4000", "rate=1000", "width=100", "count=/host/count", "exit=3"];
+
+on_each_containerd!(
+    inner_shim_is_killed,
+    inner_shim_of_a_pod_is_killed,
+    worker_is_killed,
+    keeper_is_killed,
+    worker_and_keeper_are_killed_in_turn_under_load,
+    worker_and_keeper_are_killed_together,
+    worker_and_keeper_of_a_pod_are_killed_together,
+    containerd_is_restarted_under_load,
+    containerd_is_restarted_over_a_quiet_pod,
+);
+
+/// A pod with one container that writes numbered lines for some seconds.
+fn busy_pod(node: &Node) -> Result<(&Cri, Pod, String)> {
+    let cri = node.cri()?;
+    let pod = cri.run_pod("p")?;
+    let host = node.host_dir();
+    let wanted = Wanted { name: "busy", command: &BUSY, host: Some(&host), ..Wanted::default() };
+    let id = cri.run(&pod, &wanted)?;
+    Ok((cri, pod, id))
+}
+
+/// Waits until the container has written `lines` more lines, as it says itself.
+fn await_lines(node: &Node, lines: u64) -> Result<()> {
+    let count = node.host_dir().join("count");
+    let written = || -> u64 { std::fs::read_to_string(&count).unwrap_or_default().parse().unwrap_or(0) };
+    let start = written();
+    eventually(LIMIT, &format!("{lines} more lines"), || {
+        let now = written();
+        Ok((now >= start + lines || now == LINES).then_some(()))
+    })
+}
+
+/// The busy container ends by itself, with everything it wrote in containerd's log, once and in order.
+fn ends_well(cri: &Cri, pod: &Pod, id: &str) -> Result<Status> {
+    let status = cri.await_exit(id)?;
+    let log = cri_log(&cri.log_path(pod, "busy"))?;
+    let expected = tape(1, LINES, 100);
+    let same = expected.iter().zip(&log.stdout).take_while(|(a, b)| a == b).count();
+    ensure!(
+        log.stdout == expected,
+        "{} bytes written, {} in the log, the first difference in line {}",
+        expected.len(),
+        log.stdout.len(),
+        same / line(1, 0, 100).len()
+    );
+    Ok(status)
+}
+
+fn one(mut processes: Vec<Process>) -> Result<i32> {
+    ensure!(processes.len() == 1, "one process was expected: {processes:?}");
+    processes.pop().map(|process| process.pid).context("there is one")
+}
+
+/// Processes that run in a container's cgroup.
+fn in_containers(node: &Node) -> Result<Vec<Process>> {
+    let is_inside = |process: &Process| {
+        let path = format!("/proc/{}/cgroup", process.pid);
+        let cgroups = std::fs::read_to_string(path).unwrap_or_default();
+        cgroups.contains(&format!("/{}/", node.mark()))
+    };
+    Ok(node.processes()?.into_iter().filter(is_inside).collect())
+}
+
+fn inner_shim_is_killed(version: Version) -> Result<()> {
+    same_with_and_without(version, Hook::Path, |node| {
+        node.run_detached("a", &["sleep", "1000"])?;
+        end(one(node.inner_shims()?)?)?;
+        // containerd runs `delete`, which kills the container.
+        eventually(LIMIT, "containerd to notice", || Ok(node.task_status("a")?.is_none().then_some(())))?;
+        eventually(LIMIT, "its process to be gone", || Ok(in_containers(node)?.is_empty().then_some(())))?;
+        node.remove("a")?;
+        same_id_again(node)
+    })
+    .map(drop)
+}
+
+fn inner_shim_of_a_pod_is_killed(version: Version) -> Result<()> {
+    same_with_and_without(version, Hook::Opt, |node| {
+        let (cri, pod, id) = busy_pod(node)?;
+        await_lines(node, 100)?;
+        end(one(node.inner_shims()?)?)?;
+        let status = cri.await_exit(&id)?;
+        eventually(LIMIT, "the sandbox to be not ready", || Ok((!cri.is_ready(&pod)?).then_some(())))?;
+        cri.remove_pod(&pod)?;
+        // containerd 2 leaves containers of a dead shim running, with or without us.
+        for process in in_containers(node)? {
+            end(process.pid)?;
+        }
+        Ok((status.state, status.exit_code))
+    })
+    .map(drop)
+}
+
+fn worker_is_killed(version: Version) -> Result<()> {
+    Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
+        let (cri, pod, id) = busy_pod(node)?;
+        let keeper = one(node.wrappers("tap-keeper")?)?;
+        for _ in 0..5 {
+            await_lines(node, 200)?;
+            let worker = one(node.wrappers("tap-worker")?)?;
+            end(worker)?;
+            let said = cri.exec(&id, &["sh", "-c", "exit 7"], 10)?;
+            ensure!(said.exit_code == 7, "exec after the death: {said:?}");
+            let next = eventually(LIMIT, "the next worker", || Ok(one(node.wrappers("tap-worker")?).ok()))?;
+            ensure!(next != worker, "the worker is the old one");
+            ensure!(one(node.wrappers("tap-keeper")?)? == keeper, "the keeper has changed");
+        }
+        let status = ends_well(cri, &pod, &id)?;
+        ensure!(status.exit_code == 3, "{status:?}");
+        cri.remove_pod(&pod)
+    })
+}
+
+fn keeper_is_killed(version: Version) -> Result<()> {
+    Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
+        let (cri, pod, id) = busy_pod(node)?;
+        for _ in 0..5 {
+            await_lines(node, 200)?;
+            let keeper = one(node.wrappers("tap-keeper")?)?;
+            end(keeper)?;
+            let next = eventually(LIMIT, "the next keeper", || Ok(one(node.wrappers("tap-keeper")?).ok()))?;
+            ensure!(next != keeper, "the keeper is the old one");
+            let said = cri.exec(&id, &["sh", "-c", "exit 7"], 10)?;
+            ensure!(said.exit_code == 7, "exec after the death: {said:?}");
+        }
+        let status = ends_well(cri, &pod, &id)?;
+        ensure!(status.exit_code == 3, "{status:?}");
+        cri.remove_pod(&pod)
+    })
+}
+
+fn worker_and_keeper_are_killed_in_turn_under_load(version: Version) -> Result<()> {
+    Setup::new(version, Shim::Wrapped(Hook::Path)).run(|node| {
+        let command = ["speaker", "lines=400000", "batch=20", "exit=3"];
+        let client = node.run_beside("a", &["--rm"], &command)?;
+        for turn in 0..20 {
+            let before = client.stdout_so_far().len();
+            eventually(LIMIT, "output to go on", || {
+                Ok((client.stdout_so_far().len() > before + (64 << 10)).then_some(()))
+            })?;
+            let role = if turn % 2 == 0 { "tap-worker" } else { "tap-keeper" };
+            let victim = eventually(LIMIT, role, || Ok(one(node.wrappers(role)?).ok()))?;
+            end(victim)?;
+            eventually(LIMIT, "the successor", || Ok(one(node.wrappers(role)?).ok()))?;
+        }
+        let said = client.finish(LIMIT)?;
+        ensure!(said.code == 3, "{} {}", said.code, said.stderr);
+        node.complete(&said.stdout, &tape(1, 400_000, 64))
+    })
+}
+
+/// A new container of the dead one's id starts, as soon as containerd has tidied up behind the dead shim.
+fn same_id_again(node: &Node) -> Result<()> {
+    let again = eventually(LIMIT, "the id to be free", || {
+        let again = node.run("a", &["sh", "-c", "exit 3"])?;
+        Ok((!again.stderr.contains("already exists")).then_some(again))
+    })?;
+    ensure!(again.code == 3, "the same id again: {again:?}");
+    Ok(())
+}
+
+/// Kills both without giving either a chance to replace the other.
+fn kill_both(node: &Node) -> Result<()> {
+    let keeper = one(node.wrappers("tap-keeper")?)?;
+    let worker = one(node.wrappers("tap-worker")?)?;
+    signal(keeper, Signal::SIGSTOP)?;
+    signal(worker, Signal::SIGSTOP)?;
+    signal(keeper, Signal::SIGKILL)?;
+    signal(worker, Signal::SIGKILL)?;
+    wait_gone(keeper, LIMIT)?;
+    wait_gone(worker, LIMIT)
+}
+
+fn worker_and_keeper_are_killed_together(version: Version) -> Result<()> {
+    Setup::new(version, Shim::Wrapped(Hook::Path)).run(|node| {
+        node.run_detached("a", &["sleep", "1000"])?;
+        kill_both(node)?;
+        eventually(LIMIT, "containerd to notice", || Ok(node.task_status("a")?.is_none().then_some(())))?;
+        // `finish` demands that container and inner shim are gone too.
+        node.remove("a")?;
+        same_id_again(node)
+    })
+}
+
+fn worker_and_keeper_of_a_pod_are_killed_together(version: Version) -> Result<()> {
+    Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
+        let (cri, pod, id) = busy_pod(node)?;
+        await_lines(node, 100)?;
+        kill_both(node)?;
+        let status = cri.await_exit(&id)?;
+        ensure!(status.state == ContainerState::Exited, "{status:?}");
+        eventually(LIMIT, "the sandbox to be not ready", || Ok((!cri.is_ready(&pod)?).then_some(())))?;
+        eventually(LIMIT, "nothing to run unmanaged", || Ok(in_containers(node)?.is_empty().then_some(())))?;
+        eventually(LIMIT, "the inner shim to end", || Ok(node.inner_shims()?.is_empty().then_some(())))?;
+        cri.remove_pod(&pod)
+    })
+}
+
+fn containerd_is_restarted_under_load(version: Version) -> Result<()> {
+    let answer = same_with_and_without(version, Hook::Opt, |node| {
+        let (cri, pod, id) = busy_pod(node)?;
+        for how in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGKILL] {
+            await_lines(node, 200)?;
+            node.stop_daemon(how)?;
+            node.start_daemon()?;
+            node.cri()?.await_ready()?;
+            ensure!(cri.is_ready(&pod)?, "the pod is lost");
+            ensure!(cri.status(&id)?.state == ContainerState::Running, "the container is lost");
+        }
+        let status = ends_well(cri, &pod, &id)?;
+        cri.remove_pod(&pod)?;
+        Ok(status.exit_code)
+    })?;
+    assert_eq!(answer, 3);
+    Ok(())
+}
+
+fn containerd_is_restarted_over_a_quiet_pod(version: Version) -> Result<()> {
+    same_with_and_without(version, Hook::Opt, |node| {
+        let cri = node.cri()?;
+        let pod = cri.run_pod("p")?;
+        let id = cri.run(&pod, &Wanted { name: "c", command: &["sleep", "1000"], ..Wanted::default() })?;
+        node.restart()?;
+        cri.await_ready()?;
+        let said = cri.exec(&id, &["sh", "-c", "exit 7"], 10)?;
+        cri.stop(&id, 0)?;
+        let status = cri.await_exit(&id)?;
+        cri.remove_pod(&pod)?;
+        Ok((said.exit_code, status.exit_code))
+    })
+    .map(drop)
+}
