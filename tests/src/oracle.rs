@@ -1,9 +1,11 @@
-//! The oracle: what the container wrote, what containerd holds of it, and what the file sink holds, made
-//! comparable as bytes.
+//! The oracle: what the container wrote, what containerd's log holds of it, and what the file sink holds,
+//! made comparable as bytes.
 //!
 //! It reads what others wrote and never what the code under test says about itself, except for the gaps
 //! that the sink itself admits.
 
 mod cri_log;
+mod sink;
 
 pub use cri_log::{CriLog, cri_log};
+pub use sink::{Judgement, Piece, StreamKey, Tape, Tapes, one_tape, sink};

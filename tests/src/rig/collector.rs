@@ -1,30 +1,139 @@
 //! The collector beside a private containerd: started, stopped, killed, stopped in its tracks, and read.
 //!
-//! Knows the collector from outside only: its command line, its configuration file, its sockets.
+//! Knows the collector from outside only: its command line, its configuration file, its sockets, its file.
 
-use std::path::Path;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 
-/// A collector that runs.
+use crate::oracle::{Tapes, sink};
+use crate::rig::process::{self, MARK};
+use crate::rig::{eventually, tools};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A collector that runs, or that ran: its folder and its file stay.
 #[derive(Debug)]
 pub struct Collector {
-    pid: i32,
+    child: Child,
+    dir: PathBuf,
+    address: String,
 }
 
 impl Collector {
-    /// Starts it in `dir`.
-    pub fn start(_dir: &Path, _mark: &str) -> Result<Collector> {
-        anyhow::bail!("no collector yet")
+    /// Starts it in `dir`: sockets in `dir/col`, what it keeps in `dir/kept`.
+    pub fn start(dir: &Path, mark: &str) -> Result<Collector> {
+        for folder in ["col", "kept"] {
+            fs::create_dir_all(dir.join(folder)).with_context(|| format!("create {folder}"))?;
+        }
+        let address = free_address()?;
+        let here = dir.display();
+        let text = format!(
+            "[ingest]\nsocket = \"{here}/col/collector.sock\"\n[control]\nsocket = \"{here}/col/control.sock\"\n\
+             [metrics]\nlisten = \"{address}\"\n[file]\npath = \"{here}/kept/lines.jsonl\"\nrotate_bytes = 1073741824\n"
+        );
+        let config = dir.join("collector.toml");
+        fs::write(&config, text).context("write collector.toml")?;
+        let log = fs::File::options().create(true).append(true).open(dir.join("collector.log"));
+        let log = log.context("open collector.log")?;
+        let mut command = Command::new(tools::collector()?);
+        command.args(["collector", "--config"]).arg(&config).env(MARK, mark);
+        command.stdin(Stdio::null()).stdout(log.try_clone().context("duplicate the log")?).stderr(log);
+        let child = command.spawn().context("start the collector")?;
+        let mut collector = Collector { child, dir: dir.to_owned(), address };
+        collector.await_ready()?;
+        Ok(collector)
+    }
+
+    fn await_ready(&mut self) -> Result<()> {
+        let log = self.dir.join("collector.log");
+        let said = || fs::read_to_string(&log).unwrap_or_default();
+        eventually(LIMIT, "the collector to listen", || {
+            let ended = self.child.try_wait().context("ask for its exit")?;
+            ensure!(ended.is_none(), "the collector ended with {ended:?}\n{}", said());
+            let listens =
+                UnixStream::connect(self.socket()).is_ok() && TcpStream::connect(&self.address).is_ok();
+            Ok(listens.then_some(()))
+        })
+        .with_context(said)
     }
 
     /// Its pid.
     pub fn pid(&self) -> i32 {
-        self.pid
+        i32::try_from(self.child.id()).expect("pids fit in 22 bits")
+    }
+
+    /// Where wrappers connect.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("col/collector.sock")
+    }
+
+    /// Where its metrics are, `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("collector.toml")
+    }
+
+    /// What its file holds.
+    pub fn sink(&self) -> Result<Tapes> {
+        sink(&self.file())
+    }
+
+    /// The file that it writes.
+    pub fn file(&self) -> PathBuf {
+        self.dir.join("kept/lines.jsonl")
+    }
+
+    /// Body of `GET path`; an error where the answer is not 200.
+    pub fn get(&self, path: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(&self.address).context("connect to the metrics")?;
+        stream.set_read_timeout(Some(LIMIT)).context("set a limit")?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: rig\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).context("ask for the metrics")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).context("read the metrics")?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a head")?;
+        ensure!(head.starts_with("HTTP/1.1 200"), "GET {path}: {head}");
+        Ok(body.to_owned())
+    }
+
+    /// Ends it with `signal` and waits for its end; its file stays.
+    pub fn end(&mut self, signal: Signal) -> Result<()> {
+        process::signal(self.pid(), signal)?;
+        let child = &mut self.child;
+        eventually(LIMIT, "the collector to end", || child.try_wait().context("ask for its exit")).map(drop)
     }
 
     /// SIGTERM, and waits for its end.
-    pub fn stop(self) -> Result<()> {
+    pub fn stop(mut self) -> Result<()> {
+        if self.child.try_wait().context("ask for its exit")?.is_none() {
+            self.end(Signal::SIGTERM)?;
+        }
         Ok(())
     }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already. SIGKILL also ends a stopped process.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An address of this machine that nobody listens on at the moment.
+fn free_address() -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+    Ok(listener.local_addr().context("its address")?.to_string())
 }

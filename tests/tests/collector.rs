@@ -1,0 +1,240 @@
+//! Wrapper and collector together: what a container wrote is in containerd's log and in the file sink, or
+//! is admitted to be missing; and whatever happens to the collector, the container does not notice.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use shimtap_tests::line::tape;
+use shimtap_tests::on_each_containerd;
+use shimtap_tests::oracle::{Judgement, cri_log, one_tape};
+use shimtap_tests::rig::cri::{ContainerState, Wanted};
+use shimtap_tests::rig::process::signal;
+use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+on_each_containerd!(
+    every_byte_is_in_the_log_and_in_the_sink,
+    odd_bytes_are_kept,
+    short_lived_containers_are_complete,
+    saturation_is_accounted_for,
+    collector_comes_late,
+    collector_is_killed_and_restarted,
+    collector_is_stopped_in_its_tracks_under_load,
+    collectors_unit_is_stopped_and_containerd_restarted,
+    worker_dies_while_the_sink_is_fed,
+    cpu_and_memory_are_served,
+);
+
+fn wrapped(version: Version) -> Setup {
+    Setup::new(version, Shim::Wrapped(Hook::Opt)).with_collector()
+}
+
+/// Waits until the sink has all of a stream, and judges it against what was written.
+fn judged(node: &Node, container: &str, stream: &str, written: &[u8]) -> Result<Judgement> {
+    let end = u64::try_from(written.len())?;
+    let mut reached = 0;
+    let whole = eventually(LIMIT, &format!("all of {container}'s {stream} in the sink"), || {
+        let tapes = node.collector(|collector| collector.sink())?;
+        let tape = one_tape(&tapes, container, stream)?;
+        reached = tape.map_or(0, |tape| tape.end());
+        Ok(tape.filter(|tape| tape.end() >= end).cloned())
+    });
+    let judgement = whole.with_context(|| format!("{reached} of {end} bytes"))?.judge(written)?;
+    ensure!(judgement.accounted() == end, "{judgement:?} of {end} bytes");
+    Ok(judgement)
+}
+
+/// Demands that a stream is in the sink without a gap.
+fn without_gap(node: &Node, container: &str, stream: &str, written: &[u8]) -> Result<()> {
+    let judgement = judged(node, container, stream, written)?;
+    ensure!(judgement.gaps.is_empty(), "{container}'s {stream} has gaps: {judgement:?}");
+    Ok(())
+}
+
+fn every_byte_is_in_the_log_and_in_the_sink(version: Version) -> Result<()> {
+    wrapped(version).run(|node| {
+        let cri = node.cri()?;
+        let pod = cri.run_pod("p")?;
+        let mut ids = Vec::new();
+        for (name, seed) in [("one", "seed=1"), ("two", "seed=2")] {
+            let command = ["speaker", "lines=6000", "rate=3000", "to=both", "width=100", seed];
+            ids.push(cri.run(&pod, &Wanted { name, command: &command, ..Wanted::default() })?);
+        }
+        for (id, name, seed) in [(&ids[0], "one", 1), (&ids[1], "two", 2)] {
+            cri.await_exit(id)?;
+            let written = tape(seed, 6000, 100);
+            let log = cri_log(&cri.log_path(&pod, name))?;
+            node.complete(&log.stdout, &written)?;
+            node.complete(&log.stderr, &written)?;
+            without_gap(node, id, "stdout", &written)?;
+            without_gap(node, id, "stderr", &written)?;
+        }
+        cri.remove_pod(&pod)
+    })
+}
+
+fn odd_bytes_are_kept(version: Version) -> Result<()> {
+    wrapped(version).run(|node| {
+        // CR LF, no UTF-8, an empty line, a NUL, a long line, and no newline at the end.
+        let script =
+            r"printf 'a\r\nb\377\376c\n\n\000\n'; head -c 300000 /dev/zero | tr '\0' 'x'; printf '\nend'";
+        let said = node.run("odd", &["sh", "-c", script])?;
+        let mut written = b"a\r\nb\xff\xfec\n\n\0\n".to_vec();
+        written.extend(std::iter::repeat_n(b'x', 300_000));
+        written.extend_from_slice(b"\nend");
+        node.complete(&said.stdout, &written)?;
+        without_gap(node, "odd", "stdout", &written)
+    })
+}
+
+fn short_lived_containers_are_complete(version: Version) -> Result<()> {
+    wrapped(version).run(|node| {
+        for number in 0..20 {
+            let id = format!("short{number}");
+            let said = node.run(&id, &["speaker", "lines=500", "batch=500", &format!("seed={number}")])?;
+            let written = tape(number, 500, 64);
+            node.complete(&said.stdout, &written)?;
+            without_gap(node, &id, "stdout", &written)?;
+        }
+        Ok(())
+    })
+}
+
+/// As fast as it goes: containerd gets everything, the sink what it can take, and the rest is counted.
+fn saturation_is_accounted_for(version: Version) -> Result<()> {
+    wrapped(version).run(|node| {
+        let said = node.run("fast", &["speaker", "lines=400000", "batch=50", "width=120"])?;
+        let written = tape(1, 400_000, 120);
+        node.complete(&said.stdout, &written)?;
+        judged(node, "fast", "stdout", &written).map(drop)
+    })
+}
+
+fn collector_comes_late(version: Version) -> Result<()> {
+    Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
+        let client =
+            node.run_beside("late", &["--rm"], &["speaker", "lines=9000", "rate=3000", "width=100"])?;
+        let a_third = tape(1, 3000, 100).len();
+        eventually(LIMIT, "a third of the lines", || {
+            Ok((client.stdout_so_far().len() >= a_third).then_some(()))
+        })?;
+        node.start_collector()?;
+        let said = client.finish(LIMIT)?;
+        let written = tape(1, 9000, 100);
+        node.complete(&said.stdout, &written)?;
+        let judgement = judged(node, "late", "stdout", &written)?;
+        // What had to be dropped before it came is admitted, and nothing else was dropped.
+        ensure!(judgement.gaps.keys().all(|reason| reason == "overflow"), "{judgement:?}");
+        ensure!(judgement.delivered > u64::try_from(written.len() / 2)?, "{judgement:?}");
+        Ok(())
+    })
+}
+
+fn collector_is_killed_and_restarted(version: Version) -> Result<()> {
+    wrapped(version).run(|node| {
+        let command = ["speaker", "lines=4000", "rate=1000", "width=100"];
+        let client = node.run_beside("k", &["--rm"], &command)?;
+        for part in 1..=3 {
+            let enough = part * 900 * 100;
+            eventually(LIMIT, "more lines", || Ok((client.stdout_so_far().len() >= enough).then_some(())))?;
+            node.collector(|collector| collector.end(Signal::SIGKILL))?;
+            node.start_collector()?;
+        }
+        let said = client.finish(LIMIT)?;
+        let written = tape(1, 4000, 100);
+        node.complete(&said.stdout, &written)?;
+        // 100 kB/s and a collector that is away for less than a second: the ring holds that.
+        without_gap(node, "k", "stdout", &written)
+    })
+}
+
+fn collector_is_stopped_in_its_tracks_under_load(version: Version) -> Result<()> {
+    wrapped(version).alone().run(|node| {
+        // 10 MB/s for 4 s, ten times what wrapper, socket and collector can hold.
+        let command = ["speaker", "lines=40000", "rate=10000", "batch=20", "width=1000"];
+        let start = Instant::now();
+        let client = node.run_beside("load", &["--rm"], &command)?;
+        eventually(
+            LIMIT,
+            "the first lines",
+            || Ok((client.stdout_so_far().len() > 1_000_000).then_some(())),
+        )?;
+        let collector = node.collector(|collector| Ok(collector.pid()))?;
+        signal(collector, Signal::SIGSTOP)?;
+        let said = client.finish(LIMIT)?;
+        let took = start.elapsed();
+        signal(collector, Signal::SIGCONT)?;
+        ensure!(took < Duration::from_millis(5500), "4 s of output took {took:?}");
+        let written = tape(1, 40_000, 1000);
+        node.complete(&said.stdout, &written)?;
+        judged(node, "load", "stdout", &written).map(drop)
+    })
+}
+
+fn collectors_unit_is_stopped_and_containerd_restarted(version: Version) -> Result<()> {
+    wrapped(version).run(|node| {
+        let cri = node.cri()?;
+        let pod = cri.run_pod("p")?;
+        let command = ["speaker", "lines=6000", "rate=1000", "width=100", "exit=3"];
+        let id = cri.run(&pod, &Wanted { name: "c", command: &command, ..Wanted::default() })?;
+        // What systemd does to a unit with a runtime directory: it ends, and the directory goes.
+        node.collector(|collector| collector.end(Signal::SIGTERM))?;
+        std::fs::remove_dir_all(node.dir().join("col")).context("remove its runtime directory")?;
+        node.restart()?;
+        cri.await_ready()?;
+        ensure!(cri.is_ready(&pod)?, "the pod is lost");
+        ensure!(cri.status(&id)?.state == ContainerState::Running, "the container is lost");
+        node.start_collector()?;
+        ensure!(cri.await_exit(&id)?.exit_code == 3, "its exit status is lost");
+        let written = tape(1, 6000, 100);
+        node.complete(&cri_log(&cri.log_path(&pod, "c"))?.stdout, &written)?;
+        judged(node, &id, "stdout", &written)?;
+        cri.remove_pod(&pod)
+    })
+}
+
+fn worker_dies_while_the_sink_is_fed(version: Version) -> Result<()> {
+    wrapped(version).run(|node| {
+        let client = node.run_beside("w", &["--rm"], &["speaker", "lines=6000", "rate=3000", "width=100"])?;
+        for part in 1..=5 {
+            let enough = part * 1000 * 100;
+            eventually(LIMIT, "more lines", || Ok((client.stdout_so_far().len() >= enough).then_some(())))?;
+            for worker in node.wrappers("tap-worker")? {
+                signal(worker.pid, Signal::SIGKILL)?;
+            }
+        }
+        let said = client.finish(LIMIT)?;
+        let written = tape(1, 6000, 100);
+        node.complete(&said.stdout, &written)?;
+        without_gap(node, "w", "stdout", &written)
+    })
+}
+
+fn cpu_and_memory_are_served(version: Version) -> Result<()> {
+    wrapped(version).run(|node| {
+        let cri = node.cri()?;
+        let pod = cri.run_pod("p")?;
+        let burn = ["sh", "-c", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; sleep 1000"];
+        let id = cri.run(&pod, &Wanted { name: "burns", command: &burn, ..Wanted::default() })?;
+        let value = |name: &str| -> Result<Option<f64>> {
+            let text = node.collector(|collector| collector.get("/metrics/cadvisor?scope=all"))?;
+            let mut rows =
+                text.lines().filter(|row| row.starts_with(&format!("{name}{{")) && row.contains(&id));
+            let row = rows.next().map(str::to_owned);
+            let value = row.as_deref().and_then(|row| row.rsplit_once('}')).map(|(_, rest)| rest.trim());
+            Ok(value.and_then(|rest| rest.split(' ').next()).and_then(|value| value.parse().ok()))
+        };
+        let cpu = eventually(LIMIT, "its CPU time", || {
+            Ok(value("container_cpu_usage_seconds_total")?.filter(|seconds| *seconds > 0.05))
+        })?;
+        // containerd's own number is read later, so it is the larger one.
+        let truth = cri.cpu_usage_ns(&id)?.context("containerd knows no CPU time")?;
+        let truth = Duration::from_nanos(truth).as_secs_f64();
+        ensure!(cpu <= truth, "{cpu} s, containerd says {truth} s");
+        let memory = value("container_memory_working_set_bytes")?.context("its memory is not served")?;
+        ensure!(memory > 4096.0, "a working set of {memory} bytes");
+        cri.remove_pod(&pod)
+    })
+}
