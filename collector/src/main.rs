@@ -1,2 +1,31 @@
-//! shim
-fn main() {}
+//! `shimtap`: the collector of a node, and the command line that looks at it.
+//!
+//! Wiring only: arguments in, exit status out. What a subcommand does stands in its file under `cli/`.
+
+#![forbid(unsafe_code)]
+
+mod admin;
+mod cli;
+mod closed;
+mod config;
+mod enrich;
+mod event;
+mod ingest;
+mod limited;
+mod metrics;
+mod process;
+mod sinks;
+mod socket;
+mod time;
+
+use cli::{Command, Exit};
+
+fn main() -> Exit {
+    match Command::from_env() {
+        Ok(command) => cli::run(&command),
+        Err(usage) => {
+            eprintln!("shimtap: {usage}");
+            Exit::Usage
+        }
+    }
+}

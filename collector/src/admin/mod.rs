@@ -1,0 +1,11 @@
+//! What others may ask the collector: metrics and health over TCP, everything else over a unix socket.
+//!
+//! Both listeners live on a thread of their own with a runtime of their own, so that a busy or standing pipeline
+//! never makes the collector look dead. Nothing here waits for the pipeline.
+
+mod control;
+mod metrics;
+mod server;
+
+pub use control::{Ps, PsContainer, PsStream};
+pub use server::{Admin, AdminFault};

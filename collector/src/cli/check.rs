@@ -1,0 +1,20 @@
+//! `shimtap check`: says everything that is wrong with a configuration, before anything runs with it.
+
+use std::path::Path;
+
+use super::Exit;
+use crate::config::{Config, DEFAULT_PATH};
+
+/// Prints the faults, one a line, to stderr.
+pub(super) fn run(path: Option<&Path>) -> Exit {
+    match Config::load(path) {
+        Ok(_) => {
+            println!("{}: ok", path.unwrap_or_else(|| Path::new(DEFAULT_PATH)).display());
+            Exit::Done
+        }
+        Err(fault) => {
+            eprintln!("{fault}");
+            Exit::Failed
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! `shimtap collector`: builds every stage, runs them, and ends them in order.
+//!
+//! Two steps: what can fail is built first, then tasks are started. The end is: stop accepting and reading, let the
+//! sink write what it has, send the last acknowledgements, leave. Nothing is waited for longer than [`DRAIN`].
+
+use std::{io, path::Path, sync::Arc, thread, time::Duration};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tracing::{info, warn};
+
+use super::Exit;
+use crate::{
+    admin::{Admin, AdminFault},
+    config::Config,
+    ingest::{Ingest, ListenFault, Listener, Streams},
+    metrics::{Registry, Totals},
+    sinks::{
+        Outlet,
+        file::{FileFault, FileSink},
+    },
+};
+
+/// From a signal to the exit, at most.
+const DRAIN: Duration = Duration::from_secs(4);
+
+/// Why the collector cannot run.
+#[derive(Debug, thiserror::Error)]
+enum CollectorFault {
+    #[error(transparent)]
+    Listen(#[from] ListenFault),
+    #[error(transparent)]
+    Admin(#[from] AdminFault),
+    #[error(transparent)]
+    File(#[from] FileFault),
+    #[error("preparing to run: {source}")]
+    System {
+        #[from]
+        source: io::Error,
+    },
+}
+
+/// Everything that is bound and open, before anything runs.
+struct Collector {
+    listener: Listener,
+    admin: Admin,
+    sink: Option<FileSink>,
+    outlet: Outlet,
+    ready: watch::Sender<bool>,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// Runs the collector until a signal ends it.
+pub(super) fn run(path: Option<&Path>) -> Exit {
+    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).with_target(false).init();
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(fault) => {
+            eprintln!("{fault}");
+            return Exit::Failed;
+        }
+    };
+    match serve(&config) {
+        Ok(()) => Exit::Done,
+        Err(fault) => {
+            eprintln!("shimtap collector: {fault}");
+            Exit::Failed
+        }
+    }
+}
+
+fn serve(config: &Config) -> Result<(), CollectorFault> {
+    // One thread for the pipeline: its work is small and handing it around costs more than it gains. The sink and
+    // the admin interface have threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let served = runtime.block_on(async {
+        let collector = Collector::build(config)?;
+        collector.run().await
+    });
+    // What is still running has had its time.
+    runtime.shutdown_background();
+    served
+}
+
+// === impl Collector ===
+
+impl Collector {
+    fn build(config: &Config) -> Result<Self, CollectorFault> {
+        let totals: Arc<Totals> = Arc::default();
+        let mut outlet = Outlet::Nowhere;
+        let mut sink = None;
+        if let Some(file) = &config.file {
+            let (entrance, exit) = Outlet::queue(file.queue_bytes);
+            outlet = entrance;
+            sink = Some(FileSink::start(file, exit, Arc::clone(&totals))?);
+        }
+        let registry = Arc::new(Registry::new(Arc::clone(&totals), outlet.backlog()));
+        let (ready, is_ready) = watch::channel(false);
+        let admin = Admin::bind(config, Arc::clone(&registry), is_ready)?;
+        let listener = Listener::bind(Arc::new(Ingest {
+            config: config.ingest.clone(),
+            stats: config.stats.clone(),
+            registry,
+            streams: Streams::new(totals, config.ingest.positions),
+            outlet: outlet.clone(),
+        }))?;
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self { listener, admin, sink, outlet, ready, terminate, interrupt })
+    }
+
+    async fn run(mut self) -> Result<(), CollectorFault> {
+        let (stop, stopped) = watch::channel(false);
+        let address = self.admin.address();
+        let admin = self.admin.start(stopped.clone())?;
+        let ingest = tokio::spawn(self.listener.run(stopped));
+        self.ready.send_replace(true);
+        info!(version = env!("CARGO_PKG_VERSION"), metrics = ?address, "collector is ready");
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        info!("stopping");
+        self.ready.send_replace(false);
+        stop.send_replace(true);
+        let deadline = Instant::now() + DRAIN;
+        if timeout(DRAIN, ingest).await.is_err() {
+            warn!("connections did not end in time");
+        }
+        // The queue's last entrance closes, and the sink's thread ends when it is empty.
+        drop(self.outlet);
+        if let Some(sink) = self.sink {
+            if !ended(|| sink.is_finished(), deadline).await {
+                warn!("unwritten lines are left; their wrappers keep them");
+                sink.give_up();
+            }
+        }
+        ended(|| thread::JoinHandle::is_finished(&admin), deadline).await;
+        Ok(())
+    }
+}
+
+/// Waits for a thread to end, until `deadline`. Threads cannot be awaited, and this happens once.
+async fn ended(is_finished: impl Fn() -> bool, deadline: Instant) -> bool {
+    while !is_finished() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    true
+}

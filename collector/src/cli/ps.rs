@@ -1,0 +1,163 @@
+//! `shimtap ps`: what the collector knows of containers, as a table or as JSON.
+//!
+//! It only asks and shows; what the fields mean stands with `admin::Ps`.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::Exit;
+use crate::{
+    admin::{Ps, PsContainer, PsStream},
+    config::DEFAULT_CONTROL_SOCKET,
+    time::now_ns,
+};
+
+/// The collector answers from memory; longer means that it does not answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Far more than a node's containers need.
+const ANSWER_MAX: u64 = 64 << 20;
+
+/// Why there is nothing to show.
+#[derive(Debug, thiserror::Error)]
+enum PsFault {
+    #[error("asking the collector at {path}: {source}; is it running, and are you root?")]
+    Ask { path: PathBuf, source: io::Error },
+    #[error("reading the collector's answer at {path}: it said {said}")]
+    Refused { path: PathBuf, said: String },
+    #[error("reading the collector's answer at {path}: {source}; are both of one release?")]
+    Decode { path: PathBuf, source: serde_json::Error },
+}
+
+/// Prints to stdout.
+pub(super) fn run(json: bool, socket: Option<&Path>) -> Exit {
+    let socket = socket.unwrap_or_else(|| Path::new(DEFAULT_CONTROL_SOCKET));
+    match ask(socket) {
+        Ok((body, ps)) => {
+            let text = if json { body + "\n" } else { table(&ps, now_ns()) };
+            // A closed pipe (as of `head`) is no failure of ours.
+            let _ = io::stdout().write_all(text.as_bytes());
+            Exit::Done
+        }
+        Err(fault) => {
+            eprintln!("shimtap ps: {fault}");
+            Exit::Failed
+        }
+    }
+}
+
+fn ask(path: &Path) -> Result<(String, Ps), PsFault> {
+    let answer = exchange(path).map_err(|source| PsFault::Ask { path: path.to_owned(), source })?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    if !head.starts_with("HTTP/1.1 200") && !head.starts_with("HTTP/1.0 200") {
+        let said = head.lines().next().unwrap_or_default().to_owned();
+        return Err(PsFault::Refused { path: path.to_owned(), said });
+    }
+    let ps = serde_json::from_str(body)
+        .map_err(|source| PsFault::Decode { path: path.to_owned(), source })?;
+    Ok((body.to_owned(), ps))
+}
+
+/// One request whose answer ends with the connection (HTTP/1.0, so that it is not sent in chunks).
+fn exchange(path: &Path) -> io::Result<String> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /v1/ps HTTP/1.0\r\nHost: shimtap\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(ANSWER_MAX).read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+const HEAD: [&str; 12] = [
+    "NAMESPACE", "POD", "CONTAINER", "ID", "STATE", "AGE", "STDOUT", "STDERR", "GAPS", "CPU", "MEMORY", "INCARNATION",
+];
+
+fn table(ps: &Ps, now_ns: u64) -> String {
+    let mut rows = vec![HEAD.map(str::to_owned)];
+    rows.extend(ps.containers.iter().map(|container| row(container, now_ns)));
+    let mut widths = [0; HEAD.len()];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut out = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "{cell:<width$}  ");
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+fn row(container: &PsContainer, now_ns: u64) -> [String; HEAD.len()] {
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let state = match container.exit_status {
+        Some(status) => format!("{}({status})", container.state),
+        None => container.state.clone(),
+    };
+    let since = container.started_ns.unwrap_or(container.created_ns);
+    let gaps: u64 = container.streams.iter().map(|stream| stream.gap_bytes).sum();
+    let namespace = container.namespace.as_ref().unwrap_or(&container.containerd_namespace);
+    [
+        namespace.clone(),
+        or_dash(&container.pod),
+        or_dash(&container.container),
+        container.id.chars().take(13).collect(),
+        state,
+        age(now_ns.saturating_sub(since) / 1_000_000_000),
+        stream(container, "stdout"),
+        stream(container, "stderr"),
+        size(gaps),
+        container.cpu_ns.map_or_else(|| "-".to_owned(), |ns| format!("{}.{:02}s", ns / 1_000_000_000, ns / 10_000_000 % 100)),
+        container.working_set_bytes.map_or_else(|| "-".to_owned(), size),
+        container.incarnation.clone(),
+    ]
+}
+
+/// Bytes of a stream, or why there are none.
+fn stream(container: &PsContainer, name: &str) -> String {
+    let is_it = |stream: &&PsStream| stream.stream == name && stream.process.is_empty();
+    match container.streams.iter().find(is_it) {
+        None => "-".to_owned(),
+        Some(stream) => match &stream.not_captured {
+            Some(why) => why.clone(),
+            None => size(stream.bytes),
+        },
+    }
+}
+
+/// `17`, `4.2K`, `1.0G`.
+fn size(bytes: u64) -> String {
+    let mut unit = 1u64;
+    let mut name = "";
+    for next in ["K", "M", "G", "T", "P"] {
+        if bytes < unit.saturating_mul(1024) {
+            break;
+        }
+        unit = unit.saturating_mul(1024);
+        name = next;
+    }
+    if name.is_empty() {
+        return bytes.to_string();
+    }
+    format!("{}.{}{name}", bytes / unit, bytes % unit * 10 / unit)
+}
+
+/// `42s`, `7m`, `3h`, `9d`.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        7_200..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}

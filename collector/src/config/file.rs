@@ -1,0 +1,62 @@
+//! `[file]`: the file sink. Without this section there is none.
+
+use std::path::PathBuf;
+
+use super::{
+    fault::Faults,
+    ingest::size,
+    section::{At, Document},
+};
+
+/// Resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// The file that is written.
+    pub path: PathBuf,
+    /// Size in bytes at which it is renamed to `<path>.1`.
+    pub rotate_bytes: u64,
+    /// How many renamed files are kept.
+    pub keep: u32,
+    /// Bytes in memory on their way to the file; when they are reached, connections are read no further.
+    pub queue_bytes: usize,
+}
+
+/// As the file has it.
+pub(super) struct Raw {
+    path: Option<At<String>>,
+    rotate_bytes: Option<At<u64>>,
+    keep: Option<At<u64>>,
+    queue_bytes: Option<At<u64>>,
+}
+
+// === impl Raw ===
+
+impl Raw {
+    pub(super) fn read(document: &mut Document<'_>) -> Option<Self> {
+        let mut section = document.section("file")?;
+        let raw = Self {
+            path: section.string("path"),
+            rotate_bytes: section.number("rotate_bytes", 4 << 10..=1 << 40),
+            keep: section.number("keep", 0..=1_000),
+            queue_bytes: section.number("queue_bytes", 1 << 20..=1 << 30),
+        };
+        section.finish();
+        Some(raw)
+    }
+
+    pub(super) fn resolve(self, faults: &mut Faults) -> Option<File> {
+        let Some(At { line, value }) = self.path else {
+            faults.push(None, "file.path", "is missing; the file sink needs an absolute path");
+            return None;
+        };
+        if !value.starts_with('/') || value.ends_with('/') {
+            faults.push(Some(line), "file.path", "must be the absolute path of a file");
+        }
+        Some(File {
+            path: PathBuf::from(value),
+            rotate_bytes: self.rotate_bytes.map_or(100 << 20, |at| at.value),
+            keep: self.keep.map_or(5, |at| u32::try_from(at.value).unwrap_or(u32::MAX)),
+            queue_bytes: size(self.queue_bytes, 16 << 20),
+        })
+    }
+}

@@ -1,0 +1,87 @@
+//! Every fault at once, each where it is; and defaults that need no file.
+
+use std::{path::Path, time::Duration};
+
+use super::{Config, ConfigFault, Scope};
+
+fn parse(text: &str) -> Result<Config, super::Faults> {
+    Config::parse(Path::new("c.toml"), text)
+}
+
+#[test]
+fn nothing_is_a_configuration() {
+    let config = parse("").expect("defaults");
+    assert_eq!(config.ingest.socket, Path::new("/run/shimtap/collector.sock"));
+    assert_eq!(config.control.socket, Path::new("/run/shimtap/control.sock"));
+    assert_eq!(config.metrics.listen.to_string(), "127.0.0.1:9851");
+    assert_eq!(config.ingest.hello, Duration::from_secs(5));
+    assert_eq!(config.ingest.message_bytes, 1 << 20);
+    assert_eq!(config.file, None);
+}
+
+#[test]
+fn a_file_says_what_it_says() {
+    let config = parse(concat!(
+        "[metrics]\nlisten = \"[::]:1\"\ncadvisor_scope = \"vm\"\n",
+        "[file]\npath = \"/var/log/s.json\"\nrotate_bytes = 0x1_0000\nkeep = 0\n",
+        "[stats]\ninterval_secs = 3\n",
+    ))
+    .expect("valid");
+    assert_eq!(config.metrics.listen.to_string(), "[::]:1");
+    assert_eq!(config.metrics.cadvisor_scope, Scope::Vm);
+    let file = config.file.expect("there is a section");
+    assert_eq!((file.rotate_bytes, file.keep), (65_536, 0));
+    assert_eq!(config.stats.interval, Duration::from_secs(3));
+}
+
+#[test]
+fn every_fault_is_reported_with_its_line_and_key() {
+    let text = concat!(
+        "[ingest]\n",               // 1
+        "socket = \"relative\"\n",  // 2
+        "hello_secs = 0\n",         // 3
+        "connections = \"many\"\n", // 4
+        "colour = 1\n",             // 5
+        "[metrics]\n",              // 6
+        "listen = \"localhost\"\n", // 7
+        "cadvisor_scope = \"pod\"\n", // 8
+        "[file]\n",                 // 9
+        "keep = -1\n",              // 10
+        "[sinks]\n",                // 11
+        "x = 1\n",
+    );
+    let faults = parse(text).expect_err("faulty");
+    let seen: Vec<_> = faults.iter().map(|f| (f.line, f.key.as_str())).collect();
+    assert_eq!(seen, [
+        (Some(2), "ingest.socket"),
+        (Some(3), "ingest.hello_secs"),
+        (Some(4), "ingest.connections"),
+        (Some(5), "ingest.colour"),
+        (Some(7), "metrics.listen"),
+        (Some(8), "metrics.cadvisor_scope"),
+        (Some(10), "file.keep"),
+        (Some(11), "sinks"),
+        (None, "file.path"),
+    ]);
+    let shown = faults.to_string();
+    assert!(shown.starts_with("c.toml:2: ingest.socket: must be an absolute path\n"), "{shown}");
+}
+
+#[test]
+fn broken_toml_is_reported_beside_other_faults() {
+    let faults = parse("[metrics]\nlisten = \nfoo = 1\n").expect_err("faulty");
+    assert!(faults.iter().any(|f| f.line == Some(2) && f.key.is_empty()), "{faults}");
+    assert!(faults.iter().any(|f| f.line == Some(3) && f.key == "metrics.foo"), "{faults}");
+}
+
+#[test]
+fn two_sockets_cannot_share_a_path() {
+    let faults = parse("[control]\nsocket = \"/run/shimtap/collector.sock\"\n").expect_err("faulty");
+    assert_eq!(faults.iter().map(|f| f.key.as_str()).collect::<Vec<_>>(), ["control.socket"]);
+}
+
+#[test]
+fn a_file_that_was_named_must_be_there() {
+    let absent = Path::new("/nonexistent/collector.toml");
+    assert!(matches!(Config::load(Some(absent)), Err(ConfigFault::Unreadable { path, .. }) if path == absent));
+}

@@ -1,0 +1,221 @@
+//! What the stages of the pipeline hand to each other: records of one stream, and the handle by which the last
+//! stage says that they are durable.
+//!
+//! Nothing here knows a wire, a file or a sink. Offsets are raw byte positions of the container's stream; the
+//! records of a stream tile its tape without overlap, whatever was cut off a message (a newline, a CR).
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{closed::closed, enrich::Identity};
+
+closed! {
+    /// Which of a process's outputs.
+    pub enum StreamKind {
+        /// Standard output; with a terminal, everything.
+        Stdout => "stdout",
+        /// Standard error.
+        Stderr => "stderr",
+    }
+}
+
+closed! {
+    /// Why bytes of a stream are not here.
+    pub enum HoleReason {
+        /// The wrapper's ring was full, the oldest unacknowledged bytes were dropped.
+        Overflow => "overflow",
+        /// Passed on to containerd without a copy, because the ring was full.
+        TapFull => "gap_tap_full",
+        /// The wrapper was in safe mode.
+        SafeMode => "safe_mode",
+        /// Discarded after a kill, because containerd's end took nothing for a second.
+        DrainedAfterKill => "drained_after_kill",
+        /// Capture was switched off.
+        CaptureOff => "capture_off",
+        /// The wrapper went on at a later offset and claimed nothing: counted by us.
+        Missing => "missing",
+        /// A reason that this release does not know.
+        Unknown => "unknown",
+    }
+}
+
+/// The durable name of a stream; no two streams of a node ever share one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StreamName {
+    /// containerd's namespace.
+    pub namespace: String,
+    /// Container id.
+    pub container: String,
+    /// 64 random bits chosen when the task was created.
+    pub incarnation: u64,
+    /// Empty = the init process, else the exec id.
+    pub process: String,
+    /// Which output.
+    pub stream: StreamKind,
+}
+
+/// Where records come from: the stream's name and whose container it is.
+#[derive(Debug)]
+pub struct Origin {
+    /// The stream.
+    pub name: StreamName,
+    /// The container.
+    pub identity: Arc<Identity>,
+}
+
+/// What is peculiar about a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(u8);
+
+/// One record of a stream: `[from, to)` of its tape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Raw offset of the first byte.
+    pub from: u64,
+    /// Raw offset behind the last byte, a newline included.
+    pub to: u64,
+    /// Unix nanoseconds, strictly increasing per container.
+    pub time_ns: u64,
+    /// What is peculiar about it.
+    pub flags: Flags,
+    /// Bytes, or why there are none.
+    pub body: Body,
+}
+
+/// What a record holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// A line without its end (LF or CR LF), or a piece of one.
+    Line(Bytes),
+    /// Bytes that are not here.
+    Hole(HoleReason),
+}
+
+/// Records of one stream in order, on their way to a sink.
+#[derive(Debug)]
+pub struct Batch {
+    /// Where they come from.
+    pub origin: Arc<Origin>,
+    /// Never empty, in order, without a gap between them.
+    pub records: Vec<Record>,
+    /// Told when they are durable.
+    pub progress: Arc<Progress>,
+    /// When their bytes arrived here.
+    pub received: Instant,
+    /// True for a stream's last batch: its acknowledgement is sent at once.
+    pub last: bool,
+}
+
+/// How far a stream is durable. Shared by the stage that makes it so and the connection that acknowledges it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    durable: AtomicU64,
+    /// `durable` when somebody was last woken.
+    woken_at: AtomicU64,
+    wake: std::sync::Mutex<Option<Arc<Notify>>>,
+}
+
+/// Durable bytes after which an acknowledgement does not wait for its turn: a quarter of the window, so that a
+/// busy stream never stands still for an ack.
+const URGENT_BYTES: u64 = shimtap_proto::link::WINDOW / 4;
+
+// === impl Flags ===
+
+impl Flags {
+    /// Nothing peculiar.
+    pub const NONE: Self = Self(0);
+    /// The line was longer than we keep in one piece: it goes on in the next record.
+    pub const PARTIAL: Self = Self(1);
+    /// The line's end is missing: a hole follows, or the stream was lost.
+    pub const CUT: Self = Self(2);
+    /// The line's beginning is missing: it stands behind a hole.
+    pub const CUT_HEAD: Self = Self(4);
+    /// The stream ended here without a newline.
+    pub const UNTERMINATED: Self = Self(8);
+
+    /// Each flag with its name, in the order in which they are shown.
+    pub const NAMES: [(Self, &'static str); 4] = [
+        (Self::PARTIAL, "partial"),
+        (Self::CUT, "cut"),
+        (Self::CUT_HEAD, "cut_head"),
+        (Self::UNTERMINATED, "unterminated"),
+    ];
+
+    /// Both sets together.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// True where all of `other` is set.
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+// === impl StreamName ===
+
+impl StreamName {
+    /// The record id of the record at `offset`: the same for the same bytes, however often they are delivered.
+    pub fn write_id(&self, out: &mut impl fmt::Write, offset: u64) -> fmt::Result {
+        write!(out, "{:016x}-", self.incarnation)?;
+        if !self.process.is_empty() {
+            write!(out, "{}-", self.process)?;
+        }
+        write!(out, "{}-{offset}", self.stream.label())
+    }
+}
+
+// === impl Batch ===
+
+impl Batch {
+    /// Raw offset behind the last record.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.records.last().map_or(0, |record| record.to)
+    }
+
+    /// Says that every record of this batch is durable.
+    pub fn done(&self) {
+        self.progress.advance(self.end(), self.last);
+    }
+}
+
+// === impl Progress ===
+
+impl Progress {
+    /// Every byte below this is durable.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// Says that every byte below `offset` is durable; `urgent` wakes whoever acknowledges at once.
+    pub fn advance(&self, offset: u64, urgent: bool) {
+        let before = self.durable.fetch_max(offset, Ordering::AcqRel);
+        if offset <= before && !urgent {
+            return;
+        }
+        if urgent || offset.saturating_sub(self.woken_at.load(Ordering::Relaxed)) >= URGENT_BYTES {
+            self.woken_at.store(offset, Ordering::Relaxed);
+            let wake = self.wake.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            if let Some(wake) = wake {
+                wake.notify_one();
+            }
+        }
+    }
+
+    /// From here on `wake` is told of progress (a stream changes connections when its wrapper comes back).
+    pub fn report_to(&self, wake: Arc<Notify>) {
+        *self.wake.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(wake);
+    }
+}

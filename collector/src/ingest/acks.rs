@@ -1,0 +1,104 @@
+//! What one connection still has to acknowledge.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use shimtap_proto::link;
+use tokio::sync::Notify;
+
+use super::streams::Slot;
+
+/// Shared by the two directions of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Acks {
+    inner: Mutex<Inner>,
+    /// Woken when there is something to acknowledge now, or when the first thing to wait for appears.
+    pub(super) wake: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    streams: Vec<Stream>,
+    event: Option<u64>,
+    event_sent: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    task: u32,
+    handle: u32,
+    slot: Arc<Slot>,
+    sent: u64,
+    /// The stream's end, from its close until that was acknowledged.
+    closing: Option<u64>,
+}
+
+// === impl Acks ===
+
+impl Acks {
+    /// From here on this connection acknowledges that stream.
+    pub(super) fn watch(&self, task: u32, handle: u32, slot: &Arc<Slot>) {
+        slot.progress.report_to(Arc::clone(&self.wake));
+        let mut inner = self.inner();
+        inner.streams.retain(|stream| stream.handle != handle);
+        inner.streams.push(Stream { task, handle, slot: Arc::clone(slot), sent: 0, closing: None });
+    }
+
+    /// The task is gone, and everything of it was acknowledged.
+    pub(super) fn forget(&self, task: u32) {
+        self.inner().streams.retain(|stream| stream.task != task);
+    }
+
+    /// The stream was closed: its end is acknowledged even where no byte is new.
+    pub(super) fn closed(&self, handle: u32) {
+        let mut inner = self.inner();
+        if let Some(stream) = inner.streams.iter_mut().find(|stream| stream.handle == handle) {
+            stream.closing = stream.slot.end();
+        }
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// An event was taken.
+    pub(super) fn event(&self, seq: u64) {
+        let mut inner = self.inner();
+        let idle = inner.event == inner.event_sent;
+        inner.event = inner.event.max(Some(seq));
+        drop(inner);
+        if idle {
+            self.wake.notify_one();
+        }
+    }
+
+    /// True while something went to the sink (or is an event) and is not acknowledged.
+    pub(super) fn outstanding(&self) -> bool {
+        let inner = self.inner();
+        inner.event != inner.event_sent
+            || inner.streams.iter().any(|s| s.slot.submitted() > s.sent || s.closing.is_some())
+    }
+
+    /// What can be acknowledged now, if anything; it counts as acknowledged from here on.
+    pub(super) fn collect(&self) -> Option<link::Ack> {
+        let mut inner = self.inner();
+        let mut ack = link::Ack::new();
+        for stream in &mut inner.streams {
+            let durable = stream.slot.progress.durable();
+            // A stream without a byte is at its end from the beginning.
+            let at_end = stream.closing.is_some_and(|end| durable >= end || stream.slot.submitted() == 0);
+            if durable <= stream.sent && !at_end {
+                continue;
+            }
+            let offset = if at_end { stream.closing.take().unwrap_or(durable) } else { durable };
+            stream.sent = offset.max(durable);
+            ack.streams.push(link::StreamAck { handle: stream.handle, offset, ..link::StreamAck::default() });
+        }
+        if inner.event != inner.event_sent {
+            inner.event_sent = inner.event;
+            ack.event_seq = inner.event;
+        }
+        (!ack.streams.is_empty() || ack.event_seq.is_some()).then_some(ack)
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

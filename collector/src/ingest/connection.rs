@@ -1,0 +1,205 @@
+//! One connection: the request, the hello, then both directions until one of them ends.
+//!
+//! Reading and acknowledging are two futures of one task. Reading may wait for the sink; acknowledging never waits
+//! for reading, so that a wrapper whose bytes are durable always learns it.
+
+use std::{sync::Arc, time::Duration};
+
+use protobuf::Message;
+use shimtap_proto::{
+    link::{self, from_collector, from_wrapper},
+    ttrpc::{Code, FLAG_NO_DATA, Kind, RequestView, status_frame},
+};
+use tokio::{
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{mpsc, watch},
+    time::{sleep, timeout, timeout_at, Instant},
+};
+
+use super::{
+    Ingest,
+    acks::Acks,
+    fault::IngestFault,
+    frames::{self, Frame, FrameReader},
+    session::Session,
+};
+
+/// Longest wait of an acknowledgement that is not urgent; the protocol promises 100 ms.
+const ACK_DELAY: Duration = Duration::from_millis(50);
+/// A peer that takes nothing for this long is not there. Answers are a few hundred bytes.
+const WRITE_TIME: Duration = Duration::from_secs(10);
+/// How long a connection is kept open at the collector's end, for the acknowledgements of what it has taken.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// How a connection ended without a fault.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The wrapper closed it.
+    Closed,
+    /// We are to stop.
+    Stopped,
+}
+
+type Reader = FrameReader<OwnedReadHalf>;
+
+/// Serves a connection until it ends.
+pub(super) async fn serve(
+    stream: UnixStream,
+    ingest: Arc<Ingest>,
+    id: u64,
+    mut stop: watch::Receiver<bool>,
+) -> Result<End, IngestFault> {
+    let limits = &ingest.config;
+    let (read, mut write) = stream.into_split();
+    let mut reader = FrameReader::new(read, limits.message_bytes, limits.message);
+    let late = |_| IngestFault::HelloTimeout(limits.hello);
+    let greeting = timeout_at(Instant::now() + limits.hello, greet(&mut reader, &mut write));
+    let greeted = tokio::select! {
+        greeted = greeting => greeted.map_err(late)??,
+        _ = stop.wait_for(|stop| *stop) => return Ok(End::Stopped),
+    };
+    let Some((stream_id, hello)) = greeted else { return Ok(End::Closed) };
+    let (session, welcome) = Session::begin(&ingest, id, &hello)?;
+    let acks = session.acks();
+    send(&mut write, stream_id, &welcome).await?;
+
+    let (answers, to_send) = mpsc::channel(16);
+    let writing = write_all(write, stream_id, Arc::clone(&acks), to_send);
+    let reading = read_all(reader, stream_id, session, answers, stop);
+    tokio::pin!(reading, writing);
+    tokio::select! {
+        // Neither loses anything by being dropped when the other has ended: the connection is over then.
+        read = &mut reading => match read? {
+            // `writing` ends by itself now, when everything taken is acknowledged.
+            End::Stopped => timeout(DRAIN_TIME, writing).await.unwrap_or(Ok(())).map(|()| End::Stopped),
+            End::Closed => Ok(End::Closed),
+        },
+        wrote = &mut writing => wrote.map(|()| End::Closed),
+    }
+}
+
+/// Reads the request and the hello; `None` where the peer went away before.
+async fn greet(
+    reader: &mut Reader,
+    write: &mut OwnedWriteHalf,
+) -> Result<Option<(u32, link::Hello)>, IngestFault> {
+    let Some(request) = reader.next().await? else { return Ok(None) };
+    let stream_id = request.header.stream_id;
+    if request.header.kind != Kind::Request || stream_id % 2 != 1 {
+        return Err(IngestFault::Frame("a connection begins with a request on an odd stream"));
+    }
+    let view = RequestView::decode(&request.body).map_err(IngestFault::Envelope)?;
+    if view.service != link::SERVICE || view.method != link::METHOD {
+        let fault = IngestFault::Service { service: shortened(view.service), method: shortened(view.method) };
+        let answer = status_frame(stream_id, Code::UNIMPLEMENTED, &fault.to_string());
+        frames::write(write, &answer, WRITE_TIME).await?;
+        return Err(fault);
+    }
+    let body = if view.payload.is_empty() {
+        let Some(frame) = reader.next().await? else { return Ok(None) };
+        check(&frame, stream_id)?;
+        frame.body.to_vec()
+    } else {
+        view.payload.to_vec()
+    };
+    match decode(&body)?.body {
+        Some(from_wrapper::Body::Hello(hello)) => Ok(Some((stream_id, hello))),
+        _ => Err(IngestFault::Order("the first message must be a hello")),
+    }
+}
+
+/// Takes messages until the wrapper closes the stream or we are to stop.
+async fn read_all(
+    mut reader: Reader,
+    stream_id: u32,
+    mut session: Session,
+    answers: mpsc::Sender<link::FromCollector>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<End, IngestFault> {
+    loop {
+        let next = tokio::select! {
+            // Cancel-safe: bytes of an unfinished frame stay in the reader.
+            next = reader.next() => next?,
+            _ = stop.wait_for(|stop| *stop) => return Ok(End::Stopped),
+        };
+        let Some(frame) = next else { return Ok(End::Closed) };
+        check(&frame, stream_id)?;
+        if frame.header.flags & FLAG_NO_DATA == 0 {
+            let message = decode(&frame.body)?;
+            let taken = tokio::select! {
+                // Cancel-safe: see `Session::take`.
+                taken = session.take(message) => taken?,
+                _ = stop.wait_for(|stop| *stop) => return Ok(End::Stopped),
+            };
+            if let Some(answer) = taken {
+                // Refused only when the writing side has ended, which ends the connection.
+                if answers.send(answer).await.is_err() {
+                    return Ok(End::Closed);
+                }
+            }
+        }
+        if frame.is_last() {
+            return Ok(End::Closed);
+        }
+    }
+}
+
+/// Sends answers and acknowledgements; ends when the other side was dropped and nothing is left to acknowledge.
+async fn write_all(
+    mut write: OwnedWriteHalf,
+    stream_id: u32,
+    acks: Arc<Acks>,
+    mut answers: mpsc::Receiver<link::FromCollector>,
+) -> Result<(), IngestFault> {
+    let mut reading = true;
+    loop {
+        let outstanding = acks.outstanding();
+        if !reading && !outstanding {
+            return Ok(());
+        }
+        tokio::select! {
+            // Each of these only says that it is time to look again.
+            answer = answers.recv(), if reading => match answer {
+                Some(answer) => send(&mut write, stream_id, &answer).await?,
+                None => reading = false,
+            },
+            () = acks.wake.notified() => {}
+            () = sleep(ACK_DELAY), if outstanding => {}
+        }
+        if let Some(ack) = acks.collect() {
+            let ack = link::FromCollector { body: Some(from_collector::Body::Ack(ack)), ..Default::default() };
+            send(&mut write, stream_id, &ack).await?;
+        }
+    }
+}
+
+async fn send(
+    write: &mut OwnedWriteHalf,
+    stream_id: u32,
+    message: &link::FromCollector,
+) -> Result<(), IngestFault> {
+    let bytes = message.write_to_bytes().map_err(IngestFault::Decode)?;
+    frames::write_data(write, stream_id, &bytes, WRITE_TIME).await
+}
+
+fn check(frame: &Frame, stream_id: u32) -> Result<(), IngestFault> {
+    if frame.header.kind != Kind::Data {
+        return Err(IngestFault::Frame("a second request, or an answer"));
+    }
+    if frame.header.stream_id != stream_id {
+        return Err(IngestFault::Frame("data of another stream"));
+    }
+    Ok(())
+}
+
+fn decode(body: &[u8]) -> Result<link::FromWrapper, IngestFault> {
+    link::FromWrapper::parse_from_bytes(body).map_err(IngestFault::Decode)
+}
+
+/// A peer's text as far as a log line has room for it.
+fn shortened(text: &str) -> String {
+    text.chars().take(64).collect()
+}

@@ -1,0 +1,37 @@
+//! The ttrpc server that wrappers connect to, by docs/protocol.md.
+//!
+//! Layers: `frames` (bytes to frames, with limits), `connection` (handshake, the two directions of one
+//! connection), `session` (what messages mean), `streams` (positions, which outlive connections), `acks`.
+//! A peer can cause a count, a rate-limited log line and the end of its own connection, and nothing else.
+
+mod acks;
+mod connection;
+mod fault;
+mod frames;
+mod listener;
+mod session;
+mod streams;
+
+use std::sync::Arc;
+
+pub use fault::FaultKind;
+pub use listener::{Listener, ListenFault};
+pub use session::EventLabel;
+pub use streams::Streams;
+
+use crate::{config, metrics::Registry, sinks::Outlet};
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Ingest {
+    /// Limits.
+    pub config: config::Ingest,
+    /// What wrappers are told.
+    pub stats: config::Stats,
+    /// What is known.
+    pub registry: Arc<Registry>,
+    /// How far each stream is.
+    pub streams: Streams,
+    /// Where records go.
+    pub outlet: Outlet,
+}

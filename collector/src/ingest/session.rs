@@ -1,0 +1,345 @@
+//! What the messages of one wrapper mean. No IO: it takes decoded messages and says what goes back.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use protobuf::MessageField;
+use shimtap_proto::link::{self, from_collector, from_wrapper};
+
+use super::{
+    Ingest,
+    acks::Acks,
+    fault::IngestFault,
+    streams::{Refused, Slot},
+};
+use crate::{
+    closed::closed,
+    event::{Batch, Origin, StreamKind, StreamName},
+    metrics::{Container, Sample, SampleSource, StreamCounts, Undecoded, Update, Wrapper},
+};
+
+closed! {
+    /// The kind of an event as a label value.
+    pub enum EventLabel {
+        /// Create was answered.
+        Create => "create",
+        /// Start was answered.
+        Start => "start",
+        /// Exec was answered.
+        Exec => "exec",
+        /// Kill was answered.
+        Kill => "kill",
+        /// A process ended.
+        Exit => "exit",
+        /// Delete was answered.
+        Delete => "delete",
+        /// Pause was answered.
+        Pause => "pause",
+        /// Resume was answered.
+        Resume => "resume",
+        /// Update was answered.
+        Update => "update",
+        /// Shutdown was answered.
+        Shutdown => "shutdown",
+        /// The wrapper's worker was replaced.
+        WorkerRestart => "worker_restart",
+        /// A kind that this release does not know.
+        Unknown => "unknown",
+    }
+}
+
+/// One wrapper on one connection.
+#[derive(Debug)]
+pub(super) struct Session {
+    ingest: Arc<Ingest>,
+    /// The connection's number; streams know their owner by it.
+    id: u64,
+    wrapper: Arc<Wrapper>,
+    tasks: HashMap<u32, Task>,
+    streams: HashMap<u32, Stream>,
+    acks: Arc<Acks>,
+}
+
+#[derive(Debug)]
+struct Task {
+    container: Arc<Container>,
+    handles: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    slot: Arc<Slot>,
+}
+
+// === impl EventLabel ===
+
+impl EventLabel {
+    fn of(event: &link::Event) -> Self {
+        use link::EventKind as K;
+        match event.kind.enum_value() {
+            Ok(K::EVENT_KIND_CREATE) => Self::Create,
+            Ok(K::EVENT_KIND_START) => Self::Start,
+            Ok(K::EVENT_KIND_EXEC) => Self::Exec,
+            Ok(K::EVENT_KIND_KILL) => Self::Kill,
+            Ok(K::EVENT_KIND_EXIT) => Self::Exit,
+            Ok(K::EVENT_KIND_DELETE) => Self::Delete,
+            Ok(K::EVENT_KIND_PAUSE) => Self::Pause,
+            Ok(K::EVENT_KIND_RESUME) => Self::Resume,
+            Ok(K::EVENT_KIND_UPDATE) => Self::Update,
+            Ok(K::EVENT_KIND_SHUTDOWN) => Self::Shutdown,
+            Ok(K::EVENT_KIND_WORKER_RESTART) => Self::WorkerRestart,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+// === impl Session ===
+
+impl Session {
+    /// A wrapper said hello; gives what it is answered.
+    pub(super) fn begin(
+        ingest: &Arc<Ingest>,
+        id: u64,
+        hello: &link::Hello,
+    ) -> Result<(Self, link::FromCollector), IngestFault> {
+        if hello.protocol == 0 {
+            return Err(IngestFault::Order("a hello must name the protocol's version"));
+        }
+        let wrapper = ingest.registry.attach(hello);
+        let interval = u32::try_from(ingest.stats.interval.as_millis()).unwrap_or(u32::MAX);
+        let settings = link::Settings { stats_interval_ms: interval, ..link::Settings::default() };
+        let welcome = link::Welcome {
+            protocol: hello.protocol.min(link::PROTOCOL),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            settings: MessageField::some(settings),
+            event_seq: wrapper.event_seq(),
+            ..link::Welcome::default()
+        };
+        let session = Self {
+            ingest: Arc::clone(ingest),
+            id,
+            wrapper,
+            tasks: HashMap::new(),
+            streams: HashMap::new(),
+            acks: Arc::default(),
+        };
+        Ok((session, answer(from_collector::Body::Welcome(welcome))))
+    }
+
+    /// What is to be acknowledged.
+    pub(super) fn acks(&self) -> Arc<Acks> {
+        Arc::clone(&self.acks)
+    }
+
+    /// Takes a message; gives what it is answered, if anything. Waits for room in the sink's queue and for nothing
+    /// else; giving up meanwhile loses nothing, for no position has moved then.
+    pub(super) async fn take(
+        &mut self,
+        message: link::FromWrapper,
+    ) -> Result<Option<link::FromCollector>, IngestFault> {
+        match message.body {
+            Some(from_wrapper::Body::Data(data)) => self.data(data).await?,
+            Some(from_wrapper::Body::Gap(gap)) => self.gap(&gap).await?,
+            Some(from_wrapper::Body::Close(close)) => self.close(&close).await?,
+            Some(from_wrapper::Body::Open(open)) => return self.open(&open).map(Some),
+            Some(from_wrapper::Body::Stats(stats)) => self.stats(&stats)?,
+            Some(from_wrapper::Body::Event(event)) => self.event(&event),
+            Some(from_wrapper::Body::Report(report)) => self.wrapper.reported(report),
+            Some(from_wrapper::Body::Gone(gone)) => self.gone(&gone)?,
+            Some(from_wrapper::Body::Hello(_)) => return Err(IngestFault::Order("a second hello")),
+            // A body of a later release: ignored, as the protocol says.
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    fn open(&mut self, open: &link::Open) -> Result<link::FromCollector, IngestFault> {
+        let limit = self.ingest.config.tasks;
+        // Two streams per process, and some room for captured execs.
+        if self.tasks.len() >= limit || open.stdio.len() > 64 {
+            return Err(IngestFault::Tasks(limit));
+        }
+        let container = self.ingest.registry.container(open, &self.wrapper.inner());
+        container.attach(self.id);
+        let mut ready = link::Ready { task: open.task, ..link::Ready::default() };
+        let mut handles = Vec::new();
+        for stdio in &open.stdio {
+            let stream = match stdio.stream.enum_value() {
+                Ok(link::Stream::STREAM_STDOUT) => StreamKind::Stdout,
+                Ok(link::Stream::STREAM_STDERR) => StreamKind::Stderr,
+                _ => continue,
+            };
+            let counts = counts(&container, stream, stdio);
+            if stdio.handle == 0 {
+                continue;
+            }
+            let origin = Arc::new(Origin {
+                name: StreamName {
+                    namespace: open.namespace.clone(),
+                    container: open.container.clone(),
+                    incarnation: open.incarnation,
+                    process: stdio.process.clone(),
+                    stream,
+                },
+                identity: Arc::clone(&container.identity),
+            });
+            let slot = self.ingest.streams.attach(&origin, &counts, &container.clock, self.id);
+            self.acks.watch(open.task, stdio.handle, &slot);
+            ready.streams.push(link::StreamPosition {
+                handle: stdio.handle,
+                next: slot.next(),
+                capture: true,
+                ..link::StreamPosition::default()
+            });
+            handles.push(stdio.handle);
+            self.streams.insert(stdio.handle, Stream { slot });
+        }
+        self.tasks.insert(open.task, Task { container, handles });
+        Ok(answer(from_collector::Body::Ready(ready)))
+    }
+
+    async fn data(&mut self, mut data: link::Data) -> Result<(), IngestFault> {
+        let handle = data.handle;
+        let slot = self.slot(handle)?;
+        if data.bytes.len() > link::DATA_MAX {
+            return Err(IngestFault::Order("a Data of more than 64 KiB"));
+        }
+        let bytes = Bytes::from(std::mem::take(&mut data.bytes));
+        // A line per newline, the end of a hole, and the pieces of a long line.
+        let records = memchr::memchr_iter(b'\n', &bytes).count().saturating_add(4);
+        let room = self.ingest.outlet.room(records, bytes.len().saturating_add(slot.held())).await;
+        let batch = slot.data(self.id, &data, bytes).map_err(|refused| refusal(handle, &slot, refused))?;
+        self.submit(batch, room);
+        Ok(())
+    }
+
+    async fn gap(&mut self, gap: &link::Gap) -> Result<(), IngestFault> {
+        let slot = self.slot(gap.handle)?;
+        let room = self.ingest.outlet.room(4, slot.held()).await;
+        let batch = slot.gap(self.id, gap).map_err(|refused| refusal(gap.handle, &slot, refused))?;
+        self.submit(batch, room);
+        Ok(())
+    }
+
+    async fn close(&mut self, close: &link::Close) -> Result<(), IngestFault> {
+        let slot = self.slot(close.handle)?;
+        let room = self.ingest.outlet.room(4, slot.held()).await;
+        let batch = slot.close(self.id, close).map_err(|refused| refusal(close.handle, &slot, refused))?;
+        self.submit(batch, room);
+        self.acks.closed(close.handle);
+        Ok(())
+    }
+
+    fn submit(&self, batch: Option<Batch>, room: crate::sinks::Room) {
+        if let Some(batch) = batch {
+            let idle = !self.acks.outstanding();
+            self.ingest.outlet.submit(batch, room);
+            if idle {
+                self.acks.wake.notify_one();
+            }
+        }
+    }
+
+    fn stats(&self, stats: &link::Stats) -> Result<(), IngestFault> {
+        let task = self.tasks.get(&stats.task).ok_or(IngestFault::Handle(stats.task))?;
+        let totals = &self.ingest.registry.totals;
+        let source = SampleSource::of(stats);
+        let taken = Sample::decode(stats).and_then(|sample| {
+            if task.container.sampled(sample, source) { Ok(()) } else { Err(Undecoded::Stale) }
+        });
+        match taken {
+            Ok(()) => totals.samples.add(source, 1),
+            Err(why) => totals.samples_undecoded.add(why, 1),
+        }
+        Ok(())
+    }
+
+    /// Events may concern a task that was never announced (its creation failed), so an unknown one is no fault.
+    fn event(&self, event: &link::Event) {
+        self.acks.event(event.seq);
+        let Some(missed) = self.wrapper.take_event(event.seq) else { return };
+        let totals = &self.ingest.registry.totals;
+        totals.events_missed.add(missed);
+        let kind = EventLabel::of(event);
+        totals.events.add(kind, 1);
+        let Some(task) = self.tasks.get(&event.task).filter(|_| event.process.is_empty()) else { return };
+        match kind {
+            EventLabel::Start if event.code == 0 => {
+                task.container.update(Update::Started { at_ns: event.time_ns, pid: event.pid });
+            }
+            EventLabel::Exit => {
+                task.container.update(Update::Exited { at_ns: event.time_ns, status: event.exit_status });
+            }
+            EventLabel::Delete if event.code == 0 => task.container.update(Update::Deleted),
+            _ => {}
+        }
+    }
+
+    fn gone(&mut self, gone: &link::Gone) -> Result<(), IngestFault> {
+        let task = self.tasks.remove(&gone.task).ok_or(IngestFault::Handle(gone.task))?;
+        task.container.update(Update::Deleted);
+        for handle in task.handles {
+            if let Some(stream) = self.streams.remove(&handle) {
+                stream.slot.detach(self.id);
+                self.ingest.streams.ended(&stream.slot.origin.name);
+            }
+        }
+        self.acks.forget(gone.task);
+        Ok(())
+    }
+
+    fn slot(&self, handle: u32) -> Result<Arc<Slot>, IngestFault> {
+        self.streams.get(&handle).map(|stream| Arc::clone(&stream.slot)).ok_or(IngestFault::Handle(handle))
+    }
+}
+
+/// The connection ended, whatever way: its streams wait for the next one.
+impl Drop for Session {
+    fn drop(&mut self) {
+        for stream in self.streams.values() {
+            stream.slot.detach(self.id);
+        }
+        for task in self.tasks.values() {
+            task.container.detach(self.id);
+        }
+        self.ingest.registry.detach(&self.wrapper);
+    }
+}
+
+/// The figures of one stream of a container, known or new.
+fn counts(container: &Container, stream: StreamKind, stdio: &link::Stdio) -> Arc<StreamCounts> {
+    let mut live = container.live();
+    let known = live.streams.iter().find(|c| c.stream == stream && c.process == stdio.process);
+    if let Some(known) = known {
+        return Arc::clone(known);
+    }
+    use link::NotCaptured as N;
+    let not_captured = match stdio.not_captured.enum_value() {
+        Ok(N::NOT_CAPTURED_UNSPECIFIED) => None,
+        Ok(N::NOT_CAPTURED_EMPTY) => Some("empty"),
+        Ok(N::NOT_CAPTURED_FILE_URI) => Some("file_uri"),
+        Ok(N::NOT_CAPTURED_BINARY_URI) => Some("binary_uri"),
+        Ok(N::NOT_CAPTURED_STREAMING) => Some("streaming"),
+        Ok(N::NOT_CAPTURED_OTHER_URI) => Some("other_uri"),
+        Ok(N::NOT_CAPTURED_NOT_A_FIFO) => Some("not_a_fifo"),
+        Ok(N::NOT_CAPTURED_FAILED) => Some("failed"),
+        Ok(N::NOT_CAPTURED_NO_ROOM) => Some("no_room"),
+        Err(_) => Some("unknown"),
+    };
+    let counts = Arc::new(StreamCounts::new(stream, &stdio.process, not_captured));
+    live.streams.push(Arc::clone(&counts));
+    counts
+}
+
+fn answer(body: from_collector::Body) -> link::FromCollector {
+    link::FromCollector { body: Some(body), ..link::FromCollector::default() }
+}
+
+fn refusal(handle: u32, slot: &Slot, refused: Refused) -> IngestFault {
+    match refused {
+        Refused::Superseded => IngestFault::Superseded(handle),
+        Refused::Fault(source) => {
+            IngestFault::Position { handle, container: slot.origin.name.container.clone(), source }
+        }
+    }
+}

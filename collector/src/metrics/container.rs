@@ -1,0 +1,321 @@
+//! What is known of one container's task: names, state, newest statistics, and what its streams delivered.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use shimtap_proto::link;
+use tokio::time::Instant;
+
+use super::{
+    labels,
+    sample::{Sample, SampleSource},
+};
+use crate::{
+    closed::{Counts, closed},
+    enrich::Identity,
+    event::{HoleReason, StreamKind},
+    process::Clock,
+};
+
+/// Names a task for good.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContainerKey {
+    /// containerd's namespace.
+    pub namespace: String,
+    /// Container id.
+    pub container: String,
+    /// 64 random bits chosen at Create.
+    pub incarnation: u64,
+}
+
+closed! {
+    /// Where a task is in its life.
+    pub enum State {
+        /// Create was answered, Start was not.
+        Created => "created",
+        /// Start was answered.
+        Running => "running",
+        /// Its init process has ended.
+        Exited => "exited",
+        /// It was deleted.
+        Deleted => "deleted",
+        /// Its wrapper went away and did not come back.
+        Lost => "lost",
+    }
+}
+
+/// How long a task's counters are shown after its end, so that a scraper sees the final ones.
+pub const KEEP_ENDED: Duration = Duration::from_secs(120);
+
+/// Limits of the OCI spec; absent = the spec does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spec {
+    /// CPU time per period, in µs; negative = no limit.
+    pub cpu_quota_us: Option<i64>,
+    /// The period, in µs.
+    pub cpu_period_us: Option<u64>,
+    /// CPU shares.
+    pub cpu_shares: Option<u64>,
+    /// Memory limit in bytes; negative = no limit.
+    pub memory_limit_bytes: Option<i64>,
+}
+
+/// What one stream delivered.
+#[derive(Debug)]
+pub struct StreamCounts {
+    /// Which output.
+    pub stream: StreamKind,
+    /// Empty = the init process.
+    pub process: String,
+    /// Why it is not captured; `None` = it is.
+    pub not_captured: Option<&'static str>,
+    /// Bytes taken.
+    pub bytes: AtomicU64,
+    /// Lines made of them.
+    pub lines: AtomicU64,
+    /// Bytes that are not here, by reason.
+    pub gap_bytes: Counts<HoleReason>,
+    /// 0 = open, 1 = closed exactly, 2 = closed, but the last bytes are not known for sure.
+    ended: AtomicU64,
+}
+
+/// One task.
+#[derive(Debug)]
+pub struct Container {
+    /// Whose it is.
+    pub identity: Arc<Identity>,
+    /// Its name for good.
+    pub key: ContainerKey,
+    /// cAdvisor's labels, rendered once: `container="…",id="…",…`.
+    pub labels: String,
+    /// Limits.
+    pub spec: Spec,
+    /// Gives its records their times.
+    pub clock: Arc<Clock>,
+    live: Mutex<Live>,
+}
+
+/// The part that changes.
+#[derive(Debug, Default)]
+pub struct Live {
+    /// Where it is in its life.
+    pub state: Option<State>,
+    /// Unix ns of Create's answer; 0 = unknown.
+    pub created_ns: u64,
+    /// Unix ns of Start's answer; 0 = not yet.
+    pub started_ns: u64,
+    /// Unix ns of the exit; 0 = not known.
+    pub exited_ns: u64,
+    /// Exit status of the init process.
+    pub exit_status: Option<u32>,
+    /// Process id on this host; 0 = unknown.
+    pub pid: u32,
+    /// The newest statistics.
+    pub sample: Option<Sample>,
+    /// How the newest statistics were obtained.
+    pub source: Option<SampleSource>,
+    /// Its streams.
+    pub streams: Vec<Arc<StreamCounts>>,
+    /// When its end was learnt.
+    pub ended: Option<Instant>,
+    /// The connection that told of it last; 0 = that has ended.
+    owner: u64,
+    /// Since when no connection tells of it.
+    detached: Option<Instant>,
+}
+
+/// What became of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// Start was answered.
+    Started {
+        /// Unix ns.
+        at_ns: u64,
+        /// Process id; 0 = unknown.
+        pid: u32,
+    },
+    /// The init process ended.
+    Exited {
+        /// Unix ns.
+        at_ns: u64,
+        /// Its status.
+        status: u32,
+    },
+    /// Deleted.
+    Deleted,
+    /// Its wrapper went away for good.
+    Lost,
+}
+
+// === impl State ===
+
+impl State {
+    /// True where the task has ended, whatever way.
+    #[must_use]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Exited | Self::Deleted | Self::Lost)
+    }
+}
+
+// === impl StreamCounts ===
+
+impl StreamCounts {
+    /// For one stream; `not_captured` says why it delivers nothing.
+    #[must_use]
+    pub fn new(stream: StreamKind, process: &str, not_captured: Option<&'static str>) -> Self {
+        Self {
+            stream,
+            process: process.to_owned(),
+            not_captured,
+            bytes: AtomicU64::new(0),
+            lines: AtomicU64::new(0),
+            gap_bytes: Counts::default(),
+            ended: AtomicU64::new(0),
+        }
+    }
+
+    /// The stream was closed; `exact` where its last bytes are known for sure.
+    pub fn close(&self, exact: bool) {
+        self.ended.store(if exact { 1 } else { 2 }, Ordering::Relaxed);
+    }
+
+    /// `open`, `closed` or `open_ended`.
+    #[must_use]
+    pub fn end(&self) -> &'static str {
+        match self.ended.load(Ordering::Relaxed) {
+            0 => "open",
+            1 => "closed",
+            _ => "open_ended",
+        }
+    }
+}
+
+// === impl Container ===
+
+impl Container {
+    /// A task as its wrapper announced it.
+    #[must_use]
+    pub fn new(open: &link::Open, identity: Identity) -> Self {
+        let live = Live { created_ns: open.created_ns, ..Live::default() };
+        Self {
+            labels: labels::cadvisor(&identity),
+            key: ContainerKey {
+                namespace: open.namespace.clone(),
+                container: open.container.clone(),
+                incarnation: open.incarnation,
+            },
+            identity: Arc::new(identity),
+            spec: Spec {
+                cpu_quota_us: open.cpu_quota_us,
+                cpu_period_us: open.cpu_period_us,
+                cpu_shares: open.cpu_shares,
+                memory_limit_bytes: open.memory_limit_bytes,
+            },
+            clock: Arc::default(),
+            live: Mutex::new(live),
+        }
+    }
+
+    /// The part that changes. Never held across an await.
+    pub fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the state of a (repeated) announcement.
+    pub fn announced(&self, open: &link::Open) {
+        if open.started_ns != 0 {
+            self.update(Update::Started { at_ns: open.started_ns, pid: open.pid });
+        }
+        let mut live = self.live();
+        if live.state == Some(State::Lost) {
+            // It is back.
+            live.state = None;
+            live.ended = None;
+        }
+        if live.state.is_none() {
+            live.state = Some(if open.started_ns == 0 { State::Created } else { State::Running });
+        }
+    }
+
+    /// Takes what became of it. States only go forward.
+    pub fn update(&self, update: Update) {
+        let mut live = self.live();
+        let over = live.state.is_some_and(State::is_over);
+        match update {
+            Update::Started { at_ns, pid } => {
+                live.started_ns = at_ns;
+                if pid != 0 {
+                    live.pid = pid;
+                }
+                if !over {
+                    live.state = Some(State::Running);
+                }
+            }
+            Update::Exited { at_ns, status } => {
+                live.exited_ns = at_ns;
+                live.exit_status = Some(status);
+                live.end(State::Exited);
+            }
+            Update::Deleted => live.end(State::Deleted),
+            Update::Lost if !over => live.end(State::Lost),
+            Update::Lost => {}
+        }
+    }
+
+    /// Takes statistics; false where newer ones are there.
+    pub fn sampled(&self, sample: Sample, source: SampleSource) -> bool {
+        let mut live = self.live();
+        let sample = match &live.sample {
+            Some(old) if old.time_ns >= sample.time_ns => return false,
+            Some(old) => sample.not_below(old),
+            None => sample,
+        };
+        live.sample = Some(sample);
+        live.source = Some(source);
+        true
+    }
+
+    /// Connection `owner` tells of it from here on.
+    pub fn attach(&self, owner: u64) {
+        let mut live = self.live();
+        live.owner = owner;
+        live.detached = None;
+    }
+
+    /// Connection `owner` ended.
+    pub fn detach(&self, owner: u64) {
+        let mut live = self.live();
+        if live.owner == owner {
+            live.owner = 0;
+            live.detached = Some(Instant::now());
+        }
+    }
+
+    /// Takes it for lost where no connection has told of it for `patience`.
+    pub fn lose(&self, patience: Duration) {
+        let lost = self.live().detached.is_some_and(|since| since.elapsed() >= patience);
+        if lost {
+            self.update(Update::Lost);
+        }
+    }
+
+    /// True where it ended long enough ago to be forgotten.
+    #[must_use]
+    pub fn is_stale(&self, now: Instant) -> bool {
+        self.live().ended.is_some_and(|ended| now.duration_since(ended) >= KEEP_ENDED)
+    }
+}
+
+// === impl Live ===
+
+impl Live {
+    fn end(&mut self, state: State) {
+        self.state = Some(state);
+        self.ended.get_or_insert_with(Instant::now);
+    }
+}

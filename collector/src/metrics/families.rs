@@ -1,0 +1,112 @@
+//! The one table of metric names. `docs/metrics.md` is generated from it, and a test walks it: a family that no
+//! endpoint shows fails.
+
+/// Where a family is shown; each has exactly one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `/metrics`
+    Own,
+    /// `/metrics/cadvisor`
+    Cadvisor,
+}
+
+/// What a family's numbers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Goes up, or starts again.
+    Counter,
+    /// Is what it is.
+    Gauge,
+    /// Cumulative buckets.
+    Histogram,
+}
+
+/// One family.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    /// Where it is shown.
+    pub endpoint: Endpoint,
+    /// What its numbers are.
+    pub kind: Kind,
+    /// Labels besides those that every family of the endpoint has.
+    pub labels: &'static [&'static str],
+    /// One line for a person.
+    pub help: &'static str,
+}
+
+macro_rules! families {
+    ($($id:ident $endpoint:ident $kind:ident $name:literal [$($label:literal),*] $help:literal;)+) => {
+        $(pub(super) static $id: Family = Family {
+            name: $name, endpoint: Endpoint::$endpoint, kind: Kind::$kind, labels: &[$($label),*], help: $help,
+        };)+
+        /// Every family, in the order of the documentation.
+        #[cfg(test)]
+        pub(super) static ALL: &[&Family] = &[$(&$id),+];
+    };
+}
+
+families! {
+    CPU_USAGE Cadvisor Counter "container_cpu_usage_seconds_total" ["cpu"] "Cumulative CPU time consumed, all CPUs together.";
+    CPU_USER Cadvisor Counter "container_cpu_user_seconds_total" [] "Cumulative CPU time consumed in user mode.";
+    CPU_SYSTEM Cadvisor Counter "container_cpu_system_seconds_total" [] "Cumulative CPU time consumed in the kernel.";
+    CFS_PERIODS Cadvisor Counter "container_cpu_cfs_periods_total" [] "Elapsed enforcement periods of the CPU quota.";
+    CFS_THROTTLED_PERIODS Cadvisor Counter "container_cpu_cfs_throttled_periods_total" [] "Enforcement periods in which the container was throttled.";
+    CFS_THROTTLED Cadvisor Counter "container_cpu_cfs_throttled_seconds_total" [] "Time for which the container was throttled.";
+    MEMORY_USAGE Cadvisor Gauge "container_memory_usage_bytes" [] "Memory in use, page cache included.";
+    MEMORY_WORKING_SET Cadvisor Gauge "container_memory_working_set_bytes" [] "Memory in use without the inactive file cache.";
+    MEMORY_RSS Cadvisor Gauge "container_memory_rss" [] "Anonymous memory in bytes.";
+    MEMORY_CACHE Cadvisor Gauge "container_memory_cache" [] "Page cache in bytes.";
+    MEMORY_SWAP Cadvisor Gauge "container_memory_swap" [] "Swap in use in bytes.";
+    MEMORY_MAPPED Cadvisor Gauge "container_memory_mapped_file" [] "Memory-mapped files in bytes.";
+    MEMORY_MAX Cadvisor Gauge "container_memory_max_usage_bytes" [] "Highest memory usage.";
+    MEMORY_FAILCNT Cadvisor Counter "container_memory_failcnt" [] "How often memory usage hit its limit.";
+    OOM_EVENTS Cadvisor Counter "container_oom_events_total" [] "Processes killed for want of memory.";
+    FS_READS Cadvisor Counter "container_fs_reads_total" ["device"] "Reads completed.";
+    FS_WRITES Cadvisor Counter "container_fs_writes_total" ["device"] "Writes completed.";
+    FS_READ_BYTES Cadvisor Counter "container_fs_reads_bytes_total" ["device"] "Bytes read.";
+    FS_WRITE_BYTES Cadvisor Counter "container_fs_writes_bytes_total" ["device"] "Bytes written.";
+    THREADS Cadvisor Gauge "container_threads" [] "Threads running.";
+    THREADS_MAX Cadvisor Gauge "container_threads_max" [] "Most threads allowed; absent where there is no limit.";
+    SPEC_CPU_QUOTA Cadvisor Gauge "container_spec_cpu_quota" [] "CPU quota in microseconds per period; absent where there is none.";
+    SPEC_CPU_PERIOD Cadvisor Gauge "container_spec_cpu_period" [] "CPU period in microseconds.";
+    SPEC_CPU_SHARES Cadvisor Gauge "container_spec_cpu_shares" [] "CPU shares.";
+    SPEC_MEMORY_LIMIT Cadvisor Gauge "container_spec_memory_limit_bytes" [] "Memory limit; absent where there is none.";
+    START_TIME Cadvisor Gauge "container_start_time_seconds" [] "When the container was started, Unix time.";
+    LAST_SEEN Cadvisor Gauge "container_last_seen" [] "Time of the newest sample, Unix time.";
+
+    BUILD_INFO Own Gauge "shimtap_build_info" ["version"] "Always 1.";
+    WRAPPERS Own Gauge "shimtap_wrappers" [] "Wrappers that are connected.";
+    CONTAINERS Own Gauge "shimtap_containers" ["state"] "Containers known, by state; ended ones for two minutes.";
+    LOG_BYTES Own Counter "shimtap_log_bytes_total" ["stream"] "Bytes of container output taken.";
+    LOG_LINES Own Counter "shimtap_log_lines_total" ["stream"] "Lines made of them.";
+    LOG_REPEATED Own Counter "shimtap_log_repeated_bytes_total" ["stream"] "Bytes that came again after a reconnect and were dropped.";
+    LOG_GAP_BYTES Own Counter "shimtap_log_gap_bytes_total" ["stream", "reason"] "Bytes of container output that are not here.";
+    LOG_HOLES Own Counter "shimtap_log_holes_total" ["stream", "reason"] "Holes in container output.";
+    RPC_DURATION Own Histogram "shimtap_rpc_duration_seconds" ["method"] "Time from request to answer of the inner shims.";
+    RPC_ERRORS Own Counter "shimtap_rpc_errors_total" ["method"] "Answers with a status other than OK.";
+    RPC_IN_FLIGHT Own Gauge "shimtap_rpc_in_flight" ["method"] "Requests without an answer.";
+    RPC_OLDEST Own Gauge "shimtap_rpc_in_flight_oldest_seconds" ["method"] "Age of the oldest request without an answer.";
+    WRAPPER_COUNTS Own Counter "shimtap_wrapper_counts_total" ["name"] "Counters that wrappers report, see docs/protocol.md.";
+    CONNECTIONS Own Gauge "shimtap_ingest_connections" [] "Connections open.";
+    CONNECTIONS_TOTAL Own Counter "shimtap_ingest_connections_total" [] "Connections accepted.";
+    INGEST_FAULTS Own Counter "shimtap_ingest_faults_total" ["fault"] "Connections refused or closed because of a fault.";
+    EVENTS Own Counter "shimtap_events_total" ["kind"] "Task events taken.";
+    EVENTS_MISSED Own Counter "shimtap_events_missed_total" [] "Task events that never arrived.";
+    SAMPLES Own Counter "shimtap_stats_samples_total" ["source"] "Statistics taken, by how the wrapper got them.";
+    SAMPLES_UNUSED Own Counter "shimtap_stats_unused_total" ["reason"] "Statistics that were of no use.";
+    SINK_RECORDS Own Counter "shimtap_sink_records_total" ["sink"] "Records handed to the sink.";
+    SINK_BYTES Own Counter "shimtap_sink_bytes_total" ["sink"] "Bytes written.";
+    SINK_WRITES Own Counter "shimtap_sink_writes_total" ["sink"] "Writes completed.";
+    SINK_ERRORS Own Counter "shimtap_sink_errors_total" ["sink", "error"] "Failures, by errno.";
+    SINK_STALLED Own Gauge "shimtap_sink_stalled" ["sink"] "1 while the sink cannot write and acknowledgements are held back.";
+    SINK_QUEUE Own Gauge "shimtap_sink_queue_bytes" ["sink"] "Bytes waiting for the sink, memory of their records included.";
+    ACK_DELAY Own Histogram "shimtap_ack_delay_seconds" [] "From the arrival of bytes to their being durable.";
+    PROCESS_CPU Own Counter "process_cpu_seconds_total" [] "CPU time of the collector.";
+    PROCESS_RSS Own Gauge "process_resident_memory_bytes" [] "Resident memory of the collector.";
+    PROCESS_VIRTUAL Own Gauge "process_virtual_memory_bytes" [] "Virtual memory of the collector.";
+    PROCESS_FDS Own Gauge "process_open_fds" [] "Open descriptors of the collector.";
+    PROCESS_MAX_FDS Own Gauge "process_max_fds" [] "Most descriptors the collector may open.";
+    PROCESS_START Own Gauge "process_start_time_seconds" [] "When the collector was started, Unix time.";
+}

@@ -1,0 +1,27 @@
+//! What the collector knows in numbers, and how it shows them.
+//!
+//! `totals` are counters of this process, `registry` is what is known per container and wrapper, the rest writes
+//! both as text. Nothing here may wait for the pipeline: a scrape must succeed while everything else stands still.
+
+mod cadvisor;
+mod container;
+mod devices;
+mod families;
+mod labels;
+mod own;
+mod process;
+mod registry;
+mod sample;
+mod text;
+mod totals;
+mod wrapper;
+
+pub use container::{Container, StreamCounts, Update};
+pub use registry::Registry;
+pub use sample::{Sample, SampleSource, Undecoded};
+pub use totals::Totals;
+pub use wrapper::Wrapper;
+
+pub use cadvisor::render as render_cadvisor;
+pub use own::render as render_own;
+pub use text::CONTENT_TYPE;

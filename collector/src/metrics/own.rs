@@ -1,0 +1,127 @@
+//! Our own families.
+
+use shimtap_proto::link;
+
+use super::{
+    families as f,
+    families::Family,
+    labels, process,
+    registry::Registry,
+    text::{Text, Value},
+};
+use crate::{
+    closed::{Closed, Counts},
+    event::StreamKind,
+};
+
+/// The exposition of `/metrics`.
+#[must_use]
+pub fn render(registry: &Registry) -> String {
+    let mut text = Text::default();
+    let version = label("version", env!("CARGO_PKG_VERSION"));
+    text.family(&f::BUILD_INFO).sample(&version, Value::Whole(1), None);
+    let wrappers = u64::try_from(registry.attached().len()).unwrap_or(u64::MAX);
+    text.family(&f::WRAPPERS).sample("", Value::Whole(wrappers), None);
+    by_label(&mut text, &f::CONTAINERS, "state", &registry.states());
+    logs(&mut text, registry);
+    rpcs(&mut text, registry);
+    ingest(&mut text, registry);
+    sinks(&mut text, registry);
+    process::render(&mut text);
+    text.finish()
+}
+
+fn logs(text: &mut Text, registry: &Registry) {
+    let totals = &registry.totals;
+    by_label(text, &f::LOG_BYTES, "stream", &totals.log_bytes);
+    by_label(text, &f::LOG_LINES, "stream", &totals.log_lines);
+    by_label(text, &f::LOG_REPEATED, "stream", &totals.log_repeated);
+    for (family, counts) in [(&f::LOG_GAP_BYTES, &totals.gap_bytes), (&f::LOG_HOLES, &totals.holes)] {
+        let mut writer = text.family(family);
+        for stream in StreamKind::ALL {
+            for (reason, n) in counts.of(*stream).iter() {
+                let mut labels = label("stream", stream.label());
+                labels::push(&mut labels, "reason", Some(reason.label()));
+                writer.sample(&labels, Value::Whole(n), None);
+            }
+        }
+    }
+}
+
+fn rpcs(text: &mut Text, registry: &Registry) {
+    let rpcs = registry.rpcs();
+    let methods: Vec<_> =
+        rpcs.methods.iter().map(|(method, rpc)| (label("method", method.label()), rpc)).collect();
+    let mut writer = text.family(&f::RPC_DURATION);
+    for (labels, rpc) in &methods {
+        writer.histogram(labels, &link::BUCKETS_NS, &rpc.buckets, rpc.sum_ns);
+    }
+    let mut each = |family: &'static Family, pick: &dyn Fn(&super::wrapper::Rpc) -> Option<Value>| {
+        let mut writer = text.family(family);
+        for (labels, rpc) in &methods {
+            if let Some(value) = pick(rpc) {
+                writer.sample(labels, value, None);
+            }
+        }
+    };
+    each(&f::RPC_ERRORS, &|rpc| Some(Value::Whole(rpc.errors)));
+    each(&f::RPC_IN_FLIGHT, &|rpc| Some(Value::Whole(rpc.in_flight)));
+    each(&f::RPC_OLDEST, &|rpc| {
+        rpc.oldest.map(|age| Value::Ns(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)))
+    });
+    let mut writer = text.family(&f::WRAPPER_COUNTS);
+    for (name, n) in &rpcs.counts {
+        writer.sample(&label("name", name.label()), Value::Whole(*n), None);
+    }
+}
+
+fn ingest(text: &mut Text, registry: &Registry) {
+    let totals = &registry.totals;
+    text.family(&f::CONNECTIONS).sample("", Value::Whole(totals.connections.get()), None);
+    text.family(&f::CONNECTIONS_TOTAL).sample("", Value::Whole(totals.connections_accepted.get()), None);
+    by_label(text, &f::INGEST_FAULTS, "fault", &totals.ingest_faults);
+    by_label(text, &f::EVENTS, "kind", &totals.events);
+    text.family(&f::EVENTS_MISSED).sample("", Value::Whole(totals.events_missed.get()), None);
+    by_label(text, &f::SAMPLES, "source", &totals.samples);
+    by_label(text, &f::SAMPLES_UNUSED, "reason", &totals.samples_undecoded);
+}
+
+fn sinks(text: &mut Text, registry: &Registry) {
+    let totals = &registry.totals;
+    let file = label("sink", "file");
+    let waiting = u64::try_from(registry.backlog.bytes()).unwrap_or(u64::MAX);
+    for (family, value) in [
+        (&f::SINK_RECORDS, totals.sink_records.get()),
+        (&f::SINK_BYTES, totals.sink_bytes.get()),
+        (&f::SINK_WRITES, totals.sink_writes.get()),
+        (&f::SINK_STALLED, totals.sink_stalled.get()),
+        (&f::SINK_QUEUE, waiting),
+    ] {
+        text.family(family).sample(&file, Value::Whole(value), None);
+    }
+    let mut writer = text.family(&f::SINK_ERRORS);
+    for (errno, n) in totals.sink_errors() {
+        let mut labels = file.clone();
+        labels::push(&mut labels, "error", Some(&errno));
+        writer.sample(&labels, Value::Whole(n), None);
+    }
+    let (counts, sum_ns) = totals.ack_delay.read();
+    text.family(&f::ACK_DELAY).histogram("", &link::BUCKETS_NS, &counts, sum_ns);
+}
+
+/// One sample per variant.
+fn by_label<L: Closed>(text: &mut Text, family: &'static Family, key: &str, counts: &Counts<L>) {
+    let mut writer = text.family(family);
+    for (variant, n) in counts.iter() {
+        writer.sample(&label(key, variant.name()), Value::Whole(n), None);
+    }
+}
+
+fn label(key: &str, value: &str) -> String {
+    let mut out = String::new();
+    labels::push(&mut out, key, Some(value));
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! Every container and wrapper that this process knows, and what to do with those that ended.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use shimtap_proto::link;
+use tokio::time::Instant;
+
+use super::{
+    container::{Container, ContainerKey, State},
+    totals::Totals,
+    wrapper::{Rpcs, Wrapper},
+};
+use crate::{closed::Counts, enrich::Identity, sinks::Backlog};
+
+/// Wrappers that are gone and whose event position and figures are remembered, for the case that they come back.
+const GONE_WRAPPERS: usize = 1_024;
+
+/// What is known.
+#[derive(Debug)]
+pub struct Registry {
+    /// Counters of this process.
+    pub totals: Arc<Totals>,
+    /// What waits for the sink.
+    pub backlog: Backlog,
+    containers: Mutex<BTreeMap<ContainerKey, Arc<Container>>>,
+    wrappers: Mutex<Wrappers>,
+}
+
+#[derive(Debug, Default)]
+struct Wrappers {
+    known: HashMap<u64, Arc<Wrapper>>,
+    /// Detached ones, the longest gone first. May name one that is attached again.
+    gone: VecDeque<u64>,
+    /// Figures of those that were forgotten.
+    retired: Rpcs,
+}
+
+// === impl Registry ===
+
+impl Registry {
+    /// An empty one.
+    #[must_use]
+    pub fn new(totals: Arc<Totals>, backlog: Backlog) -> Self {
+        Self { totals, backlog, containers: Mutex::default(), wrappers: Mutex::default() }
+    }
+
+    /// The task that `open` announces, known or new.
+    pub fn container(&self, open: &link::Open, inner: &link::InnerShim) -> Arc<Container> {
+        let key = ContainerKey {
+            namespace: open.namespace.clone(),
+            container: open.container.clone(),
+            incarnation: open.incarnation,
+        };
+        let mut containers = lock(&self.containers);
+        let container = containers
+            .entry(key)
+            .or_insert_with(|| Arc::new(Container::new(open, Identity::new(open, inner))));
+        let container = Arc::clone(container);
+        drop(containers);
+        container.announced(open);
+        container
+    }
+
+    /// Every task, in the order of their keys.
+    #[must_use]
+    pub fn containers(&self) -> Vec<Arc<Container>> {
+        lock(&self.containers).values().cloned().collect()
+    }
+
+    /// How many tasks are in each state.
+    #[must_use]
+    pub fn states(&self) -> Counts<State> {
+        let counts = Counts::default();
+        for container in self.containers() {
+            counts.add(container.live().state.unwrap_or(State::Created), 1);
+        }
+        counts
+    }
+
+    /// Takes tasks for lost that no wrapper has told of for `patience`, and forgets those that ended long ago.
+    pub fn sweep(&self, patience: Duration) {
+        for container in self.containers() {
+            container.lose(patience);
+        }
+        let now = Instant::now();
+        lock(&self.containers).retain(|_, container| !container.is_stale(now));
+    }
+
+    /// The wrapper of that id, known or new; it is attached from here on.
+    pub fn attach(&self, hello: &link::Hello) -> Arc<Wrapper> {
+        let mut wrappers = lock(&self.wrappers);
+        let wrapper = wrappers.known.entry(hello.wrapper).or_insert_with(|| Arc::new(Wrapper::new(hello)));
+        let wrapper = Arc::clone(wrapper);
+        wrapper.attach(hello);
+        wrapper
+    }
+
+    /// A connection of that wrapper ended.
+    pub fn detach(&self, wrapper: &Wrapper) {
+        if wrapper.detach() > 0 {
+            return;
+        }
+        let mut wrappers = lock(&self.wrappers);
+        wrappers.gone.push_back(wrapper.id);
+        while wrappers.gone.len() > GONE_WRAPPERS {
+            let Some(id) = wrappers.gone.pop_front() else { break };
+            let again = wrappers.gone.contains(&id);
+            if let Some(old) = wrappers.known.get(&id).filter(|old| !old.is_attached() && !again).cloned() {
+                wrappers.retired.add(&old.report());
+                wrappers.known.remove(&id);
+            }
+        }
+    }
+
+    /// Wrappers that are connected, in the order of their ids.
+    #[must_use]
+    pub fn attached(&self) -> Vec<Arc<Wrapper>> {
+        let mut all: Vec<_> =
+            lock(&self.wrappers).known.values().filter(|wrapper| wrapper.is_attached()).cloned().collect();
+        all.sort_by_key(|wrapper| wrapper.id);
+        all
+    }
+
+    /// The figures of all wrappers that ever were, together.
+    #[must_use]
+    pub fn rpcs(&self) -> Rpcs {
+        let wrappers = lock(&self.wrappers);
+        let mut sum = wrappers.retired.clone();
+        for wrapper in wrappers.known.values() {
+            sum.add(&wrapper.report());
+        }
+        sum
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,178 @@
+//! Counters of this process. They only go up, and each is added to where the thing happens.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use shimtap_proto::link;
+
+use super::{SampleSource, Undecoded};
+use crate::{
+    closed::Counts,
+    event::{HoleReason, StreamKind},
+    ingest::{EventLabel, FaultKind},
+};
+
+/// A number that goes up.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+/// A number that is what it is.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+/// One value per output.
+#[derive(Debug, Default)]
+pub struct PerStream<T> {
+    stdout: T,
+    stderr: T,
+}
+
+/// Durations by the link's buckets.
+#[derive(Debug)]
+pub struct Histogram {
+    buckets: Box<[AtomicU64]>,
+    sum_ns: AtomicU64,
+}
+
+/// Everything this process counts.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Bytes of output taken, repeats not included.
+    pub log_bytes: Counts<StreamKind>,
+    /// Lines made of them; the pieces of a split line count once each.
+    pub log_lines: Counts<StreamKind>,
+    /// Bytes that came again and were dropped.
+    pub log_repeated: Counts<StreamKind>,
+    /// Bytes that are not here.
+    pub gap_bytes: PerStream<Counts<HoleReason>>,
+    /// Holes they make.
+    pub holes: PerStream<Counts<HoleReason>>,
+    /// Connections open now.
+    pub connections: Gauge,
+    /// Connections accepted.
+    pub connections_accepted: Counter,
+    /// Connections refused or closed, by what the peer (or we) did wrong.
+    pub ingest_faults: Counts<FaultKind>,
+    /// Events taken, by kind.
+    pub events: Counts<EventLabel>,
+    /// Events that their sequence numbers say we never got.
+    pub events_missed: Counter,
+    /// Statistics taken, by how the wrapper got them.
+    pub samples: Counts<SampleSource>,
+    /// Statistics that were of no use, by why.
+    pub samples_undecoded: Counts<Undecoded>,
+    /// Records handed to the sink.
+    pub sink_records: Counter,
+    /// Bytes written by the sink.
+    pub sink_bytes: Counter,
+    /// Writes that came back without an error.
+    pub sink_writes: Counter,
+    /// 1 while the sink waits for its disk.
+    pub sink_stalled: Gauge,
+    /// From a batch's arrival to its being durable.
+    pub ack_delay: Histogram,
+    sink_errors: Mutex<BTreeMap<String, u64>>,
+}
+
+// === impl Counter ===
+
+impl Counter {
+    /// Adds.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The sum so far.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Gauge ===
+
+impl Gauge {
+    /// One more.
+    pub fn up(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less.
+    pub fn down(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Replaces the value.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The value.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+// === impl PerStream ===
+
+impl<T> PerStream<T> {
+    /// The value of one output.
+    pub fn of(&self, stream: StreamKind) -> &T {
+        match stream {
+            StreamKind::Stdout => &self.stdout,
+            StreamKind::Stderr => &self.stderr,
+        }
+    }
+}
+
+// === impl Histogram ===
+
+impl Default for Histogram {
+    fn default() -> Self {
+        let buckets = (0..=link::BUCKETS_NS.len()).map(|_| AtomicU64::new(0)).collect();
+        Self { buckets, sum_ns: AtomicU64::new(0) }
+    }
+}
+
+impl Histogram {
+    /// Counts one duration.
+    pub fn observe(&self, duration: Duration) {
+        let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let index = link::BUCKETS_NS.partition_point(|bound| *bound < ns);
+        if let Some(bucket) = self.buckets.get(index) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+        self.sum_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    /// Each bucket's own count (not cumulative), the last one without an upper bound, and the sum in ns.
+    #[must_use]
+    pub fn read(&self) -> (Vec<u64>, u64) {
+        let counts = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
+        (counts, self.sum_ns.load(Ordering::Relaxed))
+    }
+}
+
+// === impl Totals ===
+
+impl Totals {
+    /// Counts a failure of the sink by its errno's name.
+    pub fn sink_error(&self, errno: &str) {
+        let mut errors = self.sink_errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = errors.entry(errno.to_owned()).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// Failures of the sink by errno name.
+    #[must_use]
+    pub fn sink_errors(&self) -> BTreeMap<String, u64> {
+        self.sink_errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

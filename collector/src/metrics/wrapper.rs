@@ -1,0 +1,291 @@
+//! What one wrapper reports of itself: its counters, and the RPCs that pass through it.
+//!
+//! Reports are absolute since the wrapper's keeper was started, so the newest replaces the one before; sums over
+//! wrappers keep what those that are gone had said last.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use shimtap_proto::link;
+use tokio::time::Instant;
+
+use crate::closed::{Closed, closed};
+
+closed! {
+    /// The counters of docs/protocol.md.
+    pub enum WrapperCount {
+        /// ttrpc frames relayed.
+        Frames => "frames",
+        /// Of these, changed.
+        FramesRewritten => "frames_rewritten",
+        /// Whose body did not decode.
+        FramesUnparsed => "frames_unparsed",
+        /// Larger than 4 MiB.
+        FramesOversize => "frames_oversize",
+        /// Connections that fell back to raw moving.
+        RawConnections => "raw_connections",
+        /// Requests forwarded unobserved.
+        TableOverflow => "table_overflow",
+        /// Stats answered by the wrapper.
+        SyntheticAnswers => "synthetic_answers",
+        /// Wait answers held.
+        WaitHeld => "wait_held",
+        /// Of these, released by the limit.
+        WaitHoldExpired => "wait_hold_expired",
+        /// Events lost.
+        EventsDropped => "events_dropped",
+        /// shim.toml could not be used.
+        ConfigFaults => "config_faults",
+        /// Streams left alone.
+        NotCaptured => "not_captured",
+        /// Connections after the first.
+        LinkReconnects => "link_reconnects",
+        /// Workers replaced.
+        WorkerDeaths => "worker_deaths",
+        /// What a newer wrapper counts and this release does not know.
+        Other => "other",
+    }
+}
+
+closed! {
+    /// The methods of the Task service.
+    pub enum RpcMethod {
+        /// State.
+        State => "State",
+        /// Create.
+        Create => "Create",
+        /// Start.
+        Start => "Start",
+        /// Delete.
+        Delete => "Delete",
+        /// Pids.
+        Pids => "Pids",
+        /// Pause.
+        Pause => "Pause",
+        /// Resume.
+        Resume => "Resume",
+        /// Checkpoint.
+        Checkpoint => "Checkpoint",
+        /// Kill.
+        Kill => "Kill",
+        /// Exec.
+        Exec => "Exec",
+        /// ResizePty.
+        ResizePty => "ResizePty",
+        /// CloseIO.
+        CloseIo => "CloseIO",
+        /// Update.
+        Update => "Update",
+        /// Wait.
+        Wait => "Wait",
+        /// Stats.
+        Stats => "Stats",
+        /// Connect.
+        Connect => "Connect",
+        /// Shutdown.
+        Shutdown => "Shutdown",
+        /// Any other.
+        Other => "other",
+    }
+}
+
+/// One wrapper.
+#[derive(Debug)]
+pub struct Wrapper {
+    /// 64 random bits of its keeper.
+    pub id: u64,
+    connections: AtomicU64,
+    /// Highest event taken, plus one; 0 = none.
+    events: AtomicU64,
+    told: Mutex<Told>,
+}
+
+/// What it said last.
+#[derive(Debug)]
+struct Told {
+    hello: link::Hello,
+    report: link::Report,
+    at: Instant,
+}
+
+/// What `ps` shows of a wrapper.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Its release.
+    pub version: String,
+    /// Base name of the shim inside.
+    pub inner: String,
+    /// Process id of the keeper; 0 = unknown.
+    pub keeper_pid: u32,
+    /// Process id of the worker.
+    pub worker_pid: u32,
+    /// How many workers it has had.
+    pub generation: u64,
+}
+
+/// Figures of one method.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rpc {
+    /// Calls answered.
+    pub count: u64,
+    /// Of these, with a status other than OK.
+    pub errors: u64,
+    /// Sum of durations in ns.
+    pub sum_ns: u64,
+    /// Not cumulative, by the link's buckets.
+    pub buckets: Vec<u64>,
+    /// Calls without an answer yet.
+    pub in_flight: u64,
+    /// Age of the oldest of them.
+    pub oldest: Option<Duration>,
+}
+
+/// Figures of one or more wrappers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rpcs {
+    /// By method.
+    pub methods: BTreeMap<RpcMethod, Rpc>,
+    /// Wrappers' own counters.
+    pub counts: BTreeMap<WrapperCount, u64>,
+}
+
+// === impl Wrapper ===
+
+impl Wrapper {
+    /// A wrapper that said `hello`.
+    #[must_use]
+    pub fn new(hello: &link::Hello) -> Self {
+        let told = Told { hello: hello.clone(), report: link::Report::new(), at: Instant::now() };
+        Self { id: hello.wrapper, connections: AtomicU64::new(0), events: AtomicU64::new(0), told: Mutex::new(told) }
+    }
+
+    /// A connection of it said `hello`.
+    pub fn attach(&self, hello: &link::Hello) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        self.told().hello = hello.clone();
+    }
+
+    /// A connection of it ended. Gives how many are left.
+    pub fn detach(&self) -> u64 {
+        self.connections.fetch_sub(1, Ordering::Relaxed).saturating_sub(1)
+    }
+
+    /// True while a connection is there.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.connections.load(Ordering::Relaxed) > 0
+    }
+
+    /// Highest event taken from it.
+    #[must_use]
+    pub fn event_seq(&self) -> Option<u64> {
+        self.events.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    /// Takes an event's number: `None` where it was taken before, else how many before it are missing.
+    pub fn take_event(&self, seq: u64) -> Option<u64> {
+        let before = self.events.load(Ordering::Relaxed);
+        if seq < before {
+            return None;
+        }
+        self.events.store(seq.saturating_add(1), Ordering::Relaxed);
+        Some(if before == 0 { 0 } else { seq.saturating_sub(before) })
+    }
+
+    /// Takes a report.
+    pub fn reported(&self, report: link::Report) {
+        let mut told = self.told();
+        told.report = report;
+        told.at = Instant::now();
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn about(&self) -> About {
+        let told = self.told();
+        let binary = told.hello.inner.binary.as_str();
+        About {
+            version: told.hello.version.clone(),
+            inner: binary.rsplit('/').next().unwrap_or(binary).to_owned(),
+            keeper_pid: told.hello.keeper_pid,
+            worker_pid: told.hello.worker_pid,
+            generation: told.hello.generation,
+        }
+    }
+
+    /// The path of the shim inside.
+    #[must_use]
+    pub fn inner(&self) -> link::InnerShim {
+        self.told().hello.inner.clone().unwrap_or_default()
+    }
+
+    /// Its figures. What is in flight counts only while it is connected, for only then it is known to be true.
+    #[must_use]
+    pub fn report(&self) -> Rpcs {
+        let attached = self.is_attached();
+        let told = self.told();
+        let since = told.at.elapsed();
+        let mut rpcs = Rpcs::default();
+        for count in &told.report.counts {
+            let known = WrapperCount::ALL.iter().copied().find(|known| known.label() == count.name);
+            let sum = rpcs.counts.entry(known.unwrap_or(WrapperCount::Other)).or_default();
+            *sum = sum.saturating_add(count.value);
+        }
+        for method in &told.report.methods {
+            let known = RpcMethod::ALL.iter().copied().find(|known| known.label() == method.method);
+            let oldest = method.oldest_ns.filter(|_| attached && method.in_flight > 0);
+            let rpc = Rpc {
+                count: method.count,
+                errors: method.errors,
+                sum_ns: method.sum_ns,
+                buckets: method.buckets.clone(),
+                in_flight: if attached { u64::from(method.in_flight) } else { 0 },
+                oldest: oldest.map(|ns| Duration::from_nanos(ns).saturating_add(since)),
+            };
+            rpcs.methods.entry(known.unwrap_or(RpcMethod::Other)).or_default().add(&rpc);
+        }
+        rpcs
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Rpcs ===
+
+impl Rpcs {
+    /// Adds another's figures.
+    pub fn add(&mut self, other: &Self) {
+        for (name, value) in &other.counts {
+            let sum = self.counts.entry(*name).or_default();
+            *sum = sum.saturating_add(*value);
+        }
+        for (method, rpc) in &other.methods {
+            self.methods.entry(*method).or_default().add(rpc);
+        }
+    }
+}
+
+// === impl Rpc ===
+
+impl Rpc {
+    fn add(&mut self, other: &Self) {
+        self.count = self.count.saturating_add(other.count);
+        self.errors = self.errors.saturating_add(other.errors);
+        self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
+        // One more bucket than bounds; a peer's further ones mean nothing.
+        self.buckets.resize(link::BUCKETS_NS.len().saturating_add(1), 0);
+        for (sum, value) in self.buckets.iter_mut().zip(&other.buckets) {
+            *sum = sum.saturating_add(*value);
+        }
+        self.in_flight = self.in_flight.saturating_add(other.in_flight);
+        self.oldest = self.oldest.max(other.oldest);
+    }
+}

@@ -1,0 +1,178 @@
+//! A stream as a tape of raw offsets: what was taken, what comes again, what is missing.
+//!
+//! The records that leave a tape tile it from its start without overlap. Bytes that were taken before are dropped
+//! silently, an offset beyond the expected one is a hole that we count ourselves, and a `Gap` is a claim of which
+//! only the part beyond the tiled prefix counts. What cannot be true is a [`TapeFault`]; then nothing was changed.
+
+use bytes::Bytes;
+
+use super::{
+    Clock,
+    lines::{Splitter, Times, len64},
+};
+use crate::event::{Body, Flags, HoleReason, Record};
+
+/// The state of one stream.
+#[derive(Debug, Default)]
+pub struct Tape {
+    /// Raw offset behind the last byte taken; `None` before the first.
+    next: Option<u64>,
+    /// Where the stream ends, once that is known.
+    end: Option<u64>,
+    splitter: Splitter,
+}
+
+/// What a call took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// New bytes.
+    pub bytes: u64,
+    /// Bytes that had been taken before.
+    pub repeated: u64,
+}
+
+/// The wrapper said something about a stream that cannot be true. Its fault; nothing was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TapeFault {
+    /// The range ends before it begins, or behind the largest offset.
+    #[error("taking bytes of a stream: the wrapper sent the range from {from} to {to}")]
+    Range {
+        /// Start of the range.
+        from: u64,
+        /// Its end.
+        to: u64,
+    },
+    /// Bytes behind the end that an earlier message gave.
+    #[error("taking bytes of a stream: the wrapper went on to {to} after it closed the stream at {end}")]
+    BehindEnd {
+        /// Where the new bytes end.
+        to: u64,
+        /// Where the stream ends.
+        end: u64,
+    },
+    /// A close below what was already taken, or unlike an earlier close.
+    #[error("closing a stream: the wrapper gave {end} as its end, but {taken} bytes were taken")]
+    EndMoved {
+        /// The end it gave.
+        end: u64,
+        /// What was taken, or the end given before.
+        taken: u64,
+    },
+}
+
+// === impl Tape ===
+
+impl Tape {
+    /// Raw offset of the next byte that is wanted; `None` where anything is welcome.
+    #[must_use]
+    pub fn next(&self) -> Option<u64> {
+        self.next
+    }
+
+    /// Where the stream ends, once it was closed.
+    #[must_use]
+    pub fn end(&self) -> Option<u64> {
+        self.end
+    }
+
+    /// Bytes of the unfinished line, in memory only.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.splitter.held()
+    }
+
+    /// Takes bytes that begin at raw `offset`.
+    pub fn data(
+        &mut self,
+        offset: u64,
+        mut bytes: Bytes,
+        times: Times<'_>,
+        clock: &Clock,
+        out: &mut Vec<Record>,
+    ) -> Result<Taken, TapeFault> {
+        let to = self.check(offset, offset.checked_add(len64(&bytes)))?;
+        let next = self.next.unwrap_or(offset);
+        let repeated = next.min(to).saturating_sub(offset);
+        if to > next || self.next.is_none() {
+            self.hole(next, offset, HoleReason::Missing, times.otherwise, clock, out);
+            // Fits: it is at most the length of `bytes`.
+            let skip = usize::try_from(repeated).unwrap_or(bytes.len()).min(bytes.len());
+            let fresh = bytes.split_off(skip);
+            self.splitter.push(offset.saturating_add(repeated), fresh, times, clock, out);
+            self.next = Some(to);
+        }
+        Ok(Taken { bytes: to.saturating_sub(offset).saturating_sub(repeated), repeated })
+    }
+
+    /// Takes the wrapper's claim that it does not have `[from, to)`. `now_ns` is the time of the record.
+    pub fn gap(
+        &mut self,
+        from: u64,
+        to: u64,
+        reason: HoleReason,
+        now_ns: u64,
+        clock: &Clock,
+        out: &mut Vec<Record>,
+    ) -> Result<(), TapeFault> {
+        let to = self.check(from, Some(to))?;
+        let next = self.next.unwrap_or(from);
+        self.hole(next, from, HoleReason::Missing, now_ns, clock, out);
+        self.hole(next.max(from), to, reason, now_ns, clock, out);
+        self.next = Some(next.max(to));
+        Ok(())
+    }
+
+    /// The stream ends at `end`; a line without its newline is delivered now.
+    pub fn close(
+        &mut self,
+        end: u64,
+        now_ns: u64,
+        clock: &Clock,
+        out: &mut Vec<Record>,
+    ) -> Result<(), TapeFault> {
+        let next = self.next.unwrap_or(end);
+        let known = self.end.unwrap_or(end);
+        if end < next || known != end {
+            return Err(TapeFault::EndMoved { end, taken: next.max(known) });
+        }
+        self.hole(next, end, HoleReason::Missing, now_ns, clock, out);
+        self.splitter.flush(Flags::UNTERMINATED, clock, out);
+        self.next = Some(end);
+        self.end = Some(end);
+        Ok(())
+    }
+
+    /// Nobody will send the rest: the unfinished line is delivered as what is left of it.
+    pub fn abandon(&mut self, clock: &Clock, out: &mut Vec<Record>) {
+        self.splitter.flush(Flags::CUT, clock, out);
+        self.splitter.cut();
+    }
+
+    /// The end of a range, if it can be true.
+    fn check(&self, from: u64, to: Option<u64>) -> Result<u64, TapeFault> {
+        let to = to.filter(|to| *to >= from).ok_or(TapeFault::Range { from, to: to.unwrap_or(u64::MAX) })?;
+        match self.end {
+            Some(end) if to > end => Err(TapeFault::BehindEnd { to, end }),
+            _ => Ok(to),
+        }
+    }
+
+    /// Records that `[from, to)` is missing, where that is not empty.
+    fn hole(
+        &mut self,
+        from: u64,
+        to: u64,
+        reason: HoleReason,
+        now_ns: u64,
+        clock: &Clock,
+        out: &mut Vec<Record>,
+    ) {
+        if to <= from {
+            return;
+        }
+        self.splitter.flush(Flags::CUT, clock, out);
+        let time_ns = clock.stamp(now_ns);
+        out.push(Record { from, to, time_ns, flags: Flags::NONE, body: Body::Hole(reason) });
+        self.splitter.cut();
+    }
+}

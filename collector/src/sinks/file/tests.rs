@@ -1,0 +1,1 @@
+//! Rotation, repair and encoding against real files.

@@ -1,0 +1,117 @@
+//! The way from a connection to a sink, bounded in bytes.
+//!
+//! Room is taken before a stream's position moves, so that giving up while waiting for it loses nothing. When
+//! there is none, the connection that wants it is read no further, and its wrapper keeps the bytes.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::event::{Batch, Record};
+
+/// Where connections put batches.
+#[derive(Clone, Debug)]
+pub enum Outlet {
+    /// No sink: what was counted is done with.
+    Nowhere,
+    /// A sink behind a queue.
+    Queue(Queue),
+}
+
+/// A queue's entrance.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    room: Arc<Semaphore>,
+    capacity: usize,
+    waiting: Arc<AtomicUsize>,
+    batches: mpsc::UnboundedSender<Waiting>,
+}
+
+/// How much is in a queue.
+#[derive(Clone, Debug, Default)]
+pub struct Backlog(Arc<AtomicUsize>);
+
+/// Room taken in a queue, given back when it is dropped.
+#[derive(Debug)]
+pub struct Room {
+    /// Held for its drop.
+    _permit: Option<OwnedSemaphorePermit>,
+    size: usize,
+    waiting: Option<Arc<AtomicUsize>>,
+}
+
+/// A batch in the queue, with the room it takes.
+#[derive(Debug)]
+pub struct Waiting {
+    /// The batch.
+    pub batch: Batch,
+    /// Kept until the batch is durable.
+    pub room: Room,
+}
+
+// === impl Outlet ===
+
+impl Outlet {
+    /// A queue for `capacity` bytes, and its exit.
+    #[must_use]
+    pub fn queue(capacity: usize) -> (Self, mpsc::UnboundedReceiver<Waiting>) {
+        let capacity = capacity.min(Semaphore::MAX_PERMITS);
+        let (batches, exit) = mpsc::unbounded_channel();
+        let room = Arc::new(Semaphore::new(capacity));
+        (Self::Queue(Queue { room, capacity, waiting: Arc::default(), batches }), exit)
+    }
+
+    /// Waits for room for `records` records that together hold `bytes` bytes of output. Cancel-safe.
+    pub async fn room(&self, records: usize, bytes: usize) -> Room {
+        let Self::Queue(queue) = self else { return Room { _permit: None, size: 0, waiting: None } };
+        let cost = records.saturating_mul(size_of::<Record>()).saturating_add(bytes).saturating_add(256);
+        let size = cost.min(queue.capacity);
+        let permits = u32::try_from(size).unwrap_or(u32::MAX);
+        // The semaphore is never closed; a closed one would mean that nobody counts any more.
+        let permit = Arc::clone(&queue.room).acquire_many_owned(permits).await.ok();
+        queue.waiting.fetch_add(size, Ordering::Relaxed);
+        Room { _permit: permit, size, waiting: Some(Arc::clone(&queue.waiting)) }
+    }
+
+    /// Hands a batch over, in the room that was taken for it.
+    pub fn submit(&self, batch: Batch, room: Room) {
+        match self {
+            Self::Nowhere => batch.done(),
+            // Refused only when the sink's thread is gone: then the process ends, and the wrapper, which was not
+            // told that these bytes are durable, sends them to the next one.
+            Self::Queue(queue) => drop(queue.batches.send(Waiting { batch, room })),
+        }
+    }
+
+    /// A look at how much is in the queue, which does not keep its entrance open.
+    #[must_use]
+    pub fn backlog(&self) -> Backlog {
+        match self {
+            Self::Nowhere => Backlog::default(),
+            Self::Queue(queue) => Backlog(Arc::clone(&queue.waiting)),
+        }
+    }
+}
+
+// === impl Backlog ===
+
+impl Backlog {
+    /// Bytes between connections and sink, memory of their records included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Room ===
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Some(waiting) = &self.waiting {
+            waiting.fetch_sub(self.size, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! A wrapper attaches, sends, comes back: records, acknowledgements and figures are what docs/protocol.md says.
+
+mod peer;
+
+use peer::{Collector, Peer, close, data, gap, open, wait};
+use shimtap_proto::link::from_wrapper::Body as Up;
+
+fn messages(collector: &Collector) -> Vec<String> {
+    collector
+        .records()
+        .iter()
+        .map(|record| match record["message"].as_str() {
+            Some(text) => text.to_owned(),
+            None if record["gap"].is_object() => {
+                format!("<{} {}>", record["gap"]["reason"].as_str().expect("reason"), record["gap"]["bytes"])
+            }
+            None => format!("base64 {}", record["message_base64"].as_str().expect("a message")),
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn lines_become_records_and_are_acknowledged() {
+    let collector = Collector::start();
+    let (mut peer, welcome) = Peer::greet(&collector, 7).await;
+    assert_eq!(welcome.protocol, 1);
+    assert_eq!(welcome.event_seq, None, "this collector does not know the wrapper");
+    assert_eq!(welcome.settings.stats_interval_ms, 10_000);
+    let positions = peer.open(open(0, "c1", 0xabc)).await;
+    assert_eq!(positions, [(1, None), (2, None)]);
+
+    peer.send(data(1, 0, b"one\ntwo\r\n\xff\xfe\nta")).await;
+    peer.send(data(2, 0, b"error\n")).await;
+    peer.acked(1, 12).await;
+    peer.send(data(1, 14, b"il")).await;
+    peer.send(close(1, 16)).await;
+    peer.acked(1, 16).await;
+    peer.send(close(2, 6)).await;
+    peer.acked(2, 6).await;
+
+    assert_eq!(messages(&collector), ["one", "two", "base64 //4=", "error", "tail"]);
+    let records = collector.records();
+    let first = &records[0];
+    assert_eq!(first["container"], "c1");
+    assert_eq!(first["container_id"], "c1");
+    assert_eq!(first["containerd_namespace"], "default");
+    assert_eq!(first["incarnation"], "0000000000000abc");
+    assert_eq!(first["process"], "");
+    assert_eq!(first["stream"], "stdout");
+    assert_eq!(first["offset"], serde_json::json!({"from": 0, "to": 4}));
+    assert_eq!(first["id"], "0000000000000abc-stdout-0");
+    assert_eq!(first["time"], "2023-11-14T22:13:20.000000000Z");
+    assert_eq!(first["time_ns"], 1_700_000_000_000_000_000u64);
+    assert!(first.get("flags").is_none() && first.get("pod").is_none(), "{first}");
+    assert_eq!(records[2]["flags"], serde_json::json!(["not_utf8"]));
+    assert_eq!(records[4]["flags"], serde_json::json!(["unterminated"]));
+    assert_eq!(records[4]["offset"], serde_json::json!({"from": 12, "to": 16}));
+    assert_eq!(collector.metric("shimtap_log_bytes_total{stream=\"stdout\"}"), 16);
+    assert_eq!(collector.metric("shimtap_log_lines_total{stream=\"stdout\"}"), 4);
+    assert_eq!(collector.metric("shimtap_wrappers"), 1);
+    assert_eq!(collector.metric("shimtap_containers{state=\"running\"}"), 1);
+}
+
+#[tokio::test]
+async fn a_wrapper_that_comes_back_goes_on_where_it_stopped() {
+    let collector = Collector::start();
+    let (mut peer, _) = Peer::greet(&collector, 7).await;
+    peer.open(open(0, "c1", 1)).await;
+    peer.send(data(1, 0, b"first\nunfini")).await;
+    peer.acked(1, 6).await;
+    drop(peer);
+    let (mut peer, _) = Peer::greet(&collector, 7).await;
+    let positions = peer.open(open(0, "c1", 1)).await;
+    assert_eq!(positions, [(1, Some(12)), (2, None)], "the unfinished line is kept over the connection");
+    // What it does not know to have arrived comes again.
+    peer.send(data(1, 6, b"unfinished\n")).await;
+    peer.send(gap(1, 3, 17)).await;
+    peer.send(gap(1, 17, 20)).await;
+    peer.send(data(1, 25, b"end\n")).await;
+    peer.send(close(1, 29)).await;
+    peer.acked(1, 29).await;
+    assert_eq!(messages(&collector), ["first", "unfinished", "<overflow 3>", "<missing 5>", "end"]);
+    assert_eq!(collector.records()[4]["flags"], serde_json::json!(["cut_head"]));
+    assert_eq!(collector.metric("shimtap_log_repeated_bytes_total{stream=\"stdout\"}"), 6);
+    assert_eq!(
+        collector.metric("shimtap_log_gap_bytes_total{stream=\"stdout\",reason=\"overflow\"}"),
+        3
+    );
+    assert_eq!(collector.metric("shimtap_log_holes_total{stream=\"stdout\",reason=\"missing\"}"), 1);
+    // The same id started anew is another stream.
+    let positions = peer.open(open(1, "c1", 2)).await;
+    assert_eq!(positions, [(3, None), (4, None)]);
+}
+
+#[tokio::test]
+async fn bytes_split_anywhere_are_the_same_records() {
+    let collector = Collector::start();
+    let (mut peer, _) = Peer::greet(&collector, 7).await;
+    let text = b"a\r\nb\n\r\nlonger line\n\xc3\xa4\n";
+    for cut in 0..=text.len() {
+        let task = u32::try_from(cut).expect("small");
+        peer.open(open(task, &format!("c{cut}"), 1)).await;
+        let handle = 2 * task + 1;
+        peer.send(data(handle, 0, &text[..cut])).await;
+        peer.send(data(handle, cut as u64, &text[cut..])).await;
+        peer.send(close(handle, text.len() as u64)).await;
+        peer.acked(handle, text.len() as u64).await;
+    }
+    let expected = ["a", "b", "", "longer line", "ä"];
+    assert_eq!(messages(&collector).len(), expected.len() * (text.len() + 1));
+    for lines in messages(&collector).chunks(expected.len()) {
+        assert_eq!(lines, expected);
+    }
+}
+
+#[tokio::test]
+async fn an_orderly_end_loses_and_repeats_nothing() {
+    let collector = Collector::start();
+    let (mut peer, _) = Peer::greet(&collector, 7).await;
+    peer.open(open(0, "c1", 1)).await;
+    for i in 0..200u64 {
+        peer.send(data(1, i * 8, format!("line{i:03}\n").as_bytes())).await;
+    }
+    wait("all bytes are taken", || {
+        (collector.metric("shimtap_log_bytes_total{stream=\"stdout\"}") == 1_600).then_some(())
+    });
+    let reader = tokio::spawn(async move {
+        peer.acked(1, 1_600).await;
+        peer.closed().await;
+    });
+    let (status, dir) = tokio::task::spawn_blocking(move || collector.stop()).await.expect("no panic");
+    assert_eq!(status, Some(0));
+    reader.await.expect("everything was acknowledged before the end");
+    let text = std::fs::read_to_string(dir.path().join("log.json")).expect("the file");
+    assert_eq!(text.lines().count(), 200);
+    assert!(!dir.path().join("in/collector.sock").exists(), "the socket was removed");
+}
+
+#[tokio::test]
+async fn an_empty_stream_is_acknowledged_at_its_close() {
+    let collector = Collector::start();
+    let (mut peer, _) = Peer::greet(&collector, 7).await;
+    peer.open(open(0, "c1", 1)).await;
+    peer.send(close(1, 0)).await;
+    peer.acked(1, 0).await;
+    peer.send(close(2, 0)).await;
+    peer.acked(2, 0).await;
+    peer.send(Up::Gone(shimtap_proto::link::Gone { task: 0, time_ns: 5, ..Default::default() })).await;
+    collector.wait_metric("shimtap_containers{state=\"deleted\"}", 1);
+}
