@@ -1,0 +1,471 @@
+//! The tables of the block, layout version 1: plain words, no behaviour.
+//!
+//! An index of 0 in a word that names a table entry means "none"; entry `n` is stored as `n + 1`.
+
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use super::{
+    counters::{Counters, MethodCounters},
+    text::Text,
+};
+use crate::sys::shared::shared_layout;
+
+/// Connections at a time.
+pub const CONNS: usize = 128;
+/// Requests in flight at a time that are observed; more are forwarded unobserved and counted.
+pub const PENDINGS: usize = 512;
+/// Tasks at a time, ended ones included until the collector has their last bytes.
+pub const TASKS: usize = 128;
+/// Captured streams at a time.
+pub const STREAMS: usize = 256;
+/// Pipes in the pool: bytes on their way, of frames or of output.
+pub const PIPES: usize = 2 * CONNS + STREAMS;
+/// Chunks one stream may own: 1 MiB.
+pub const STREAM_CHUNKS: usize = 16;
+/// Remembered times of a stream's bytes.
+pub const MARKS: usize = 32;
+/// Longest containerd id (76 by its own rule) and namespace, with room.
+pub const ID: usize = 128;
+/// Longest path of a FIFO or bundle.
+pub const PATH: usize = 512;
+/// Largest Wait answer that is held; a larger one goes at once.
+pub const HELD: usize = 256;
+
+/// Words of a state machine: an enum stored in an `AtomicU32`.
+macro_rules! states {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$vmeta:meta])* $variant:ident,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u32)]
+        $vis enum $name { $($(#[$vmeta])* $variant,)* }
+        impl $name {
+            const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// Reads the word with acquire order; a value of no state reads as the first one.
+            pub fn load(word: &AtomicU32) -> Self {
+                let raw = word.load(Ordering::Acquire);
+                Self::ALL.iter().copied().find(|s| *s as u32 == raw).unwrap_or(Self::ALL[0])
+            }
+            /// Stores the word with release order.
+            pub fn store(self, word: &AtomicU32) {
+                word.store(self as u32, Ordering::Release);
+            }
+        }
+    };
+}
+
+states! {
+    /// One direction of a connection.
+    pub enum DirState {
+        /// Between two frames; pipe empty; SO_PEEK_OFF 0.
+        Idle,
+        /// SO_PEEK_OFF of the source counts what is left of a frame that goes over unchanged.
+        Pass,
+        /// SO_PEEK_OFF of the source counts what is left of a frame that is read into the first frame area.
+        Assemble,
+        /// The next piece of `out_len` bytes goes from the area into the (empty) pipe.
+        Put,
+        /// The pipe holds that piece; `put_end` is where it ends.
+        Out,
+        /// All of it has left; what the frame meant is to be concluded.
+        Finish,
+        /// No framing any more: bytes move as they come.
+        Raw,
+        /// The source has ended and the target was told.
+        Ended,
+    }
+}
+
+states! {
+    /// A connection that the keeper accepted.
+    pub enum ConnState {
+        /// Not in use (or accepted and not yet seen by a worker).
+        Free,
+        /// Accepted; not a byte yet, so no connection to the inner shim.
+        Quiet,
+        /// Both ends are there.
+        Up,
+        /// To be given back.
+        Closing,
+    }
+}
+
+states! {
+    /// A request in flight.
+    pub enum PendingState {
+        Free,
+        /// Waits for its answer.
+        Open,
+        /// Answered by the inner shim; the answer is in `held`.
+        Held,
+        /// The held (or our own) answer is on its way out.
+        Leaving,
+        /// Answered by us; the inner shim's late answer is to be swallowed.
+        Swallow,
+    }
+}
+
+states! {
+    /// A container's init process.
+    pub enum TaskState {
+        Free,
+        /// Create is in flight.
+        Creating,
+        Created,
+        Running,
+        Exited,
+        /// Its Delete was answered. Kept until the collector has everything.
+        Deleted,
+    }
+}
+
+states! {
+    /// A captured stream.
+    pub enum StreamState {
+        Free,
+        /// Descriptors are being made, Create is not yet accepted.
+        Setup,
+        Live,
+        /// All was passed on and containerd's end was closed.
+        Ended,
+    }
+}
+
+states! {
+    /// Where a stream's bytes are (docs/adr/0002).
+    pub enum Phase {
+        /// Pipe and tap empty: the next move is inner FIFO → pipe.
+        Fill,
+        /// Bytes in the pipe, none of them copied.
+        Tee,
+        /// The tap holds a copy of the first `teed` of `filled` bytes.
+        Drain,
+        /// The copy is in the ring up to `next`; the pipe still has bytes to pass on.
+        Pass,
+    }
+}
+
+shared_layout! {
+    /// One direction of a connection.
+    pub struct Dir {
+        /// [`DirState`].
+        pub state: AtomicU32,
+        /// Pipe of the pool.
+        pub pipe: AtomicU32,
+        /// Header and body, in bytes, of the frame at hand.
+        pub frame_len: AtomicU32,
+        /// 0: goes out as read; 1: from the second area, as changed.
+        pub changed: AtomicU32,
+        /// Bytes that go out.
+        pub out_len: AtomicU32,
+        /// Bytes that have gone out, and where the piece in the pipe ends.
+        pub put_start: AtomicU32,
+        pub put_end: AtomicU32,
+        /// The request this frame belongs to.
+        pub pending: AtomicU32,
+    }
+}
+
+shared_layout! {
+    /// A connection of containerd's. Its descriptors are slots [`Slot::outer`] and [`Slot::inner`].
+    pub struct Conn {
+        /// [`ConnState`].
+        pub state: AtomicU32,
+        _reserved: AtomicU32,
+        /// 0: to the inner shim; 1: to containerd.
+        pub dirs: [Dir; 2],
+    }
+}
+
+shared_layout! {
+    /// A request in flight: answers carry no method, so this is what gives them meaning.
+    pub struct Pending {
+        /// [`PendingState`].
+        pub state: AtomicU32,
+        pub conn: AtomicU32,
+        pub stream_id: AtomicU32,
+        /// `Method` as u8.
+        pub method: AtomicU32,
+        pub task: AtomicU32,
+        /// Signal of a Kill.
+        pub signal: AtomicU32,
+        /// 1: Stats of a frequent caller, which we bound.
+        pub bounded: AtomicU32,
+        /// Status code of the answer, once there.
+        pub code: AtomicU32,
+        /// CLOCK_MONOTONIC ns when the request was decided, and when its answer began to be held.
+        pub asked_ns: AtomicU64,
+        pub held_ns: AtomicU64,
+        /// 1: released, whatever its streams say.
+        pub release: AtomicU32,
+        _reserved: AtomicU32,
+        pub id: Text<ID>,
+        pub exec: Text<ID>,
+        pub held: Text<HELD>,
+    }
+}
+
+shared_layout! {
+    /// A task.
+    pub struct Task {
+        /// [`TaskState`].
+        pub state: AtomicU32,
+        /// Number on the link; never reused.
+        pub handle: AtomicU32,
+        pub incarnation: AtomicU64,
+        /// The Create that made it, so that a successor finds what a dead worker began.
+        pub conn: AtomicU32,
+        pub stream_id: AtomicU32,
+        /// 2 or 3.
+        pub api: AtomicU32,
+        pub terminal: AtomicU32,
+        pub pid: AtomicU32,
+        pub exit_status: AtomicU32,
+        /// 1: the exit status is known.
+        pub exit_known: AtomicU32,
+        /// 1: a Kill with signal 9 for the task, or its Delete, was forwarded.
+        pub killed: AtomicU32,
+        /// Streams, and `NotCaptured` where there is none: stdout, stderr.
+        pub streams: [AtomicU32; 2],
+        pub not_captured: [AtomicU32; 2],
+        /// Unix ns; 0 = not yet.
+        pub created_ns: AtomicU64,
+        pub started_ns: AtomicU64,
+        pub exited_ns: AtomicU64,
+        /// CLOCK_MONOTONIC ns of the same.
+        pub exited_mono_ns: AtomicU64,
+        pub deleted_ns: AtomicU64,
+        /// CLOCK_MONOTONIC ns of the last foreign Stats request.
+        pub stats_asked_ns: AtomicU64,
+        /// 1: a foreign Stats of this task has exceeded its bound and is still unanswered.
+        pub stats_mute: AtomicU32,
+        /// link: bytes of the announcement in its area; 0 = not made yet.
+        pub announcement: AtomicU32,
+        /// link: 1: the collector has everything, the entry may go.
+        pub link_done: AtomicU32,
+        /// 1: the relay wants a last sample; link: 2 = done.
+        pub final_stats: AtomicU32,
+        pub id: Text<ID>,
+        pub bundle: Text<PATH>,
+    }
+}
+
+shared_layout! {
+    /// A time and the raw offset from which on it holds.
+    pub struct Mark {
+        pub offset: AtomicU64,
+        pub time_ns: AtomicU64,
+    }
+}
+
+shared_layout! {
+    /// A captured stream. Its descriptors are slots [`Slot::stream`].
+    pub struct Stream {
+        /// [`StreamState`].
+        pub state: AtomicU32,
+        /// [`Phase`].
+        pub phase: AtomicU32,
+        /// Pipe of the pool (the private pipe).
+        pub pipe: AtomicU32,
+        pub task: AtomicU32,
+        /// 1 stdout, 2 stderr.
+        pub number: AtomicU32,
+        /// Number on the link; never reused.
+        pub handle: AtomicU32,
+        /// Bytes in tap and pipe when `Drain` began.
+        pub teed: AtomicU32,
+        pub filled: AtomicU32,
+        /// Raw offset up to which bytes are copied and passed on.
+        pub pos: AtomicU64,
+        /// Raw offset after the bytes that `Pass` is moving.
+        pub next: AtomicU64,
+        /// Oldest raw offset whose byte is still in the ring.
+        pub start: AtomicU64,
+        /// Which chunks: see `tee::ring`.
+        pub ring: AtomicU64,
+        pub chunks: [AtomicU8; STREAM_CHUNKS],
+        /// link: durable at the collector up to here; handed to the link up to here.
+        pub acked: AtomicU64,
+        pub sent: AtomicU64,
+        /// link: 1 = the collector wants no bytes of this stream.
+        pub unwanted: AtomicU32,
+        /// Bytes that went to nobody because the task was killed and containerd's end took nothing.
+        pub mark: AtomicU32,
+        pub discarded: AtomicU64,
+        pub marks: [Mark; MARKS],
+        pub inner_path: Text<PATH>,
+        pub outer_path: Text<PATH>,
+    }
+}
+
+shared_layout! {
+    /// Who this wrapper is; written once, before the first worker.
+    pub struct Identity {
+        /// 64 random bits.
+        pub wrapper: AtomicU64,
+        /// 2 or 3.
+        pub task_api: AtomicU32,
+        pub inner_pid: AtomicU32,
+        /// Device, inode and change time of the inner shim's socket: its name on the disk may be taken over.
+        pub inner_dev: AtomicU64,
+        pub inner_ino: AtomicU64,
+        /// The name under which our files stand in `s/`.
+        pub key: Text<ID>,
+        pub namespace: Text<ID>,
+        pub id: Text<ID>,
+        pub run_dir: Text<ID>,
+        pub inner_path: Text<ID>,
+        pub inner_binary: Text<PATH>,
+        pub collector: Text<ID>,
+    }
+}
+
+shared_layout! {
+    /// Everything but the big areas.
+    pub struct Tables {
+        pub magic: AtomicU64,
+        pub version: AtomicU32,
+        _reserved: AtomicU32,
+        pub identity: Identity,
+        pub keeper_pid: AtomicU32,
+        pub worker_pid: AtomicU32,
+        /// Workers so far.
+        pub generation: AtomicU64,
+        pub handles: AtomicU32,
+        /// The stream whose bytes are (or may be) in the tap.
+        pub tap_owner: AtomicU32,
+        pub coalesce_ms: AtomicU32,
+        pub stats_interval_ms: AtomicU32,
+        pub stats_bound_ms: AtomicU32,
+        /// 1: all is over; keeper and worker leave.
+        pub over: AtomicU32,
+        /// Entries of each table that were ever used: looking further would only allocate pages.
+        pub conns_used: AtomicU32,
+        pub pendings_used: AtomicU32,
+        pub tasks_used: AtomicU32,
+        pub streams_used: AtomicU32,
+        /// The event ring: see `events`.
+        pub events_head: AtomicU64,
+        pub events_tail: AtomicU64,
+        pub events_seq: AtomicU64,
+        pub counters: Counters,
+        pub methods: [MethodCounters; 20],
+        /// keeper: descriptor number + 1 of each slot it holds.
+        pub held: [AtomicU32; Slot::COUNT],
+        pub conns: [Conn; CONNS],
+        pub pendings: [Pending; PENDINGS],
+        pub tasks: [Task; TASKS],
+        pub streams: [Stream; STREAMS],
+    }
+}
+
+/// A place in the keeper's table of descriptors. Each descriptor that matters has exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Slot(u32);
+
+// === impl Slot ===
+
+impl Slot {
+    const CONN_AT: u32 = 8;
+    const STREAM_AT: u32 = Self::CONN_AT + 2 * CONNS as u32;
+    const PIPE_AT: u32 = Self::STREAM_AT + 3 * STREAMS as u32;
+    /// How many there are.
+    pub const COUNT: usize = Self::PIPE_AT as usize + 2 * PIPES;
+
+    /// The socket that containerd connects to.
+    pub const LISTENER: Self = Self(0);
+    /// The lock whose holder lives (see `run_dir`).
+    pub const ALIVE: Self = Self(1);
+    /// An idle connection to the inner shim: its end is the inner shim's end.
+    pub const WATCH: Self = Self(2);
+    /// The tap: a pipe, so this and the next.
+    pub const TAP: Self = Self(3);
+
+    /// containerd's end of a connection.
+    pub fn outer(conn: usize) -> Self {
+        Self::at(Self::CONN_AT, conn, 2, 0)
+    }
+
+    /// The inner shim's end of a connection.
+    pub fn inner(conn: usize) -> Self {
+        Self::at(Self::CONN_AT, conn, 2, 1)
+    }
+
+    /// A stream's inner FIFO (reader), then containerd's FIFO: reader, writer.
+    pub fn stream(stream: usize) -> Self {
+        Self::at(Self::STREAM_AT, stream, 3, 0)
+    }
+
+    /// A pipe of the pool: read end, and the next slot its write end.
+    pub fn pipe(pipe: usize) -> Self {
+        Self::at(Self::PIPE_AT, pipe, 2, 0)
+    }
+
+    fn at(base: u32, index: usize, width: u32, offset: u32) -> Self {
+        let index = u32::try_from(index).unwrap_or(u32::MAX / 4);
+        Self(base.saturating_add(index.saturating_mul(width)).saturating_add(offset))
+    }
+
+    /// The slot `n` places on.
+    pub fn plus(self, n: u32) -> Self {
+        Self(self.0.saturating_add(n))
+    }
+
+    /// As stored in a message.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
+    /// From a message; `None` where there is no such slot.
+    pub fn from_number(n: u32) -> Option<Self> {
+        usize::try_from(n).is_ok_and(|n| n < Self::COUNT).then_some(Self(n))
+    }
+
+    /// As an index.
+    pub fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+// === impl Tables ===
+
+impl Tables {
+    /// Connections that were ever used.
+    pub fn conns(&self) -> &[Conn] {
+        used(&self.conns, &self.conns_used)
+    }
+
+    /// Requests that were ever in flight.
+    pub fn pendings(&self) -> &[Pending] {
+        used(&self.pendings, &self.pendings_used)
+    }
+
+    /// Tasks that ever were.
+    pub fn tasks(&self) -> &[Task] {
+        used(&self.tasks, &self.tasks_used)
+    }
+
+    /// Streams that ever were.
+    pub fn streams(&self) -> &[Stream] {
+        used(&self.streams, &self.streams_used)
+    }
+}
+
+fn used<'a, T>(table: &'a [T], count: &AtomicU32) -> &'a [T] {
+    let count = usize::try_from(count.load(Ordering::Acquire)).unwrap_or(0);
+    table.get(..count).unwrap_or(table)
+}
+
+/// Entry `index` is about to be used.
+pub fn note_used(count: &AtomicU32, index: usize) {
+    count.fetch_max(link_to(Some(index)), Ordering::AcqRel);
+}
+
+/// `n + 1` for an index, 0 for none.
+pub fn link_to(index: Option<usize>) -> u32 {
+    index.and_then(|i| u32::try_from(i).ok()).map_or(0, |i| i.saturating_add(1))
+}
+
+/// The index behind a word made by [`link_to`].
+pub fn linked(word: &AtomicU32) -> Option<usize> {
+    usize::try_from(word.load(Ordering::Acquire)).ok()?.checked_sub(1)
+}

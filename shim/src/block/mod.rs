@@ -1,0 +1,141 @@
+//! The memory block: everything that must outlive a worker, laid out as plain atomics in a memfd.
+//!
+//! Layout version 1. It is a format between releases (a new worker reads an old worker's block), so fields are
+//! never moved or reused; a change that cannot be made by appending raises [`LAYOUT`]. What a word means is
+//! written where it is declared; a state word is stored last, with release order, after what it speaks of.
+//!
+//! Who writes what: the *keeper* writes `held` and, before the first worker, the identity; the *relay thread* of the
+//! one living worker writes everything else, except the words marked "link:", which its link thread writes.
+//! The offsets of the big areas (frames, output chunks, announcements) follow from [`Places`].
+
+pub mod counters;
+pub mod layout;
+pub mod text;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use crate::sys::{
+    Errno, Kernel,
+    shared::{Mapping, memfd, punch},
+};
+
+pub use layout::*;
+
+/// Layout version of this release.
+pub const LAYOUT: u32 = 1;
+/// First word of every block: "shimtap" and a zero.
+pub const MAGIC: u64 = u64::from_be_bytes(*b"shimtap\0");
+
+/// Bytes of one output chunk.
+pub const CHUNK: usize = 64 << 10;
+/// Chunks that all streams of a wrapper share: 4 MiB of unacknowledged output.
+pub const CHUNKS: usize = 64;
+/// Bytes a frame area can hold: the largest frame that ttrpc allows, and room for a rewritten path or two.
+pub const FRAME_AREA: usize = (4 << 20) + (64 << 10);
+/// Bytes of one task's announcement (an encoded `Open`).
+pub const ANNOUNCEMENT: usize = 16 << 10;
+/// Bytes of the event ring.
+pub const EVENTS: usize = 128 << 10;
+
+/// Where the areas lie in the memfd, in bytes; all page-aligned.
+pub struct Places;
+
+/// The block of one wrapper: its memfd, the tables mapped, the rest mapped where needed.
+pub struct Block {
+    memfd: OwnedFd,
+    tables: Mapping,
+}
+
+// === impl Places ===
+
+impl Places {
+    const PAGE: usize = 4096;
+    /// Bytes of the tables.
+    pub const TABLES: usize = size_of::<Tables>().next_multiple_of(Self::PAGE);
+    const EVENTS_AT: usize = Self::TABLES;
+    const CHUNKS_AT: usize = Self::EVENTS_AT + EVENTS;
+    const ANNOUNCEMENTS_AT: usize = Self::CHUNKS_AT + CHUNK * CHUNKS;
+    const FRAMES_AT: usize = Self::ANNOUNCEMENTS_AT + ANNOUNCEMENT * TASKS;
+    /// Length of the whole (sparse) memfd.
+    pub const TOTAL: usize = Self::FRAMES_AT + CONNS * 4 * FRAME_AREA;
+
+    /// The event ring.
+    pub const fn events() -> (usize, usize) {
+        (Self::EVENTS_AT, EVENTS)
+    }
+
+    /// All output chunks; chunk `n` lies `n * CHUNK` into it.
+    pub const fn chunks() -> (usize, usize) {
+        (Self::CHUNKS_AT, CHUNK * CHUNKS)
+    }
+
+    /// The announcement of task `n`.
+    pub const fn announcement(n: usize) -> (usize, usize) {
+        (Self::ANNOUNCEMENTS_AT + n * ANNOUNCEMENT, ANNOUNCEMENT)
+    }
+
+    /// The four frame areas of connection `n`: to the inner shim as read and as changed, then the same from it.
+    pub const fn frames(n: usize) -> (usize, usize) {
+        (Self::FRAMES_AT + n * 4 * FRAME_AREA, 4 * FRAME_AREA)
+    }
+}
+
+// === impl Block ===
+
+impl Block {
+    /// A new, empty block.
+    pub fn create() -> Kernel<Self> {
+        let block = Self::map(memfd("shimtap-block", Places::TOTAL)?)?;
+        let tables = block.tables();
+        tables.version.store(LAYOUT, Ordering::Relaxed);
+        tables.magic.store(MAGIC, Ordering::Release);
+        Ok(block)
+    }
+
+    /// A block that another process made. EPROTO where it is none of ours or of another layout.
+    pub fn open(memfd: OwnedFd) -> Kernel<Self> {
+        let size = nix::sys::stat::fstat(&memfd)?.st_size;
+        if usize::try_from(size) != Ok(Places::TOTAL) {
+            return Err(Errno::EPROTO);
+        }
+        let block = Self::map(memfd)?;
+        let tables = block.tables();
+        if tables.magic.load(Ordering::Acquire) != MAGIC || tables.version.load(Ordering::Relaxed) != LAYOUT {
+            return Err(Errno::EPROTO);
+        }
+        Ok(block)
+    }
+
+    fn map(memfd: OwnedFd) -> Kernel<Self> {
+        let tables = Mapping::new(memfd.as_fd(), 0, Places::TABLES)?;
+        tables.view::<Tables>(0).ok_or(Errno::EFAULT)?;
+        Ok(Self { memfd, tables })
+    }
+
+    /// The tables.
+    pub fn tables(&self) -> &Tables {
+        self.tables.view::<Tables>(0).expect("checked when the block was mapped")
+    }
+
+    /// The memfd, for hand-over and for [`crate::sys::shared::copy_out`].
+    pub fn memfd(&self) -> BorrowedFd<'_> {
+        self.memfd.as_fd()
+    }
+
+    /// Maps one of [`Places`]' ranges.
+    pub fn map_place(&self, (offset, len): (usize, usize)) -> Kernel<Mapping> {
+        Mapping::new(self.memfd(), offset, len)
+    }
+
+    /// Gives the pages of one of [`Places`]' ranges back.
+    pub fn punch(&self, (offset, len): (usize, usize)) {
+        // Failing costs memory, nothing else.
+        let _ = punch(self.memfd(), offset, len);
+    }
+
+    /// The next number for a task or stream; 0 is never given.
+    pub fn next_handle(&self) -> u32 {
+        self.tables().handles.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+}

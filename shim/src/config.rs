@@ -1,0 +1,150 @@
+//! `/etc/shimtap/shim.toml`: which shim is inside, and the wrapper's few settings.
+//!
+//! Read by `start`, `delete` and pass-through only, never by a living keeper or worker. A file that cannot be used
+//! never stops a container: everything is as without it, and the collector is told.
+
+use std::{
+    collections::BTreeMap,
+    env, fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use shimtap_proto::link::COLLECTOR_SOCKET;
+use thiserror::Error;
+
+const DEFAULT_PATH: &str = "/etc/shimtap/shim.toml";
+const ENV_PATH: &str = "SHIMTAP_CONFIG";
+const ENV_COLLECTOR: &str = "SHIMTAP_COLLECTOR";
+
+/// The file as written.
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+struct RawConfig {
+    inner: BTreeMap<String, PathBuf>,
+    collector: RawCollector,
+    tee: RawTee,
+    stats: RawStats,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+struct RawCollector {
+    socket: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+struct RawTee {
+    coalesce_ms: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+struct RawStats {
+    interval_ms: Option<u32>,
+    foreign_bound_ms: Option<u32>,
+}
+
+/// What holds.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Config {
+    /// From the name we were invoked by to the real shim.
+    pub inner: BTreeMap<String, PathBuf>,
+    /// The collector's socket.
+    pub collector: String,
+    /// How long a busy stream may wait for more bytes; 0 = never.
+    pub coalesce_ms: u32,
+    /// Age from which on a Stats sample is too old.
+    pub stats_interval_ms: u32,
+    /// After how long a foreign, frequent Stats is answered for a mute shim; 0 = never.
+    pub stats_bound_ms: u32,
+    /// The file is there and cannot be used.
+    pub fault: Option<String>,
+}
+
+#[derive(Debug, Error)]
+enum ConfigFault {
+    #[error("reading {path} (ours to fix; defaults hold until then)")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("understanding {path} (ours to fix; defaults hold until then)")]
+    Parse { path: PathBuf, source: toml::de::Error },
+}
+
+// === impl Config ===
+
+impl Config {
+    /// From the file (or `SHIMTAP_CONFIG`) and the environment; never fails.
+    pub fn load() -> Self {
+        let path = env::var_os(ENV_PATH).filter(|v| !v.is_empty()).map_or_else(|| DEFAULT_PATH.into(), PathBuf::from);
+        let (raw, fault) = match read(&path) {
+            Ok(raw) => (raw, None),
+            Err(fault) => (RawConfig::default(), Some(in_full(&fault))),
+        };
+        let mut config = Self::resolve(raw, fault);
+        if let Some(socket) = env::var(ENV_COLLECTOR).ok().filter(|v| !v.is_empty()) {
+            config.collector = socket;
+        }
+        config
+    }
+
+    fn resolve(raw: RawConfig, fault: Option<String>) -> Self {
+        Self {
+            inner: raw.inner,
+            collector: raw.collector.socket.unwrap_or_else(|| COLLECTOR_SOCKET.to_owned()),
+            // Measured: 20 ms brings a node of a hundred slow containers below its unwrapped cost (docs/costs.md).
+            coalesce_ms: raw.tee.coalesce_ms.unwrap_or(20).min(1000),
+            stats_interval_ms: raw.stats.interval_ms.unwrap_or(10_000).clamp(100, 3_600_000),
+            stats_bound_ms: raw.stats.foreign_bound_ms.unwrap_or(2000),
+            fault,
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<RawConfig, ConfigFault> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(RawConfig::default()),
+        Err(source) => return Err(ConfigFault::Read { path: path.to_owned(), source }),
+    };
+    toml::from_str(&text).map_err(|source| ConfigFault::Parse { path: path.to_owned(), source })
+}
+
+/// An error and its causes on one line.
+pub fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(error.to_string().trim_end());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_file() {
+        let text = "[inner]\n\"containerd-shim-tap-v2\" = \"/usr/bin/containerd-shim-runc-v2\"\n\
+                    [collector]\nsocket = \"/s\"\n[tee]\ncoalesce_ms = 50\n[stats]\ninterval_ms = 1\n";
+        let config = Config::resolve(toml::from_str(text).unwrap(), None);
+        assert_eq!(config.inner["containerd-shim-tap-v2"], Path::new("/usr/bin/containerd-shim-runc-v2"));
+        assert_eq!((config.collector.as_str(), config.coalesce_ms), ("/s", 50));
+        assert_eq!(config.stats_interval_ms, 100, "no busier than ten a second");
+        assert_eq!(config.stats_bound_ms, 2000);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for text in ["[innner]\n", "[tee]\ncoalesce = 5\n", "[tee]\ncoalesce_ms = -1\n", "\u{0}"] {
+            assert!(toml::from_str::<RawConfig>(text).is_err(), "{text:?}");
+        }
+        let missing = read(Path::new("/nonexistent/shim.toml")).unwrap();
+        assert_eq!(missing, RawConfig::default());
+        let fault = in_full(&read(Path::new("/")).unwrap_err());
+        assert!(fault.starts_with("reading / (ours to fix"), "{fault}");
+    }
+}

@@ -1,0 +1,144 @@
+//! The event ring: encoded `Event`s from the relay thread to the link thread, in the block.
+//!
+//! A record is a length (u32) and that many bytes, positions run on for ever and wrap by modulo. The relay thread
+//! moves `events_head`, the link thread moves `events_tail` once the collector has taken what lies before it; so
+//! events survive a worker. A full ring drops the new event and counts it.
+
+use std::sync::atomic::Ordering;
+
+use protobuf::Message;
+use shimtap_proto::link::Event;
+
+use crate::{
+    block::{Block, EVENTS, Places, counters::Counter},
+    sys::{Kernel, shared::Mapping},
+};
+
+const PREFIX: usize = 4;
+
+/// Both ends' view of the ring.
+pub struct EventRing {
+    block: &'static Block,
+    area: Mapping,
+}
+
+// === impl EventRing ===
+
+impl EventRing {
+    /// Maps the ring.
+    pub fn new(block: &'static Block) -> Kernel<Self> {
+        Ok(Self { block, area: block.map_place(Places::events())? })
+    }
+
+    /// Relay thread: numbers and appends an event; drops and counts it where there is no room.
+    pub fn push(&self, mut event: Event) {
+        let tables = self.block.tables();
+        let seq = tables.events_seq.load(Ordering::Relaxed).wrapping_add(1);
+        event.seq = seq;
+        let head = tables.events_head.load(Ordering::Relaxed);
+        let tail = tables.events_tail.load(Ordering::Acquire);
+        let appended = event.write_to_bytes().ok().filter(|bytes| {
+            let used = usize::try_from(head.wrapping_sub(tail)).unwrap_or(usize::MAX);
+            let fits = bytes.len().saturating_add(PREFIX) <= EVENTS.saturating_sub(used);
+            fits && self.append(head, bytes)
+        });
+        match appended {
+            Some(bytes) => {
+                tables.events_seq.store(seq, Ordering::Relaxed);
+                let end = head.wrapping_add(wide(bytes.len().saturating_add(PREFIX)));
+                tables.events_head.store(end, Ordering::Release);
+            }
+            None => tables.counters.add(Counter::EventsDropped),
+        }
+    }
+
+    /// Link thread: the event at `position` and the position behind it; `None` at the end.
+    pub fn at(&self, position: u64) -> Option<(Event, u64)> {
+        if position == self.block.tables().events_head.load(Ordering::Acquire) {
+            return None;
+        }
+        let prefix = self.get(position, PREFIX)?;
+        let len = usize::try_from(u32::from_ne_bytes(prefix.try_into().ok()?)).ok()?;
+        let bytes = self.get(position.wrapping_add(wide(PREFIX)), len)?;
+        let event = Event::parse_from_bytes(&bytes).ok()?;
+        Some((event, position.wrapping_add(wide(PREFIX.saturating_add(len)))))
+    }
+
+    /// Link thread: oldest position not yet taken.
+    pub fn tail(&self) -> u64 {
+        self.block.tables().events_tail.load(Ordering::Acquire)
+    }
+
+    /// Link thread: everything before `position` was taken.
+    pub fn taken(&self, position: u64) {
+        self.block.tables().events_tail.store(position, Ordering::Release);
+    }
+
+    fn append(&self, head: u64, bytes: &[u8]) -> bool {
+        let len = u32::try_from(bytes.len()).unwrap_or(0).to_ne_bytes();
+        self.put(head, &len) && self.put(head.wrapping_add(wide(PREFIX)), bytes)
+    }
+
+    fn put(&self, position: u64, bytes: &[u8]) -> bool {
+        let at = index(position);
+        let (first, second) = bytes.split_at(bytes.len().min(EVENTS.saturating_sub(at)));
+        let Some(area) = self.area.area(0, EVENTS) else { return false };
+        area.put(at, first) && area.put(0, second)
+    }
+
+    fn get(&self, position: u64, len: usize) -> Option<Vec<u8>> {
+        let at = index(position);
+        let first = len.min(EVENTS.saturating_sub(at));
+        let area = self.area.area(0, EVENTS)?;
+        let mut bytes = area.get(at, first)?;
+        bytes.extend(area.get(0, len.checked_sub(first)?)?);
+        Some(bytes)
+    }
+}
+
+fn wide(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+fn index(position: u64) -> usize {
+    usize::try_from(position % wide(EVENTS)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring() -> EventRing {
+        EventRing::new(Box::leak(Box::new(Block::create().unwrap()))).unwrap()
+    }
+
+    #[test]
+    fn events_come_out_in_order_and_numbered_over_many_wraps() {
+        let ring = ring();
+        for n in 0..5000u32 {
+            ring.push(Event { pid: n, process_spec: vec![7; 300], ..Default::default() });
+            let (event, behind) = ring.at(ring.tail()).unwrap();
+            assert_eq!((event.pid, event.seq), (n, u64::from(n) + 1));
+            ring.taken(behind);
+            assert!(ring.at(behind).is_none());
+        }
+    }
+
+    #[test]
+    fn a_full_ring_drops_the_new_event_and_counts_it() {
+        let ring = ring();
+        for _ in 0..1000 {
+            ring.push(Event { process_spec: vec![1; 1000], ..Default::default() });
+        }
+        let dropped = ring.block.tables().counters.get(Counter::EventsDropped);
+        let mut position = ring.tail();
+        let mut kept = 0;
+        while let Some((event, behind)) = ring.at(position) {
+            kept += 1;
+            assert_eq!(event.seq, kept, "sequence numbers have no holes");
+            position = behind;
+        }
+        assert_eq!(kept + dropped, 1000);
+        assert!(dropped > 0);
+    }
+}

@@ -1,0 +1,54 @@
+//! Opening FIFOs and sockets: never a blocking open, never a path that is not what it should be.
+
+use std::{
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    path::Path,
+};
+
+use nix::{
+    fcntl::{OFlag, open},
+    sys::{
+        socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket},
+        stat::{Mode, SFlag, fstat},
+    },
+    unistd::mkfifo,
+};
+use std::os::fd::AsRawFd;
+
+use crate::sys::{Errno, Kernel};
+
+const OPEN: OFlag = OFlag::O_NONBLOCK.union(OFlag::O_CLOEXEC).union(OFlag::O_NOCTTY);
+
+/// Makes our FIFO where it is missing and opens its reader. The description is the flag for "a writer was here", so
+/// it is never opened by path a second time (reference: epoll reports EPOLLHUP per open file description).
+pub fn inner_fifo(path: &str) -> Kernel<OwnedFd> {
+    match mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(e) => return Err(e),
+    }
+    let reader = open(path, OPEN | OFlag::O_RDONLY | OFlag::O_NOFOLLOW, Mode::empty())?;
+    fifo(reader)
+}
+
+/// Opens containerd's FIFO: first a reader, which never blocks and keeps the FIFO alive while containerd restarts,
+/// then the writer, which cannot fail for want of a reader any more.
+pub fn outer_fifo(path: &str) -> Kernel<(OwnedFd, OwnedFd)> {
+    let reader = fifo(open(path, OPEN | OFlag::O_RDONLY, Mode::empty())?)?;
+    let writer = fifo(open(path, OPEN | OFlag::O_WRONLY, Mode::empty())?)?;
+    Ok((reader, writer))
+}
+
+/// Connects to the inner shim. A full backlog is EAGAIN, nobody there ECONNREFUSED or ENOENT.
+pub fn inner_socket(path: &str) -> Kernel<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let path = Path::new(path);
+    let address = UnixAddr::new(path.as_os_str().as_bytes())?;
+    connect(socket.as_raw_fd(), &address)?;
+    Ok(socket)
+}
+
+fn fifo(fd: OwnedFd) -> Kernel<OwnedFd> {
+    let kind = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
+    if kind == SFlag::S_IFIFO { Ok(fd) } else { Err(Errno::ESPIPE) }
+}

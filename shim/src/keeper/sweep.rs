@@ -1,0 +1,54 @@
+//! What a keeper removes when all is over: its own files, and the socket its inner shim may have left.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::atomic::Ordering,
+};
+
+use crate::{block::Block, run_dir::RunDir};
+
+/// Removes socket, lock, description and task directories of this wrapper, and the inner shim's socket if it is
+/// still the one we were made for. Failing leaves files, nothing worse.
+pub fn sweep(block: &Block) {
+    let who = &block.tables().identity;
+    let run_dir = RunDir::at(who.run_dir.get());
+    let key = who.key.get();
+    let inner = who.inner_path.get();
+    let same = |m: &fs::Metadata| {
+        m.dev() == who.inner_dev.load(Ordering::Relaxed) && m.ino() == who.inner_ino.load(Ordering::Relaxed)
+    };
+    if fs::symlink_metadata(&inner).is_ok_and(|m| same(&m)) {
+        let _ = fs::remove_file(&inner);
+    }
+    remove_tasks(&run_dir, &who.namespace.get(), &key);
+    remove_files(&run_dir, &key);
+}
+
+/// Socket, description and lock of `key`; the lock last, since it says that somebody lives.
+pub fn remove_files(run_dir: &RunDir, key: &str) {
+    for file in [run_dir.socket(key), run_dir.description(key), run_dir.alive(key)] {
+        let _ = fs::remove_file(file);
+    }
+}
+
+/// The directories of all tasks that belong to `key`.
+pub fn remove_tasks(run_dir: &RunDir, namespace: &str, key: &str) {
+    let Ok(dir) = run_dir.tasks(namespace) else { return };
+    for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+        if belongs_to(&entry.path(), key) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    // Only goes when it is empty.
+    let _ = fs::remove_dir(&dir);
+}
+
+/// Does the task directory's `shim` link name this key?
+pub fn belongs_to(task_dir: &Path, key: &str) -> bool {
+    fs::read_link(task_dir.join(TASK_LINK)).is_ok_and(|to| to.file_name().is_some_and(|n| n == key))
+}
+
+/// The link in a task's directory.
+pub const TASK_LINK: &str = "shim";

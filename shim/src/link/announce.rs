@@ -1,0 +1,141 @@
+//! What is said of a task: `Open`, from the block and from the bundle's config.json.
+//!
+//! The bundle may be gone when it is said again (by a successor, or to a collector that comes late), so what was read
+//! from it is kept in the block.
+
+use std::{collections::BTreeMap, fs, path::Path, sync::atomic::Ordering};
+
+use protobuf::Message;
+use serde::Deserialize;
+use shimtap_proto::link::{NotCaptured, Open, Stdio, Stream as StreamKind};
+
+use crate::block::{ANNOUNCEMENT, Block, Places, Task, linked};
+
+/// Annotations beyond this are left out and counted; the whole must fit its place in the block.
+const ANNOTATIONS_MAX: usize = 8 << 10;
+/// Largest config.json that is read.
+const CONFIG_MAX: u64 = 4 << 20;
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct OciSpec {
+    hostname: String,
+    annotations: BTreeMap<String, String>,
+    linux: OciLinux,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct OciLinux {
+    cgroups_path: String,
+    resources: OciResources,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct OciResources {
+    cpu: OciCpu,
+    memory: OciMemory,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct OciCpu {
+    quota: Option<i64>,
+    period: Option<u64>,
+    shares: Option<u64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct OciMemory {
+    limit: Option<i64>,
+}
+
+/// The announcement of a task as it is now.
+pub fn open(block: &Block, index: usize, task: &Task) -> Open {
+    let kept = task.announcement.load(Ordering::Acquire);
+    let mut open = if kept == 0 { from_bundle(&task.bundle.get()) } else { recall(block, index, kept) };
+    open.again = kept != 0;
+    let who = &block.tables().identity;
+    open.task = task.handle.load(Ordering::Relaxed);
+    open.namespace = who.namespace.get();
+    open.container = task.id.get();
+    open.incarnation = task.incarnation.load(Ordering::Relaxed);
+    open.bundle = task.bundle.get();
+    open.terminal = task.terminal.load(Ordering::Relaxed) != 0;
+    open.created_ns = task.created_ns.load(Ordering::Relaxed);
+    open.started_ns = task.started_ns.load(Ordering::Relaxed);
+    open.pid = task.pid.load(Ordering::Relaxed);
+    open.stdio = stdio(block, task);
+    if kept == 0 {
+        keep(block, index, task, &open);
+    }
+    open
+}
+
+fn stdio(block: &Block, task: &Task) -> Vec<Stdio> {
+    let kinds = [StreamKind::STREAM_STDOUT, StreamKind::STREAM_STDERR];
+    let words = task.streams.iter().zip(&task.not_captured);
+    kinds
+        .into_iter()
+        .zip(words)
+        .map(|(kind, (stream, reason))| {
+            let handle = linked(stream).and_then(|s| block.tables().streams.get(s));
+            let reason = i32::try_from(reason.load(Ordering::Relaxed)).unwrap_or(0);
+            Stdio {
+                stream: kind.into(),
+                handle: handle.map_or(0, |s| s.handle.load(Ordering::Relaxed)),
+                not_captured: protobuf::EnumOrUnknown::<NotCaptured>::from_i32(reason),
+                ..Default::default()
+            }
+        })
+        .collect()
+}
+
+/// What the bundle says; an unreadable one leaves everything unknown, which is said by absence.
+fn from_bundle(bundle: &str) -> Open {
+    let path = Path::new(bundle).join("config.json");
+    let readable = fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() <= CONFIG_MAX);
+    let spec: Option<OciSpec> =
+        if readable { fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) } else { None };
+    let spec = spec.unwrap_or_default();
+    let mut open = Open {
+        hostname: spec.hostname,
+        cgroups_path: spec.linux.cgroups_path,
+        cpu_quota_us: spec.linux.resources.cpu.quota,
+        cpu_period_us: spec.linux.resources.cpu.period,
+        cpu_shares: spec.linux.resources.cpu.shares,
+        memory_limit_bytes: spec.linux.resources.memory.limit,
+        ..Default::default()
+    };
+    let mut annotations: Vec<_> = spec.annotations.into_iter().collect();
+    // The short ones first: names and ids are what everything else hangs on.
+    annotations.sort_by_key(|(k, v)| k.len() + v.len());
+    let mut room = ANNOTATIONS_MAX;
+    for (key, value) in annotations {
+        match room.checked_sub(key.len() + value.len()) {
+            Some(left) => {
+                room = left;
+                open.annotations.insert(key, value);
+            }
+            None => open.annotations_dropped = open.annotations_dropped.saturating_add(1),
+        }
+    }
+    open
+}
+
+fn keep(block: &Block, index: usize, task: &Task, open: &Open) {
+    let Ok(bytes) = open.write_to_bytes() else { return };
+    let place = Places::announcement(index);
+    let kept = block.map_place(place).ok().and_then(|m| Some(m.area(0, ANNOUNCEMENT)?.put(0, &bytes)));
+    if kept == Some(true) {
+        task.announcement.store(u32::try_from(bytes.len()).unwrap_or(0), Ordering::Release);
+    }
+}
+
+fn recall(block: &Block, index: usize, len: u32) -> Open {
+    let len = usize::try_from(len).unwrap_or(0);
+    let bytes = block.map_place(Places::announcement(index)).ok().and_then(|m| m.area(0, ANNOUNCEMENT)?.get(0, len));
+    bytes.and_then(|b| Open::parse_from_bytes(&b).ok()).unwrap_or_default()
+}

@@ -1,0 +1,114 @@
+//! Connecting: again and again with back-off, one session at a time.
+
+use std::{
+    fs::File,
+    io::Read,
+    sync::atomic::Ordering,
+    time::Duration,
+};
+
+use protobuf::MessageField;
+use shimtap_proto::link::{
+    FromCollector, FromWrapper, Hello, InnerShim, METHOD, PROTOCOL, SERVICE, Welcome, from_collector, from_wrapper,
+};
+use tokio::time::{sleep, timeout};
+use ttrpc::r#async::{CSReceiver, CSSender, Client, ClientStream};
+
+use super::{Switchboard, session::Session};
+use crate::block::{Block, counters::Counter};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A collector that does not greet within this time is treated as absent.
+const GREETING: Duration = Duration::from_secs(5);
+
+/// An attached stream, both ways, and what the collector greeted with.
+pub struct Attachment {
+    pub sender: CSSender<FromWrapper>,
+    pub receiver: CSReceiver<FromCollector>,
+    pub welcome: Welcome,
+    /// Keeps the connection's tasks alive.
+    _client: Client,
+}
+
+/// Attaches and serves sessions until the wrapper's life is over.
+pub fn run(block: &'static Block, board: &'static Switchboard) {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() else {
+        return;
+    };
+    runtime.block_on(serve(block, board));
+}
+
+async fn serve(block: &'static Block, board: &'static Switchboard) {
+    let mut pause = FIRST_PAUSE;
+    let mut attached_before = block.tables().generation.load(Ordering::Relaxed) > 1;
+    while block.tables().over.load(Ordering::Acquire) == 0 {
+        if let Some(attachment) = attach(block).await {
+            if std::mem::replace(&mut attached_before, true) {
+                block.tables().counters.add(Counter::LinkReconnects);
+            }
+            pause = FIRST_PAUSE;
+            board.set_attached(true);
+            // Why a session ended does not matter here: the next one resumes from offsets.
+            if let Ok(session) = Session::new(block, board, attachment) {
+                let _ = session.run().await;
+            }
+            board.set_attached(false);
+        }
+        sleep(with_jitter(pause)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Between half and all of it, so that a node's wrappers do not come back in step.
+fn with_jitter(pause: Duration) -> Duration {
+    let mut byte = [0u8; 1];
+    let _ = File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut byte));
+    pause / 2 + pause * u32::from(byte[0]) / 512
+}
+
+async fn attach(block: &Block) -> Option<Attachment> {
+    let socket = block.tables().identity.collector.get();
+    // A plain look first: connecting through the library allocates more than an absent collector is worth.
+    if !std::path::Path::new(&socket).exists() {
+        return None;
+    }
+    let client = timeout(GREETING, Client::connect(&format!("unix://{socket}"))).await.ok()?.ok()?;
+    let request =
+        ttrpc::Request { service: SERVICE.to_owned(), method: METHOD.to_owned(), ..Default::default() };
+    let inner = client.new_stream(request, true, true).await.ok()?;
+    let (sender, mut receiver) = ClientStream::<FromWrapper, FromCollector>::new(inner).split();
+    sender.send(&up(from_wrapper::Body::Hello(hello(block)))).await.ok()?;
+    let greeting = timeout(GREETING, receiver.recv()).await.ok()?.ok()?;
+    let Some(from_collector::Body::Welcome(welcome)) = greeting.body else { return None };
+    Some(Attachment { sender, receiver, welcome, _client: client })
+}
+
+/// A message with this body.
+pub fn up(body: from_wrapper::Body) -> FromWrapper {
+    FromWrapper { body: Some(body), ..Default::default() }
+}
+
+fn hello(block: &Block) -> Hello {
+    let tables = block.tables();
+    let who = &tables.identity;
+    let inner = InnerShim {
+        binary: who.inner_binary.get(),
+        address: format!("unix://{}", who.inner_path.get()),
+        task_api: who.task_api.load(Ordering::Relaxed),
+        pid: who.inner_pid.load(Ordering::Relaxed),
+        ..Default::default()
+    };
+    Hello {
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        wrapper: who.wrapper.load(Ordering::Relaxed),
+        namespace: who.namespace.get(),
+        id: who.id.get(),
+        generation: tables.generation.load(Ordering::Relaxed),
+        worker_pid: std::process::id(),
+        keeper_pid: tables.keeper_pid.load(Ordering::Relaxed),
+        inner: MessageField::some(inner),
+        ..Default::default()
+    }
+}

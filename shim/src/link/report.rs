@@ -1,0 +1,76 @@
+//! The wrapper's own counters, as the collector gets them.
+
+use std::sync::atomic::Ordering;
+
+use shimtap_proto::{
+    link::{Count, MethodReport, Report},
+    ttrpc::Method,
+};
+
+use crate::{
+    block::{Block, ConnState, Pending, PendingState, Tables, counters::Counter},
+    sys::monotonic_ns,
+};
+
+/// Remembers what was last said.
+pub struct Reporter {
+    last: Option<Report>,
+}
+
+// === impl Reporter ===
+
+impl Reporter {
+    /// Nothing said yet.
+    pub fn new(_block: &Block) -> Self {
+        Self { last: None }
+    }
+
+    /// The counters, where they differ from what was last said.
+    pub fn changed(&mut self, block: &Block) -> Option<Report> {
+        let report = make(block.tables());
+        if self.last.as_ref() == Some(&report) {
+            return None;
+        }
+        self.last = Some(report.clone());
+        Some(report)
+    }
+}
+
+fn make(tables: &Tables) -> Report {
+    let counts = Counter::ALL.iter().map(|(counter, name)| Count {
+        name: (*name).to_owned(),
+        value: tables.counters.get(*counter),
+        ..Default::default()
+    });
+    let open = tables.conns().iter().filter(|c| ConnState::load(&c.state) != ConnState::Free).count();
+    Report {
+        counts: counts.collect(),
+        methods: Method::ALL.into_iter().filter_map(|m| method(tables, m)).collect(),
+        connections: u32::try_from(open).unwrap_or(u32::MAX),
+        ..Default::default()
+    }
+}
+
+fn method(tables: &Tables, method: Method) -> Option<MethodReport> {
+    let counters = tables.methods.get(usize::from(method.to_u8()))?;
+    let of_method = |p: &&Pending| {
+        PendingState::load(&p.state) == PendingState::Open
+            && p.method.load(Ordering::Relaxed) == u32::from(method.to_u8())
+    };
+    let asked: Vec<u64> =
+        tables.pendings().iter().filter(of_method).map(|p| p.asked_ns.load(Ordering::Relaxed)).collect();
+    let count = counters.count.load(Ordering::Relaxed);
+    if count == 0 && asked.is_empty() {
+        return None;
+    }
+    Some(MethodReport {
+        method: method.name().to_owned(),
+        count,
+        errors: counters.errors.load(Ordering::Relaxed),
+        sum_ns: counters.sum_ns.load(Ordering::Relaxed),
+        buckets: counters.buckets.iter().map(|b| b.load(Ordering::Relaxed)).collect(),
+        in_flight: u32::try_from(asked.len()).unwrap_or(u32::MAX),
+        oldest_ns: asked.into_iter().min().map(|at| monotonic_ns().saturating_sub(at)),
+        ..Default::default()
+    })
+}

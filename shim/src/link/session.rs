@@ -1,0 +1,290 @@
+//! One attachment: what is sent when, and what the collector's messages change.
+//!
+//! State here is only about this connection. What must outlive it (offsets, acknowledgements, events) is in the block.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    os::fd::AsFd,
+    sync::atomic::Ordering,
+};
+
+use shimtap_proto::link::{Ack, FromCollector, Ready, Settings, StatsSource, from_collector, from_wrapper};
+use thiserror::Error;
+use tokio::{
+    net::unix::pipe,
+    time::{Duration, Instant, sleep_until},
+};
+use ttrpc::r#async::{CSReceiver, CSSender};
+
+use super::{
+    Switchboard, announce,
+    client::{Attachment, up},
+    report::Reporter,
+    stats::{Poll, Poller},
+    streams::Cursors,
+};
+use crate::{
+    block::{Block, Task, TaskState},
+    events::EventRing,
+    sys::process,
+};
+
+/// Why a session ended; the next one goes on where it stopped.
+#[derive(Debug, Error)]
+pub enum SessionEnd {
+    /// The collector went away or broke the stream.
+    #[error("the collector's stream ended")]
+    Stream(#[from] ttrpc::Error),
+    /// Our own wake-up descriptor failed.
+    #[error("waiting for the relay thread")]
+    Wake(#[from] io::Error),
+    /// The kernel refused a mapping or a descriptor.
+    #[error("reaching the memory block")]
+    Block(#[from] nix::errno::Errno),
+}
+
+/// What has been said of a task on this connection.
+#[derive(Default)]
+struct Said {
+    opened: bool,
+    gone: bool,
+    /// When its newest sample was taken or sent.
+    sampled: Option<Instant>,
+    /// A last sample was asked for.
+    final_asked: bool,
+}
+
+/// One attachment.
+pub struct Session {
+    block: &'static Block,
+    board: &'static Switchboard,
+    sender: CSSender<shimtap_proto::link::FromWrapper>,
+    receiver: CSReceiver<FromCollector>,
+    events: EventRing,
+    /// Sent and not yet acknowledged events: sequence number and position behind it.
+    events_sent: VecDeque<(u64, u64)>,
+    events_at: u64,
+    known_event: u64,
+    said: BTreeMap<u32, Said>,
+    cursors: Cursors,
+    reporter: Reporter,
+    poller: Poller,
+    /// When the next round of samples and reports is due.
+    round: Instant,
+}
+
+// === impl Session ===
+
+impl Session {
+    /// On a greeted attachment.
+    pub fn new(block: &'static Block, board: &'static Switchboard, attachment: Attachment) -> Result<Self, SessionEnd> {
+        let events = EventRing::new(block)?;
+        let welcome = attachment.welcome;
+        if let Some(settings) = welcome.settings.as_ref() {
+            apply(block, settings);
+        }
+        Ok(Self {
+            block,
+            board,
+            sender: attachment.sender,
+            receiver: attachment.receiver,
+            events_at: events.tail(),
+            known_event: welcome.event_seq.unwrap_or(0),
+            events,
+            events_sent: VecDeque::new(),
+            said: BTreeMap::new(),
+            cursors: Cursors::new(block),
+            reporter: Reporter::new(block),
+            poller: Poller::spawn(block, board),
+            round: Instant::now(),
+        })
+    }
+
+    /// Until the stream ends or the wrapper's life is over.
+    pub async fn run(mut self) -> Result<(), SessionEnd> {
+        let wake = link_end(self.board)?;
+        while self.block.tables().over.load(Ordering::Acquire) == 0 {
+            // Armed before looking: what moves while we look wakes us.
+            self.board.armed.store(u32::from(!self.cursors.is_flush_due_soon()), Ordering::Release);
+            let flush = self.say().await?;
+            let until = flush.map_or(self.round, |at| at.min(self.round));
+            // Cancel-safe: readable() has no effect until cleared, recv() of ttrpc waits on a channel only, sleep is a timer.
+            tokio::select! {
+                ready = wake.readable() => {
+                    ready?;
+                    let _ = wake.try_read(&mut [0u8; 64]);
+                }
+                message = self.receiver.recv() => self.hear(message?),
+                () = sleep_until(until) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what there is to send; when the next output is due.
+    async fn say(&mut self) -> Result<Option<Instant>, SessionEnd> {
+        self.open_tasks().await?;
+        self.send_events().await?;
+        self.ask_final_samples();
+        self.send_samples().await?;
+        if Instant::now() >= self.round {
+            self.begin_round().await?;
+        }
+        let flush = self.cursors.send(&self.sender).await?;
+        self.send_gone().await?;
+        Ok(flush)
+    }
+
+    fn tasks(&self) -> impl Iterator<Item = (usize, &'static Task)> + use<> {
+        let tasks = self.block.tables().tasks().iter().enumerate();
+        tasks.filter(|(_, t)| !matches!(TaskState::load(&t.state), TaskState::Free | TaskState::Creating))
+    }
+
+    async fn open_tasks(&mut self) -> Result<(), SessionEnd> {
+        for (index, task) in self.tasks() {
+            let said = self.said.entry(task.handle.load(Ordering::Relaxed)).or_default();
+            if !said.opened {
+                said.opened = true;
+                let open = announce::open(self.block, index, task);
+                self.sender.send(&up(from_wrapper::Body::Open(open))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_events(&mut self) -> Result<(), SessionEnd> {
+        while let Some((event, behind)) = self.events.at(self.events_at) {
+            self.events_at = behind;
+            if event.seq <= self.known_event {
+                self.events.taken(behind);
+                continue;
+            }
+            self.events_sent.push_back((event.seq, behind));
+            self.sender.send(&up(from_wrapper::Body::Event(event))).await?;
+        }
+        Ok(())
+    }
+
+    fn ask_final_samples(&mut self) {
+        for (index, task) in self.tasks() {
+            let said = self.said.entry(task.handle.load(Ordering::Relaxed)).or_default();
+            if task.final_stats.load(Ordering::Acquire) == 1 && !said.final_asked {
+                said.final_asked = true;
+                self.poller.ask(Poll { task: index, source: StatsSource::STATS_SOURCE_FINAL });
+            }
+        }
+    }
+
+    /// At most one sample per container and interval goes, unless it is the last.
+    async fn send_samples(&mut self) -> Result<(), SessionEnd> {
+        let interval = self.interval();
+        for sample in self.board.take_samples() {
+            let said = self.said.entry(sample.task).or_default();
+            let last = sample.source == StatsSource::STATS_SOURCE_FINAL;
+            let fresh = said.sampled.is_some_and(|at| at.elapsed() < interval.mul_f32(0.9));
+            if !said.opened || (fresh && !last) {
+                continue;
+            }
+            said.sampled = Some(Instant::now());
+            let stats = shimtap_proto::link::Stats {
+                task: sample.task,
+                time_ns: sample.time_ns,
+                type_url: sample.type_url,
+                value: sample.value,
+                source: sample.source.into(),
+                ..Default::default()
+            };
+            self.sender.send(&up(from_wrapper::Body::Stats(stats))).await?;
+        }
+        Ok(())
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_millis(u64::from(self.block.tables().stats_interval_ms.load(Ordering::Relaxed)).max(100))
+    }
+
+    /// Once an interval: polls for containers whose newest sample is too old, and the counters.
+    async fn begin_round(&mut self) -> Result<(), SessionEnd> {
+        let interval = self.interval();
+        self.round = Instant::now() + interval;
+        for (index, task) in self.tasks() {
+            let lives = matches!(TaskState::load(&task.state), TaskState::Created | TaskState::Running);
+            let said = self.said.entry(task.handle.load(Ordering::Relaxed)).or_default();
+            if lives && said.sampled.is_none_or(|at| at.elapsed() >= interval.mul_f32(0.9)) {
+                self.poller.ask(Poll { task: index, source: StatsSource::STATS_SOURCE_POLLED });
+            }
+        }
+        if let Some(report) = self.reporter.changed(self.block) {
+            self.sender.send(&up(from_wrapper::Body::Report(report))).await?;
+        }
+        Ok(())
+    }
+
+    /// A deleted task whose bytes the collector has all acknowledged is done with.
+    async fn send_gone(&mut self) -> Result<(), SessionEnd> {
+        for (_, task) in self.tasks() {
+            let handle = task.handle.load(Ordering::Relaxed);
+            let deleted = TaskState::load(&task.state) == TaskState::Deleted;
+            let Some(said) = self.said.get_mut(&handle).filter(|s| deleted && s.opened && !s.gone) else { continue };
+            if !self.cursors.is_task_finished(task) {
+                continue;
+            }
+            said.gone = true;
+            let gone = shimtap_proto::link::Gone {
+                task: handle,
+                time_ns: task.deleted_ns.load(Ordering::Relaxed),
+                ..Default::default()
+            };
+            self.sender.send(&up(from_wrapper::Body::Gone(gone))).await?;
+            task.link_done.store(1, Ordering::Release);
+            self.board.wake_relay();
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, message: FromCollector) {
+        match message.body {
+            Some(from_collector::Body::Ready(ready)) => self.ready(&ready),
+            Some(from_collector::Body::Ack(ack)) => self.acknowledged(&ack),
+            Some(from_collector::Body::Settings(settings)) => apply(self.block, &settings),
+            // A second greeting, or something of a later release.
+            _ => {}
+        }
+    }
+
+    fn ready(&mut self, ready: &Ready) {
+        for position in &ready.streams {
+            self.cursors.begin(position);
+        }
+    }
+
+    fn acknowledged(&mut self, ack: &Ack) {
+        for stream in &ack.streams {
+            self.cursors.acknowledged(stream.handle, stream.offset);
+        }
+        let Some(seq) = ack.event_seq else { return };
+        while let Some((_, behind)) = self.events_sent.front().copied().filter(|(s, _)| *s <= seq) {
+            self.events.taken(behind);
+            self.events_sent.pop_front();
+        }
+    }
+}
+
+fn apply(block: &Block, settings: &Settings) {
+    let tables = block.tables();
+    if settings.stats_interval_ms != 0 {
+        tables.stats_interval_ms.store(settings.stats_interval_ms.clamp(100, 3_600_000), Ordering::Relaxed);
+    }
+    if let Some(ms) = settings.coalesce_ms {
+        tables.coalesce_ms.store(ms.min(1000), Ordering::Relaxed);
+    }
+    if let Some(ms) = settings.foreign_stats_bound_ms {
+        tables.stats_bound_ms.store(ms, Ordering::Relaxed);
+    }
+}
+
+/// The pipe by which the relay thread wakes this one.
+fn link_end(board: &Switchboard) -> Result<pipe::Receiver, SessionEnd> {
+    Ok(pipe::Receiver::from_owned_fd(process::duplicate(board.link.0.as_fd())?)?)
+}

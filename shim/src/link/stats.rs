@@ -1,0 +1,144 @@
+//! Our own Stats requests: on a connection of their own, one at a time, with a deadline and a back-off.
+
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+use shimtap_proto::{
+    link::StatsSource,
+    ttrpc::{
+        TaskApi,
+        task::{StatsAnswer, TaskRef},
+    },
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+use ttrpc::r#async::Client;
+
+use super::Switchboard;
+use crate::block::{Block, Task, TaskState};
+
+/// A polled Stats has this long.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// The last one of a container less: its Wait answer waits for it.
+const FINAL_DEADLINE: Duration = Duration::from_millis(200);
+const FIRST_BACK_OFF: Duration = Duration::from_secs(10);
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(300);
+/// More requests than a pod has containers mean that the shim does not keep up: the newest are dropped.
+const QUEUE: usize = 256;
+
+/// One request to make.
+#[derive(Debug, Clone, Copy)]
+pub struct Poll {
+    /// Index of the task.
+    pub task: usize,
+    /// Why.
+    pub source: StatsSource,
+}
+
+/// The way to the polling task; it ends when this is dropped.
+pub struct Poller {
+    queue: mpsc::Sender<Poll>,
+    /// No polls before this instant.
+    pause: Arc<Mutex<Option<Instant>>>,
+}
+
+struct Polling {
+    block: &'static Block,
+    board: &'static Switchboard,
+    pause: Arc<Mutex<Option<Instant>>>,
+    client: Option<Client>,
+    back_off: Duration,
+}
+
+// === impl Poller ===
+
+impl Poller {
+    /// Starts the polling task on the current runtime.
+    pub fn spawn(block: &'static Block, board: &'static Switchboard) -> Self {
+        let (queue, receiver) = mpsc::channel(QUEUE);
+        let pause = Arc::new(Mutex::new(None));
+        let polling = Polling { block, board, pause: Arc::clone(&pause), client: None, back_off: FIRST_BACK_OFF };
+        tokio::spawn(polling.run(receiver));
+        Self { queue, pause }
+    }
+
+    /// Asks, unless the shim was mute lately; a last sample is always tried.
+    pub fn ask(&self, poll: Poll) {
+        let paused = self.pause.lock().is_ok_and(|p| p.is_some_and(|until| Instant::now() < until));
+        if poll.source == StatsSource::STATS_SOURCE_FINAL || !paused {
+            let _ = self.queue.try_send(poll);
+        }
+    }
+}
+
+// === impl Polling ===
+
+impl Polling {
+    async fn run(mut self, mut queue: mpsc::Receiver<Poll>) {
+        while let Some(poll) = queue.recv().await {
+            let Some(task) = self.block.tables().tasks.get(poll.task) else { continue };
+            let last = poll.source == StatsSource::STATS_SOURCE_FINAL;
+            let over = matches!(TaskState::load(&task.state), TaskState::Free | TaskState::Deleted);
+            if !over {
+                let answered = self.poll(task, poll.source, if last { FINAL_DEADLINE } else { DEADLINE }).await;
+                if !last {
+                    self.note(answered);
+                }
+            }
+            if last {
+                task.final_stats.store(2, Ordering::Release);
+                self.board.wake_relay();
+            }
+            self.board.wake_link();
+        }
+    }
+
+    /// One request; was there an answer at all (also a refusal)?
+    async fn poll(&mut self, task: &Task, source: StatsSource, deadline: Duration) -> bool {
+        let id = task.id.get();
+        let api = if task.api.load(Ordering::Relaxed) == 3 { TaskApi::V3 } else { TaskApi::V2 };
+        let request = ttrpc::Request {
+            service: api.service().to_owned(),
+            method: "Stats".to_owned(),
+            payload: TaskRef { id: &id, exec_id: "" }.encode(),
+            timeout_nano: i64::try_from(deadline.as_nanos()).unwrap_or(0),
+            ..Default::default()
+        };
+        let handle = task.handle.load(Ordering::Relaxed);
+        let Some(client) = self.client().await else { return false };
+        match timeout(deadline, client.request(request)).await {
+            Ok(Ok(response)) => {
+                if let Ok(stats) = StatsAnswer::decode(&response.payload) {
+                    self.board.sample(handle, source, stats.type_url, stats.value);
+                }
+                true
+            }
+            // NotFound and the like: the shim lives, there is nothing to measure.
+            Ok(Err(ttrpc::Error::RpcStatus(_))) => true,
+            Ok(Err(_)) | Err(_) => {
+                self.client = None;
+                false
+            }
+        }
+    }
+
+    async fn client(&mut self) -> Option<Client> {
+        if self.client.is_none() {
+            let address = format!("unix://{}", self.block.tables().identity.inner_path.get());
+            self.client = timeout(DEADLINE, Client::connect(&address)).await.ok()?.ok();
+        }
+        self.client.clone()
+    }
+
+    fn note(&mut self, answered: bool) {
+        let until = (!answered).then(|| Instant::now() + self.back_off);
+        self.back_off = if answered { FIRST_BACK_OFF } else { (self.back_off * 2).min(LONGEST_BACK_OFF) };
+        if let Ok(mut pause) = self.pause.lock() {
+            *pause = until;
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Output on its way: per stream a cursor between what the ring has and what the collector acknowledged.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering};
+
+use shimtap_proto::link::{
+    Close, DATA_MAX, Data, FromWrapper, Gap, GapReason, StreamPosition, WINDOW, from_wrapper,
+};
+use tokio::time::{Duration, Instant};
+use ttrpc::r#async::CSSender;
+
+use super::client::up;
+use crate::{
+    block::{Block, Stream, StreamState, Task, linked},
+    tee::ring::RingView,
+};
+
+/// After this long without a byte the next ones go at once.
+const QUIET: Duration = Duration::from_millis(50);
+/// Else they wait for company this long.
+const GATHER: Duration = Duration::from_millis(25);
+
+/// One stream's place.
+struct Cursor {
+    index: usize,
+    /// Next raw offset to send.
+    at: u64,
+    sent_at: Option<Instant>,
+    wanted: bool,
+    closed: bool,
+}
+
+/// All announced streams of a session, by handle.
+pub struct Cursors {
+    block: &'static Block,
+    ring: RingView,
+    cursors: BTreeMap<u32, Cursor>,
+    gathering: bool,
+}
+
+// === impl Cursors ===
+
+impl Cursors {
+    /// None announced yet.
+    pub fn new(block: &'static Block) -> Self {
+        Self { block, ring: RingView::new(block), cursors: BTreeMap::new(), gathering: false }
+    }
+
+    /// Does a timer of ours run that sends anyway?
+    pub fn is_flush_due_soon(&self) -> bool {
+        self.gathering
+    }
+
+    fn stream(&self, index: usize) -> Option<&'static Stream> {
+        self.block.tables().streams.get(index)
+    }
+
+    /// The collector says where a stream goes on.
+    pub fn begin(&mut self, position: &StreamPosition) {
+        let has_handle = |s: &Stream| {
+            s.handle.load(Ordering::Relaxed) == position.handle && StreamState::load(&s.state) != StreamState::Free
+        };
+        let Some(index) = self.block.tables().streams().iter().position(has_handle) else { return };
+        let Some(stream) = self.stream(index) else { return };
+        if let Some(next) = position.next {
+            stream.acked.fetch_max(next.min(stream.pos.load(Ordering::Acquire)), Ordering::AcqRel);
+        }
+        let start = stream.start.load(Ordering::Acquire);
+        let at = position.next.unwrap_or_else(|| start.max(stream.acked.load(Ordering::Acquire)));
+        stream.unwanted.store(u32::from(!position.capture), Ordering::Release);
+        let cursor = Cursor { index, at, sent_at: None, wanted: position.capture, closed: false };
+        self.cursors.insert(position.handle, cursor);
+    }
+
+    /// Durable up to here.
+    pub fn acknowledged(&self, handle: u32, offset: u64) {
+        let Some(stream) = self.cursors.get(&handle).and_then(|c| self.stream(c.index)) else { return };
+        if stream.handle.load(Ordering::Relaxed) == handle {
+            stream.acked.fetch_max(offset.min(stream.pos.load(Ordering::Acquire)), Ordering::AcqRel);
+        }
+    }
+
+    /// Is everything of this task closed and acknowledged?
+    pub fn is_task_finished(&self, task: &Task) -> bool {
+        task.streams.iter().filter_map(linked).all(|index| {
+            let Some(stream) = self.stream(index) else { return true };
+            let cursor = self.cursors.get(&stream.handle.load(Ordering::Relaxed));
+            let acked = stream.acked.load(Ordering::Acquire) >= stream.pos.load(Ordering::Acquire);
+            cursor.is_some_and(|c| c.closed && (acked || !c.wanted))
+        })
+    }
+
+    /// Sends what is due; when the next piece will be.
+    pub async fn send(&mut self, sender: &CSSender<FromWrapper>) -> ttrpc::Result<Option<Instant>> {
+        let mut due: Option<Instant> = None;
+        for handle in self.cursors.keys().copied().collect::<Vec<_>>() {
+            if let Some(at) = self.send_stream(handle, sender).await? {
+                due = Some(due.map_or(at, |d| d.min(at)));
+            }
+        }
+        self.gathering = due.is_some();
+        Ok(due)
+    }
+
+    async fn send_stream(&mut self, handle: u32, sender: &CSSender<FromWrapper>) -> ttrpc::Result<Option<Instant>> {
+        loop {
+            let Some(body) = self.next_body(handle) else { return Ok(None) };
+            match body {
+                Next::Later(at) => return Ok(Some(at)),
+                Next::Body(body) => sender.send(&up(body)).await?,
+            }
+        }
+    }
+
+    /// The next message of a stream, or when there will be one.
+    fn next_body(&mut self, handle: u32) -> Option<Next> {
+        let in_flight: u64 = self.cursors.values().map(|c| self.in_flight(c)).sum();
+        let cursor = self.cursors.get_mut(&handle).filter(|c| !c.closed)?;
+        let stream = self.block.tables().streams.get(cursor.index)?;
+        let ended = StreamState::load(&stream.state) == StreamState::Ended;
+        let pos = stream.pos.load(Ordering::Acquire);
+        let start = stream.start.load(Ordering::Acquire);
+        if !cursor.wanted {
+            cursor.at = pos;
+        }
+        if cursor.at < start {
+            let gap = gap(handle, cursor.at, start);
+            cursor.at = start;
+            stream.sent.store(start, Ordering::Relaxed);
+            return Some(Next::Body(from_wrapper::Body::Gap(gap)));
+        }
+        if cursor.at >= pos {
+            cursor.closed = ended;
+            let close = Close { handle, end: pos, exact: true, ..Default::default() };
+            return ended.then_some(Next::Body(from_wrapper::Body::Close(close)));
+        }
+        if in_flight >= WINDOW {
+            // The next acknowledgement wakes us.
+            return None;
+        }
+        let unsent = pos.saturating_sub(cursor.at);
+        let gather_until = cursor.sent_at.filter(|at| at.elapsed() < QUIET).map(|at| at + GATHER);
+        if let Some(at) = gather_until.filter(|at| *at > Instant::now() && !ended && unsent < wide(DATA_MAX)) {
+            return Some(Next::Later(at));
+        }
+        // `None` here: dropped while we looked; the next look sends the Gap.
+        let bytes = self.ring.read(stream, cursor.at, DATA_MAX);
+        let Some(bytes) = bytes else { return Some(Next::Later(Instant::now())) };
+        let (time_offset, time_ns) = RingView::times(stream, cursor.at, bytes.len()).into_iter().unzip();
+        let offset = cursor.at;
+        cursor.at = cursor.at.saturating_add(wide(bytes.len()));
+        cursor.sent_at = Some(Instant::now());
+        stream.sent.store(cursor.at, Ordering::Relaxed);
+        let data = Data { handle, offset, bytes, time_offset, time_ns, ..Default::default() };
+        Some(Next::Body(from_wrapper::Body::Data(data)))
+    }
+
+    fn in_flight(&self, cursor: &Cursor) -> u64 {
+        let acked = self.stream(cursor.index).map_or(0, |s| s.acked.load(Ordering::Acquire));
+        if cursor.wanted { cursor.at.saturating_sub(acked) } else { 0 }
+    }
+}
+
+enum Next {
+    Body(from_wrapper::Body),
+    Later(Instant),
+}
+
+fn gap(handle: u32, from: u64, to: u64) -> Gap {
+    Gap { handle, from, to, reason: GapReason::GAP_REASON_OVERFLOW.into(), ..Default::default() }
+}
+
+fn wide(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,89 @@
+//! The table of requests in flight: an answer carries no method, so what it means was written down when its request
+//! was seen, in the block, before the request's first byte moved on.
+
+use std::sync::atomic::Ordering;
+
+use shimtap_proto::ttrpc::Method;
+
+use crate::{
+    block::{Pending, PendingState, Task, TaskState, counters::Counter, link_to, linked, note_used},
+    sys::monotonic_ns,
+    worker::Worker,
+};
+
+impl Worker {
+    /// The entry at an index that came from this table.
+    pub(super) fn pending(&self, index: usize) -> &'static Pending {
+        let pendings = &self.block.tables().pendings;
+        pendings.get(index).unwrap_or(&pendings[0])
+    }
+
+    /// Entries in use, with their indices.
+    pub(super) fn pendings(&self) -> impl Iterator<Item = (usize, &'static Pending)> + use<> {
+        let used = |(_, p): &(usize, &Pending)| PendingState::load(&p.state) != PendingState::Free;
+        self.block.tables().pendings().iter().enumerate().filter(used)
+    }
+
+    /// The request that an answer on this stream of this connection belongs to.
+    pub(super) fn pending_of(&self, conn: usize, stream_id: u32) -> Option<usize> {
+        let belongs = |(_, p): &(usize, &Pending)| {
+            let state = PendingState::load(&p.state);
+            p.stream_id.load(Ordering::Relaxed) == stream_id
+                && linked(&p.conn) == Some(conn)
+                && matches!(state, PendingState::Open | PendingState::Swallow)
+        };
+        self.pendings().find(belongs).map(|(n, _)| n)
+    }
+
+    /// Enters a request; a successor that decides the same frame again gets the same entry. `None`: no room.
+    pub(super) fn pending_open(&mut self, conn: usize, stream_id: u32, method: Method) -> Option<usize> {
+        if let Some(known) = self.pending_of(conn, stream_id) {
+            return Some(known);
+        }
+        let free = |p: &Pending| PendingState::load(&p.state) == PendingState::Free;
+        let Some(index) = self.block.tables().pendings.iter().position(free) else {
+            self.block.tables().counters.add(Counter::TableOverflow);
+            return None;
+        };
+        note_used(&self.block.tables().pendings_used, index);
+        let entry = self.pending(index);
+        let words = [&entry.task, &entry.signal, &entry.bounded, &entry.code, &entry.release];
+        words.into_iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        entry.conn.store(link_to(Some(conn)), Ordering::Relaxed);
+        entry.stream_id.store(stream_id, Ordering::Relaxed);
+        entry.method.store(u32::from(method.to_u8()), Ordering::Relaxed);
+        entry.asked_ns.store(monotonic_ns(), Ordering::Relaxed);
+        entry.held_ns.store(0, Ordering::Relaxed);
+        for text in [&entry.id, &entry.exec] {
+            text.set("");
+        }
+        PendingState::Open.store(&entry.state);
+        Some(index)
+    }
+
+    /// The method of an entry.
+    pub(super) fn method_of(entry: &Pending) -> Option<Method> {
+        u8::try_from(entry.method.load(Ordering::Relaxed)).ok().and_then(Method::from_u8)
+    }
+
+    /// All requests of a connection that has ended.
+    pub(super) fn forget_pendings(&self, conn: usize) {
+        self.pendings()
+            .filter(|(_, p)| linked(&p.conn) == Some(conn))
+            .for_each(|(_, p)| PendingState::Free.store(&p.state));
+    }
+
+    /// The task that lives under this id.
+    pub(crate) fn task_named(&self, id: &str) -> Option<usize> {
+        let lives = |t: &Task| {
+            !matches!(TaskState::load(&t.state), TaskState::Free | TaskState::Deleted) && t.id.is(id)
+        };
+        self.block.tables().tasks().iter().position(lives)
+    }
+
+    /// The entry at an index that came from the table of tasks.
+    pub(crate) fn task(&self, index: usize) -> &'static Task {
+        let tasks = &self.block.tables().tasks;
+        tasks.get(index).unwrap_or(&tasks[0])
+    }
+}

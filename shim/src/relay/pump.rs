@@ -1,0 +1,323 @@
+//! One direction of a connection as a state machine whose every move is one syscall.
+//!
+//! docs/adr/0002 has the argument; the states are `block::DirState`. In short: before a frame's first byte moves,
+//! SO_PEEK_OFF of the source is set to its length, and it falls by exactly what is consumed; bytes that were taken
+//! and not yet delivered are in the pipe or in the frame area. A successor reads both and goes on.
+
+use std::{
+    os::fd::BorrowedFd,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use nix::sys::socket::Shutdown;
+
+use super::{ANSWERS, REQUESTS, Want, take::Taken};
+use crate::{
+    block::{ConnState, Dir, DirState, FRAME_AREA, Slot, link_to, linked},
+    sys::{
+        Errno, Kernel,
+        fd::{self, Moved},
+        monotonic_ns,
+        shared::punch,
+    },
+    worker::Worker,
+};
+
+/// Bytes of a changed frame that go into the pipe in one write: always fits an empty default pipe.
+const PIECE: usize = 32 << 10;
+/// Largest single move of unframed bytes.
+const RAW_MOVE: usize = 1 << 20;
+/// How long a direction without a pipe waits before it asks again.
+const STARVED_NS: u64 = 20_000_000;
+/// Moves after which the other direction gets its turn.
+const TURN: usize = 256;
+
+/// What one step came to.
+pub(super) enum Step {
+    /// Go on with the state as it is now.
+    Again,
+    /// Wait.
+    Wait(Want),
+}
+
+/// Descriptors of a direction.
+struct Ends<'a> {
+    source: BorrowedFd<'a>,
+    target: BorrowedFd<'a>,
+    pipe: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
+}
+
+fn load(word: &AtomicU32) -> usize {
+    usize::try_from(word.load(Ordering::Acquire)).unwrap_or(0)
+}
+
+fn store(word: &AtomicU32, value: usize) {
+    word.store(u32::try_from(value).unwrap_or(u32::MAX), Ordering::Release);
+}
+
+impl Worker {
+    /// Moves until something has to be waited for.
+    pub(super) fn dir_pump(&mut self, conn: usize, dir: usize) -> Want {
+        for _ in 0..TURN {
+            match self.dir_step(conn, dir) {
+                Ok(Step::Again) => {}
+                Ok(Step::Wait(want)) => return want,
+                // The target is gone or the source broke: nothing of this direction can be delivered any more.
+                Err(_) => self.dir_ended(conn, dir),
+            }
+        }
+        // Level-triggered epoll brings us back for the rest.
+        match DirState::load(&self.dir(conn, dir).state) {
+            DirState::Put | DirState::Out => Want::Target,
+            DirState::Ended => Want::Nothing,
+            _ => Want::Source,
+        }
+    }
+
+    fn dir_step(&mut self, conn: usize, dir: usize) -> Kernel<Step> {
+        let entry = self.dir(conn, dir);
+        match DirState::load(&entry.state) {
+            DirState::Idle => self.idle(conn, dir),
+            DirState::Pass => self.pass(conn, dir, entry),
+            DirState::Assemble => self.assemble(conn, dir, entry),
+            DirState::Put => self.put(conn, dir, entry),
+            DirState::Out => self.out(conn, dir, entry),
+            DirState::Finish => {
+                self.conclude(conn, dir);
+                self.frame_done(conn, dir, entry)
+            }
+            DirState::Raw => self.raw(conn, dir, entry),
+            DirState::Ended => Ok(Step::Wait(Want::Nothing)),
+        }
+    }
+
+    /// Between frames: an answer of ours may go, else the next frame begins.
+    fn idle(&mut self, conn: usize, dir: usize) -> Kernel<Step> {
+        if dir == ANSWERS
+            && let Some(pending) = self.releasable(conn)
+        {
+            return self.send_held(conn, pending);
+        }
+        match self.take(conn, dir)? {
+            Taken::Wait(want) => Ok(Step::Wait(want)),
+            Taken::End => {
+                self.source_ended(conn, dir);
+                Ok(Step::Again)
+            }
+            Taken::Raw => {
+                if !self.with_pipe(conn, dir) {
+                    return Ok(Step::Wait(Want::Nothing));
+                }
+                DirState::Raw.store(&self.dir(conn, dir).state);
+                Ok(Step::Again)
+            }
+            Taken::Frame { len, state } => {
+                if !self.with_pipe(conn, dir) {
+                    return Ok(Step::Wait(Want::Nothing));
+                }
+                let entry = self.dir(conn, dir);
+                store(&entry.frame_len, len);
+                fd::set_peek_off(self.ends(conn, dir)?.source, i32::try_from(len).map_err(|_| Errno::EMSGSIZE)?)?;
+                state.store(&entry.state);
+                Ok(Step::Again)
+            }
+        }
+    }
+
+    fn pass(&mut self, conn: usize, dir: usize, entry: &Dir) -> Kernel<Step> {
+        let ends = self.ends(conn, dir)?;
+        let (_, pipe_in) = ends.pipe()?;
+        if !ends.push()? {
+            return Ok(Step::Wait(Want::Target));
+        }
+        let left = usize::try_from(fd::peek_off(ends.source)?).unwrap_or(0);
+        if left == 0 {
+            return self.frame_done(conn, dir, entry);
+        }
+        match fd::splice(ends.source, pipe_in, left)? {
+            Moved::Bytes(_) => Ok(Step::Again),
+            // The pipe is empty, so it is the source that has nothing.
+            Moved::Blocked => Ok(Step::Wait(Want::Source)),
+            // The peer died inside a frame: the other one gets as much of it as there was.
+            Moved::End => {
+                DirState::Raw.store(&entry.state);
+                Ok(Step::Again)
+            }
+        }
+    }
+
+    fn assemble(&mut self, conn: usize, dir: usize, entry: &Dir) -> Kernel<Step> {
+        let len = load(&entry.frame_len);
+        let ends = self.ends(conn, dir)?;
+        let left = usize::try_from(fd::peek_off(ends.source)?).unwrap_or(0);
+        if left > 0 {
+            let line = self.relay.lines.get(&conn).ok_or(Errno::EBADF)?;
+            let area = line.area(dir, false).ok_or(Errno::EFAULT)?;
+            return match area.read_from(ends.source, len.saturating_sub(left), left)? {
+                None => Ok(Step::Wait(Want::Source)),
+                Some(0) => {
+                    self.source_ended(conn, dir);
+                    Ok(Step::Again)
+                }
+                Some(_) => Ok(Step::Again),
+            };
+        }
+        // Everything decided here is found again by a successor: see request.rs and answer.rs.
+        match if dir == REQUESTS { self.request(conn) } else { self.answer(conn) } {
+            Some(out) => {
+                store(&entry.changed, usize::from(out.changed));
+                store(&entry.out_len, out.len);
+                store(&entry.put_start, 0);
+                DirState::Put.store(&entry.state);
+                Ok(Step::Again)
+            }
+            None => self.frame_done(conn, dir, entry),
+        }
+    }
+
+    fn put(&mut self, conn: usize, dir: usize, entry: &Dir) -> Kernel<Step> {
+        let ends = self.ends(conn, dir)?;
+        let (pipe_out, pipe_in) = ends.pipe()?;
+        let start = load(&entry.put_start);
+        if fd::unread(pipe_out)? == 0 {
+            let line = self.relay.lines.get(&conn).ok_or(Errno::EBADF)?;
+            let area = line.area(dir, load(&entry.changed) != 0).ok_or(Errno::EFAULT)?;
+            let piece = load(&entry.out_len).saturating_sub(start).min(PIECE);
+            area.write_to(pipe_in, start, piece)?;
+        }
+        store(&entry.put_end, start.saturating_add(fd::unread(pipe_out)?));
+        DirState::Out.store(&entry.state);
+        Ok(Step::Again)
+    }
+
+    fn out(&mut self, conn: usize, dir: usize, entry: &Dir) -> Kernel<Step> {
+        if !self.ends(conn, dir)?.push()? {
+            return Ok(Step::Wait(Want::Target));
+        }
+        let end = load(&entry.put_end);
+        store(&entry.put_start, end);
+        let next = if end >= load(&entry.out_len) { DirState::Finish } else { DirState::Put };
+        next.store(&entry.state);
+        Ok(Step::Again)
+    }
+
+    fn raw(&mut self, conn: usize, dir: usize, _entry: &Dir) -> Kernel<Step> {
+        let ends = self.ends(conn, dir)?;
+        let (_, pipe_in) = ends.pipe()?;
+        if !ends.push()? {
+            return Ok(Step::Wait(Want::Target));
+        }
+        match fd::splice(ends.source, pipe_in, RAW_MOVE)? {
+            Moved::Bytes(_) => Ok(Step::Again),
+            Moved::Blocked => Ok(Step::Wait(Want::Source)),
+            Moved::End => {
+                self.source_ended(conn, dir);
+                Ok(Step::Again)
+            }
+        }
+    }
+
+    /// A frame is through: back to Idle, big areas given back.
+    fn frame_done(&mut self, conn: usize, dir: usize, entry: &Dir) -> Kernel<Step> {
+        let len = load(&entry.frame_len);
+        if let Some(pipe) = linked(&entry.pipe) {
+            entry.pipe.store(0, Ordering::Release);
+            DirState::Idle.store(&entry.state);
+            self.pipes.release(pipe, &mut self.hands);
+        } else {
+            DirState::Idle.store(&entry.state);
+        }
+        if len > PIECE {
+            self.punch_frames(conn, dir);
+        }
+        Ok(Step::Again)
+    }
+
+    fn punch_frames(&self, conn: usize, dir: usize) {
+        let (start, _) = crate::block::Places::frames(conn);
+        let at = start.saturating_add(dir.saturating_mul(2 * FRAME_AREA));
+        let _ = punch(self.block.memfd(), at, 2 * FRAME_AREA);
+    }
+
+    /// The source will send no more, and all it sent is delivered.
+    fn source_ended(&mut self, conn: usize, dir: usize) {
+        if dir == ANSWERS {
+            self.release_all(conn);
+            if let Some(pending) = self.releasable(conn) {
+                // Answers that the inner shim gave before its end still go out; then this is asked again.
+                if self.send_held(conn, pending).is_ok() {
+                    return;
+                }
+            }
+        }
+        let target_slot = if dir == REQUESTS { Slot::inner(conn) } else { Slot::outer(conn) };
+        let source_gone = self.relay.lines.get(&conn).and_then(|l| l.hung_up.get(dir)).copied().unwrap_or(true);
+        // A dead shim is seen at once in both directions; a half-closed one keeps its other half.
+        let how = if dir == ANSWERS && source_gone { Shutdown::Both } else { Shutdown::Write };
+        if let Ok(target) = self.hands.get(target_slot) {
+            let _ = fd::shutdown(target, how);
+        }
+        self.dir_ended(conn, dir);
+    }
+
+    fn dir_ended(&mut self, conn: usize, dir: usize) {
+        let entry = self.dir(conn, dir);
+        DirState::Ended.store(&entry.state);
+        if let Some(pipe) = linked(&entry.pipe) {
+            entry.pipe.store(0, Ordering::Release);
+            self.pipes.discard(pipe, &mut self.hands);
+        }
+    }
+
+    /// Makes sure the direction has a pipe of the pool; false: descriptors are short, it is tried again by time.
+    pub(super) fn with_pipe(&mut self, conn: usize, dir: usize) -> bool {
+        let entry = self.dir(conn, dir);
+        if linked(&entry.pipe).is_none() {
+            let Ok(pipe) = self.pipes.acquire(&mut self.hands) else {
+                self.relay.starved_ns = Some(monotonic_ns().saturating_add(STARVED_NS));
+                return false;
+            };
+            entry.pipe.store(link_to(Some(pipe)), Ordering::Release);
+        }
+        true
+    }
+
+    fn ends(&self, conn: usize, dir: usize) -> Kernel<Ends<'_>> {
+        let (outer, inner) = (Slot::outer(conn), Slot::inner(conn));
+        let (source, target) = if dir == REQUESTS { (outer, inner) } else { (inner, outer) };
+        let pipe = match linked(&self.dir(conn, dir).pipe).map(Slot::pipe) {
+            Some(slot) => Some((self.hands.get(slot)?, self.hands.get(slot.plus(1))?)),
+            None => None,
+        };
+        Ok(Ends { source: self.hands.get(source)?, target: self.hands.get(target)?, pipe })
+    }
+
+    /// Is the connection's inner end there?
+    pub(super) fn is_up(&self, conn: usize) -> bool {
+        ConnState::load(&self.conn(conn).state) == ConnState::Up
+    }
+}
+
+// === impl Ends ===
+
+impl<'a> Ends<'a> {
+    fn pipe(&self) -> Kernel<(BorrowedFd<'a>, BorrowedFd<'a>)> {
+        self.pipe.ok_or(Errno::EBADF)
+    }
+
+    /// Empties the pipe into the target; false when the target has no room.
+    fn push(&self) -> Kernel<bool> {
+        let (pipe_out, _) = self.pipe()?;
+        loop {
+            let n = fd::unread(pipe_out)?;
+            if n == 0 {
+                return Ok(true);
+            }
+            match fd::splice(pipe_out, self.target, n)? {
+                Moved::Bytes(_) => {}
+                Moved::Blocked => return Ok(false),
+                Moved::End => return Err(Errno::EPIPE),
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What a request of containerd's means to us, decided when all of it is in the block.
+//!
+//! A decision may be taken twice, by a worker that dies and by its successor, so each step finds what an earlier
+//! attempt has done: entries are looked up before they are made, descriptors are "ensured", not opened.
+
+use std::sync::atomic::Ordering;
+
+use shimtap_proto::{
+    link::{Event, EventKind},
+    ttrpc::{
+        HEADER_LEN, Header, Method, RequestView, TaskApi,
+        rewrite::{Edit, replace},
+        task::{Create, Exec, Kill, TaskRef},
+    },
+};
+
+use super::{REQUESTS, take::api_number};
+use crate::{
+    block::{Pending, TaskState, counters::Counter, link_to, linked},
+    sys::{monotonic_ns, unix_ns},
+    worker::Worker,
+};
+
+/// Two Stats requests of one container closer together than this are a caller's loop (containerd 2.3+ asks at 1 Hz).
+const FREQUENT_NS: u64 = 1_200_000_000;
+/// Longest process spec that goes into an event.
+const SPEC_MAX: usize = 8 << 10;
+
+/// What leaves for the other side.
+pub(super) struct Out {
+    /// From the second frame area.
+    pub changed: bool,
+    /// Bytes.
+    pub len: usize,
+}
+
+impl Worker {
+    /// The assembled request of a connection. Never `None`: requests are always forwarded, and never later.
+    pub(super) fn request(&mut self, conn: usize) -> Option<Out> {
+        let len = usize::try_from(self.dir(conn, REQUESTS).frame_len.load(Ordering::Acquire)).ok()?;
+        let unchanged = Some(Out { changed: false, len });
+        let frame = self.relay.lines.get(&conn).and_then(|l| l.area(REQUESTS, false)?.get(0, len));
+        let Some(frame) = frame else { return unchanged };
+        if self.understand_request(conn, &frame).is_none() {
+            self.block.tables().counters.add(Counter::FramesUnparsed);
+            return unchanged;
+        }
+        let Some(changed) = self.changed_create(conn, &frame) else { return unchanged };
+        let fits = self.relay.lines.get(&conn).and_then(|l| Some(l.area(REQUESTS, true)?.put(0, &changed)));
+        if fits != Some(true) {
+            return unchanged;
+        }
+        self.block.tables().counters.add(Counter::FramesRewritten);
+        Some(Out { changed: true, len: changed.len() })
+    }
+
+    /// Enters the request and does what it asks of us; `None` where it does not decode.
+    fn understand_request(&mut self, conn: usize, frame: &[u8]) -> Option<()> {
+        let header = Header::decode(frame).ok()?;
+        let view = RequestView::decode(frame.get(HEADER_LEN..)?).ok()?;
+        let api = TaskApi::from_service(view.service)?;
+        let method = Method::from_name(view.method)?;
+        let whose = TaskRef::decode(method, view.payload).ok()?;
+        let Some(pending) = self.pending_open(conn, header.stream_id, method) else { return Some(()) };
+        let entry = self.pending(pending);
+        if !entry.id.set(whose.id) || !entry.exec.set(whose.exec_id) {
+            return None;
+        }
+        if method == Method::Create {
+            let create = Create::decode(view.payload).ok()?;
+            let task = self.task_begin(conn, header.stream_id, api_number(api), &create);
+            entry.task.store(link_to(task), Ordering::Release);
+            return Some(());
+        }
+        entry.task.store(link_to(self.task_named(whose.id)), Ordering::Release);
+        match method {
+            Method::Kill => self.kill_asked(entry, &Kill::decode(view.payload).ok()?),
+            Method::Delete if whose.exec_id.is_empty() => self.end_is_near(entry, true),
+            Method::Shutdown => self.end_is_near(entry, false),
+            Method::Exec => self.exec_asked(entry, &Exec::decode(view.payload).ok()?),
+            Method::Stats => self.stats_asked(entry),
+            _ => {}
+        }
+        Some(())
+    }
+
+    /// The Create of this frame with our FIFOs in it; `None` where it goes as it is.
+    fn changed_create(&self, conn: usize, frame: &[u8]) -> Option<Vec<u8>> {
+        let header = Header::decode(frame).ok()?;
+        let pending = self.pending(self.pending_of(conn, header.stream_id)?);
+        if Self::method_of(pending) != Some(Method::Create) {
+            return None;
+        }
+        let view = RequestView::decode(frame.get(HEADER_LEN..)?).ok()?;
+        let create = Create::decode(view.payload).ok()?;
+        let [stdout, stderr] = self.inner_uris(linked(&pending.task)?, &create);
+        let edits: Vec<Edit<'_>> = [(6, &stdout), (7, &stderr)]
+            .into_iter()
+            .filter_map(|(field, uri)| Some(Edit { field, new: uri.as_ref()?.as_bytes() }))
+            .collect();
+        if edits.is_empty() {
+            return None;
+        }
+        replace(frame, &edits).ok()
+    }
+
+    fn kill_asked(&self, entry: &Pending, kill: &Kill<'_>) {
+        entry.signal.store(kill.signal, Ordering::Relaxed);
+        // Only SIGKILL for the task itself means that its output may be thrown away; SIGHUP and SIGTERM do not.
+        if kill.signal == 9
+            && kill.exec_id.is_empty()
+            && let Some(task) = linked(&entry.task)
+        {
+            self.task(task).killed.store(1, Ordering::Release);
+        }
+    }
+
+    /// Delete or Shutdown: Wait answers of that task leave before it, whatever its streams say.
+    fn end_is_near(&mut self, entry: &Pending, is_delete: bool) {
+        let Some(task) = linked(&entry.task) else { return };
+        if is_delete {
+            self.task(task).killed.store(1, Ordering::Release);
+        }
+        self.release_task(task);
+    }
+
+    fn exec_asked(&self, entry: &Pending, exec: &Exec<'_>) {
+        let spec = if exec.spec.len() <= SPEC_MAX { exec.spec.to_vec() } else { Vec::new() };
+        self.events.push(Event {
+            time_ns: unix_ns(),
+            kind: EventKind::EVENT_KIND_EXEC.into(),
+            task: linked(&entry.task).map_or(0, |t| self.task(t).handle.load(Ordering::Relaxed)),
+            process: exec.exec_id.to_owned(),
+            process_spec: spec,
+            container: exec.id.to_owned(),
+            ..Default::default()
+        });
+    }
+
+    /// Only callers that ask in a loop are bounded, and callers of a container that has already been mute.
+    fn stats_asked(&self, entry: &Pending) {
+        let Some(task) = linked(&entry.task).map(|t| self.task(t)) else { return };
+        let now = monotonic_ns();
+        let before = task.stats_asked_ns.swap(now, Ordering::AcqRel);
+        let frequent = before != 0 && now.saturating_sub(before) <= FREQUENT_NS;
+        let mute = task.stats_mute.load(Ordering::Acquire) != 0;
+        entry.bounded.store(u32::from(frequent || mute), Ordering::Release);
+        self.relay.bounded.set(self.relay.bounded.get() || frequent || mute);
+    }
+
+    /// Is this task still being made?
+    pub(crate) fn is_creating(&self, task: usize) -> bool {
+        TaskState::load(&self.task(task).state) == TaskState::Creating
+    }
+}

@@ -1,0 +1,82 @@
+//! A level-triggered epoll whose registrations always equal what the caller last asked for.
+//!
+//! `want` is the only way in: it adds, changes or removes. A descriptor nobody waits for is not registered at
+//! all, since the kernel reports EPOLLHUP for any registered one and a loop would spin on it.
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::{Errno, Kernel};
+
+/// Registrations by token.
+pub struct Poller {
+    epoll: Epoll,
+    registered: HashMap<u64, EpollFlags>,
+}
+
+// === impl Poller ===
+
+impl Poller {
+    /// epoll_create1(2).
+    pub fn new() -> Kernel<Self> {
+        Ok(Self { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?, registered: HashMap::new() })
+    }
+
+    /// Makes the registration of `token` (always the same descriptor for the same token) equal to `flags`;
+    /// `None` removes it. HUP and ERR are reported while anything is registered, also with empty flags.
+    pub fn want(&mut self, token: u64, fd: BorrowedFd<'_>, flags: Option<EpollFlags>) -> Kernel<()> {
+        match (self.registered.get(&token).copied(), flags) {
+            (None, None) => Ok(()),
+            (Some(_), None) => {
+                self.registered.remove(&token);
+                self.epoll.delete(fd)
+            }
+            (Some(have), Some(want)) if have == want => Ok(()),
+            (Some(_), Some(want)) => {
+                self.epoll.modify(fd, &mut EpollEvent::new(want, token))?;
+                self.registered.insert(token, want);
+                Ok(())
+            }
+            (None, Some(want)) => {
+                self.epoll.add(fd, EpollEvent::new(want, token))?;
+                self.registered.insert(token, want);
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits for events; `None` = until one comes. An interrupted wait is an empty answer.
+    pub fn wait(&self, events: &mut [EpollEvent], timeout_ms: Option<u16>) -> Kernel<usize> {
+        let timeout = timeout_ms.map_or(EpollTimeout::NONE, EpollTimeout::from);
+        match self.epoll.wait(events, timeout) {
+            Err(Errno::EINTR) => Ok(0),
+            other => other,
+        }
+    }
+
+    /// How many descriptors are registered; for tests.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.registered.len()
+    }
+}
+
+/// One poll(2) on one descriptor; true when it is readable, hung up or broken within the time.
+pub fn readable_within(fd: BorrowedFd<'_>, timeout_ms: u16) -> Kernel<bool> {
+    use nix::poll::{PollFd, PollFlags, poll};
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    match poll(&mut fds, timeout_ms) {
+        Ok(n) => Ok(n > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// The number behind a borrowed descriptor, for messages only.
+pub fn number(fd: BorrowedFd<'_>) -> i32 {
+    fd.as_raw_fd()
+}

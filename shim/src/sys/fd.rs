@@ -1,0 +1,149 @@
+//! Moving bytes between descriptors without touching them, and asking the kernel how many there are.
+//!
+//! These are the calls that docs/adr/0002 builds exactness on: a move is one syscall, so a SIGKILL either
+//! comes before or after it, and FIONREAD and SO_PEEK_OFF tell the successor which.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags};
+
+use super::{Errno, Kernel};
+
+/// What a non-blocking move came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// So many bytes went over; never 0.
+    Bytes(usize),
+    /// Either end is not ready. The kernel does not say which: ask [`unread`].
+    Blocked,
+    /// The source has ended (or, for a FIFO that never had a writer, has not begun).
+    End,
+}
+
+fn moved(result: Kernel<usize>) -> Kernel<Moved> {
+    match result {
+        Ok(0) => Ok(Moved::End),
+        Ok(n) => Ok(Moved::Bytes(n)),
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(Moved::Blocked),
+        Err(e) => Err(e),
+    }
+}
+
+/// splice(2) of at most `len` bytes, non-blocking.
+pub fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: usize) -> Kernel<Moved> {
+    moved(nix::fcntl::splice(from, None, to, None, len, SpliceFFlags::SPLICE_F_NONBLOCK))
+}
+
+/// tee(2) of at most `len` bytes from one pipe to another, non-blocking; consumes nothing.
+pub fn tee(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: usize) -> Kernel<Moved> {
+    moved(nix::fcntl::tee(from, to, len, SpliceFFlags::SPLICE_F_NONBLOCK))
+}
+
+nix::ioctl_read_bad!(
+    /// FIONREAD: bytes that wait in a pipe or socket.
+    fionread, libc::FIONREAD, libc::c_int
+);
+
+/// Bytes that wait unread in a pipe or socket (FIONREAD).
+pub fn unread(fd: BorrowedFd<'_>) -> Kernel<usize> {
+    let mut n: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int through the pointer, which points to a live int.
+    // JUSTIFICATION: nix has no safe form of FIONREAD.
+    #[expect(unsafe_code, reason = "ioctl")]
+    unsafe { fionread(fd.as_raw_fd(), &raw mut n) }?;
+    Ok(usize::try_from(n).unwrap_or(0))
+}
+
+/// Sets SO_PEEK_OFF of a unix socket: the count that falls by exactly what is consumed, whoever consumes it.
+pub fn set_peek_off(fd: BorrowedFd<'_>, value: i32) -> Kernel<()> {
+    // SAFETY: the option value is an int of the size given; the kernel only reads it.
+    // JUSTIFICATION: nix does not know SO_PEEK_OFF.
+    #[expect(unsafe_code, reason = "setsockopt")]
+    let rc = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEEK_OFF,
+            (&raw const value).cast(),
+            INT_LEN,
+        )
+    };
+    Errno::result(rc).map(drop)
+}
+
+/// Reads SO_PEEK_OFF of a unix socket; -1 where it was never set.
+pub fn peek_off(fd: BorrowedFd<'_>) -> Kernel<i32> {
+    let mut value: libc::c_int = 0;
+    let mut len = INT_LEN;
+    // SAFETY: value and len are live and of the sizes the kernel is told.
+    // JUSTIFICATION: nix does not know SO_PEEK_OFF.
+    #[expect(unsafe_code, reason = "getsockopt")]
+    let rc = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEEK_OFF,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    Errno::result(rc).map(|_| value)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the size of an int is 4")]
+const INT_LEN: libc::socklen_t = size_of::<libc::c_int>() as libc::socklen_t;
+
+/// recv(2) with MSG_PEEK, non-blocking: how many bytes of `into` were filled. `None` where nothing waits.
+pub fn peek(fd: BorrowedFd<'_>, into: &mut [u8]) -> Kernel<Option<usize>> {
+    use nix::sys::socket::{MsgFlags, recv};
+    match recv(fd.as_raw_fd(), into, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+        Ok(n) => Ok(Some(n)),
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// A non-blocking, close-on-exec pipe of default size: (read end, write end).
+pub fn pipe() -> Kernel<(OwnedFd, OwnedFd)> {
+    nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+}
+
+/// Moves a descriptor to a number at or above `floor`, close-on-exec, so that low numbers stay free for hand-over.
+pub fn raise(fd: OwnedFd, floor: i32) -> Kernel<OwnedFd> {
+    if fd.as_raw_fd() >= floor {
+        return Ok(fd);
+    }
+    nix::fcntl::fcntl(fd.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(floor)).map(adopt)
+}
+
+/// Takes ownership of a descriptor number that this process holds and nobody else owns: one that was inherited
+/// by number over fork or exec, or just made by fcntl.
+pub fn adopt(raw: i32) -> OwnedFd {
+    // SAFETY: callers pass a number that is open in this process and owned by no other OwnedFd: numbers from the
+    // slot table right after fork/exec (the table names each once), or a fresh F_DUPFD.
+    // JUSTIFICATION: descriptors inherited by number have no safe constructor.
+    #[expect(unsafe_code, reason = "inherited descriptors")]
+    unsafe {
+        OwnedFd::from_raw_fd(raw)
+    }
+}
+
+/// Is this number open in this process?
+pub fn is_open(raw: i32) -> bool {
+    // SAFETY: the borrow lasts for one fcntl(F_GETFD), which is defined on any number.
+    // JUSTIFICATION: asking about a number that may be closed has no safe form.
+    #[expect(unsafe_code, reason = "probing a number")]
+    let fd = unsafe { BorrowedFd::borrow_raw(raw) };
+    raw >= 0 && nix::fcntl::fcntl(fd, FcntlArg::F_GETFD).is_ok()
+}
+
+/// Sets or clears close-on-exec.
+pub fn set_cloexec(fd: BorrowedFd<'_>, on: bool) -> Kernel<()> {
+    let flag = if on { nix::fcntl::FdFlag::FD_CLOEXEC } else { nix::fcntl::FdFlag::empty() };
+    nix::fcntl::fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop)
+}
+
+/// shutdown(2): acts at once on the connection, whatever duplicates of the descriptor exist.
+pub fn shutdown(fd: BorrowedFd<'_>, how: nix::sys::socket::Shutdown) -> Kernel<()> {
+    nix::sys::socket::shutdown(fd.as_raw_fd(), how)
+}

@@ -1,0 +1,158 @@
+//! Making keepers and workers, and the process attributes both need.
+//!
+//! A worker is a plain fork of the single-threaded keeper: nothing to look up, nothing to load, descriptors keep
+//! their numbers. A keeper is always an exec of our own image through /proc/self/exe, which also works when the
+//! file on disk was replaced or removed.
+
+use std::{
+    ffi::{CStr, CString},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+use nix::{
+    sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+    unistd::{ForkResult, Pid, fork},
+};
+
+use super::{Errno, Kernel, fd};
+
+/// The image that runs, whatever happened to its path.
+const OWN_IMAGE: &CStr = c"/proc/self/exe";
+
+/// fork(2) from a single-threaded process: `None` in the child.
+pub fn fork_worker() -> Kernel<Option<Pid>> {
+    // SAFETY: the keeper has one thread, so the child may go on with everything, allocation included.
+    // JUSTIFICATION: a successor that needs neither a path nor an exec cannot fail for a missing binary.
+    #[expect(unsafe_code, reason = "fork")]
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(Some(child)),
+        ForkResult::Child => Ok(None),
+    }
+}
+
+/// Runs our own image detached: own session, stdio on /dev/null, `inherit` kept under their own numbers, every
+/// other descriptor closed. Returns the child's pid; the child is not waited for.
+pub fn spawn_self(argv: &[String], env: &[(String, String)], inherit: &[BorrowedFd<'_>]) -> Kernel<Pid> {
+    let text = |s: &str| CString::new(s.as_bytes()).map_err(|_| Errno::EINVAL);
+    let argv: Vec<CString> = argv.iter().map(|a| text(a)).collect::<Kernel<_>>()?;
+    let env: Vec<CString> = env.iter().map(|(k, v)| text(&format!("{k}={v}"))).collect::<Kernel<_>>()?;
+    let argv: Vec<&CStr> = argv.iter().map(CString::as_c_str).collect();
+    let env: Vec<&CStr> = env.iter().map(CString::as_c_str).collect();
+    let argv_raw = pointers(&argv);
+    let env_raw = pointers(&env);
+    let inherit: Vec<i32> = inherit.iter().map(AsRawFd::as_raw_fd).collect();
+    // SAFETY: the caller may have other threads, so the child does only async-signal-safe calls on memory prepared
+    // above (see `become_image`) and never returns.
+    // JUSTIFICATION: std's Command cannot keep a set of descriptors under their numbers.
+    #[expect(unsafe_code, reason = "fork")]
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => become_image(&argv_raw, &env_raw, &inherit),
+    }
+}
+
+fn pointers(strings: &[&CStr]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// The child's side of `spawn_self`: only async-signal-safe calls, no allocation.
+fn become_image(argv: &[*const libc::c_char], env: &[*const libc::c_char], inherit: &[i32]) -> ! {
+    // SAFETY: every call is async-signal-safe; argv and env are null-terminated arrays of C strings that live in the
+    // parent's copied memory; failures of the set-up calls leave less comfort, not undefined behaviour.
+    // JUSTIFICATION: this is the exec of a keeper.
+    #[expect(unsafe_code, reason = "between fork and exec")]
+    unsafe {
+        libc::setsid();
+        let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+        for target in 0..3 {
+            libc::dup2(null, target);
+        }
+        libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        for fd in inherit {
+            libc::fcntl(*fd, libc::F_SETFD, 0);
+        }
+        libc::execve(OWN_IMAGE.as_ptr(), argv.as_ptr(), env.as_ptr());
+        libc::_exit(127)
+    }
+}
+
+/// Closes every descriptor from `floor` up that is not in `keep` (close_range(2) around the kept ones).
+pub fn close_others(floor: i32, keep: &[i32]) {
+    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
+    keep.sort_unstable();
+    let mut from = u32::try_from(floor).unwrap_or(3);
+    for kept in keep.into_iter().chain([u32::MAX]) {
+        if kept > from {
+            // SAFETY: closes numbers that nothing in this process owns: called before any OwnedFd beyond `keep` exists.
+            // JUSTIFICATION: descriptors that containerd leaked to us have no owner to drop.
+            #[expect(unsafe_code, reason = "close_range")]
+            unsafe {
+                libc::syscall(libc::SYS_close_range, from, kept.saturating_sub(1), 0u32);
+            }
+        }
+        from = from.max(kept.saturating_add(1));
+    }
+}
+
+/// Ignores what must not end a keeper or worker before its pod, and lets the kernel reap children.
+pub fn ignore_signals() {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    let reap = SigAction::new(SigHandler::SigIgn, SaFlags::SA_NOCLDWAIT, SigSet::empty());
+    let plain = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE, Signal::SIGUSR1, Signal::SIGUSR2];
+    for (signal, action) in plain.into_iter().map(|s| (s, &ignore)).chain([(Signal::SIGCHLD, &reap)]) {
+        // SAFETY: SIG_IGN installs no handler, so nothing can run in signal context.
+        // JUSTIFICATION: sigaction is unsafe for the sake of handlers.
+        #[expect(unsafe_code, reason = "sigaction")]
+        let _ = unsafe { sigaction(signal, &action.clone()) };
+    }
+}
+
+/// Names the calling thread (`ps -o comm`), forbids core dumps of this process.
+pub fn set_name_and_undumpable(name: &CStr) {
+    let _ = nix::sys::prctl::set_name(name);
+    let _ = nix::sys::prctl::set_dumpable(false);
+}
+
+/// pidfd_open(2): readable when the process has ended.
+pub fn pidfd(pid: Pid) -> Kernel<OwnedFd> {
+    // SAFETY: pidfd_open takes plain numbers and returns a new descriptor (close-on-exec by definition) or -1.
+    // JUSTIFICATION: neither std nor nix opens pidfds.
+    #[expect(unsafe_code, reason = "pidfd_open")]
+    unsafe {
+        let raw = libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0u32);
+        let raw = Errno::result(raw)?;
+        Ok(OwnedFd::from_raw_fd(i32::try_from(raw).map_err(|_| Errno::EBADF)?))
+    }
+}
+
+/// pidfd_send_signal(2) with SIGKILL: never hits a process that took over the number.
+pub fn kill(pidfd: BorrowedFd<'_>) -> Kernel<()> {
+    // SAFETY: plain numbers and a null siginfo, as the call allows.
+    // JUSTIFICATION: neither std nor nix sends through pidfds.
+    #[expect(unsafe_code, reason = "pidfd_send_signal")]
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            libc::SIGKILL,
+            std::ptr::null::<libc::siginfo_t>(),
+            0u32,
+        )
+    };
+    Errno::result(rc).map(drop)
+}
+
+/// Raises the soft descriptor limit to the hard one: containerd 2.x units leave it at 1024.
+pub fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// A duplicate of a descriptor, close-on-exec.
+pub fn duplicate(of: BorrowedFd<'_>) -> Kernel<OwnedFd> {
+    nix::fcntl::fcntl(of, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3)).map(fd::adopt)
+}

@@ -1,0 +1,353 @@
+//! Beginning and ending: which streams of a task are ours, made before Create is forwarded, undone where it fails,
+//! closed towards containerd before the answer that tells it so.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+};
+
+use shimtap_proto::{
+    link::NotCaptured,
+    ttrpc::{rewrite::pad_path, task::Create},
+};
+
+use super::uri;
+use crate::{
+    block::{
+        Phase, Slot, Stream, StreamState, Task, TaskState,
+        counters::Counter,
+        link_to, linked, note_used,
+    },
+    keeper::{TASK_LINK, protocol::Operation},
+    run_dir::{RunDir, private_dir},
+    sys::{Errno, unix_ns},
+    worker::{Token, Worker},
+};
+
+/// The next state of a generator whose first one is the wrapper's 64 random bits (splitmix64, Steele et al. 2014): as
+/// good as fresh random bits, and the same again when a successor decides the same Create.
+fn incarnation(wrapper: u64, handle: u32) -> u64 {
+    let mut z = wrapper.wrapping_add(u64::from(handle).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+impl Worker {
+    /// The task of a Create that is about to be forwarded, its streams captured as far as can be. `None`: it goes
+    /// unobserved, which is counted.
+    pub(crate) fn task_begin(&mut self, conn: usize, stream_id: u32, api: u32, create: &Create<'_>) -> Option<usize> {
+        let index = self.task_entry(conn, stream_id)?;
+        let task = self.task(index);
+        if !task.id.set(create.id) || !task.bundle.set(create.bundle) {
+            TaskState::Free.store(&task.state);
+            self.block.tables().counters.add(Counter::NotCaptured);
+            return None;
+        }
+        task.api.store(api, Ordering::Relaxed);
+        task.terminal.store(u32::from(create.terminal), Ordering::Relaxed);
+        let dir = self.make_task_dir(create.id);
+        let fields = [create.stdout, create.stderr];
+        for (n, field) in fields.into_iter().enumerate() {
+            // With a terminal stderr is a field without a stream; one FIFO for both is one stream.
+            let mute = n == 1 && (create.terminal || create.stderr == create.stdout);
+            let result = if mute {
+                Err(NotCaptured::NOT_CAPTURED_EMPTY)
+            } else {
+                uri::fifo_path(field).and_then(|outer| self.capture(index, n, outer, dir.as_deref()))
+            };
+            if let (Err(reason), Some(word)) = (result, task.not_captured.get(n)) {
+                word.store(u32::try_from(reason as i32).unwrap_or(0), Ordering::Relaxed);
+                if reason != NotCaptured::NOT_CAPTURED_EMPTY {
+                    self.block.tables().counters.add(Counter::NotCaptured);
+                }
+            }
+        }
+        Some(index)
+    }
+
+    /// The entry of this Create: the one an earlier attempt began, a free one, or that of the task longest deleted.
+    fn task_entry(&mut self, conn: usize, stream_id: u32) -> Option<usize> {
+        let tables = self.block.tables();
+        let begun = |t: &Task| {
+            TaskState::load(&t.state) == TaskState::Creating
+                && linked(&t.conn) == Some(conn)
+                && t.stream_id.load(Ordering::Relaxed) == stream_id
+        };
+        if let Some(index) = tables.tasks().iter().position(begun) {
+            return Some(index);
+        }
+        let free = |t: &Task| TaskState::load(&t.state) == TaskState::Free;
+        let Some(index) = tables.tasks.iter().position(free).or_else(|| self.evict_deleted()) else {
+            tables.counters.add(Counter::TableOverflow);
+            return None;
+        };
+        note_used(&tables.tasks_used, index);
+        let task = self.task(index);
+        clear_task(task);
+        let handle = self.block.next_handle();
+        task.handle.store(handle, Ordering::Relaxed);
+        let wrapper = tables.identity.wrapper.load(Ordering::Relaxed);
+        task.incarnation.store(incarnation(wrapper, handle), Ordering::Relaxed);
+        task.conn.store(link_to(Some(conn)), Ordering::Relaxed);
+        task.stream_id.store(stream_id, Ordering::Relaxed);
+        TaskState::Creating.store(&task.state);
+        Some(index)
+    }
+
+    /// Makes room in a full table: what the collector has not taken of that task is lost to it.
+    fn evict_deleted(&mut self) -> Option<usize> {
+        let deleted = |(_, t): &(usize, &Task)| TaskState::load(&t.state) == TaskState::Deleted;
+        let tasks = self.block.tables().tasks().iter().enumerate().filter(deleted);
+        let oldest = tasks.min_by_key(|(_, t)| t.deleted_ns.load(Ordering::Relaxed)).map(|(n, _)| n)?;
+        self.task_forget(oldest);
+        Some(oldest)
+    }
+
+    fn run_dir(&self) -> RunDir {
+        RunDir::at(self.block.tables().identity.run_dir.get())
+    }
+
+    fn task_dir(&self, id: &str) -> Option<PathBuf> {
+        self.run_dir().task(&self.block.tables().identity.namespace.get(), id).ok()
+    }
+
+    /// `c/<namespace>/<id>/` with the link by which `delete` finds whose it is.
+    fn make_task_dir(&self, id: &str) -> Option<PathBuf> {
+        let dir = self.task_dir(id)?;
+        private_dir(&dir).ok()?;
+        let target = Path::new("../../../s").join(self.block.tables().identity.key.get());
+        match symlink(&target, dir.join(TASK_LINK)) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => None,
+            _ => Some(dir),
+        }
+    }
+
+    fn capture(&mut self, task: usize, n: usize, outer: &str, dir: Option<&Path>) -> Result<(), NotCaptured> {
+        let dir = dir.ok_or(NotCaptured::NOT_CAPTURED_FAILED)?;
+        let index = self.stream_entry(task, n).ok_or(NotCaptured::NOT_CAPTURED_NO_ROOM)?;
+        let stream = self.stream(index);
+        let made = self.open_both_ends(index, stream, outer, dir);
+        if let Err(errno) = made {
+            self.stream_forget(index);
+            if let Some(word) = self.task(task).streams.get(n) {
+                word.store(0, Ordering::Release);
+            }
+            return Err(match errno {
+                Errno::ESPIPE => NotCaptured::NOT_CAPTURED_NOT_A_FIFO,
+                _ => NotCaptured::NOT_CAPTURED_FAILED,
+            });
+        }
+        // What the inner shim writes while it creates is passed on at once.
+        self.stream_pump(index);
+        Ok(())
+    }
+
+    fn open_both_ends(&mut self, index: usize, stream: &Stream, outer: &str, dir: &Path) -> Result<(), Errno> {
+        let suffix = if stream.number.load(Ordering::Relaxed) == 1 { "out" } else { "err" };
+        let name = format!("{}.{suffix}", stream.handle.load(Ordering::Relaxed));
+        let plain = dir.join(name).into_os_string().into_string().map_err(|_| Errno::EINVAL)?;
+        // Of the same length as the path it replaces, no length in the frame changes.
+        let inner = pad_path(&plain, outer.len()).unwrap_or(plain);
+        if !stream.inner_path.set(&inner) || !stream.outer_path.set(outer) {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        let base = Slot::stream(index);
+        // Our reader first: a shim that opens without one gets ENXIO.
+        self.hands.ensure(Operation::InnerFifo, base, &inner)?;
+        self.hands.ensure(Operation::OuterFifo, base.plus(1), outer)
+    }
+
+    fn stream_entry(&mut self, task: usize, n: usize) -> Option<usize> {
+        let number = u32::try_from(n).ok()?.saturating_add(1);
+        let tables = self.block.tables();
+        let begun = |s: &Stream| {
+            StreamState::load(&s.state) == StreamState::Setup
+                && linked(&s.task) == Some(task)
+                && s.number.load(Ordering::Relaxed) == number
+        };
+        let index = match tables.streams().iter().position(begun) {
+            Some(index) => index,
+            None => {
+                let free = |s: &Stream| StreamState::load(&s.state) == StreamState::Free;
+                let index = tables.streams.iter().position(free)?;
+                note_used(&tables.streams_used, index);
+                let stream = self.stream(index);
+                clear_stream(stream);
+                stream.handle.store(self.block.next_handle(), Ordering::Relaxed);
+                stream.task.store(link_to(Some(task)), Ordering::Relaxed);
+                stream.number.store(number, Ordering::Relaxed);
+                StreamState::Setup.store(&stream.state);
+                index
+            }
+        };
+        self.task(task).streams.get(n)?.store(link_to(Some(index)), Ordering::Release);
+        Some(index)
+    }
+
+    /// What Create is to say instead of containerd's FIFOs: stdout, stderr; `None` = as it is.
+    pub(crate) fn inner_uris(&self, task: usize, create: &Create<'_>) -> [Option<String>; 2] {
+        let [stdout, stderr] = &self.task(task).streams;
+        let path = |word| linked(word).map(|s| self.stream(s).inner_path.get());
+        let first = path(stdout).map(|p| uri::with_path(create.stdout, &p));
+        let shared = !create.terminal && create.stderr == create.stdout;
+        let second = if shared { first.clone() } else { path(stderr).map(|p| uri::with_path(create.stderr, &p)) };
+        [first, second]
+    }
+
+    /// containerd's name for a stdio field that names one of our FIFOs.
+    pub(crate) fn outer_uri(&self, field: &str) -> Option<String> {
+        let path = uri::fifo_path(field).ok()?;
+        let ours = |s: &&Stream| StreamState::load(&s.state) != StreamState::Free && s.inner_path.is(path);
+        let stream = self.block.tables().streams().iter().find(ours)?;
+        Some(uri::with_path(field, &stream.outer_path.get()))
+    }
+
+    /// Create was accepted.
+    pub(crate) fn task_created(&mut self, index: usize, pid: u32) {
+        let task = self.task(index);
+        if TaskState::load(&task.state) != TaskState::Creating {
+            return;
+        }
+        task.pid.store(pid, Ordering::Relaxed);
+        task.created_ns.store(unix_ns(), Ordering::Relaxed);
+        for stream in task.streams.iter().filter_map(linked).map(|s| self.stream(s)) {
+            if StreamState::load(&stream.state) == StreamState::Setup {
+                StreamState::Live.store(&stream.state);
+            }
+        }
+        TaskState::Created.store(&task.state);
+        self.board.wake_link();
+    }
+
+    /// Create failed: nothing of ours is left when the error is forwarded.
+    pub(crate) fn task_undo(&mut self, index: usize) {
+        if self.is_creating(index) {
+            self.task_forget(index);
+        }
+    }
+
+    /// Delete was answered: nothing more will come, whoever still holds the FIFO.
+    pub(crate) fn task_deleted(&mut self, index: usize) {
+        let task = self.task(index);
+        for stream in task.streams.iter().filter_map(linked) {
+            self.tee.running(stream).pace.over();
+            self.stream_pump(stream);
+            if StreamState::load(&self.stream(stream).state) == StreamState::Live && self.stream_is_empty(stream) {
+                self.stream_end(stream);
+            }
+        }
+        if let Some(dir) = self.task_dir(&task.id.get()) {
+            let _ = fs::remove_dir_all(dir);
+        }
+        task.deleted_ns.store(unix_ns(), Ordering::Relaxed);
+        TaskState::Deleted.store(&task.state);
+        self.board.wake_link();
+    }
+
+    fn stream_is_empty(&self, index: usize) -> bool {
+        let source = self.hands.get(Slot::stream(index));
+        linked(&self.stream(index).pipe).is_none()
+            && source.is_ok_and(|f| crate::sys::fd::unread(f).is_ok_and(|n| n == 0))
+    }
+
+    /// All is passed on: containerd gets its end of file. Returns when the keeper has closed the writer too.
+    pub(super) fn stream_end(&mut self, index: usize) {
+        self.stream_unregister(index);
+        self.hands.give_back(Slot::stream(index).plus(2), 1);
+        StreamState::Ended.store(&self.stream(index).state);
+        self.board.wake_link();
+    }
+
+    fn stream_unregister(&mut self, index: usize) {
+        let base = Slot::stream(index);
+        for (slot, token) in [(base, Token::Source(index)), (base.plus(2), Token::Target(index))] {
+            if let Ok(fd) = self.hands.get(slot) {
+                let _ = self.poller.want(token.number(), fd, None);
+            }
+        }
+    }
+
+    /// Entries of deleted tasks go when the collector has everything.
+    pub(crate) fn tend_tasks(&mut self) {
+        let done = |t: &Task| {
+            TaskState::load(&t.state) == TaskState::Deleted && t.link_done.load(Ordering::Acquire) != 0
+        };
+        let tasks = self.block.tables().tasks().iter().enumerate();
+        for index in tasks.filter(|(_, t)| done(t)).map(|(n, _)| n).collect::<Vec<_>>() {
+            self.task_forget(index);
+        }
+    }
+
+    fn task_forget(&mut self, index: usize) {
+        let task = self.task(index);
+        for stream in task.streams.iter().filter_map(linked) {
+            self.stream_forget(stream);
+        }
+        if TaskState::load(&task.state) != TaskState::Deleted
+            && let Some(dir) = self.task_dir(&task.id.get())
+        {
+            let _ = fs::remove_dir_all(dir);
+        }
+        TaskState::Free.store(&task.state);
+    }
+
+    fn stream_forget(&mut self, index: usize) {
+        let stream = self.stream(index);
+        self.stream_unregister(index);
+        if let Some(pipe) = linked(&stream.pipe) {
+            stream.pipe.store(0, Ordering::Release);
+            self.pipes.discard(pipe, &mut self.hands);
+        }
+        self.hands.give_back(Slot::stream(index), 3);
+        self.tee.chunks.free_all(stream, 0);
+        *self.tee.running(index) = super::Running::default();
+        StreamState::Free.store(&stream.state);
+    }
+}
+
+fn clear_task(task: &Task) {
+    let words = [
+        &task.api,
+        &task.terminal,
+        &task.pid,
+        &task.exit_status,
+        &task.exit_known,
+        &task.killed,
+        &task.stats_mute,
+        &task.announcement,
+        &task.link_done,
+        &task.final_stats,
+    ];
+    words.into_iter().chain(&task.streams).chain(&task.not_captured).for_each(|w| w.store(0, Ordering::Relaxed));
+    let times = [
+        &task.created_ns,
+        &task.started_ns,
+        &task.exited_ns,
+        &task.exited_mono_ns,
+        &task.deleted_ns,
+        &task.stats_asked_ns,
+    ];
+    times.into_iter().for_each(|w| w.store(0, Ordering::Relaxed));
+}
+
+fn clear_stream(stream: &Stream) {
+    let words = [&stream.pipe, &stream.teed, &stream.filled, &stream.unwanted, &stream.mark];
+    words.into_iter().for_each(|w| w.store(0, Ordering::Relaxed));
+    let counts = [
+        &stream.pos,
+        &stream.next,
+        &stream.start,
+        &stream.ring,
+        &stream.acked,
+        &stream.sent,
+        &stream.discarded,
+    ];
+    counts.into_iter().for_each(|w| w.store(0, Ordering::Relaxed));
+    for mark in &stream.marks {
+        mark.time_ns.store(0, Ordering::Relaxed);
+    }
+    Phase::Fill.store(&stream.phase);
+}

@@ -1,0 +1,200 @@
+//! The tee: every byte from a container's FIFO to containerd's, with a copy for the collector made on the way.
+//!
+//! A byte's way: inner FIFO → pipe (splice) → outer FIFO (splice), and from the pipe by tee(2) into the tap, which is
+//! read at once into the mapped ring. `capture` makes and ends streams, `pump` moves, `ring` keeps the copy, `pace`
+//! says when. containerd's end is the only thing that may make it wait, as the unwrapped shim would.
+
+mod capture;
+mod pace;
+mod pump;
+pub mod ring;
+mod uri;
+
+use std::{fs::File, sync::atomic::Ordering};
+
+use nix::sys::epoll::EpollFlags;
+
+use self::{pace::Pace, ring::ChunkPool};
+use crate::{
+    block::{Block, STREAMS, Slot, Stream, StreamState, linked},
+    relay::Want,
+    sys::{Kernel, fd, monotonic_ns},
+    worker::{Token, Worker},
+};
+
+/// What streams have beside their entries in the block.
+pub struct Tee {
+    pub(crate) chunks: ChunkPool,
+    running: Vec<Running>,
+    /// /dev/null, where output goes that nobody will ever read; opened when first needed.
+    nowhere: Option<File>,
+}
+
+/// One stream's volatile side: losing it costs a wake-up, nothing else.
+#[derive(Default)]
+struct Running {
+    want: Want,
+    /// A writer was there and all have closed: what is in the FIFO is all that comes.
+    hung_up: bool,
+    pace: Pace,
+    /// Since when containerd's end has taken nothing though we had something (CLOCK_MONOTONIC ns).
+    stalled_ns: Option<u64>,
+    /// When the last byte moved.
+    moved_ns: u64,
+    /// When unused chunks are looked for.
+    trim_ns: Option<u64>,
+}
+
+// === impl Tee ===
+
+impl Tee {
+    /// From what the block says.
+    pub fn recover(block: &'static Block) -> Kernel<Self> {
+        let mut running = Vec::new();
+        running.resize_with(block.tables().streams().len(), Running::default);
+        Ok(Self { chunks: ChunkPool::recover(block)?, running, nowhere: None })
+    }
+
+    fn running(&mut self, stream: usize) -> &mut Running {
+        if self.running.len() <= stream {
+            self.running.resize_with(stream.saturating_add(1), Running::default);
+        }
+        self.running.get_mut(stream).expect("just made as long")
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// The entry at an index that came from the table of streams.
+    pub(crate) fn stream(&self, index: usize) -> &'static Stream {
+        let streams = &self.block.tables().streams;
+        streams.get(index).unwrap_or(&streams[0])
+    }
+
+    fn live_streams(&self) -> impl Iterator<Item = (usize, &'static Stream)> + use<> {
+        let streams = self.block.tables().streams().iter().enumerate();
+        streams.filter(|(_, s)| matches!(StreamState::load(&s.state), StreamState::Setup | StreamState::Live))
+    }
+
+    /// Is any stream not yet passed on to its end?
+    pub(crate) fn streams_busy(&self) -> bool {
+        // The inner shim is gone and so are its writers; what hangs on is a container process that still writes.
+        self.live_streams().next().is_some()
+    }
+
+    /// epoll says something about a stream's inner FIFO.
+    pub(crate) fn source_event(&mut self, stream: usize, flags: EpollFlags) {
+        if flags.contains(EpollFlags::EPOLLHUP) {
+            self.tee.running(stream).hung_up = true;
+        }
+        self.stream_pump(stream);
+    }
+
+    /// Moves what can be moved, and waits for what is missing.
+    pub(crate) fn stream_pump(&mut self, stream: usize) {
+        let entry = self.stream(stream);
+        if !matches!(StreamState::load(&entry.state), StreamState::Setup | StreamState::Live) {
+            return;
+        }
+        let want = self.stream_turn(stream);
+        self.tee.running(stream).want = want;
+        self.stream_register(stream);
+    }
+
+    fn stream_register(&mut self, stream: usize) {
+        let running = self.tee.running(stream);
+        let (want, paced) = (running.want, running.pace.is_waiting());
+        let base = Slot::stream(stream);
+        // While pacing, only the hang-up wakes us: exit is never delayed.
+        let source = match want {
+            Want::Source if paced => Some(EpollFlags::empty()),
+            Want::Source | Want::SourceChange => Some(EpollFlags::EPOLLIN),
+            Want::Target | Want::Nothing => None,
+        };
+        let target = (want == Want::Target).then_some(EpollFlags::EPOLLOUT);
+        let wanted = [(base, Token::Source(stream), source), (base.plus(2), Token::Target(stream), target)];
+        for (slot, token, flags) in wanted {
+            if let Ok(fd) = self.hands.get(slot) {
+                let _: Kernel<()> = self.poller.want(token.number(), fd, flags);
+            }
+        }
+    }
+
+    /// Streams whose time has come: paced ones, stalled ones of killed tasks, chunks that nobody needs.
+    pub(crate) fn tend_streams(&mut self, now: u64) {
+        let due: Vec<usize> = self
+            .live_streams()
+            .map(|(n, _)| n)
+            .filter(|n| self.tee.running.get(*n).is_some_and(|r| r.due_ns(self.may_discard(*n)).is_some_and(|at| at <= now)))
+            .collect();
+        for stream in due {
+            let running = self.tee.running(stream);
+            running.pace.over();
+            if running.trim_ns.is_some_and(|at| at <= now) {
+                running.trim_ns = None;
+                self.tee.chunks.trim(self.stream(stream));
+            }
+            self.stream_pump(stream);
+        }
+    }
+
+    /// The earliest of those times.
+    pub(crate) fn streams_due_ns(&self) -> Option<u64> {
+        self.live_streams()
+            .filter_map(|(n, _)| self.tee.running.get(n)?.due_ns(self.may_discard(n)))
+            .min()
+    }
+
+    /// May what containerd does not take be thrown away? Only once the task was killed (or deleted, or its exit is
+    /// known): without that a reader that is away (containerd restarting) would cost output.
+    fn may_discard(&self, stream: usize) -> bool {
+        linked(&self.stream(stream).task).map(|t| self.task(t)).is_none_or(|task| {
+            task.killed.load(Ordering::Acquire) != 0 || task.exit_known.load(Ordering::Acquire) != 0
+        })
+    }
+
+    /// Has containerd taken everything that these streams will (or, for now, do) bring? True after the end, or when
+    /// everything is empty and 100 ms have passed without a byte: a grandchild may hold the FIFO for ever.
+    pub(crate) fn task_is_drained(&self, task: usize) -> bool {
+        let now = monotonic_ns();
+        self.task(task).streams.iter().filter_map(linked).all(|stream| self.stream_is_drained(stream, now))
+    }
+
+    fn stream_is_drained(&self, stream: usize, now: u64) -> bool {
+        const QUIET_NS: u64 = 100_000_000;
+        let entry = self.stream(stream);
+        let base = Slot::stream(stream);
+        let waits = |slot: Slot| self.hands.get(slot).is_ok_and(|f| fd::unread(f).is_ok_and(|n| n > 0));
+        let state = StreamState::load(&entry.state);
+        if state == StreamState::Free || waits(base.plus(1)) {
+            return state == StreamState::Free;
+        }
+        if state == StreamState::Ended {
+            return true;
+        }
+        let idle = !waits(base) && linked(&entry.pipe).is_none();
+        let exit = linked(&entry.task).map_or(0, |t| self.task(t).exited_mono_ns.load(Ordering::Acquire));
+        let moved = self.tee.running.get(stream).map_or(0, |r| r.moved_ns);
+        idle && now.saturating_sub(moved.max(exit)) >= QUIET_NS
+    }
+
+    /// Lets a task's streams move at once, paced or not.
+    pub(crate) fn pump_task_streams(&mut self, task: usize) {
+        for stream in self.task(task).streams.iter().filter_map(linked).collect::<Vec<_>>() {
+            self.tee.running(stream).pace.over();
+            self.stream_pump(stream);
+        }
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    fn due_ns(&self, may_discard: bool) -> Option<u64> {
+        let stalled = self.stalled_ns.filter(|_| may_discard).map(|at| at.saturating_add(pump::STALL_NS));
+        [self.pace.due_ns(), stalled, self.trim_ns].into_iter().flatten().min()
+    }
+}
+
+const _: () = assert!(STREAMS < 1 << 16, "stream indices fit a token");

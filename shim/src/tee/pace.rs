@@ -1,0 +1,111 @@
+//! When a stream that woke us often may wait a little, so that several lines travel in one move.
+//!
+//! containerd pays a wake-up and a write for each read of its FIFO, and so do we; a short wait gives back more than it
+//! takes. Never on the first bytes after quiet, never with a terminal, never across an exit, and never so long that
+//! the FIFO could fill to half: the container must not notice.
+
+/// Moves within a second from which on a stream counts as busy.
+const BUSY_MOVES: u32 = 16;
+/// Half of a FIFO of default size: what may gather while we wait.
+const HALF_FIFO: u64 = 32 << 10;
+const SECOND_NS: u64 = 1_000_000_000;
+/// Waiting less than this costs more than it saves.
+const WORTH_NS: u64 = 1_000_000;
+
+/// A stream's recent past, and its wait.
+#[derive(Debug, Default)]
+pub struct Pace {
+    window_ns: u64,
+    moves: u32,
+    bytes: u64,
+    /// The same of the second before.
+    before: (u32, u64),
+    until_ns: Option<u64>,
+}
+
+// === impl Pace ===
+
+impl Pace {
+    /// A move of `bytes` ended at `now` and the source is empty: how long may the next one wait?
+    pub fn moved(&mut self, now: u64, bytes: u64, coalesce_ms: u32) {
+        let age = now.saturating_sub(self.window_ns);
+        if age >= SECOND_NS {
+            self.before = if age >= 2 * SECOND_NS { (0, 0) } else { (self.moves, self.bytes) };
+            (self.window_ns, self.moves, self.bytes) = (now, 0, 0);
+        }
+        self.moves = self.moves.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+        let wait = self.wait_ns(bytes, u64::from(coalesce_ms).saturating_mul(1_000_000));
+        self.until_ns = (wait >= WORTH_NS).then(|| now.saturating_add(wait));
+    }
+
+    fn wait_ns(&self, last_bytes: u64, longest_ns: u64) -> u64 {
+        let moves = self.moves.max(self.before.0);
+        // A burst in one move says more about the rate than the second before it.
+        if moves < BUSY_MOVES || last_bytes >= HALF_FIFO {
+            return 0;
+        }
+        let per_second = self.bytes.max(self.before.1).max(1);
+        longest_ns.min(HALF_FIFO.saturating_mul(SECOND_NS) / per_second / 2)
+    }
+
+    /// The wait is over, by time or because something ends it.
+    pub fn over(&mut self) {
+        self.until_ns = None;
+    }
+
+    /// Is the next move to wait?
+    pub fn is_waiting(&self) -> bool {
+        self.until_ns.is_some()
+    }
+
+    /// Until when.
+    pub fn due_ns(&self) -> Option<u64> {
+        self.until_ns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn paced(every_ms: u64, bytes: u64, count: u64, coalesce_ms: u32) -> Pace {
+        let mut pace = Pace::default();
+        (0..count).for_each(|n| pace.moved(10 * SECOND_NS + n * every_ms * MS, bytes, coalesce_ms));
+        pace
+    }
+
+    #[test]
+    fn a_quiet_stream_never_waits() {
+        assert!(!paced(1, 100, 5, 20).is_waiting(), "the first bytes");
+        assert!(!paced(200, 100, 50, 20).is_waiting(), "five a second");
+    }
+
+    #[test]
+    fn a_busy_stream_of_short_lines_waits_as_long_as_it_is_told() {
+        let pace = paced(5, 200, 100, 20);
+        assert_eq!(pace.due_ns(), Some(10 * SECOND_NS + 99 * 5 * MS + 20 * MS));
+    }
+
+    #[test]
+    fn zero_means_never() {
+        assert!(!paced(5, 200, 100, 0).is_waiting());
+    }
+
+    #[test]
+    fn a_fast_stream_waits_less_than_its_fifo_needs_to_fill_to_half() {
+        let pace = paced(1, 4096, 900, 20);
+        let wait = pace.due_ns().map_or(0, |at| at - 10 * SECOND_NS - 899 * MS);
+        assert!(wait <= 8 * MS, "4 MB/s fill half a FIFO in 8 ms, waited {wait} ns");
+        assert!(!paced(1, 32 << 10, 900, 20).is_waiting(), "32 MB/s");
+    }
+
+    #[test]
+    fn after_quiet_it_starts_anew() {
+        let mut pace = paced(5, 200, 100, 20);
+        pace.moved(20 * SECOND_NS, 200, 20);
+        assert!(!pace.is_waiting());
+    }
+}

@@ -1,0 +1,273 @@
+//! One stream as a state machine whose every move is one syscall (docs/adr/0002, `block::Phase`).
+//!
+//! Pipe and tap are touched by nobody else, so after a death FIONREAD of the two says which step was done; the phase
+//! and the two figures it is measured against are in the block. The tap is shared by all streams of a worker: it is
+//! empty between turns, and `tap_owner` says whose turn it was.
+
+use std::{
+    fs::OpenOptions,
+    os::fd::{AsFd, BorrowedFd},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::ring::{ChunkPool, in_tap};
+use crate::{
+    block::{Phase, Slot, Stream, link_to, linked},
+    relay::Want,
+    sys::{
+        Errno, Kernel,
+        fd::{self, Moved},
+        monotonic_ns, unix_ns,
+    },
+    worker::Worker,
+};
+
+/// After this long without containerd taking a byte, a killed task's output is thrown away.
+pub(super) const STALL_NS: u64 = 1_000_000_000;
+/// Most bytes of one move: a pipe of default size.
+const MOVE: usize = 64 << 10;
+/// Phases after which other streams and the relay get their turn.
+const TURN: usize = 16;
+
+enum Step {
+    Again,
+    Wait(Want),
+    /// All is passed on and no more will come.
+    End,
+}
+
+fn load(word: &AtomicU32) -> usize {
+    usize::try_from(word.load(Ordering::Acquire)).unwrap_or(0)
+}
+
+fn store(word: &AtomicU32, value: usize) {
+    word.store(u32::try_from(value).unwrap_or(u32::MAX), Ordering::Release);
+}
+
+fn wide(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+impl Worker {
+    /// Moves a stream until something has to be waited for or its turn is over.
+    pub(super) fn stream_turn(&mut self, index: usize) -> Want {
+        for _ in 0..TURN {
+            match self.stream_step(index) {
+                Ok(Step::Again) => {}
+                Ok(Step::Wait(want)) => return want,
+                Ok(Step::End) => {
+                    self.stream_end(index);
+                    return Want::Nothing;
+                }
+                // Descriptors are short, or a FIFO broke in a way pipes do not break: tried again when time comes.
+                Err(_) => return Want::Source,
+            }
+        }
+        match Phase::load(&self.stream(index).phase) {
+            Phase::Pass => Want::Target,
+            _ => Want::Source,
+        }
+    }
+
+    fn stream_step(&mut self, index: usize) -> Kernel<Step> {
+        let stream = self.stream(index);
+        match Phase::load(&stream.phase) {
+            Phase::Fill => self.fill(index, stream),
+            Phase::Tee => self.copy(index, stream),
+            Phase::Drain => self.drain(stream),
+            Phase::Pass => self.pass_on(index, stream),
+        }
+    }
+
+    fn fill(&mut self, index: usize, stream: &Stream) -> Kernel<Step> {
+        let pipe = match linked(&stream.pipe) {
+            Some(pipe) => pipe,
+            None => {
+                let pipe = self.pipes.acquire(&mut self.hands)?;
+                store(&stream.pipe, load_link(pipe));
+                pipe
+            }
+        };
+        let slot = Slot::pipe(pipe);
+        if fd::unread(self.hands.get(slot)?)? == 0 {
+            let source = self.hands.get(Slot::stream(index))?;
+            match fd::splice(source, self.hands.get(slot.plus(1))?, MOVE)? {
+                Moved::Bytes(_) => {}
+                Moved::Blocked => {
+                    self.return_pipe(stream, pipe);
+                    return Ok(Step::Wait(Want::Source));
+                }
+                Moved::End => {
+                    let ended = self.tee.running(index).hung_up || has_hung_up(source);
+                    // A first writer may have come, written and gone since the splice.
+                    if ended && fd::unread(source)? > 0 {
+                        return Ok(Step::Again);
+                    }
+                    self.return_pipe(stream, pipe);
+                    return Ok(if ended { Step::End } else { Step::Wait(Want::Source) });
+                }
+            }
+        }
+        Phase::Tee.store(&stream.phase);
+        Ok(Step::Again)
+    }
+
+    fn copy(&mut self, index: usize, stream: &Stream) -> Kernel<Step> {
+        let (tap_out, tap_in) = (self.hands.get(Slot::TAP)?, self.hands.get(Slot::TAP.plus(1))?);
+        let pipe_out = self.hands.get(Slot::pipe(linked(&stream.pipe).ok_or(Errno::EBADF)?))?;
+        self.block.tables().tap_owner.store(link_to(Some(index)), Ordering::Release);
+        if in_tap(tap_out) == 0 && stream.unwanted.load(Ordering::Acquire) == 0 {
+            let filled = fd::unread(pipe_out)?;
+            let room = self.tee.chunks.reserve(stream, filled.min(MOVE));
+            if room > 0 {
+                fd::tee(pipe_out, tap_in, room)?;
+            }
+        }
+        store(&stream.teed, in_tap(tap_out));
+        store(&stream.filled, fd::unread(pipe_out)?);
+        Phase::Drain.store(&stream.phase);
+        // In the same turn: the tap is empty before another stream may want it.
+        self.drain(stream)
+    }
+
+    fn drain(&mut self, stream: &Stream) -> Kernel<Step> {
+        let tap_out = self.hands.get(Slot::TAP)?;
+        let pos = stream.pos.load(Ordering::Acquire);
+        ChunkPool::mark(stream, pos, unix_ns());
+        let teed = load(&stream.teed);
+        loop {
+            let left = in_tap(tap_out);
+            if left == 0 {
+                break;
+            }
+            let at = pos.saturating_add(wide(teed.saturating_sub(left)));
+            if teed == 0 || self.tee.chunks.fill(stream, tap_out, at, left).is_err() {
+                // No memory for the copy: first the word that says so, then it is thrown away.
+                store(&stream.teed, 0);
+                fd::splice(tap_out, self.tee.nowhere()?, left)?;
+            }
+        }
+        let teed = load(&stream.teed);
+        // Without a copy everything in the pipe goes on at once, and the ring starts anew behind it.
+        let passed = if teed == 0 { load(&stream.filled) } else { teed };
+        stream.next.store(pos.saturating_add(wide(passed)), Ordering::Release);
+        Phase::Pass.store(&stream.phase);
+        self.block.tables().tap_owner.store(0, Ordering::Release);
+        Ok(Step::Again)
+    }
+
+    fn pass_on(&mut self, index: usize, stream: &Stream) -> Kernel<Step> {
+        let pos = stream.pos.load(Ordering::Acquire);
+        let next = stream.next.load(Ordering::Acquire);
+        let moving = usize::try_from(next.saturating_sub(pos)).unwrap_or(0);
+        let rest = load(&stream.filled).saturating_sub(moving);
+        let pipe = linked(&stream.pipe).ok_or(Errno::EBADF)?;
+        let may_discard = self.may_discard(index);
+        let pipe_out = self.hands.get(Slot::pipe(pipe))?;
+        loop {
+            let left = fd::unread(pipe_out)?.saturating_sub(rest);
+            if left == 0 {
+                break;
+            }
+            match fd::splice(pipe_out, self.hands.get(Slot::stream(index).plus(2))?, left)? {
+                Moved::Bytes(_) => self.tee.running(index).stalled_ns = None,
+                Moved::Blocked | Moved::End if self.tee.is_stalled(index) && may_discard => {
+                    let nowhere = self.tee.nowhere()?;
+                    if let Moved::Bytes(n) = fd::splice(pipe_out, nowhere, left)? {
+                        stream.discarded.fetch_add(wide(n), Ordering::Relaxed);
+                    }
+                }
+                Moved::Blocked | Moved::End => return Ok(Step::Wait(Want::Target)),
+            }
+        }
+        if load(&stream.teed) == 0 {
+            self.tee.chunks.skip(stream, next);
+        }
+        stream.pos.store(next, Ordering::Release);
+        let now = monotonic_ns();
+        self.passed(index, stream, now, wide(moving));
+        Phase::store(if rest == 0 { Phase::Fill } else { Phase::Tee }, &stream.phase);
+        if rest > 0 {
+            return Ok(Step::Again);
+        }
+        Ok(self.after_move(index, now, wide(moving)))
+    }
+
+    fn passed(&mut self, index: usize, stream: &Stream, now: u64, bytes: u64) {
+        const TRIM_AFTER_NS: u64 = 1_000_000_000;
+        let running = self.tee.running(index);
+        running.moved_ns = now;
+        if bytes >= wide(MOVE / 4) {
+            running.trim_ns = Some(now.saturating_add(TRIM_AFTER_NS));
+        }
+        self.board.output_moved(stream);
+    }
+
+    /// The pipe is empty again: more at once, or after a pause.
+    fn after_move(&mut self, index: usize, now: u64, bytes: u64) -> Step {
+        let coalesce_ms = self.block.tables().coalesce_ms.load(Ordering::Relaxed);
+        let task = linked(&self.stream(index).task).map(|t| self.task(t));
+        let may_pace = task.is_some_and(|t| {
+            t.terminal.load(Ordering::Relaxed) == 0 && t.exit_known.load(Ordering::Acquire) == 0
+        });
+        let running = self.tee.running(index);
+        if may_pace && !running.hung_up {
+            running.pace.moved(now, bytes, coalesce_ms);
+        }
+        if running.pace.is_waiting() {
+            let stream = self.stream(index);
+            if let Some(pipe) = linked(&stream.pipe) {
+                self.return_pipe(stream, pipe);
+            }
+            return Step::Wait(Want::Source);
+        }
+        Step::Again
+    }
+
+    fn return_pipe(&mut self, stream: &Stream, pipe: usize) {
+        stream.pipe.store(0, Ordering::Release);
+        self.pipes.release(pipe, &mut self.hands);
+    }
+
+    /// A worker that died in the middle of a copy left bytes in the tap: they are finished first, whoever's they are.
+    pub(crate) fn finish_tap(&mut self) {
+        let Some(owner) = linked(&self.block.tables().tap_owner) else { return };
+        for _ in 0..TURN {
+            let phase = Phase::load(&self.stream(owner).phase);
+            if !matches!(phase, Phase::Tee | Phase::Drain) || self.stream_step(owner).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+fn load_link(pipe: usize) -> usize {
+    pipe.saturating_add(1)
+}
+
+/// A FIFO that had a writer and has none: the description remembers (a fresh one says nothing).
+fn has_hung_up(fifo: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fifo, PollFlags::empty())];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..)) && fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP))
+}
+
+// === impl Tee ===
+
+impl super::Tee {
+    /// containerd's end takes nothing: for so long that it counts? Starts the clock where it does not run yet.
+    fn is_stalled(&mut self, index: usize) -> bool {
+        let now = monotonic_ns();
+        let since = *self.running(index).stalled_ns.get_or_insert(now);
+        now.saturating_sub(since) >= STALL_NS
+    }
+
+    fn nowhere(&mut self) -> Kernel<BorrowedFd<'_>> {
+        if self.nowhere.is_none() {
+            let file = OpenOptions::new().write(true).open("/dev/null");
+            self.nowhere = Some(file.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?);
+        }
+        self.nowhere.as_ref().map(AsFd::as_fd).ok_or(Errno::EBADF)
+    }
+}

@@ -1,0 +1,69 @@
+//! `delete`: the inner shim's delete, then ours.
+//!
+//! It also runs at every normal end, while other containers of the pod live: only its own id, idempotent, quick. The
+//! inner shim's output and exit status are the answer, whatever becomes of the rest.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    path::Path,
+    process::ExitCode,
+};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{end_like, repair};
+use crate::{
+    args::Arguments,
+    config::{Config, in_full},
+    inner,
+    keeper::TASK_LINK,
+    run_dir::RunDir,
+    sys::Errno,
+};
+
+/// Runs the verb.
+pub fn delete(argv: &[OsString], arguments: &Arguments) -> ExitCode {
+    let path = match inner::locate(&Config::load(), argv) {
+        Ok(path) => path,
+        Err(error) => {
+            eprintln!("{}", in_full(&error));
+            return ExitCode::FAILURE;
+        }
+    };
+    // Its own stdout and stderr are ours: containerd reads a DeleteResponse from the one and logs the other.
+    let status = inner::command(&path, argv).status();
+    clean_up(arguments);
+    match status {
+        Ok(status) => end_like(status),
+        Err(error) => {
+            eprintln!("shimtap: running the real shim {}: {error}", path.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn clean_up(arguments: &Arguments) {
+    let run_dir = RunDir::from_env();
+    let Ok(task_dir) = run_dir.task(&arguments.namespace, &arguments.id) else { return };
+    let Some(key) = key_of_task(&task_dir) else { return };
+    if is_dead(&run_dir.alive(&key)) {
+        repair::repair(&run_dir, &key, &arguments.namespace);
+    }
+    let _ = fs::remove_dir_all(&task_dir);
+}
+
+/// Whose wrapper a task belongs to; `None` where it was never wrapped or is cleaned up.
+fn key_of_task(task_dir: &Path) -> Option<String> {
+    let link = fs::read_link(task_dir.join(TASK_LINK)).ok()?;
+    link.file_name()?.to_str().map(str::to_owned)
+}
+
+/// Are keeper and worker both gone? They share one lock for as long as either lives.
+fn is_dead(alive: &Path) -> bool {
+    match File::open(alive) {
+        Ok(file) => !matches!(Flock::lock(file, FlockArg::LockExclusiveNonblock), Err((_, Errno::EWOULDBLOCK))),
+        // Swept by a keeper that ended in order, or never there.
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,24 @@
+//! One file per verb of containerd's.
+
+mod delete;
+mod passthrough;
+mod repair;
+mod start;
+mod wrap;
+
+pub use delete::delete;
+pub use passthrough::passthrough;
+pub use start::start;
+
+use std::{
+    os::unix::process::ExitStatusExt,
+    process::{ExitCode, ExitStatus},
+};
+
+/// Ends as a child ended: the same exit status, or the same signal.
+fn end_like(status: ExitStatus) -> ExitCode {
+    if let Some(signal) = status.signal().and_then(|s| nix::sys::signal::Signal::try_from(s).ok()) {
+        let _ = nix::sys::signal::raise(signal);
+    }
+    ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(u8::MAX))
+}

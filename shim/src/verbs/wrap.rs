@@ -1,0 +1,260 @@
+//! Around a started inner shim: find its wrapper or make one, and say its answer with our address in it.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::{
+            fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+            net::UnixListener,
+        },
+    },
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+    time::Duration,
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use shimtap_proto::bootstrap::{Answer, BootstrapFault};
+use thiserror::Error;
+
+use crate::{
+    args::Arguments,
+    block::{Block, Slot, counters::Counter},
+    config::Config,
+    keeper,
+    run_dir::RunDir,
+    sys::{Errno, epoll, fd, monotonic_ns, process},
+    worker::hands::keeper_argv,
+};
+
+/// A first worker is at work within this time, or the pod runs unwrapped.
+const READY_MS: u16 = 300;
+/// Another `start` holds the lock for as long as it makes a keeper, no longer.
+const LOCK_NS: u64 = 2_000_000_000;
+
+/// Why a pod runs unwrapped. Never an error of the pod's.
+#[derive(Debug, Error)]
+pub enum Unwrapped {
+    #[error("the inner shim's answer is of no form we know; it is handed out as it is")]
+    Answer(#[from] BootstrapFault),
+    #[error("the inner shim's address {0:?} is not ttrpc over a unix socket file")]
+    Address(String),
+    #[error("{doing} {path}; is /run full or read-only?")]
+    Files { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error("{doing} for {key}")]
+    Kernel { doing: &'static str, key: String, source: Errno },
+    #[error("the wrapper {0} lives but its socket is gone; somebody has cleaned {1}")]
+    SocketGone(String, PathBuf),
+    #[error("no worker within {READY_MS} ms for {0}; the machine is overloaded or processes are refused")]
+    NotReady(String),
+}
+
+/// What `s/<key>.json` says: for `delete` and for people.
+#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Description {
+    /// Format of this file.
+    pub version: u32,
+    pub namespace: String,
+    /// The id whose `start` made this wrapper.
+    pub id: String,
+    /// The inner shim's socket.
+    pub inner_socket: PathBuf,
+    pub inner_binary: PathBuf,
+    /// 2 or 3.
+    pub task_api: u32,
+    pub keeper_pid: i32,
+}
+
+/// The answer to hand out instead of `answer`.
+pub fn wrap(config: &Config, arguments: &Arguments, inner: &Path, answer: &[u8]) -> Result<Vec<u8>, Unwrapped> {
+    let answer = Answer::parse(answer)?;
+    let inner_socket = answer.unix_path().ok_or_else(|| Unwrapped::Address(answer.address().to_owned()))?;
+    let run_dir = RunDir::from_env();
+    run_dir.make().map_err(files("making the directories of", run_dir.path()))?;
+    let (key, meta) = RunDir::key_of(Path::new(inner_socket))
+        .map_err(files("looking at the inner shim's socket", Path::new(inner_socket)))?;
+    let _lock = lock(&run_dir)?;
+    let alive = open_private(&run_dir.alive(&key))?;
+    match Flock::lock(alive, FlockArg::LockExclusiveNonblock) {
+        // Held by keeper and worker for as long as either lives: this pod is wrapped already.
+        Err((_, Errno::EWOULDBLOCK)) => {
+            let socket = run_dir.socket(&key);
+            if !socket.exists() {
+                return Err(Unwrapped::SocketGone(key, socket));
+            }
+        }
+        Err((_, source)) => return Err(Unwrapped::Kernel { doing: "locking", key, source }),
+        Ok(alive) => {
+            let who = Who {
+                run_dir: &run_dir,
+                key: &key,
+                arguments,
+                inner,
+                inner_socket,
+                inner_id: (meta.dev(), meta.ino()),
+                task_api: answer.version(),
+                config,
+            };
+            make_keeper(&who, &alive).inspect_err(|_| keeper::remove_files(&run_dir, &key))?;
+        }
+    }
+    let ours = format!("unix://{}", run_dir.socket(&key).display());
+    rename_address(answer.address(), &ours);
+    Ok(answer.with_address(&ours))
+}
+
+/// Everything a new keeper has to be told.
+struct Who<'a> {
+    run_dir: &'a RunDir,
+    key: &'a str,
+    arguments: &'a Arguments,
+    inner: &'a Path,
+    inner_socket: &'a str,
+    inner_id: (u64, u64),
+    task_api: u32,
+    config: &'a Config,
+}
+
+fn files(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Unwrapped {
+    let path = path.to_owned();
+    move |source| Unwrapped::Files { doing, path, source }
+}
+
+fn open_private(path: &Path) -> Result<File, Unwrapped> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(files("opening the lock", path))
+}
+
+/// Two racing `start`s end with one keeper.
+fn lock(run_dir: &RunDir) -> Result<Flock<File>, Unwrapped> {
+    let path = run_dir.start_lock();
+    let mut file = open_private(&path)?;
+    let deadline = monotonic_ns().saturating_add(LOCK_NS);
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((back, Errno::EWOULDBLOCK)) if monotonic_ns() < deadline => file = back,
+            Err((_, source)) => {
+                return Err(Unwrapped::Kernel { doing: "waiting for another start", key: path.display().to_string(), source });
+            }
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn make_keeper(who: &Who<'_>, alive: &File) -> Result<(), Unwrapped> {
+    let kernel = |doing| move |source| Unwrapped::Kernel { doing, key: who.key.to_owned(), source };
+    let listener = listen(&who.run_dir.socket(who.key))?;
+    let block = Block::create().map_err(kernel("making the memory block"))?;
+    identify(who, &block).map_err(kernel("writing the memory block"))?;
+    let (ready_out, ready_in) = fd::pipe().map_err(kernel("making a pipe"))?;
+    let held: [(Slot, BorrowedFd<'_>); 2] = [(Slot::LISTENER, listener.as_fd()), (Slot::ALIVE, alive.as_fd())];
+    for (slot, fd) in held {
+        if let Some(word) = block.tables().held.get(slot.index()) {
+            word.store(u32::try_from(fd.as_raw_fd()).unwrap_or(0).saturating_add(1), Ordering::Release);
+        }
+    }
+    let argv = keeper_argv(&who.arguments.namespace, &who.arguments.id);
+    let env = [(keeper::ENV_BLOCK, block.memfd()), (keeper::ENV_READY, ready_in.as_fd())]
+        .map(|(name, fd)| (name.to_owned(), fd.as_raw_fd().to_string()));
+    let inherit = [listener.as_fd(), alive.as_fd(), block.memfd(), ready_in.as_fd()];
+    let keeper = process::spawn_self(&argv, &env, &inherit).map_err(kernel("starting the keeper"))?;
+    drop(ready_in);
+    if !is_ready(&ready_out) {
+        // Keeper and worker are one process group; the inner shim is in neither.
+        let _ = nix::sys::signal::killpg(keeper, nix::sys::signal::Signal::SIGKILL);
+        return Err(Unwrapped::NotReady(who.key.to_owned()));
+    }
+    describe(who, keeper.as_raw())
+}
+
+fn listen(path: &Path) -> Result<UnixListener, Unwrapped> {
+    // Only ours: the key names one inner socket, and its lock is free, so this is what a dead wrapper left.
+    let _ = fs::remove_file(path);
+    let doing = "listening on";
+    let listener = UnixListener::bind(path).map_err(files(doing, path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(files(doing, path))?;
+    listener.set_nonblocking(true).map_err(files(doing, path))?;
+    Ok(listener)
+}
+
+fn is_ready(pipe: &OwnedFd) -> bool {
+    let mut byte = [0u8; 1];
+    epoll::readable_within(pipe.as_fd(), READY_MS) == Ok(true) && nix::unistd::read(pipe, &mut byte) == Ok(1)
+}
+
+/// Writes who this wrapper is; ENAMETOOLONG where a name does not fit.
+fn identify(who: &Who<'_>, block: &Block) -> Result<(), Errno> {
+    let tables = block.tables();
+    let identity = &tables.identity;
+    identity.wrapper.store(random_u64(), Ordering::Relaxed);
+    identity.task_api.store(who.task_api, Ordering::Relaxed);
+    identity.inner_dev.store(who.inner_id.0, Ordering::Relaxed);
+    identity.inner_ino.store(who.inner_id.1, Ordering::Relaxed);
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let fits = [
+        identity.key.set(who.key),
+        identity.namespace.set(&who.arguments.namespace),
+        identity.id.set(&who.arguments.id),
+        identity.run_dir.set(&text(who.run_dir.path())),
+        identity.inner_path.set(who.inner_socket),
+        identity.inner_binary.set(&text(who.inner)),
+        identity.collector.set(&who.config.collector),
+    ];
+    tables.coalesce_ms.store(who.config.coalesce_ms, Ordering::Relaxed);
+    tables.stats_interval_ms.store(who.config.stats_interval_ms, Ordering::Relaxed);
+    tables.stats_bound_ms.store(who.config.stats_bound_ms, Ordering::Relaxed);
+    if who.config.fault.is_some() {
+        tables.counters.add(Counter::ConfigFaults);
+    }
+    if fits.contains(&false) { Err(Errno::ENAMETOOLONG) } else { Ok(()) }
+}
+
+fn random_u64() -> u64 {
+    use std::io::Read;
+    let mut bytes = [0u8; 8];
+    let read = File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
+    // Without a source of randomness time and pid are still unlike any other wrapper's on this node.
+    read.map_or_else(|_| crate::sys::unix_ns() ^ u64::from(std::process::id()) << 40, |()| u64::from_ne_bytes(bytes))
+}
+
+fn describe(who: &Who<'_>, keeper_pid: i32) -> Result<(), Unwrapped> {
+    let description = Description {
+        version: 1,
+        namespace: who.arguments.namespace.clone(),
+        id: who.arguments.id.clone(),
+        inner_socket: PathBuf::from(who.inner_socket),
+        inner_binary: who.inner.to_owned(),
+        task_api: who.task_api,
+        keeper_pid,
+    };
+    let path = who.run_dir.description(who.key);
+    let text = serde_json::to_vec_pretty(&description).map_err(io::Error::from);
+    let written = text.and_then(|text| write_atomically(&path, &text));
+    // Without it only the repair after a death of both is missing.
+    written.or(Ok(()))
+}
+
+/// The bundle's `address` file, where the inner shim wrote one: containerd 1.6 and 1.7 reconnect to what it names.
+fn rename_address(inner: &str, ours: &str) {
+    let path = Path::new("address");
+    if fs::read_to_string(path).is_ok_and(|text| text.trim() == inner.trim()) {
+        let _ = write_atomically(path, ours.as_bytes());
+    }
+}
+
+fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".shimtap-new");
+    let next = PathBuf::from(name);
+    fs::write(&next, bytes)?;
+    fs::rename(&next, path)
+}

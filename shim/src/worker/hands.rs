@@ -1,0 +1,226 @@
+//! The worker's descriptors: duplicates of what the keeper holds, by slot.
+//!
+//! The only way to get one is to ask the keeper, which then already has it. Asking waits for the answer, one second
+//! at most; a keeper that is gone or mute by then is replaced, from this side, and asked again.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::atomic::Ordering,
+};
+
+use crate::{
+    block::{Block, Slot, linked},
+    keeper::{
+        self, FD_FLOOR,
+        protocol::{Operation, Request, ToWorker},
+    },
+    sys::{
+        Errno, Kernel, epoll, fd, monotonic_ns,
+        pair::{self, Received},
+        process,
+    },
+};
+
+/// A keeper does what it is asked within microseconds; after this it is taken for dead.
+const PATIENCE_NS: u64 = 1_000_000_000;
+
+/// Descriptors by slot, and the way to more.
+pub struct Hands {
+    block: &'static Block,
+    pair: OwnedFd,
+    fds: BTreeMap<Slot, OwnedFd>,
+    serial: u32,
+    accepted: VecDeque<usize>,
+}
+
+enum Reply {
+    Done(Vec<OwnedFd>),
+    Refused(Errno),
+    KeeperGone,
+}
+
+// === impl Hands ===
+
+impl Hands {
+    /// From what the keeper left to its forked worker.
+    pub fn new(block: &'static Block, pair: OwnedFd, fds: BTreeMap<Slot, OwnedFd>) -> Self {
+        Self { block, pair, fds, serial: 0, accepted: VecDeque::new() }
+    }
+
+    /// The worker's end of the pair, to wait on.
+    pub fn pair(&self) -> BorrowedFd<'_> {
+        self.pair.as_fd()
+    }
+
+    /// The descriptor in a slot; EBADF where there is none.
+    pub fn get(&self, slot: Slot) -> Kernel<BorrowedFd<'_>> {
+        self.fds.get(&slot).map(OwnedFd::as_fd).ok_or(Errno::EBADF)
+    }
+
+    /// Is the slot filled?
+    pub fn has(&self, slot: Slot) -> bool {
+        self.fds.contains_key(&slot)
+    }
+
+    /// Makes sure that the slot (and, for pairs, the next one) is filled. The errno is the kernel's, from the keeper.
+    pub fn ensure(&mut self, operation: Operation, slot: Slot, path: &str) -> Kernel<()> {
+        if (0..operation.makes()).all(|n| self.has(slot.plus(n))) {
+            return Ok(());
+        }
+        let fds = self.ask(operation, slot, 0, path)?;
+        if u32::try_from(fds.len()) != Ok(operation.makes()) {
+            return Err(Errno::EPROTO);
+        }
+        for (n, got) in (0..).zip(fds) {
+            self.fds.insert(slot.plus(n), fd::raise(got, FD_FLOOR)?);
+        }
+        Ok(())
+    }
+
+    /// Gives `count` slots back; when this returns the keeper has closed its duplicates too.
+    pub fn give_back(&mut self, slot: Slot, count: u32) {
+        let had = (0..count).any(|n| self.fds.remove(&slot.plus(n)).is_some());
+        if had {
+            // A keeper that cannot be asked is gone, and its duplicates with it.
+            let _ = self.ask(Operation::Drop, slot, count, "");
+        }
+    }
+
+    /// Tells the keeper that this worker is at work.
+    pub fn ready(&mut self) {
+        let _ = self.ask(Operation::Ready, Slot::LISTENER, 0, "");
+    }
+
+    /// Connections accepted since the last call.
+    pub fn accepted(&mut self) -> Vec<usize> {
+        self.receive();
+        self.accepted.drain(..).collect()
+    }
+
+    /// Reads notices; replaces a keeper that is gone.
+    fn receive(&mut self) {
+        loop {
+            match pair::receive(self.pair.as_fd()) {
+                Ok(Received::Message(bytes, fds)) => {
+                    if let Some(ToWorker::Accepted(conn)) = ToWorker::decode(&bytes) {
+                        self.take_accepted(conn, fds);
+                    }
+                }
+                Ok(Received::Nothing) | Err(_) => return,
+                Ok(Received::Closed) => {
+                    if self.replace_keeper().is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_accepted(&mut self, conn: usize, fds: Vec<OwnedFd>) {
+        for socket in fds {
+            if let Ok(socket) = fd::raise(socket, FD_FLOOR) {
+                self.fds.insert(Slot::outer(conn), socket);
+            }
+        }
+        self.accepted.push_back(conn);
+    }
+
+    fn ask(&mut self, operation: Operation, slot: Slot, count: u32, path: &str) -> Kernel<Vec<OwnedFd>> {
+        for _ in 0..2 {
+            match self.ask_once(operation, slot, count, path) {
+                Reply::Done(fds) => return Ok(fds),
+                Reply::Refused(errno) => return Err(errno),
+                Reply::KeeperGone => self.replace_keeper()?,
+            }
+        }
+        Err(Errno::EOWNERDEAD)
+    }
+
+    fn ask_once(&mut self, operation: Operation, slot: Slot, count: u32, path: &str) -> Reply {
+        self.serial = self.serial.wrapping_add(1);
+        let request = Request { serial: self.serial, operation, slot, count, path: path.as_bytes() };
+        let deadline = monotonic_ns().saturating_add(PATIENCE_NS);
+        match pair::send(self.pair.as_fd(), &request.encode(), &[]) {
+            Ok(()) => {}
+            Err(Errno::EMSGSIZE) => return Reply::Refused(Errno::ENAMETOOLONG),
+            Err(_) => return Reply::KeeperGone,
+        }
+        loop {
+            match pair::receive(self.pair.as_fd()) {
+                Ok(Received::Message(bytes, fds)) => match ToWorker::decode(&bytes) {
+                    Some(ToWorker::Accepted(conn)) => self.take_accepted(conn, fds),
+                    Some(ToWorker::Answer(a)) if a.serial == self.serial => {
+                        return if a.errno == 0 { Reply::Done(fds) } else { Reply::Refused(Errno::from_raw(a.errno)) };
+                    }
+                    // The late answer to a question that was asked again.
+                    _ => {}
+                },
+                Ok(Received::Closed) => return Reply::KeeperGone,
+                Ok(Received::Nothing) | Err(_) => {
+                    let now = monotonic_ns();
+                    if now >= deadline {
+                        return Reply::KeeperGone;
+                    }
+                    let left = u16::try_from((deadline - now).div_ceil(1_000_000)).unwrap_or(1000);
+                    let _ = epoll::readable_within(self.pair.as_fd(), left);
+                }
+            }
+        }
+    }
+
+    /// Execs a keeper from our own image; it takes over our descriptors and this worker.
+    fn replace_keeper(&mut self) -> Kernel<()> {
+        self.fence_old_keeper();
+        let tables = self.block.tables();
+        let (ours, theirs) = pair::pair()?;
+        let ours = fd::raise(ours, FD_FLOOR)?;
+        let theirs = fd::raise(theirs, FD_FLOOR)?;
+        for word in &tables.held {
+            word.store(0, Ordering::Release);
+        }
+        for (slot, held) in &self.fds {
+            if let Some(word) = tables.held.get(slot.index()) {
+                word.store(u32::try_from(held.as_raw_fd()).unwrap_or(0).saturating_add(1), Ordering::Release);
+            }
+        }
+        let mut inherit: Vec<BorrowedFd<'_>> = self.fds.values().map(OwnedFd::as_fd).collect();
+        inherit.extend([theirs.as_fd(), self.block.memfd()]);
+        let who = &tables.identity;
+        let argv = keeper_argv(&who.namespace.get(), &who.id.get());
+        let env = [
+            (keeper::ENV_BLOCK.to_owned(), self.block.memfd().as_raw_fd().to_string()),
+            (keeper::ENV_PAIR.to_owned(), theirs.as_raw_fd().to_string()),
+        ];
+        process::spawn_self(&argv, &env, &inherit)?;
+        self.pair = ours;
+        Ok(())
+    }
+
+    /// Never two keepers: the mute one ends before the next begins.
+    fn fence_old_keeper(&self) {
+        let pid = i32::try_from(self.block.tables().keeper_pid.load(Ordering::Acquire)).unwrap_or(0);
+        if pid <= 1 {
+            return;
+        }
+        // Only while our pair has not hung up is that number certainly still the keeper's.
+        let alive = !matches!(pair::receive(self.pair.as_fd()), Ok(Received::Closed));
+        if let (true, Ok(pidfd)) = (alive, process::pidfd(nix::unistd::Pid::from_raw(pid))) {
+            let _ = process::kill(pidfd.as_fd());
+            let _ = epoll::readable_within(pidfd.as_fd(), 1000);
+        }
+    }
+}
+
+/// argv of a keeper: what `ps` shows is whose it is.
+pub fn keeper_argv(namespace: &str, id: &str) -> Vec<String> {
+    ["containerd-shim-tap-v2", keeper::VERB, "-namespace", namespace, "-id", id].map(str::to_owned).to_vec()
+}
+
+/// The pool entries that some direction or stream uses, by the block.
+pub fn pipes_in_use(block: &Block) -> Vec<usize> {
+    let tables = block.tables();
+    let dirs = tables.conns().iter().flat_map(|c| &c.dirs).filter_map(|d| linked(&d.pipe));
+    let streams = tables.streams().iter().filter_map(|s| linked(&s.pipe));
+    dirs.chain(streams).collect()
+}

@@ -1,0 +1,225 @@
+//! The worker: one epoll loop that relays frames and tees output, and a second thread for link and stats.
+//!
+//! The loop is level-triggered and keeps no state of its own that matters: what a move has come to is in the block
+//! and in the kernel, so that a worker may die at any instruction and its successor goes on. It waits for containerd
+//! and the inner shim and for nothing else: not for the link thread, a disk, or a log.
+
+pub mod hands;
+mod pipes;
+mod recover;
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::atomic::Ordering,
+};
+
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+
+pub use self::{hands::Hands, pipes::Pipes};
+use crate::{
+    block::{Block, CONNS, STREAMS, Slot},
+    events::EventRing,
+    keeper::Inheritance,
+    link::{self, Switchboard},
+    relay::Relay,
+    sys::{Kernel, epoll::Poller, monotonic_ns, process},
+    tee::Tee,
+};
+
+/// Exit status of a worker whose pod is over.
+const OVER: i32 = 0;
+
+/// After the inner shim is gone, this long is waited for the collector to take the last bytes.
+const LINGER_NS: u64 = 5_000_000_000;
+/// The same where no collector is attached.
+const LINGER_ALONE_NS: u64 = 1_000_000_000;
+
+/// What an epoll token stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Token {
+    /// The pair to the keeper.
+    Keeper,
+    /// The idle connection to the inner shim.
+    Watch,
+    /// The link thread has something for the relay.
+    Link,
+    /// containerd's end of a connection.
+    Outer(usize),
+    /// The inner shim's end.
+    Inner(usize),
+    /// A stream's inner FIFO.
+    Source(usize),
+    /// A stream's outer FIFO.
+    Target(usize),
+}
+
+/// Everything the loop works with.
+pub struct Worker {
+    pub(crate) block: &'static Block,
+    pub(crate) hands: Hands,
+    pub(crate) poller: Poller,
+    pub(crate) pipes: Pipes,
+    pub(crate) relay: Relay,
+    pub(crate) tee: Tee,
+    pub(crate) events: EventRing,
+    pub(crate) board: &'static Switchboard,
+    /// Set when the inner shim's end was seen (CLOCK_MONOTONIC ns).
+    inner_gone_ns: Option<u64>,
+}
+
+/// The life of a forked worker, from what the keeper left it to its exit status.
+pub fn main(inheritance: Inheritance) -> i32 {
+    process::set_name_and_undumpable(c"tap-worker");
+    match Worker::recover(inheritance).and_then(Worker::run) {
+        Ok(()) => OVER,
+        Err(errno) => errno as i32,
+    }
+}
+
+// === impl Token ===
+
+impl Token {
+    const WIDTH: u64 = 1 << 32;
+
+    /// As epoll carries it.
+    pub fn number(self) -> u64 {
+        let (kind, index) = match self {
+            Self::Keeper => (0, 0),
+            Self::Watch => (1, 0),
+            Self::Link => (2, 0),
+            Self::Outer(n) => (3, n),
+            Self::Inner(n) => (4, n),
+            Self::Source(n) => (5, n),
+            Self::Target(n) => (6, n),
+        };
+        kind * Self::WIDTH + u64::try_from(index).unwrap_or(0)
+    }
+
+    fn from_number(number: u64) -> Option<Self> {
+        let index = usize::try_from(number % Self::WIDTH).ok()?;
+        Some(match number / Self::WIDTH {
+            0 => Self::Keeper,
+            1 => Self::Watch,
+            2 => Self::Link,
+            3 => Self::Outer(index),
+            4 => Self::Inner(index),
+            5 => Self::Source(index),
+            6 => Self::Target(index),
+            _ => return None,
+        })
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    fn run(mut self) -> Kernel<()> {
+        link::spawn(self.block, self.board);
+        self.hands.ready();
+        self.adopt_accepted();
+        self.pump_everything();
+        let mut events = [EpollEvent::empty(); 32];
+        loop {
+            self.tend()?;
+            if self.is_over() {
+                self.block.tables().over.store(1, Ordering::Release);
+                return Ok(());
+            }
+            let n = self.poller.wait(&mut events, self.next_wake_ms())?;
+            for event in events.iter().take(n) {
+                if let Some(token) = Token::from_number(event.data()) {
+                    self.handle(token, event.events());
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, token: Token, flags: EpollFlags) {
+        match token {
+            Token::Keeper => self.adopt_accepted(),
+            Token::Watch => self.inner_ended(),
+            Token::Link => self.board.clear_relay_wake(),
+            Token::Outer(conn) => self.conn_event(conn, 0, flags),
+            Token::Inner(conn) => self.conn_event(conn, 1, flags),
+            Token::Source(stream) => self.source_event(stream, flags),
+            Token::Target(stream) => self.stream_pump(stream),
+        }
+    }
+
+    /// What is due by time or by another thread's doing rather than by a descriptor.
+    fn tend(&mut self) -> Kernel<()> {
+        let now = monotonic_ns();
+        self.tend_streams(now);
+        self.tend_held(now);
+        self.tend_starved(now);
+        self.tend_tasks();
+        let pair = self.hands.pair();
+        self.poller.want(Token::Keeper.number(), pair, Some(EpollFlags::EPOLLIN))
+    }
+
+    fn next_wake_ms(&self) -> Option<u16> {
+        let now = monotonic_ns();
+        let mut due = [self.streams_due_ns(), self.held_due_ns(), self.starved_until_ns()].into_iter().flatten().min();
+        if let Some(gone) = self.inner_gone_ns {
+            due = Some(due.unwrap_or(u64::MAX).min(gone.saturating_add(LINGER_NS)).min(now.saturating_add(100_000_000)));
+        }
+        // Rounded up: waking before the time is waking twice.
+        due.map(|at| u16::try_from(at.saturating_sub(now).div_ceil(1_000_000)).unwrap_or(u16::MAX))
+    }
+
+    fn adopt_accepted(&mut self) {
+        for conn in self.hands.accepted() {
+            self.conn_begin(conn);
+        }
+    }
+
+    fn pump_everything(&mut self) {
+        for conn in 0..CONNS {
+            if self.hands.has(Slot::outer(conn)) {
+                self.conn_begin(conn);
+            }
+        }
+        for stream in 0..STREAMS {
+            self.stream_pump(stream);
+        }
+    }
+
+    fn inner_ended(&mut self) {
+        if let Ok(watch) = self.hands.get(Slot::WATCH) {
+            let _ = self.poller.want(Token::Watch.number(), watch, None);
+        }
+        self.hands.give_back(Slot::WATCH, 1);
+        self.inner_gone_ns.get_or_insert_with(monotonic_ns);
+    }
+
+    /// The inner shim has ended, no connection is left, every stream is passed on, and the collector has it all or
+    /// has had its time.
+    fn is_over(&self) -> bool {
+        let Some(gone) = self.inner_gone_ns else { return false };
+        if self.relay.is_busy() || self.streams_busy() {
+            return false;
+        }
+        let waited = monotonic_ns().saturating_sub(gone);
+        let patience = if self.board.is_attached() { LINGER_NS } else { LINGER_ALONE_NS };
+        self.board.has_said_everything(self.block) || waited >= patience
+    }
+
+    /// Registers for the inner shim's end.
+    fn watch_inner(&mut self) {
+        let tables = self.block.tables();
+        let path = tables.identity.inner_path.get();
+        match self.hands.ensure(crate::keeper::protocol::Operation::Connect, Slot::WATCH, &path) {
+            Ok(()) => {
+                if let Ok(watch) = self.hands.get(Slot::WATCH) {
+                    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
+                    let _ = self.poller.want(Token::Watch.number(), watch, Some(flags));
+                }
+            }
+            Err(_) => self.inner_gone_ns = Some(monotonic_ns()),
+        }
+    }
+
+    fn watch_link(&mut self, wake: &OwnedFd) -> Kernel<()> {
+        self.poller.want(Token::Link.number(), wake.as_fd(), Some(EpollFlags::EPOLLIN))
+    }
+}

@@ -1,0 +1,64 @@
+//! The pool of pipes: bytes on their way to a target that is not ready stay in one of these.
+//!
+//! A direction or a stream has a pipe only while bytes are in it, so that a node full of quiet containers uses a
+//! handful: pipe pages are a budget per user and node-wide, and containers draw on it too.
+
+use crate::{
+    block::{Block, PIPES, Slot},
+    keeper::protocol::Operation,
+    sys::{Errno, Kernel},
+    worker::hands::{Hands, pipes_in_use},
+};
+
+/// Free pipes kept open; more are given back.
+const SPARE: usize = 2;
+
+/// Which pipes are made, and which of them are free.
+pub struct Pipes {
+    free: Vec<usize>,
+    made: Vec<bool>,
+}
+
+// === impl Pipes ===
+
+impl Pipes {
+    /// From what a predecessor left: made and used ones are used, made and unused ones are free.
+    pub fn recover(block: &Block, hands: &Hands) -> Self {
+        let used = pipes_in_use(block);
+        let made: Vec<bool> = (0..PIPES).map(|n| hands.has(Slot::pipe(n))).collect();
+        let free = (0..PIPES).filter(|n| made.get(*n) == Some(&true) && !used.contains(n)).collect();
+        Self { free, made }
+    }
+
+    /// An empty pipe. ENFILE when all are in use, or the keeper's errno.
+    pub fn acquire(&mut self, hands: &mut Hands) -> Kernel<usize> {
+        if let Some(pipe) = self.free.pop() {
+            return Ok(pipe);
+        }
+        let pipe = self.made.iter().position(|made| !made).ok_or(Errno::ENFILE)?;
+        hands.ensure(Operation::Pipe, Slot::pipe(pipe), "")?;
+        self.set_made(pipe, true);
+        Ok(pipe)
+    }
+
+    /// Takes an empty pipe back.
+    pub fn release(&mut self, pipe: usize, hands: &mut Hands) {
+        if self.free.len() < SPARE {
+            self.free.push(pipe);
+        } else {
+            self.discard(pipe, hands);
+        }
+    }
+
+    /// Takes a pipe back whose content nobody wants any more.
+    pub fn discard(&mut self, pipe: usize, hands: &mut Hands) {
+        hands.give_back(Slot::pipe(pipe), 2);
+        self.set_made(pipe, false);
+    }
+
+    fn set_made(&mut self, pipe: usize, made: bool) {
+        if let Some(m) = self.made.get_mut(pipe) {
+            *m = made;
+        }
+    }
+}

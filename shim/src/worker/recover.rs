@@ -1,0 +1,41 @@
+//! How a worker begins: with what its predecessor left, or with nothing.
+
+use std::sync::atomic::Ordering;
+
+use super::{Hands, Pipes, Worker};
+use crate::{
+    block::{Block, Slot},
+    events::EventRing,
+    keeper::{Inheritance, protocol::Operation},
+    link::Switchboard,
+    relay::Relay,
+    sys::{Kernel, epoll::Poller},
+    tee::Tee,
+};
+
+impl Worker {
+    /// From the keeper's fork. Both lives of a wrapper start here: a first worker finds empty tables.
+    pub(super) fn recover(inheritance: Inheritance) -> Kernel<Self> {
+        let block: &'static Block = Box::leak(Box::new(inheritance.block));
+        block.tables().worker_pid.store(std::process::id(), Ordering::Release);
+        let mut hands = Hands::new(block, inheritance.pair, inheritance.slots);
+        hands.ensure(Operation::Pipe, Slot::TAP, "")?;
+        let board: &'static Switchboard = Box::leak(Box::new(Switchboard::new()?));
+        let pipes = Pipes::recover(block, &hands);
+        let mut worker = Self {
+            block,
+            hands,
+            poller: Poller::new()?,
+            pipes,
+            relay: Relay::new(),
+            tee: Tee::recover(block)?,
+            events: EventRing::new(block)?,
+            board,
+            inner_gone_ns: None,
+        };
+        worker.watch_inner();
+        worker.watch_link(board.relay_wake())?;
+        worker.finish_tap();
+        Ok(worker)
+    }
+}
