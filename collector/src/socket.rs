@@ -87,7 +87,8 @@ impl UnixSocket {
         // Left by a process of our number that died between two lines of this function.
         let _ = fs::remove_file(&fresh);
         let listener = UnixListener::bind(&fresh).map_err(io("binding a socket beside", path))?;
-        fs::set_permissions(&fresh, Permissions::from_mode(0o600)).map_err(io("setting the mode of", &fresh))?;
+        fs::set_permissions(&fresh, Permissions::from_mode(0o600))
+            .map_err(io("setting the mode of", &fresh))?;
         fs::rename(&fresh, path).map_err(io("putting in place", path))?;
         Ok(Self { listener, path: path.to_owned(), _lock: lock })
     }

@@ -82,10 +82,7 @@ async fn a_wrapper_that_comes_back_goes_on_where_it_stopped() {
     assert_eq!(messages(&collector), ["first", "unfinished", "<overflow 3>", "<missing 5>", "end"]);
     assert_eq!(collector.records()[4]["flags"], serde_json::json!(["cut_head"]));
     assert_eq!(collector.metric("shimtap_log_repeated_bytes_total{stream=\"stdout\"}"), 6);
-    assert_eq!(
-        collector.metric("shimtap_log_gap_bytes_total{stream=\"stdout\",reason=\"overflow\"}"),
-        3
-    );
+    assert_eq!(collector.metric("shimtap_log_gap_bytes_total{stream=\"stdout\",reason=\"overflow\"}"), 3);
     assert_eq!(collector.metric("shimtap_log_holes_total{stream=\"stdout\",reason=\"missing\"}"), 1);
     // The same id started anew is another stream.
     let positions = peer.open(open(1, "c1", 2)).await;

@@ -122,7 +122,9 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_said() {
-        for args in [&[][..], &["top"], &["ps", "--config", "/x"], &["collector", "--json"], &["check", "extra"]] {
+        for args in
+            [&[][..], &["top"], &["ps", "--config", "/x"], &["collector", "--json"], &["check", "extra"]]
+        {
             let said = parse(args).expect_err("no command");
             assert!(said.ends_with("see shimtap --help"), "{said}");
         }

@@ -57,8 +57,8 @@ fn ask(path: &Path) -> Result<(String, Ps), PsFault> {
         let said = head.lines().next().unwrap_or_default().to_owned();
         return Err(PsFault::Refused { path: path.to_owned(), said });
     }
-    let ps = serde_json::from_str(body)
-        .map_err(|source| PsFault::Decode { path: path.to_owned(), source })?;
+    let ps =
+        serde_json::from_str(body).map_err(|source| PsFault::Decode { path: path.to_owned(), source })?;
     Ok((body.to_owned(), ps))
 }
 
@@ -74,7 +74,18 @@ fn exchange(path: &Path) -> io::Result<String> {
 }
 
 const HEAD: [&str; 12] = [
-    "NAMESPACE", "POD", "CONTAINER", "ID", "STATE", "AGE", "STDOUT", "STDERR", "GAPS", "CPU", "MEMORY", "INCARNATION",
+    "NAMESPACE",
+    "POD",
+    "CONTAINER",
+    "ID",
+    "STATE",
+    "AGE",
+    "STDOUT",
+    "STDERR",
+    "GAPS",
+    "CPU",
+    "MEMORY",
+    "INCARNATION",
 ];
 
 fn table(ps: &Ps, now_ns: u64) -> String {
@@ -117,7 +128,10 @@ fn row(container: &PsContainer, now_ns: u64) -> [String; HEAD.len()] {
         stream(container, "stdout"),
         stream(container, "stderr"),
         size(gaps),
-        container.cpu_ns.map_or_else(|| "-".to_owned(), |ns| format!("{}.{:02}s", ns / 1_000_000_000, ns / 10_000_000 % 100)),
+        container.cpu_ns.map_or_else(
+            || "-".to_owned(),
+            |ns| format!("{}.{:02}s", ns / 1_000_000_000, ns / 10_000_000 % 100),
+        ),
         container.working_set_bytes.map_or_else(|| "-".to_owned(), size),
         container.incarnation.clone(),
     ]

@@ -37,32 +37,35 @@ fn a_file_says_what_it_says() {
 #[test]
 fn every_fault_is_reported_with_its_line_and_key() {
     let text = concat!(
-        "[ingest]\n",               // 1
-        "socket = \"relative\"\n",  // 2
-        "hello_secs = 0\n",         // 3
-        "connections = \"many\"\n", // 4
-        "colour = 1\n",             // 5
-        "[metrics]\n",              // 6
-        "listen = \"localhost\"\n", // 7
+        "[ingest]\n",                 // 1
+        "socket = \"relative\"\n",    // 2
+        "hello_secs = 0\n",           // 3
+        "connections = \"many\"\n",   // 4
+        "colour = 1\n",               // 5
+        "[metrics]\n",                // 6
+        "listen = \"localhost\"\n",   // 7
         "cadvisor_scope = \"pod\"\n", // 8
-        "[file]\n",                 // 9
-        "keep = -1\n",              // 10
-        "[sinks]\n",                // 11
+        "[file]\n",                   // 9
+        "keep = -1\n",                // 10
+        "[sinks]\n",                  // 11
         "x = 1\n",
     );
     let faults = parse(text).expect_err("faulty");
     let seen: Vec<_> = faults.iter().map(|f| (f.line, f.key.as_str())).collect();
-    assert_eq!(seen, [
-        (Some(2), "ingest.socket"),
-        (Some(3), "ingest.hello_secs"),
-        (Some(4), "ingest.connections"),
-        (Some(5), "ingest.colour"),
-        (Some(7), "metrics.listen"),
-        (Some(8), "metrics.cadvisor_scope"),
-        (Some(10), "file.keep"),
-        (Some(11), "sinks"),
-        (None, "file.path"),
-    ]);
+    assert_eq!(
+        seen,
+        [
+            (Some(2), "ingest.socket"),
+            (Some(3), "ingest.hello_secs"),
+            (Some(4), "ingest.connections"),
+            (Some(5), "ingest.colour"),
+            (Some(7), "metrics.listen"),
+            (Some(8), "metrics.cadvisor_scope"),
+            (Some(10), "file.keep"),
+            (Some(11), "sinks"),
+            (None, "file.path"),
+        ]
+    );
     let shown = faults.to_string();
     assert!(shown.starts_with("c.toml:2: ingest.socket: must be an absolute path\n"), "{shown}");
 }
@@ -83,5 +86,7 @@ fn two_sockets_cannot_share_a_path() {
 #[test]
 fn a_file_that_was_named_must_be_there() {
     let absent = Path::new("/nonexistent/collector.toml");
-    assert!(matches!(Config::load(Some(absent)), Err(ConfigFault::Unreadable { path, .. }) if path == absent));
+    assert!(
+        matches!(Config::load(Some(absent)), Err(ConfigFault::Unreadable { path, .. }) if path == absent)
+    );
 }

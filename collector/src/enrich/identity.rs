@@ -110,7 +110,8 @@ fn is_host_visible(binary: &str) -> bool {
 /// `slice:prefix:name` the nested slices and the scope, as cAdvisor shows them.
 fn cgroup_id(cgroups_path: &str) -> String {
     let mut parts = cgroups_path.split(':');
-    let (Some(slice), Some(prefix), Some(name), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    let (Some(slice), Some(prefix), Some(name), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return cgroups_path.to_owned();
     };

@@ -1,6 +1,9 @@
 //! What one connection still has to acknowledge.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use shimtap_proto::link;
 use tokio::sync::Notify;
@@ -11,6 +14,8 @@ use super::streams::Slot;
 #[derive(Debug, Default)]
 pub(super) struct Acks {
     inner: Mutex<Inner>,
+    /// True while the writing side looks again by itself after a while.
+    armed: AtomicBool,
     /// Woken when there is something to acknowledge now, or when the first thing to wait for appears.
     pub(super) wake: Arc<Notify>,
 }
@@ -61,19 +66,30 @@ impl Acks {
     /// An event was taken.
     pub(super) fn event(&self, seq: u64) {
         let mut inner = self.inner();
-        let idle = inner.event == inner.event_sent;
         inner.event = inner.event.max(Some(seq));
         drop(inner);
-        if idle {
+        self.expect();
+    }
+
+    /// Something went to the sink: it will have to be acknowledged.
+    pub(super) fn expect(&self) {
+        if !self.armed.swap(true, Ordering::AcqRel) {
             self.wake.notify_one();
         }
     }
 
-    /// True while something went to the sink (or is an event) and is not acknowledged.
+    /// True while something went to the sink (or is an event) and is not acknowledged; whoever asks looks again by
+    /// itself then.
     pub(super) fn outstanding(&self) -> bool {
+        // Before looking: what appears meanwhile wakes, at worst for nothing.
+        self.armed.store(false, Ordering::Release);
         let inner = self.inner();
-        inner.event != inner.event_sent
-            || inner.streams.iter().any(|s| s.slot.submitted() > s.sent || s.closing.is_some())
+        let outstanding = inner.event != inner.event_sent
+            || inner.streams.iter().any(|s| s.slot.submitted() > s.sent || s.closing.is_some());
+        if outstanding {
+            self.armed.store(true, Ordering::Release);
+        }
+        outstanding
     }
 
     /// What can be acknowledged now, if anything; it counts as acknowledged from here on.

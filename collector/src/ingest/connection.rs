@@ -16,7 +16,7 @@ use tokio::{
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{mpsc, watch},
-    time::{sleep, timeout, timeout_at, Instant},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
@@ -170,7 +170,8 @@ async fn write_all(
             () = sleep(ACK_DELAY), if outstanding => {}
         }
         if let Some(ack) = acks.collect() {
-            let ack = link::FromCollector { body: Some(from_collector::Body::Ack(ack)), ..Default::default() };
+            let ack =
+                link::FromCollector { body: Some(from_collector::Body::Ack(ack)), ..Default::default() };
             send(&mut write, stream_id, &ack).await?;
         }
     }

@@ -15,7 +15,7 @@ mod streams;
 use std::sync::Arc;
 
 pub use fault::FaultKind;
-pub use listener::{Listener, ListenFault};
+pub use listener::{ListenFault, Listener};
 pub use session::EventLabel;
 pub use streams::Streams;
 

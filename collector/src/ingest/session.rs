@@ -232,11 +232,8 @@ impl Session {
 
     fn submit(&self, batch: Option<Batch>, room: crate::sinks::Room) {
         if let Some(batch) = batch {
-            let idle = !self.acks.outstanding();
             self.ingest.outlet.submit(batch, room);
-            if idle {
-                self.acks.wake.notify_one();
-            }
+            self.acks.expect();
         }
     }
 

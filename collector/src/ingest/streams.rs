@@ -168,7 +168,8 @@ impl Slot {
         let mut state = self.owned(owner)?;
         let mut records = Vec::new();
         let times = Times { offsets: &data.time_offset, ns: &data.time_ns, otherwise: now_ns() };
-        let taken = state.tape.data(data.offset, bytes, times, &self.clock, &mut records).map_err(Refused::Fault)?;
+        let taken =
+            state.tape.data(data.offset, bytes, times, &self.clock, &mut records).map_err(Refused::Fault)?;
         drop(state);
         let stream = self.origin.name.stream;
         self.counts.bytes.fetch_add(taken.bytes, Ordering::Relaxed);

@@ -9,7 +9,8 @@ use super::{
     container::{Container, KEEP_ENDED, Live, State},
     devices, families as f,
     families::Family,
-    labels, registry::Registry,
+    labels,
+    registry::Registry,
     sample::{Io, Sample},
     text::{Text, Value},
 };
@@ -134,7 +135,8 @@ fn block_io(text: &mut Text, views: &[View]) {
 
 /// What is known without a sample. These have no time of their own.
 fn spec(text: &mut Text, views: &[View]) {
-    let limit = |value: Option<i64>| value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0 && *v < 1 << 62);
+    let limit =
+        |value: Option<i64>| value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0 && *v < 1 << 62);
     let mut gauge = |family: &'static Family, pick: &dyn Fn(&View) -> Option<Value>| {
         let mut writer = text.family(family);
         for view in views.iter().filter(|view| view.running) {

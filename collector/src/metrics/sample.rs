@@ -6,9 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use containerd_shim_protos::{
-    cgroups::metrics as v1, cgroups_v2::metrics as v2, protobuf::Message,
-};
+use containerd_shim_protos::{cgroups::metrics as v1, cgroups_v2::metrics as v2, protobuf::Message};
 use shimtap_proto::link;
 
 use crate::closed::closed;

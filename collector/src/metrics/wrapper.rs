@@ -162,7 +162,12 @@ impl Wrapper {
     #[must_use]
     pub fn new(hello: &link::Hello) -> Self {
         let told = Told { hello: hello.clone(), report: link::Report::new(), at: Instant::now() };
-        Self { id: hello.wrapper, connections: AtomicU64::new(0), events: AtomicU64::new(0), told: Mutex::new(told) }
+        Self {
+            id: hello.wrapper,
+            connections: AtomicU64::new(0),
+            events: AtomicU64::new(0),
+            told: Mutex::new(told),
+        }
     }
 
     /// A connection of it said `hello`.

@@ -70,17 +70,17 @@ fn a_line_as_long_as_we_keep_stays_whole_and_one_byte_more_is_split() {
     let mut whole = vec![b'x'; LINE_MAX - 1];
     whole.push(b'\n');
     let records = feed(&[&whole, b"y\n"], true);
-    assert_eq!(records.iter().map(|r| (r.from, r.flags)).collect::<Vec<_>>(), [
-        (0, Flags::NONE),
-        (LINE_MAX as u64, Flags::NONE)
-    ]);
+    assert_eq!(
+        records.iter().map(|r| (r.from, r.flags)).collect::<Vec<_>>(),
+        [(0, Flags::NONE), (LINE_MAX as u64, Flags::NONE)]
+    );
     let mut long = vec![b'x'; LINE_MAX];
     long.extend_from_slice(b"rest\n");
     let records = feed(&[&long], true);
-    assert_eq!(records.iter().map(|r| (r.from, r.flags)).collect::<Vec<_>>(), [
-        (0, Flags::PARTIAL),
-        (LINE_MAX as u64, Flags::NONE)
-    ]);
+    assert_eq!(
+        records.iter().map(|r| (r.from, r.flags)).collect::<Vec<_>>(),
+        [(0, Flags::PARTIAL), (LINE_MAX as u64, Flags::NONE)]
+    );
 }
 
 #[test]
@@ -100,7 +100,8 @@ fn a_line_has_the_time_of_its_first_byte() {
     assert_eq!(out.iter().map(|r| r.time_ns).collect::<Vec<_>>(), [10, 11, 50, 51]);
     // The same clock serves the container's other stream.
     let mut other = Tape::default();
-    other.data(0, Bytes::from_static(b"x\n"), Times { offsets: &[], ns: &[], otherwise: 20 }, &clock, &mut out)
+    other
+        .data(0, Bytes::from_static(b"x\n"), Times { offsets: &[], ns: &[], otherwise: 20 }, &clock, &mut out)
         .expect("in order");
     assert_eq!(out.last().map(|r| r.time_ns), Some(52));
 }
@@ -117,14 +118,17 @@ fn repeats_are_dropped_and_jumps_are_holes() {
     assert_eq!(data(&mut tape, 10, b"cut"), Taken { bytes: 3, repeated: 0 });
     assert_eq!(data(&mut tape, 20, b"tail\nz\n"), Taken { bytes: 7, repeated: 0 });
     assert_tiles(&out, 5, 27);
-    assert_eq!(texts(&out), [
-        ("a".into(), Flags::NONE),
-        ("bc".into(), Flags::NONE),
-        ("cut".into(), Flags::CUT),
-        ("<missing>".into(), Flags::NONE),
-        ("tail".into(), Flags::CUT_HEAD),
-        ("z".into(), Flags::NONE),
-    ]);
+    assert_eq!(
+        texts(&out),
+        [
+            ("a".into(), Flags::NONE),
+            ("bc".into(), Flags::NONE),
+            ("cut".into(), Flags::CUT),
+            ("<missing>".into(), Flags::NONE),
+            ("tail".into(), Flags::CUT_HEAD),
+            ("z".into(), Flags::NONE),
+        ]
+    );
 }
 
 #[test]
@@ -137,12 +141,15 @@ fn only_the_new_part_of_a_claim_counts() {
     tape.close(30, 9, &clock, &mut out).expect("beyond");
     assert_tiles(&out, 0, 30);
     let holes: Vec<_> = out[1..].iter().map(|r| (r.from, r.to, texts(&[r.clone()])[0].0.clone())).collect();
-    assert_eq!(holes, [
-        (11, 14, "<overflow>".into()),
-        (14, 20, "<missing>".into()),
-        (20, 21, "<gap_tap_full>".into()),
-        (21, 30, "<missing>".into())
-    ]);
+    assert_eq!(
+        holes,
+        [
+            (11, 14, "<overflow>".into()),
+            (14, 20, "<missing>".into()),
+            (20, 21, "<gap_tap_full>".into()),
+            (21, 30, "<missing>".into())
+        ]
+    );
 }
 
 #[test]
@@ -161,10 +168,7 @@ fn what_cannot_be_true_changes_nothing() {
     tape.close(3, 9, &clock, &mut out).expect("right");
     tape.close(3, 9, &clock, &mut out).expect("again is allowed: the connection may have broken");
     assert_eq!(tape.close(4, 9, &clock, &mut out), Err(TapeFault::EndMoved { end: 4, taken: 3 }));
-    assert_eq!(
-        tape.data(1, bytes, AT, &clock, &mut out),
-        Err(TapeFault::BehindEnd { to: 4, end: 3 })
-    );
+    assert_eq!(tape.data(1, bytes, AT, &clock, &mut out), Err(TapeFault::BehindEnd { to: 4, end: 3 }));
     assert_eq!(texts(&out), [("abc".into(), Flags::UNTERMINATED)]);
 }
 

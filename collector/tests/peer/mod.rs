@@ -217,11 +217,8 @@ pub fn hello(wrapper: u64) -> link::Hello {
 
 /// A container with stdout as handle `2 * task + 1` and stderr as the next.
 pub fn open(task: u32, container: &str, incarnation: u64) -> link::Open {
-    let stdio = |stream, handle| link::Stdio {
-        stream: EnumOrUnknown::new(stream),
-        handle,
-        ..Default::default()
-    };
+    let stdio =
+        |stream, handle| link::Stdio { stream: EnumOrUnknown::new(stream), handle, ..Default::default() };
     link::Open {
         task,
         namespace: "default".into(),
