@@ -9,18 +9,46 @@ const BUSY_MOVES: u32 = 16;
 /// Half of a FIFO of default size: what may gather while we wait.
 const HALF_FIFO: u64 = 32 << 10;
 const SECOND_NS: u64 = 1_000_000_000;
+/// Over this time the rate of bytes is taken: short, since a burst must end the waiting at once.
+const RATE_NS: u64 = 100_000_000;
+/// The shortest time that a rate is divided by.
+const RATE_MIN_NS: u64 = 10_000_000;
 /// Waiting less than this costs more than it saves.
 const WORTH_NS: u64 = 1_000_000;
+
+/// What came within a stretch of time, and within the stretch before it.
+#[derive(Debug, Default)]
+struct Tally {
+    began_ns: u64,
+    now: u64,
+    before: u64,
+}
 
 /// A stream's recent past, and its wait.
 #[derive(Debug, Default)]
 pub struct Pace {
-    window_ns: u64,
-    moves: u32,
-    bytes: u64,
-    /// The same of the second before.
-    before: (u32, u64),
+    moves: Tally,
+    bytes: Tally,
     until_ns: Option<u64>,
+}
+
+// === impl Tally ===
+
+impl Tally {
+    fn add(&mut self, at: u64, n: u64, stretch_ns: u64) {
+        let age = at.saturating_sub(self.began_ns);
+        if age >= stretch_ns {
+            self.before = if age >= 2 * stretch_ns { 0 } else { self.now };
+            (self.began_ns, self.now) = (at, 0);
+        }
+        self.now = self.now.saturating_add(n);
+    }
+
+    fn per_second(&self, at: u64, stretch_ns: u64) -> u64 {
+        let age = at.saturating_sub(self.began_ns).max(RATE_MIN_NS);
+        let now = self.now.saturating_mul(SECOND_NS) / age;
+        now.max(self.before.saturating_mul(SECOND_NS / stretch_ns))
+    }
 }
 
 // === impl Pace ===
@@ -28,24 +56,17 @@ pub struct Pace {
 impl Pace {
     /// A move of `bytes` ended at `now` and the source is empty: how long may the next one wait?
     pub fn moved(&mut self, now: u64, bytes: u64, coalesce_ms: u32) {
-        let age = now.saturating_sub(self.window_ns);
-        if age >= SECOND_NS {
-            self.before = if age >= 2 * SECOND_NS { (0, 0) } else { (self.moves, self.bytes) };
-            (self.window_ns, self.moves, self.bytes) = (now, 0, 0);
-        }
-        self.moves = self.moves.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(bytes);
-        let wait = self.wait_ns(bytes, u64::from(coalesce_ms).saturating_mul(1_000_000));
+        self.moves.add(now, 1, SECOND_NS);
+        self.bytes.add(now, bytes, RATE_NS);
+        let wait = self.wait_ns(now, u64::from(coalesce_ms).saturating_mul(1_000_000));
         self.until_ns = (wait >= WORTH_NS).then(|| now.saturating_add(wait));
     }
 
-    fn wait_ns(&self, last_bytes: u64, longest_ns: u64) -> u64 {
-        let moves = self.moves.max(self.before.0);
-        // A burst in one move says more about the rate than the second before it.
-        if moves < BUSY_MOVES || last_bytes >= HALF_FIFO {
+    fn wait_ns(&self, now: u64, longest_ns: u64) -> u64 {
+        if self.moves.now.max(self.moves.before) < u64::from(BUSY_MOVES) {
             return 0;
         }
-        let per_second = self.bytes.max(self.before.1).max(1);
+        let per_second = self.bytes.per_second(now, RATE_NS).max(1);
         longest_ns.min(HALF_FIFO.saturating_mul(SECOND_NS) / per_second / 2)
     }
 
@@ -100,6 +121,16 @@ mod tests {
         let wait = pace.due_ns().map_or(0, |at| at - 10 * SECOND_NS - 899 * MS);
         assert!(wait <= 8 * MS, "4 MB/s fill half a FIFO in 8 ms, waited {wait} ns");
         assert!(!paced(1, 32 << 10, 900, 20).is_waiting(), "32 MB/s");
+    }
+
+    #[test]
+    fn a_burst_is_seen_before_a_second_has_passed() {
+        let mut pace = Pace::default();
+        for n in 0..40 {
+            pace.moved(10 * SECOND_NS + n * MS / 10, 4096, 20);
+            let wait = pace.due_ns().map_or(0, |at| at - 10 * SECOND_NS - n * MS / 10);
+            assert!(wait <= 3 * MS, "40 MB/s, move {n}: waited {wait} ns");
+        }
     }
 
     #[test]
