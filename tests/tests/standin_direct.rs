@@ -9,6 +9,7 @@ use containerd_shim_protos::{api, cgroups::metrics::Metrics, protobuf::Message};
 use shimtap_tests::standin::{
     client::{
         PATIENCE,
+        audit::exactly_once,
         connection::Connection,
         frame::{Frame, LARGEST, flag, header, kind},
         lab::Lab,
@@ -274,5 +275,36 @@ fn a_dead_shim_is_seen_as_the_end_of_the_connection() -> Result<()> {
     pod.lab.end()?;
     pod.connection.wait_end(PATIENCE)?;
     let _: Endpoint = pod.endpoint.clone();
+    Ok(())
+}
+
+#[test]
+fn the_audit_finds_a_request_that_was_doubled_lost_or_changed() -> Result<()> {
+    let pod = Pod::start(lab("plain", "2")?, standin(Flavour::V1_6), "audit", &Script::default())?;
+    let id = "audit".to_owned();
+    let request = api::ConnectRequest { id, ..Default::default() };
+    pod.connection.call("Connect", &request)?;
+    exactly_once(&pod.lab, &[&pod.connection])?;
+    // Doubled: the second arrives under a stream id that is used up.
+    let doubled = pod.connect()?;
+    let frame = doubled.prepare("Pids", &request)?;
+    doubled.send_bytes(&frame.bytes())?;
+    doubled.send_bytes(&frame.bytes())?;
+    doubled.wait_for(PATIENCE, |f| (f.len() == 2).then_some(()))?;
+    assert!(exactly_once(&pod.lab, &[&pod.connection, &doubled]).is_err(), "doubled");
+    // Lost: prepared, and it never arrives.
+    let lost = pod.connect()?;
+    lost.call("Connect", &request)?;
+    lost.prepare("Kill", &request)?;
+    assert!(exactly_once(&pod.lab, &[&lost]).is_err(), "lost");
+    // Changed: one byte of the body.
+    let changed = pod.connect()?;
+    let mut frame = changed.prepare("Connect", &request)?;
+    *frame.body.last_mut().context("a body")? ^= 1;
+    changed.send_bytes(&frame.bytes())?;
+    changed.answer(frame.stream, PATIENCE)?;
+    assert!(exactly_once(&pod.lab, &[&changed]).is_err(), "changed");
+    // Made up: nobody sent what came over `doubled`.
+    assert!(exactly_once(&pod.lab, &[&pod.connection]).is_err(), "made up");
     Ok(())
 }

@@ -46,6 +46,7 @@ pub const STREAMING: &str = "containerd.services.streaming.v1.Streaming";
 
 /// What all connections share.
 struct Shared {
+    tasks: Arc<Tasks>,
     services: HashMap<String, Service>,
     journal: Arc<Journal>,
 }
@@ -68,7 +69,8 @@ pub fn serve(listener: OwnedFd, apis: &[u32], journal: Arc<Journal>, unlink: Vec
         let listener = UnixListener::from_std(listener).context("listener")?;
         let tasks = Arc::new(Tasks::new(Arc::clone(&journal)));
         let mut over = tasks.over();
-        let shared = Arc::new(Shared { services: services(&tasks, apis), journal });
+        let services = services(&tasks, apis);
+        let shared = Arc::new(Shared { tasks, services, journal });
         let mut number = 0;
         loop {
             tokio::select! {
@@ -80,8 +82,6 @@ pub fn serve(listener: OwnedFd, apis: &[u32], journal: Arc<Journal>, unlink: Vec
                 _ = over.wait_for(|o| *o) => break,
             }
         }
-        // The answer to Shutdown is on its way in another task; containerd must get it before the end of file.
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         for path in unlink {
             let _gone = std::fs::remove_file(path);
         }
@@ -249,6 +249,7 @@ async fn handle(shared: Arc<Shared>, writer: Arc<Mutex<OwnedWriteHalf>>, mh: Mes
     let Some(method) = shared.services.get(&req.service).and_then(|s| s.methods.get(&req.method)) else {
         return;
     };
+    let shuts_down = req.method == "Shutdown";
     let ctx = TtrpcContext { mh, timeout_nano: req.timeout_nano, ..Default::default() };
     let response = method.handler(ctx, req).await.unwrap_or_else(|e| {
         let status = match e {
@@ -258,6 +259,9 @@ async fn handle(shared: Arc<Shared>, writer: Arc<Mutex<OwnedWriteHalf>>, mh: Mes
         Response { status: Some(status).into(), ..Default::default() }
     });
     answer(&writer, mh.stream_id, &response).await;
+    if shuts_down {
+        shared.tasks.shutdown_answered();
+    }
 }
 
 async fn answer(writer: &Mutex<OwnedWriteHalf>, stream: u32, response: &Response) {

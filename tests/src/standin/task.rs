@@ -73,6 +73,13 @@ impl Tasks {
         self.over.subscribe()
     }
 
+    /// To be called when a Shutdown has been answered: containerd gets the answer before the end of file.
+    pub fn shutdown_answered(&self) {
+        if self.table().is_empty() {
+            self.over.send_replace(true);
+        }
+    }
+
     fn table(&self) -> MutexGuard<'_, HashMap<Name, Arc<Process>>> {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -233,9 +240,6 @@ impl Task for Tasks {
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: api::ShutdownRequest) -> Answered<api::Empty> {
-        if self.table().is_empty() {
-            self.over.send_replace(true);
-        }
         Ok(api::Empty::default())
     }
 

@@ -72,6 +72,16 @@ impl FifoReader {
         Self { path: path.to_owned(), shared }
     }
 
+    /// Closes the reading end, as a containerd that stops; gives what was read until then.
+    ///
+    /// # Errors
+    /// The reader does not come back because nothing is written any more.
+    pub fn stop(&self, patience: Duration) -> Result<Vec<u8>> {
+        lock(&self.shared.0).given_up = true;
+        self.shared.1.notify_all();
+        self.to_end(patience)
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -19,6 +19,16 @@ use crate::standin::{
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
+/// Everything below a directory, sockets and FIFOs included.
+#[must_use]
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let entries: Vec<_> = entries.filter_map(Result::ok).collect();
+    let below =
+        entries.iter().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).flat_map(|e| files(&e.path()));
+    below.chain(entries.iter().map(fs::DirEntry::path)).collect()
+}
+
 /// Directories and names that no other test has.
 #[derive(Debug)]
 pub struct Lab {

@@ -12,25 +12,10 @@ use super::{
     lab::Lab,
     launch::{Endpoint, Shim},
 };
-use crate::standin::script::{KEY, Script};
-
-/// A program of this workspace: beside the running test's own, or in `SHIMTAP_BIN_DIR`.
-///
-/// # Errors
-/// It was not built.
-pub fn binary(name: &str) -> Result<PathBuf> {
-    let dir = match std::env::var_os("SHIMTAP_BIN_DIR") {
-        Some(dir) => PathBuf::from(dir),
-        // Tests lie in target/<profile>/deps, binaries one level up.
-        None => {
-            let own = std::env::current_exe().context("own executable")?;
-            own.ancestors().nth(2).context("target directory")?.to_owned()
-        }
-    };
-    let path = dir.join(name);
-    ensure!(path.is_file(), "{} is missing: cargo build --workspace makes it", path.display());
-    Ok(path)
-}
+use crate::standin::{
+    procs::{self, Process},
+    script::{KEY, Script},
+};
 
 /// A shim that has been started.
 #[derive(Debug)]
@@ -63,6 +48,24 @@ impl Pod {
         Ok(Self { lab, shim, endpoint, connection, id: id.to_owned(), bundle })
     }
 
+    /// The wrapper's keeper.
+    ///
+    /// # Errors
+    /// There is none: the shim runs unwrapped; or there are several.
+    pub fn keeper(&self) -> Result<Process> {
+        let mut keepers = procs::keepers(self.lab.namespace())?;
+        ensure!(keepers.len() == 1, "one keeper expected: {keepers:?}");
+        keepers.pop().context("one keeper")
+    }
+
+    /// The wrapper's worker, once it is there.
+    ///
+    /// # Errors
+    /// As [`Pod::keeper`], or none came in time.
+    pub fn worker(&self) -> Result<Process> {
+        procs::next_worker(self.keeper()?.pid, None, PATIENCE)
+    }
+
     /// Another connection, as containerd opens one per task.
     ///
     /// # Errors
@@ -83,6 +86,19 @@ impl Pod {
     #[must_use]
     pub fn create_request(&self, fifos: &Fifos) -> api::CreateTaskRequest {
         create_request(&self.id, &self.bundle, fifos)
+    }
+
+    /// Says that the shim still answers on the first connection.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn answers(&self) -> Result<()> {
+        let request = connect(&self.id);
+        self.connection
+            .call("Connect", &request)?
+            .message::<api::ConnectResponse>()
+            .context("still there?")?;
+        Ok(())
     }
 
     /// Create and Start of the first task; gives its FIFOs.
@@ -206,6 +222,12 @@ pub fn exec_request(id: &str, exec_id: &str, script: &Script, fifos: &Fifos) -> 
         spec: Some(spec).into(),
         ..Default::default()
     }
+}
+
+/// A Connect.
+#[must_use]
+pub fn connect(id: &str) -> api::ConnectRequest {
+    api::ConnectRequest { id: id.to_owned(), ..Default::default() }
 }
 
 /// A Start.

@@ -1,0 +1,72 @@
+//! The wrapper before a stand-in: what is under test, ready to be asked.
+
+use std::{env, path::PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    lab::Lab,
+    launch::{Flavour, Shim},
+    pod::Pod,
+};
+use crate::standin::script::Script;
+
+/// The wrapper under its own name.
+pub const WRAPPER: &str = "containerd-shim-tap-v2";
+/// The stand-in under its own name.
+pub const STANDIN: &str = "containerd-shim-standin-v2";
+
+/// A lab in which the wrapper stands before a stand-in with these versions of the task service and this form of
+/// answer; and the wrapper itself.
+///
+/// # Errors
+/// One of the two was not built.
+pub fn wrapping(flavour: Flavour, api: &str, answer: &str) -> Result<(Lab, Shim)> {
+    let mut lab = Lab::new()?;
+    lab.wrap(WRAPPER, &binary(STANDIN)?)?;
+    lab.env.push(("STANDIN_API".to_owned(), api.to_owned()));
+    lab.env.push(("STANDIN_ANSWER".to_owned(), answer.to_owned()));
+    Ok((lab, Shim { binary: binary(WRAPPER)?, flavour }))
+}
+
+/// A wrapped stand-in of the v2 service, ready for its first Create; its task is called `task`.
+///
+/// # Errors
+/// `start` failed, or handed out the stand-in's own address.
+pub fn wrapped(script: &Script) -> Result<Pod> {
+    let (lab, shim) = wrapping(Flavour::V1_6, "2", "plain")?;
+    let pod = Pod::start(lab, shim, "task", script)?;
+    pod.keeper()?;
+    Ok(pod)
+}
+
+/// A program of this workspace: beside the running test's own, or in `SHIMTAP_BIN_DIR`.
+///
+/// # Errors
+/// It was not built.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let dir = match env::var_os("SHIMTAP_BIN_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        // Tests lie in target/<profile>/deps, binaries one level up.
+        None => {
+            let own = env::current_exe().context("own executable")?;
+            own.ancestors().nth(2).context("target directory")?.to_owned()
+        }
+    };
+    let path = dir.join(name);
+    ensure!(path.is_file(), "{} is missing: cargo build --workspace makes it", path.display());
+    Ok(path)
+}
+
+/// Runs the body against a fresh wrapped pod and says that its worker lived through it: a panic that the keeper
+/// has repaired is a failure too.
+///
+/// # Errors
+/// The body failed, or the worker died.
+pub fn unharmed(script: &Script, body: impl FnOnce(&Pod) -> Result<()>) -> Result<()> {
+    let pod = wrapped(script)?;
+    let before = pod.worker()?;
+    body(&pod)?;
+    ensure!(before.alive(), "the worker died of it");
+    Ok(())
+}

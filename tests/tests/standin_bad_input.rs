@@ -1,0 +1,238 @@
+//! Bad input against the wrapper: what it must not choke on.
+//!
+//! Garbage, oversize and dribbling frames, ids that are paths, FIFOs that vanish, no descriptors left: the peers get
+//! what they would get without a wrapper, and the worker lives through it.
+
+use std::{
+    fs,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+use containerd_shim_protos::api;
+use nix::unistd::Pid;
+use shimtap_tests::standin::{
+    client::{
+        PATIENCE,
+        frame::{Frame, LARGEST, header, kind},
+        lab::files,
+        pod,
+        wrapped::{unharmed, wrapped},
+    },
+    journal::{Kind, hash},
+    script::{Output, Script},
+};
+
+fn talker() -> Script {
+    Script {
+        stdout: Output::lines(2_000, 80),
+        stderr: Output { lines_per_write: 7, ..Output::lines(900, 33) },
+        exit_status: 7,
+        ..Script::default()
+    }
+}
+
+fn stayer() -> Script {
+    Script { until_killed: true, ..Script::default() }
+}
+
+#[test]
+fn frames_of_all_sizes_arrive_whole_however_they_are_cut() -> Result<()> {
+    unharmed(&stayer(), |pod| {
+        let c = &pod.connection;
+        let sizes: &[(usize, &[usize])] = &[
+            (0, &[1]),
+            (200, &[1]),
+            (500, &[3, 7, 5000]),
+            (4_097, &[4096]),
+            (5_000, &[1]),
+            (220_000, &[1 << 20]),
+            (220_000, &[10, 1000]),
+            (LARGEST - 100, &[1 << 20]),
+        ];
+        for service in ["a.service", "containerd.task.v2.Task"] {
+            for (size, pieces) in sizes {
+                let frame = Frame::request(c.next_stream(), service, "Unheard", vec![7; *size])?;
+                c.send_pieces(&frame.bytes(), pieces)?;
+                assert_eq!(c.answer(frame.stream, PATIENCE)?.code(), 12, "{size}");
+                let seen = pod.lab.requests()?;
+                let entry = seen.iter().find(|e| e.stream == frame.stream && e.kind == Kind::Request);
+                assert_eq!(entry.context("in the books")?.hash, hash(&frame.body), "{size}");
+            }
+        }
+        pod.answers()
+    })
+}
+
+#[test]
+fn oversize_is_refused_by_the_shim_and_not_by_us() -> Result<()> {
+    unharmed(&stayer(), |pod| {
+        let c = &pod.connection;
+        let stream = c.next_stream();
+        let mut bytes = header(u32::try_from(LARGEST)? + 1, stream, kind::REQUEST, 0);
+        bytes.resize(bytes.len() + LARGEST + 1, 0);
+        c.send_bytes(&bytes)?;
+        assert_eq!(c.answer(stream, PATIENCE)?.code(), 8);
+        pod.answers()
+    })
+}
+
+#[test]
+fn unknown_types_and_reused_ids_are_the_shims_business() -> Result<()> {
+    unharmed(&stayer(), |pod| {
+        let c = pod.connect()?;
+        c.send_bytes(&header(0, c.next_stream(), 9, 0xff))?;
+        let frame = c.prepare("Connect", &pod::connect("task"))?;
+        c.send_bytes(&frame.bytes())?;
+        c.answer(frame.stream, PATIENCE)?.message::<api::ConnectResponse>()?;
+        c.send_bytes(&frame.bytes())?;
+        let codes = |frames: &[Frame]| -> Option<Vec<i32>> {
+            let codes: Vec<i32> = frames.iter().filter_map(|f| Some(f.answer().ok()?.code())).collect();
+            (codes.len() == 2).then_some(codes)
+        };
+        assert_eq!(c.wait_for(PATIENCE, codes)?, [0, 3]);
+        pod.answers()
+    })
+}
+
+#[test]
+fn garbage_on_a_connection_hurts_only_that_connection() -> Result<()> {
+    unharmed(&stayer(), |pod| {
+        for garbage in [
+            b"GET / HTTP/1.1\r\nHost: shim\r\n\r\n".to_vec(),
+            vec![0xff; 70_000],
+            vec![0; 70_000],
+            header(u32::MAX, 1, kind::REQUEST, 0),
+            header(16, 1, kind::REQUEST, 0),
+            (0..=255u8).cycle().take(300_000).collect(),
+        ] {
+            let c = pod.connect()?;
+            // The shim may hang up in the middle of it.
+            let _cut_off = c.send_bytes(&garbage);
+            let _closed_already = c.shutdown_write();
+            c.wait_end(PATIENCE).with_context(|| format!("garbage {:?}…", garbage.get(..12)))?;
+            pod.answers()?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn messages_that_do_not_decode_arrive_as_they_are() -> Result<()> {
+    unharmed(&stayer(), |pod| {
+        let c = &pod.connection;
+        for method in ["Create", "Exec", "Start", "Wait", "State", "Kill", "Delete", "Stats", "Shutdown"] {
+            for payload in [vec![0xff; 40], vec![0x0a, 0x7f, b'x'], vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f]]
+            {
+                let frame = Frame::request(c.next_stream(), "containerd.task.v2.Task", method, payload)?;
+                c.send_bytes(&frame.bytes())?;
+                assert_ne!(c.answer(frame.stream, PATIENCE)?.code(), 0, "{method}");
+                let seen = pod.lab.requests()?;
+                let entry = seen.iter().find(|e| e.stream == frame.stream).context("in the books")?;
+                assert_eq!(entry.hash, hash(&frame.body), "{method}");
+            }
+        }
+        // Nor does a request whose own fields are broken.
+        let stream = c.next_stream();
+        c.send_bytes(&Frame { stream, kind: kind::REQUEST, flags: 0, body: vec![0x0a, 0xff, 0x01] }.bytes())?;
+        assert_eq!(c.answer(stream, PATIENCE)?.code(), 3);
+        pod.answers()
+    })
+}
+
+#[test]
+fn ids_that_are_paths_make_no_file_outside() -> Result<()> {
+    unharmed(&stayer(), |pod| {
+        let c = &pod.connection;
+        let long = "x".repeat(300);
+        for (n, id) in
+            ["../../evil", "a/b", "..", ".", "/etc/evil", "", "nul\0byte", long.as_str()].iter().enumerate()
+        {
+            let fifos = pod.fifos(&format!("bad-{n}"))?;
+            let mut create = pod.create_request(&fifos);
+            create.id = (*id).to_owned();
+            // The stand-in takes any id, so this task runs, captured or not.
+            c.call("Create", &create)?
+                .message::<api::CreateTaskResponse>()
+                .with_context(|| format!("{id:?}"))?;
+            c.call("Start", &pod::start(id, ""))?.message::<api::StartResponse>()?;
+            c.call("Kill", &pod::kill(id, "", 9))?.message::<api::Empty>()?;
+            c.call("Wait", &pod::wait(id, ""))?.message::<api::WaitResponse>()?;
+            c.call("Delete", &pod::delete(id, ""))?.message::<api::DeleteResponse>()?;
+            fifos.stdout.to_end(PATIENCE)?;
+        }
+        let strays: Vec<PathBuf> = files(pod.lab.dir())
+            .into_iter()
+            .filter(|p| p.to_string_lossy().contains("evil") || p.parent() == Some(pod.lab.dir()))
+            .filter(|p| !["inner", "run", "bundles", "fifo", "shim.toml"].iter().any(|n| p.ends_with(n)))
+            .collect();
+        assert!(strays.is_empty(), "{strays:?}");
+        assert!(!Path::new("/etc/evil").exists());
+        pod.answers()
+    })
+}
+
+#[test]
+fn fifos_that_are_missing_or_vanish() -> Result<()> {
+    unharmed(&talker(), |pod| {
+        // Missing at Create: the shim's error arrives, as unwrapped.
+        let fifos = pod.fifos("gone")?;
+        let create = pod.create_request(&fifos);
+        fs::remove_file(fifos.stdout.path())?;
+        assert_ne!(pod.connection.call("Create", &create)?.code(), 0);
+        // Vanished between Create and Start: whoever has it open goes on.
+        let fifos = pod.fifos("task")?;
+        pod.connection.call("Create", &pod.create_request(&fifos))?.message::<api::CreateTaskResponse>()?;
+        fs::remove_file(fifos.stdout.path())?;
+        fs::remove_file(fifos.stderr.path())?;
+        for path in files(&pod.lab.run_dir()) {
+            if fs::symlink_metadata(&path).is_ok_and(|m| m.file_type().is_fifo()) {
+                fs::remove_file(path)?;
+            }
+        }
+        pod.connection.call("Start", &pod::start("task", ""))?.message::<api::StartResponse>()?;
+        assert_eq!(pod.wait()?, 7);
+        fifos.check(&talker())?;
+        pod.connection.call("Delete", &pod::delete("task", ""))?.message::<api::DeleteResponse>()?;
+        pod.answers()
+    })
+}
+
+/// Lowers the descriptor limit of a process from outside.
+fn limit_descriptors(pid: Pid, most: u32) -> Result<()> {
+    let status = Command::new("prlimit")
+        .args([format!("--pid={pid}"), format!("--nofile={most}:{most}")])
+        .status()
+        .context("prlimit of util-linux")?;
+    ensure!(status.success(), "prlimit: {status}");
+    Ok(())
+}
+
+#[test]
+fn descriptors_at_the_limit_stop_new_things_only() -> Result<()> {
+    let pod = wrapped(&talker())?;
+    let fifos = pod.run()?;
+    let (keeper, worker) = (pod.keeper()?, pod.worker()?);
+    let open = |pid: Pid| fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count).unwrap_or_default();
+    limit_descriptors(worker.pid, u32::try_from(open(worker.pid))? + 6)?;
+    limit_descriptors(keeper.pid, u32::try_from(open(keeper.pid))? + 6)?;
+    let mut crowd = Vec::new();
+    for _ in 0..40 {
+        let c = pod.connect()?;
+        // Some of these will never be served, or be closed at once; none may take the pod along.
+        let _refused = c.send("Connect", &pod::connect("task"));
+        crowd.push(c);
+        pod.answers().context("the old connection while there are no descriptors")?;
+    }
+    drop(crowd);
+    limit_descriptors(keeper.pid, 1024)?;
+    limit_descriptors(pod.worker()?.pid, 1024)?;
+    let c = pod.connect()?;
+    c.call("Connect", &pod::connect("task"))?.message::<api::ConnectResponse>().context("afterwards")?;
+    assert_eq!(pod.wait()?, 7);
+    fifos.check(&talker())?;
+    assert!(keeper.alive(), "the keeper lives");
+    Ok(())
+}

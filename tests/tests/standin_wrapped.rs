@@ -1,0 +1,358 @@
+//! The wrapper around the stand-in: what it must not change.
+//!
+//! Nothing dies here except where the shim does.
+
+use std::{
+    fs,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use containerd_shim_protos::{
+    api,
+    protobuf::{Message, well_known_types::any::Any},
+};
+use shimtap_tests::standin::{
+    client::{
+        PATIENCE,
+        audit::exactly_once,
+        connection::Connection,
+        fifo::FifoReader,
+        frame::{Frame, flag},
+        lab::files,
+        launch::{Flavour, Shim},
+        pod::{self, Fifos, Pod},
+        wrapped::{STANDIN, binary, unharmed, wrapped, wrapping},
+    },
+    journal::hash,
+    procs,
+    script::{Output, Script},
+    serve::STREAMING,
+};
+
+fn talker() -> Script {
+    Script {
+        stdout: Output::lines(2_000, 80),
+        stderr: Output { lines_per_write: 7, ..Output::lines(900, 33) },
+        exit_status: 7,
+        ..Script::default()
+    }
+}
+
+fn stayer() -> Script {
+    Script { until_killed: true, ..Script::default() }
+}
+
+fn whole_life(flavour: Flavour, answer: &str, api: &str) -> Result<()> {
+    let (lab, shim) = wrapping(flavour, api, answer)?;
+    let pod = Pod::start(lab, shim, "life", &talker())?;
+    let worker = pod.worker()?;
+    let fifos = pod.run()?;
+    let state = pod.connection.call("State", &pod::state("life", ""))?.message::<api::StateResponse>()?;
+    assert_eq!(state.stdout, fifos.stdout.path().display().to_string(), "containerd's own path comes back");
+    assert_eq!(state.stderr, fifos.stderr.path().display().to_string());
+    assert_eq!(pod.wait()?, 7);
+    fifos.check(&talker())?;
+    assert!(worker.alive());
+    pod.finish()?;
+    pod.connection.wait_end(PATIENCE)?;
+    exactly_once(&pod.lab, &[&pod.connection])?;
+    let requests = pod.lab.requests()?;
+    let create = requests.iter().find(|e| e.method == "Create").context("Create")?;
+    assert_ne!(create.stdout, state.stdout, "the shim writes to a FIFO of the wrapper's");
+    let verbs = pod.lab.verbs()?;
+    let start = verbs.first().context("start")?;
+    assert_eq!(start.stdin_hash, hash(&pod.shim.start_input(&pod.lab, "life")?));
+    assert_eq!(start.argv.last().map(String::as_str), Some("start"));
+    assert_eq!(start.cwd, pod.bundle.display().to_string());
+    Ok(())
+}
+
+#[test]
+fn a_whole_life_under_each_containerd_and_each_form_of_answer() -> Result<()> {
+    whole_life(Flavour::V1_6, "plain", "2")?;
+    whole_life(Flavour::V2_3, "protobuf", "3")?;
+    whole_life(Flavour::V2_3, "json", "3")?;
+    whole_life(Flavour::V2_3, "plain-newline", "2")
+}
+
+#[test]
+fn answers_that_cannot_be_wrapped_are_handed_out_as_they_are() -> Result<()> {
+    for form in ["garbage", "truncated", "empty", "grpc", "abstract", "fail"] {
+        let run = |shim: fn(Shim) -> Result<PathBuf>| -> Result<(Option<i32>, String)> {
+            let (lab, wrapper) = wrapping(Flavour::V2_3, "3", form)?;
+            let bundle = lab.bundle("x", None, &Script::default())?;
+            let ran = Shim { binary: shim(wrapper)?, flavour: Flavour::V2_3 }.start(&lab, "x", &bundle)?;
+            assert!(procs::keepers(lab.namespace())?.is_empty(), "{form}: nothing of ours stays");
+            // Each runs in a place of its own, and the socket's name depends on the namespace.
+            let mut text = String::from_utf8_lossy(&ran.stdout).replace(&lab.dir().display().to_string(), "");
+            for socket in files(&lab.inner_dir()).iter().filter_map(|p| p.file_name()?.to_str()) {
+                text = text.replace(socket, "");
+            }
+            Ok((ran.status.code(), text))
+        };
+        assert_eq!(run(|wrapper| Ok(wrapper.binary))?, run(|_| binary(STANDIN))?, "{form}");
+    }
+    Ok(())
+}
+
+#[test]
+fn grouping_follows_the_inner_shim() -> Result<()> {
+    unharmed(&stayer(), |pod| {
+        let keeper = pod.keeper()?;
+        let bundle = pod.lab.bundle("app", Some("task"), &talker())?;
+        let ran = pod.shim.start(&pod.lab, "app", &bundle)?;
+        assert_eq!(pod.shim.parse(&ran.stdout)?, pod.endpoint);
+        assert_eq!(pod.keeper()?.pid, keeper.pid);
+        let address = fs::read_to_string(bundle.join("address"))?;
+        assert_eq!(address.trim(), pod.endpoint.address, "containerd 1.x reloads from this file");
+        let second = pod.connect()?;
+        let fifos = pod.fifos("app")?;
+        second
+            .call("Create", &pod::create_request("app", &bundle, &fifos))?
+            .message::<api::CreateTaskResponse>()?;
+        second.call("Start", &pod::start("app", ""))?.message::<api::StartResponse>()?;
+        second.call("Wait", &pod::wait("app", ""))?.message::<api::WaitResponse>()?;
+        fifos.check(&talker())?;
+        second.call("Delete", &pod::delete("app", ""))?.message::<api::DeleteResponse>()?;
+        let ran = pod.shim.delete(&pod.lab, "app", &bundle)?;
+        assert_eq!(api::DeleteResponse::parse_from_bytes(&ran.stdout)?.exit_status, 137, "the inner's bytes");
+        assert!(ran.status.success() && ran.stderr.is_empty(), "{ran:?}");
+        assert!(ran.took < Duration::from_secs(2), "delete took {:?}", ran.took);
+        pod.answers()
+    })
+}
+
+#[test]
+fn a_create_in_any_number_of_pieces_is_rewritten() -> Result<()> {
+    for (extra, pieces) in [
+        (0, &[1][..]),
+        (0, &[3, 7, 20]),
+        (4_097, &[4096]),
+        (5_000, &[1]),
+        (220_000, &[50_000]),
+        (4_000_000, &[1 << 20]),
+    ] {
+        unharmed(&talker(), |pod| {
+            let fifos = pod.fifos("task")?;
+            let mut create = pod.create_request(&fifos);
+            create.options = Some(Any { value: vec![9; extra], ..Default::default() }).into();
+            let frame = pod.connection.prepare("Create", &create)?;
+            pod.connection.send_pieces(&frame.bytes(), pieces)?;
+            pod.connection.answer(frame.stream, PATIENCE)?.message::<api::CreateTaskResponse>()?;
+            let requests = pod.lab.requests()?;
+            let arrived = requests.iter().find(|e| e.method == "Create").context("Create arrived")?;
+            ensure!(arrived.stdout != create.stdout, "{extra}: our own FIFO");
+            pod.connection.call("Start", &pod::start("task", ""))?.message::<api::StartResponse>()?;
+            ensure!(pod.wait()? == 7, "exit status");
+            fifos.check(&talker())?;
+            pod.connection.call("Delete", &pod::delete("task", ""))?.message::<api::DeleteResponse>()?;
+            exactly_once(&pod.lab, &[&pod.connection])
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn streams_pass_unseen() -> Result<()> {
+    unharmed(&stayer(), |pod| {
+        let c = pod.connect()?;
+        let mut open = Frame::request(c.next_stream(), STREAMING, "Stream", Vec::new())?;
+        open.flags = flag::REMOTE_OPEN;
+        c.send_bytes(&open.bytes())?;
+        let sent: Vec<Frame> =
+            (0..60u8).map(|n| Frame::data(open.stream, 0, vec![n; usize::from(n) * 1_000])).collect();
+        for frame in &sent {
+            c.send_bytes(&frame.bytes())?;
+        }
+        let last = Frame::data(open.stream, flag::REMOTE_CLOSED | flag::NO_DATA, Vec::new());
+        c.send_bytes(&last.bytes())?;
+        let mut back = c.wait_for(PATIENCE, |f| (f.len() == 61).then(|| f.to_vec()))?;
+        assert_eq!(back.pop(), Some(last));
+        assert!(back == sent, "data frames come back as they went");
+        pod.answers()
+    })
+}
+
+#[test]
+fn stdio_that_is_no_fifo_is_left_alone() -> Result<()> {
+    unharmed(&stayer(), |pod| {
+        let fifos = pod.fifos("unused")?;
+        let c = &pod.connection;
+        for (n, path) in ["", "file:///dev/null", "binary:///bin/true?x=y", "ttrpc+unix:///x?streaming_id=1"]
+            .into_iter()
+            .enumerate()
+        {
+            let mut create = pod.create_request(&fifos);
+            create.id = format!("plain-{n}");
+            (create.stdout, create.stderr) = (path.to_owned(), path.to_owned());
+            c.call("Create", &create)?.message::<api::CreateTaskResponse>()?;
+            let requests = pod.lab.requests()?;
+            let arrived = requests.iter().find(|e| e.id == create.id).context("Create arrived")?;
+            assert_eq!((arrived.stdout.as_str(), arrived.stderr.as_str()), (path, path));
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn two_stats_of_a_slow_shim_are_both_answered() -> Result<()> {
+    let script = Script { stats_delay_ms: 100, ..stayer() };
+    unharmed(&script, |pod| {
+        pod.run()?;
+        let other = pod.connect()?;
+        let began = Instant::now();
+        let streams = [
+            (&pod.connection, pod.connection.send("Stats", &pod::stats("task"))?),
+            (&pod.connection, pod.connection.send("Stats", &pod::stats("task"))?),
+            (&other, other.send("Stats", &pod::stats("task"))?),
+        ];
+        for (c, stream) in streams {
+            let stats = c.answer(stream, PATIENCE)?.message::<api::StatsResponse>()?.stats;
+            assert_eq!(stats.type_url, "io.containerd.cgroups.v1.Metrics");
+        }
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_downgrade_finds_the_fifos_as_they_were() -> Result<()> {
+    unharmed(&talker(), |pod| {
+        let fifos = pod.fifos("task")?;
+        let v3 = Connection::open(&pod.endpoint.path()?, "containerd.task.v3.Task")?;
+        assert_eq!(v3.call("Create", &pod.create_request(&fifos))?.code(), 12);
+        pod.connection.call("Create", &pod.create_request(&fifos))?.message::<api::CreateTaskResponse>()?;
+        pod.connection.call("Start", &pod::start("task", ""))?.message::<api::StartResponse>()?;
+        assert_eq!(pod.wait()?, 7);
+        fifos.check(&talker())?;
+        pod.connection.call("Delete", &pod::delete("task", ""))?.message::<api::DeleteResponse>()?;
+        exactly_once(&pod.lab, &[&pod.connection, &v3])
+    })
+}
+
+#[test]
+fn a_refused_create_ends_the_fifos_and_can_be_repeated() -> Result<()> {
+    let script = Script { create_refused: 5, ..Script::default() };
+    unharmed(&script, |pod| {
+        for _ in 0..3 {
+            let fifos = Fifos::create(&pod.lab.fifo_dir(), &format!("try-{}", pod.lab.requests()?.len()))?;
+            assert_eq!(pod.connection.call("Create", &pod.create_request(&fifos))?.code(), 5);
+            assert!(fifos.stdout.to_end(PATIENCE)?.is_empty());
+            assert!(fifos.stderr.to_end(PATIENCE)?.is_empty());
+        }
+        let left = files(&pod.lab.run_dir().join("c"));
+        let fifo = |p: &&PathBuf| fs::symlink_metadata(p).is_ok_and(|m| m.file_type().is_fifo());
+        assert_eq!(left.iter().find(fifo), None, "our FIFOs are gone too");
+        Ok(())
+    })
+}
+
+/// A grandchild keeps stdout open after the exit: nobody may wait for it.
+#[test]
+fn an_exit_is_not_held_by_a_grandchild() -> Result<()> {
+    let script = Script { stdout: Output::lines(10, 60), hold_open_ms: 3_000, ..Script::default() };
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        let pod = wrapped(&script)?;
+        let fifos = pod.fifos("task")?;
+        pod.connection.call("Create", &pod.create_request(&fifos))?.message::<api::CreateTaskResponse>()?;
+        let wait = pod.connection.send("Wait", &pod::wait("task", ""))?;
+        let began = Instant::now();
+        pod.connection.call("Start", &pod::start("task", ""))?.message::<api::StartResponse>()?;
+        pod.connection.answer(wait, PATIENCE)?.message::<api::WaitResponse>()?;
+        held.push(began.elapsed());
+        assert_eq!(fifos.stdout.so_far(), script.stdout.bytes("stdout"), "the lines are there by then");
+        assert!(!fifos.stdout.at_end());
+    }
+    held.sort_unstable();
+    println!("from Start to the answer of Wait: {held:?}");
+    let median = held.get(2).context("five runs")?;
+    assert!(*median <= Duration::from_millis(150), "{held:?}");
+    Ok(())
+}
+
+#[test]
+fn a_hang_up_signal_with_a_stalled_reader_loses_nothing() -> Result<()> {
+    let script = Script { stdout: Output::lines(6_000, 100), exit_status: 4, ..Script::default() };
+    unharmed(&script, |pod| {
+        let fifos = Fifos::create_stalled(&pod.lab.fifo_dir(), "task")?;
+        let c = &pod.connection;
+        c.call("Create", &pod.create_request(&fifos))?.message::<api::CreateTaskResponse>()?;
+        c.call("Start", &pod::start("task", ""))?.message::<api::StartResponse>()?;
+        c.call("Kill", &pod::kill("task", "", 1))?.message::<api::Empty>()?;
+        let wait = c.send("Wait", &pod::wait("task", ""))?;
+        // Longer than the 1 s after which output of a *killed* task may be let go.
+        assert!(c.answer(wait, Duration::from_millis(1_500)).is_err(), "600 KB do not fit the pipes");
+        fifos.stdout.resume();
+        fifos.stderr.resume();
+        let exit = c.answer(wait, PATIENCE)?.message::<api::WaitResponse>()?;
+        assert_eq!(exit.exit_status, 4);
+        fifos.check(&script)
+    })
+}
+
+/// containerd restarts: its readers vanish, and open again the paths that State names.
+#[test]
+fn a_reader_that_comes_back_misses_nothing() -> Result<()> {
+    let script = Script {
+        stdout: Output { pause_us: 200, lines_per_write: 10, ..Output::lines(3_000, 100) },
+        ..Script::default()
+    };
+    unharmed(&script, |pod| {
+        let fifos = Fifos::create(&pod.lab.fifo_dir(), "task")?;
+        let path = fifos.stdout.path().to_owned();
+        let c = pod.connect()?;
+        c.call("Create", &pod.create_request(&fifos))?.message::<api::CreateTaskResponse>()?;
+        c.call("Start", &pod::start("task", ""))?.message::<api::StartResponse>()?;
+        fifos.stdout.wait_len(50_000, PATIENCE)?;
+        let mut all = fifos.stdout.stop(PATIENCE)?;
+        drop(c);
+        let c = pod.connect()?;
+        let state = c.call("State", &pod::state("task", ""))?.message::<api::StateResponse>()?;
+        assert_eq!(Path::new(&state.stdout), path);
+        let again = FifoReader::attach(Path::new(&state.stdout), None);
+        c.call("Wait", &pod::wait("task", ""))?.message::<api::WaitResponse>()?;
+        all.extend(again.to_end(PATIENCE)?);
+        let want = script.stdout.bytes("stdout");
+        assert!(all == want, "{} bytes of {}", all.len(), want.len());
+        Ok(())
+    })
+}
+
+#[test]
+fn the_death_of_the_shim_is_seen_as_without_us() -> Result<()> {
+    let pod = wrapped(&stayer())?;
+    let fifos = pod.run()?;
+    let wait = pod.connection.send("Wait", &pod::wait("task", ""))?;
+    let keeper = pod.keeper()?;
+    for pid in pod.lab.inner_pids()? {
+        procs::kill(pid)?;
+    }
+    let began = Instant::now();
+    // As if there were no wrapper: at once.
+    pod.connection.wait_end(PATIENCE)?;
+    assert!(began.elapsed() < Duration::from_secs(1), "seen after {:?}", began.elapsed());
+    assert!(pod.connection.answer(wait, PATIENCE).is_err(), "nobody makes up an answer");
+    fifos.stdout.to_end(PATIENCE)?;
+    fifos.stderr.to_end(PATIENCE)?;
+    let gone = || (!keeper.alive()).then_some(());
+    procs::wait(PATIENCE, || "the keeper leaves".to_owned(), gone)?;
+    assert!(!pod.endpoint.path()?.exists(), "our socket is gone");
+    Ok(())
+}
+
+#[test]
+fn other_verbs_are_the_inner_shims() -> Result<()> {
+    let (lab, shim) = wrapping(Flavour::V2_3, "3", "protobuf")?;
+    for args in [&["-info"][..], &["-v"], &["--unknown-flag", "nonsense"]] {
+        let ours = shim.plain(&lab, args)?;
+        let direct = Shim { binary: binary(STANDIN)?, ..shim.clone() }.plain(&lab, args)?;
+        assert_eq!(ours.status.code(), direct.status.code(), "{args:?}");
+        assert_eq!(ours.stdout, direct.stdout, "{args:?}");
+        assert_eq!(ours.stderr, direct.stderr, "{args:?}");
+    }
+    Ok(())
+}
