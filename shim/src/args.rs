@@ -36,7 +36,8 @@ impl Arguments {
         let mut words = argv.iter().skip(1).map(|w| w.to_string_lossy());
         let mut informs = false;
         while let Some(word) = words.next() {
-            let Some(flag) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')).filter(|f| !f.is_empty())
+            let Some(flag) =
+                word.strip_prefix("--").or_else(|| word.strip_prefix('-')).filter(|f| !f.is_empty())
             else {
                 parsed.action = action(&word);
                 break;
@@ -78,7 +79,9 @@ mod tests {
 
     #[test]
     fn containerd_s_own_lines() {
-        let start = parse("shim -namespace k8s.io -address /run/c.sock -publish-binary /usr/bin/containerd -id abc start");
+        let start = parse(
+            "shim -namespace k8s.io -address /run/c.sock -publish-binary /usr/bin/containerd -id abc start",
+        );
         assert_eq!(start, Arguments { action: Action::Start, namespace: "k8s.io".into(), id: "abc".into() });
         let delete = parse("shim -namespace n -address a -publish-binary p -id i -bundle /b -debug delete");
         assert_eq!((delete.action, delete.id.as_str()), (Action::Delete, "i"));
@@ -86,7 +89,9 @@ mod tests {
 
     #[test]
     fn what_is_not_ours() {
-        for line in ["shim -info", "shim -v", "shim", "shim -namespace n -id i", "shim -id i stop", "shim --version"] {
+        for line in
+            ["shim -info", "shim -v", "shim", "shim -namespace n -id i", "shim -id i stop", "shim --version"]
+        {
             assert_eq!(parse(line).action, Action::Other, "{line}");
         }
         assert_eq!(parse("shim -info start").action, Action::Other);

@@ -76,7 +76,9 @@ enum ConfigFault {
 impl Config {
     /// From the file (or `SHIMTAP_CONFIG`) and the environment; never fails.
     pub fn load() -> Self {
-        let path = env::var_os(ENV_PATH).filter(|v| !v.is_empty()).map_or_else(|| DEFAULT_PATH.into(), PathBuf::from);
+        let path = env::var_os(ENV_PATH)
+            .filter(|v| !v.is_empty())
+            .map_or_else(|| DEFAULT_PATH.into(), PathBuf::from);
         let (raw, fault) = match read(&path) {
             Ok(raw) => (raw, None),
             Err(fault) => (RawConfig::default(), Some(in_full(&fault))),

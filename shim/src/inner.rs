@@ -32,9 +32,13 @@ pub enum NoInner {
          in /etc/shimtap/shim.toml under [inner]"
     )]
     NotFound { invoked: String, name: String, beside: PathBuf },
-    #[error("shimtap: {path}, which /etc/shimtap/shim.toml names for {invoked}, cannot be used; correct that line")]
+    #[error(
+        "shimtap: {path}, which /etc/shimtap/shim.toml names for {invoked}, cannot be used; correct that line"
+    )]
     Unusable { invoked: String, path: PathBuf, source: io::Error },
-    #[error("shimtap: {path}, which /etc/shimtap/shim.toml names for {invoked}, is shimtap itself; name the real shim")]
+    #[error(
+        "shimtap: {path}, which /etc/shimtap/shim.toml names for {invoked}, is shimtap itself; name the real shim"
+    )]
     Ourselves { invoked: String, path: PathBuf },
     #[error("shimtap: cannot look at our own binary /proc/self/exe")]
     NoSelf(#[source] io::Error),
@@ -79,10 +83,11 @@ fn given(path: &Path, own: &Own, invoked: String) -> Result<PathBuf, NoInner> {
 fn find(name: &str, own: &Own, search: &OsStr, invoked: String) -> Result<PathBuf, NoInner> {
     let places = [own.dir.clone()].into_iter().chain(env::split_paths(search).filter(|p| p.is_absolute()));
     let other = |path: &PathBuf| usable(path).is_ok_and(|id| id != own.id);
-    places
-        .map(|dir| dir.join(name))
-        .find(other)
-        .ok_or_else(|| NoInner::NotFound { invoked, name: name.to_owned(), beside: own.dir.clone() })
+    places.map(|dir| dir.join(name)).find(other).ok_or_else(|| NoInner::NotFound {
+        invoked,
+        name: name.to_owned(),
+        beside: own.dir.clone(),
+    })
 }
 
 fn usable(path: &Path) -> io::Result<FileId> {

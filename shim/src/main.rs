@@ -4,7 +4,6 @@
 //! because of us, or writes to a descriptor that we lost.
 
 mod args;
-#[expect(dead_code, reason = "words of the layout that a later release reads")]
 mod block;
 mod config;
 mod events;

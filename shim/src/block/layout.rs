@@ -11,13 +11,15 @@ use super::{
 use crate::sys::shared::shared_layout;
 
 /// Connections at a time.
-pub const CONNS: usize = 128;
+pub const CONNS: usize = CONN_COUNT as usize;
+const CONN_COUNT: u32 = 128;
 /// Requests in flight at a time that are observed; more are forwarded unobserved and counted.
 pub const PENDINGS: usize = 512;
 /// Tasks at a time, ended ones included until the collector has their last bytes.
 pub const TASKS: usize = 128;
 /// Captured streams at a time.
-pub const STREAMS: usize = 256;
+pub const STREAMS: usize = STREAM_COUNT as usize;
+const STREAM_COUNT: u32 = 256;
 /// Pipes in the pool: bytes on their way, of frames or of output.
 pub const PIPES: usize = 2 * CONNS + STREAMS;
 /// Chunks one stream may own: 1 MiB.
@@ -33,17 +35,19 @@ pub const HELD: usize = 256;
 
 /// Words of a state machine: an enum stored in an `AtomicU32`.
 macro_rules! states {
-    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$vmeta:meta])* $variant:ident,)* }) => {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident {
+        $(#[$fmeta:meta])* $first:ident, $($(#[$vmeta:meta])* $variant:ident,)*
+    }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(u32)]
-        $vis enum $name { $($(#[$vmeta])* $variant,)* }
+        $vis enum $name { $(#[$fmeta])* $first, $($(#[$vmeta])* $variant,)* }
         impl $name {
-            const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            const ALL: &'static [Self] = &[Self::$first, $(Self::$variant,)*];
             /// Reads the word with acquire order; a value of no state reads as the first one.
             pub fn load(word: &AtomicU32) -> Self {
                 let raw = word.load(Ordering::Acquire);
-                Self::ALL.iter().copied().find(|s| *s as u32 == raw).unwrap_or(Self::ALL[0])
+                Self::ALL.iter().copied().find(|s| *s as u32 == raw).unwrap_or(Self::$first)
             }
             /// Stores the word with release order.
             pub fn store(self, word: &AtomicU32) {
@@ -366,8 +370,8 @@ pub struct Slot(u32);
 
 impl Slot {
     const CONN_AT: u32 = 8;
-    const STREAM_AT: u32 = Self::CONN_AT + 2 * CONNS as u32;
-    const PIPE_AT: u32 = Self::STREAM_AT + 3 * STREAMS as u32;
+    const STREAM_AT: u32 = Self::CONN_AT + 2 * CONN_COUNT;
+    const PIPE_AT: u32 = Self::STREAM_AT + 3 * STREAM_COUNT;
     /// How many there are.
     pub const COUNT: usize = Self::PIPE_AT as usize + 2 * PIPES;
 

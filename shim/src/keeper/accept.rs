@@ -46,8 +46,11 @@ impl Keeper {
     fn free_conn(&self) -> Option<usize> {
         let tables = self.block.tables();
         let free = |(n, conn): &(usize, &Conn)| {
-            let held = |slot: Slot| tables.held.get(slot.index()).is_some_and(|h| h.load(Ordering::Acquire) != 0);
-            ConnState::load(&conn.state) == ConnState::Free && !held(Slot::outer(*n)) && !held(Slot::inner(*n))
+            let held =
+                |slot: Slot| tables.held.get(slot.index()).is_some_and(|h| h.load(Ordering::Acquire) != 0);
+            ConnState::load(&conn.state) == ConnState::Free
+                && !held(Slot::outer(*n))
+                && !held(Slot::inner(*n))
         };
         tables.conns.iter().enumerate().take(CONNS).find(free).map(|(n, _)| n)
     }

@@ -103,7 +103,8 @@ impl Keeper {
         block.tables().keeper_pid.store(std::process::id(), Ordering::Release);
         let worker = match inherited(ENV_PAIR) {
             Some(pair) => {
-                let pid = i32::try_from(block.tables().worker_pid.load(Ordering::Acquire)).map_err(|_| Errno::ESRCH)?;
+                let pid = i32::try_from(block.tables().worker_pid.load(Ordering::Acquire))
+                    .map_err(|_| Errno::ESRCH)?;
                 Some(WorkerEnd { pair, pidfd: raised(process::pidfd(Pid::from_raw(pid)))? })
             }
             None => None,
@@ -167,14 +168,16 @@ impl Keeper {
         self.block.tables().generation.fetch_add(1, Ordering::AcqRel);
         match process::fork_worker() {
             Ok(Some(pid)) => {
-                self.block.tables().worker_pid.store(u32::try_from(pid.as_raw()).unwrap_or(0), Ordering::Release);
+                self.block
+                    .tables()
+                    .worker_pid
+                    .store(u32::try_from(pid.as_raw()).unwrap_or(0), Ordering::Release);
                 self.worker = raised(process::pidfd(pid)).ok().map(|pidfd| WorkerEnd { pair: ours, pidfd });
                 Ok(self)
             }
             Ok(None) => {
-                drop(ours);
-                let Self { block, slots, .. } = self;
-                Err(worker::main(Inheritance { block, slots, pair: theirs }))
+                drop((ours, self.worker, self.ready, self.unannounced));
+                Err(worker::main(Inheritance { block: self.block, slots: self.slots, pair: theirs }))
             }
             Err(_) => Ok(self),
         }
@@ -195,7 +198,10 @@ impl Keeper {
         let waits_for_time = self.worker.is_none() || self.accept_again_ns != 0;
         let timeout = if waits_for_time { i32::from(BREATH_MS) } else { -1 };
         let (mut polled, kinds): (Vec<_>, Vec<_>) = fds.into_iter().unzip();
-        match poll(&mut polled, nix::poll::PollTimeout::try_from(timeout).unwrap_or(nix::poll::PollTimeout::NONE)) {
+        match poll(
+            &mut polled,
+            nix::poll::PollTimeout::try_from(timeout).unwrap_or(nix::poll::PollTimeout::NONE),
+        ) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(e),
         }
@@ -228,7 +234,9 @@ impl Keeper {
     }
 
     fn results(&self, request: &Request<'_>) -> Vec<std::os::fd::BorrowedFd<'_>> {
-        (0..request.operation.makes()).filter_map(|n| self.slots.get(&request.slot.plus(n)).map(OwnedFd::as_fd)).collect()
+        (0..request.operation.makes())
+            .filter_map(|n| self.slots.get(&request.slot.plus(n)).map(OwnedFd::as_fd))
+            .collect()
     }
 
     fn perform(&mut self, request: &Request<'_>) -> Kernel<()> {
@@ -247,7 +255,9 @@ impl Keeper {
             }
             // Asked for before by a worker that died: it is there.
             _ if self.slots.contains_key(&request.slot) => Ok(()),
-            Operation::InnerFifo => open::inner_fifo(request.path()?).and_then(|fd| self.hold(request.slot, fd)),
+            Operation::InnerFifo => {
+                open::inner_fifo(request.path()?).and_then(|fd| self.hold(request.slot, fd))
+            }
             Operation::OuterFifo => {
                 let (reader, writer) = open::outer_fifo(request.path()?)?;
                 self.hold(request.slot.plus(1), writer)?;

@@ -1,11 +1,6 @@
 //! What a keeper removes when all is over: its own files, and the socket its inner shim may have left.
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt,
-    path::Path,
-    sync::atomic::Ordering,
-};
+use std::{fs, os::unix::fs::MetadataExt, path::Path, sync::atomic::Ordering};
 
 use crate::{block::Block, run_dir::RunDir};
 

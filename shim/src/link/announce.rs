@@ -97,8 +97,11 @@ fn stdio(block: &Block, task: &Task) -> Vec<Stdio> {
 fn from_bundle(bundle: &str) -> Open {
     let path = Path::new(bundle).join("config.json");
     let readable = fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() <= CONFIG_MAX);
-    let spec: Option<OciSpec> =
-        if readable { fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) } else { None };
+    let spec: Option<OciSpec> = if readable {
+        fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok())
+    } else {
+        None
+    };
     let spec = spec.unwrap_or_default();
     let mut open = Open {
         hostname: spec.hostname,
@@ -136,6 +139,7 @@ fn keep(block: &Block, index: usize, task: &Task, open: &Open) {
 
 fn recall(block: &Block, index: usize, len: u32) -> Open {
     let len = usize::try_from(len).unwrap_or(0);
-    let bytes = block.map_place(Places::announcement(index)).ok().and_then(|m| m.area(0, ANNOUNCEMENT)?.get(0, len));
+    let bytes =
+        block.map_place(Places::announcement(index)).ok().and_then(|m| m.area(0, ANNOUNCEMENT)?.get(0, len));
     bytes.and_then(|b| Open::parse_from_bytes(&b).ok()).unwrap_or_default()
 }

@@ -1,15 +1,11 @@
 //! Connecting: again and again with back-off, one session at a time.
 
-use std::{
-    fs::File,
-    io::Read,
-    sync::atomic::Ordering,
-    time::Duration,
-};
+use std::{fs::File, io::Read, sync::atomic::Ordering, time::Duration};
 
 use protobuf::MessageField;
 use shimtap_proto::link::{
-    FromCollector, FromWrapper, Hello, InnerShim, METHOD, PROTOCOL, SERVICE, Welcome, from_collector, from_wrapper,
+    FromCollector, FromWrapper, Hello, InnerShim, METHOD, PROTOCOL, SERVICE, Welcome, from_collector,
+    from_wrapper,
 };
 use tokio::time::{sleep, timeout};
 use ttrpc::r#async::{CSReceiver, CSSender, Client, ClientStream};

@@ -78,7 +78,11 @@ pub struct Session {
 
 impl Session {
     /// On a greeted attachment.
-    pub fn new(block: &'static Block, board: &'static Switchboard, attachment: Attachment) -> Result<Self, SessionEnd> {
+    pub fn new(
+        block: &'static Block,
+        board: &'static Switchboard,
+        attachment: Attachment,
+    ) -> Result<Self, SessionEnd> {
         let events = EventRing::new(block)?;
         let welcome = attachment.welcome;
         if let Some(settings) = welcome.settings.as_ref() {
@@ -201,7 +205,9 @@ impl Session {
     }
 
     fn interval(&self) -> Duration {
-        Duration::from_millis(u64::from(self.block.tables().stats_interval_ms.load(Ordering::Relaxed)).max(100))
+        Duration::from_millis(
+            u64::from(self.block.tables().stats_interval_ms.load(Ordering::Relaxed)).max(100),
+        )
     }
 
     /// Once an interval: polls for containers whose newest sample is too old, and the counters.
@@ -226,7 +232,9 @@ impl Session {
         for (_, task) in self.tasks() {
             let handle = task.handle.load(Ordering::Relaxed);
             let deleted = TaskState::load(&task.state) == TaskState::Deleted;
-            let Some(said) = self.said.get_mut(&handle).filter(|s| deleted && s.opened && !s.gone) else { continue };
+            let Some(said) = self.said.get_mut(&handle).filter(|s| deleted && s.opened && !s.gone) else {
+                continue;
+            };
             if !self.cursors.is_task_finished(task) {
                 continue;
             }

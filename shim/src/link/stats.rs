@@ -61,7 +61,8 @@ impl Poller {
     pub fn spawn(block: &'static Block, board: &'static Switchboard) -> Self {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let pause = Arc::new(Mutex::new(None));
-        let polling = Polling { block, board, pause: Arc::clone(&pause), client: None, back_off: FIRST_BACK_OFF };
+        let polling =
+            Polling { block, board, pause: Arc::clone(&pause), client: None, back_off: FIRST_BACK_OFF };
         tokio::spawn(polling.run(receiver));
         Self { queue, pause }
     }
@@ -84,7 +85,8 @@ impl Polling {
             let last = poll.source == StatsSource::STATS_SOURCE_FINAL;
             let over = matches!(TaskState::load(&task.state), TaskState::Free | TaskState::Deleted);
             if !over {
-                let answered = self.poll(task, poll.source, if last { FINAL_DEADLINE } else { DEADLINE }).await;
+                let answered =
+                    self.poll(task, poll.source, if last { FINAL_DEADLINE } else { DEADLINE }).await;
                 if !last {
                     self.note(answered);
                 }

@@ -57,7 +57,8 @@ impl Cursors {
     /// The collector says where a stream goes on.
     pub fn begin(&mut self, position: &StreamPosition) {
         let has_handle = |s: &Stream| {
-            s.handle.load(Ordering::Relaxed) == position.handle && StreamState::load(&s.state) != StreamState::Free
+            s.handle.load(Ordering::Relaxed) == position.handle
+                && StreamState::load(&s.state) != StreamState::Free
         };
         let Some(index) = self.block.tables().streams().iter().position(has_handle) else { return };
         let Some(stream) = self.stream(index) else { return };
@@ -101,12 +102,16 @@ impl Cursors {
         Ok(due)
     }
 
-    async fn send_stream(&mut self, handle: u32, sender: &CSSender<FromWrapper>) -> ttrpc::Result<Option<Instant>> {
+    async fn send_stream(
+        &mut self,
+        handle: u32,
+        sender: &CSSender<FromWrapper>,
+    ) -> ttrpc::Result<Option<Instant>> {
         loop {
             let Some(body) = self.next_body(handle) else { return Ok(None) };
             match body {
                 Next::Later(at) => return Ok(Some(at)),
-                Next::Body(body) => sender.send(&up(body)).await?,
+                Next::Body(body) => sender.send(&up(*body)).await?,
             }
         }
     }
@@ -126,12 +131,12 @@ impl Cursors {
             let gap = gap(handle, cursor.at, start);
             cursor.at = start;
             stream.sent.store(start, Ordering::Relaxed);
-            return Some(Next::Body(from_wrapper::Body::Gap(gap)));
+            return Some(Next::body(from_wrapper::Body::Gap(gap)));
         }
         if cursor.at >= pos {
             cursor.closed = ended;
             let close = Close { handle, end: pos, exact: true, ..Default::default() };
-            return ended.then_some(Next::Body(from_wrapper::Body::Close(close)));
+            return ended.then_some(Next::body(from_wrapper::Body::Close(close)));
         }
         if in_flight >= WINDOW {
             // The next acknowledgement wakes us.
@@ -139,7 +144,8 @@ impl Cursors {
         }
         let unsent = pos.saturating_sub(cursor.at);
         let gather_until = cursor.sent_at.filter(|at| at.elapsed() < QUIET).map(|at| at + GATHER);
-        if let Some(at) = gather_until.filter(|at| *at > Instant::now() && !ended && unsent < wide(DATA_MAX)) {
+        if let Some(at) = gather_until.filter(|at| *at > Instant::now() && !ended && unsent < wide(DATA_MAX))
+        {
             return Some(Next::Later(at));
         }
         // `None` here: dropped while we looked; the next look sends the Gap.
@@ -151,7 +157,7 @@ impl Cursors {
         cursor.sent_at = Some(Instant::now());
         stream.sent.store(cursor.at, Ordering::Relaxed);
         let data = Data { handle, offset, bytes, time_offset, time_ns, ..Default::default() };
-        Some(Next::Body(from_wrapper::Body::Data(data)))
+        Some(Next::body(from_wrapper::Body::Data(data)))
     }
 
     fn in_flight(&self, cursor: &Cursor) -> u64 {
@@ -161,8 +167,16 @@ impl Cursors {
 }
 
 enum Next {
-    Body(from_wrapper::Body),
+    Body(Box<from_wrapper::Body>),
     Later(Instant),
+}
+
+// === impl Next ===
+
+impl Next {
+    fn body(body: from_wrapper::Body) -> Self {
+        Self::Body(Box::new(body))
+    }
 }
 
 fn gap(handle: u32, from: u64, to: u64) -> Gap {

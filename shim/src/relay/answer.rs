@@ -54,7 +54,9 @@ impl Worker {
         }
         entry.pending.store(link_to(Some(index)), Ordering::Release);
         match changed {
-            Some(bytes) if self.put_changed_answer(conn, &bytes) => Some(Out { changed: true, len: bytes.len() }),
+            Some(bytes) if self.put_changed_answer(conn, &bytes) => {
+                Some(Out { changed: true, len: bytes.len() })
+            }
             _ => unchanged,
         }
     }
@@ -68,7 +70,12 @@ impl Worker {
     }
 
     /// Does what the answer asks of us; the changed frame where it has to change.
-    fn understand_answer(&mut self, pending: &Pending, view: &ResponseView<'_>, frame: &[u8]) -> Option<Vec<u8>> {
+    fn understand_answer(
+        &mut self,
+        pending: &Pending,
+        view: &ResponseView<'_>,
+        frame: &[u8],
+    ) -> Option<Vec<u8>> {
         let ok = view.code == Code::OK;
         let init = pending.exec.is_empty();
         let task = linked(&pending.task);

@@ -107,7 +107,9 @@ impl Worker {
     pub(super) fn release_task(&mut self, task: usize) {
         let conns: Vec<usize> = self
             .pendings()
-            .filter(|(_, p)| PendingState::load(&p.state) == PendingState::Held && linked(&p.task) == Some(task))
+            .filter(|(_, p)| {
+                PendingState::load(&p.state) == PendingState::Held && linked(&p.task) == Some(task)
+            })
             .filter_map(|(_, p)| {
                 p.release.store(RELEASED, Ordering::Release);
                 linked(&p.conn)
@@ -123,7 +125,9 @@ impl Worker {
     /// All held answers of a connection whose inner shim has ended.
     pub(super) fn release_all(&self, conn: usize) {
         self.pendings()
-            .filter(|(_, p)| PendingState::load(&p.state) == PendingState::Held && linked(&p.conn) == Some(conn))
+            .filter(|(_, p)| {
+                PendingState::load(&p.state) == PendingState::Held && linked(&p.conn) == Some(conn)
+            })
             .for_each(|(_, p)| p.release.store(RELEASED, Ordering::Release));
     }
 
@@ -173,7 +177,11 @@ impl Worker {
 
     fn next_stats_bound(&self) -> Option<u64> {
         let bound = self.bound_ns();
-        (bound > 0).then(|| self.bounded_stats().map(|p| p.asked_ns.load(Ordering::Relaxed).saturating_add(bound)).min()).flatten()
+        (bound > 0)
+            .then(|| {
+                self.bounded_stats().map(|p| p.asked_ns.load(Ordering::Relaxed).saturating_add(bound)).min()
+            })
+            .flatten()
     }
 
     /// A mute guest must not freeze a loop over all pods: DeadlineExceeded, and the late answer is swallowed.

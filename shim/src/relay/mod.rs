@@ -18,7 +18,10 @@ use nix::sys::{epoll::EpollFlags, socket::Shutdown};
 use crate::{
     block::{CONNS, Conn, ConnState as State, Dir, DirState, FRAME_AREA, Places, Slot, linked, note_used},
     keeper::protocol::Operation,
-    sys::{Kernel, fd, shared::{Area, Mapping}},
+    sys::{
+        Kernel, fd,
+        shared::{Area, Mapping},
+    },
     worker::{Token, Worker},
 };
 
@@ -66,12 +69,7 @@ pub struct Relay {
 impl Relay {
     /// No connection adopted yet; whatever a predecessor left is looked for.
     pub fn new() -> Self {
-        Self {
-            lines: BTreeMap::new(),
-            starved_ns: None,
-            holding: true,
-            bounded: Cell::new(true),
-        }
+        Self { lines: BTreeMap::new(), starved_ns: None, holding: true, bounded: Cell::new(true) }
     }
 
     /// Is any connection open?
@@ -243,7 +241,9 @@ impl Worker {
         let Some(wants) = self.relay.lines.get(&conn).map(|l| l.wants) else { return };
         let [requests, answers] = wants;
         let ends = self.conn_ends(conn);
-        for ((slot, token), (reads, writes)) in ends.into_iter().zip([(requests, answers), (answers, requests)]) {
+        for ((slot, token), (reads, writes)) in
+            ends.into_iter().zip([(requests, answers), (answers, requests)])
+        {
             if let Ok(socket) = self.hands.get(slot) {
                 let _: Kernel<()> = self.poller.want(token.number(), socket, interest(reads, writes));
             }

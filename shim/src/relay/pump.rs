@@ -13,7 +13,7 @@ use nix::sys::socket::Shutdown;
 
 use super::{ANSWERS, REQUESTS, Want, take::Taken};
 use crate::{
-    block::{ConnState, Dir, DirState, FRAME_AREA, Slot, link_to, linked},
+    block::{Dir, DirState, FRAME_AREA, Slot, link_to, linked},
     sys::{
         Errno, Kernel,
         fd::{self, Moved},
@@ -117,7 +117,10 @@ impl Worker {
                 }
                 let entry = self.dir(conn, dir);
                 store(&entry.frame_len, len);
-                fd::set_peek_off(self.ends(conn, dir)?.source, i32::try_from(len).map_err(|_| Errno::EMSGSIZE)?)?;
+                fd::set_peek_off(
+                    self.ends(conn, dir)?.source,
+                    i32::try_from(len).map_err(|_| Errno::EMSGSIZE)?,
+                )?;
                 state.store(&entry.state);
                 Ok(Step::Again)
             }
@@ -251,7 +254,8 @@ impl Worker {
             }
         }
         let target_slot = if dir == REQUESTS { Slot::inner(conn) } else { Slot::outer(conn) };
-        let source_gone = self.relay.lines.get(&conn).and_then(|l| l.hung_up.get(dir)).copied().unwrap_or(true);
+        let source_gone =
+            self.relay.lines.get(&conn).and_then(|l| l.hung_up.get(dir)).copied().unwrap_or(true);
         // A dead shim is seen at once in both directions; a half-closed one keeps its other half.
         let how = if dir == ANSWERS && source_gone { Shutdown::Both } else { Shutdown::Write };
         if let Ok(target) = self.hands.get(target_slot) {
@@ -290,11 +294,6 @@ impl Worker {
             None => None,
         };
         Ok(Ends { source: self.hands.get(source)?, target: self.hands.get(target)?, pipe })
-    }
-
-    /// Is the connection's inner end there?
-    pub(super) fn is_up(&self, conn: usize) -> bool {
-        ConnState::load(&self.conn(conn).state) == ConnState::Up
     }
 }
 

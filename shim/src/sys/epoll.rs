@@ -3,10 +3,7 @@
 //! `want` is the only way in: it adds, changes or removes. A descriptor nobody waits for is not registered at
 //! all, since the kernel reports EPOLLHUP for any registered one and a loop would spin on it.
 
-use std::{
-    collections::HashMap,
-    os::fd::{AsRawFd, BorrowedFd},
-};
+use std::{collections::HashMap, os::fd::BorrowedFd};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
@@ -57,12 +54,6 @@ impl Poller {
             other => other,
         }
     }
-
-    /// How many descriptors are registered; for tests.
-    #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.registered.len()
-    }
 }
 
 /// One poll(2) on one descriptor; true when it is readable, hung up or broken within the time.
@@ -74,9 +65,4 @@ pub fn readable_within(fd: BorrowedFd<'_>, timeout_ms: u16) -> Kernel<bool> {
         Err(Errno::EINTR) => Ok(false),
         Err(e) => Err(e),
     }
-}
-
-/// The number behind a borrowed descriptor, for messages only.
-pub fn number(fd: BorrowedFd<'_>) -> i32 {
-    fd.as_raw_fd()
 }

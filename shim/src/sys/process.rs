@@ -76,29 +76,12 @@ fn become_image(argv: &[*const libc::c_char], env: &[*const libc::c_char], inher
     }
 }
 
-/// Closes every descriptor from `floor` up that is not in `keep` (close_range(2) around the kept ones).
-pub fn close_others(floor: i32, keep: &[i32]) {
-    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
-    keep.sort_unstable();
-    let mut from = u32::try_from(floor).unwrap_or(3);
-    for kept in keep.into_iter().chain([u32::MAX]) {
-        if kept > from {
-            // SAFETY: closes numbers that nothing in this process owns: called before any OwnedFd beyond `keep` exists.
-            // JUSTIFICATION: descriptors that containerd leaked to us have no owner to drop.
-            #[expect(unsafe_code, reason = "close_range")]
-            unsafe {
-                libc::syscall(libc::SYS_close_range, from, kept.saturating_sub(1), 0u32);
-            }
-        }
-        from = from.max(kept.saturating_add(1));
-    }
-}
-
 /// Ignores what must not end a keeper or worker before its pod, and lets the kernel reap children.
 pub fn ignore_signals() {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     let reap = SigAction::new(SigHandler::SigIgn, SaFlags::SA_NOCLDWAIT, SigSet::empty());
-    let plain = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE, Signal::SIGUSR1, Signal::SIGUSR2];
+    let plain =
+        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE, Signal::SIGUSR1, Signal::SIGUSR2];
     for (signal, action) in plain.into_iter().map(|s| (s, &ignore)).chain([(Signal::SIGCHLD, &reap)]) {
         // SAFETY: SIG_IGN installs no handler, so nothing can run in signal context.
         // JUSTIFICATION: sigaction is unsafe for the sake of handlers.

@@ -162,11 +162,6 @@ impl Drop for Mapping {
 // === impl Area ===
 
 impl Area<'_> {
-    /// Length in bytes.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
     fn at(&self, offset: usize, len: usize) -> Option<*mut u8> {
         if offset.checked_add(len)? > self.len {
             return None;
@@ -233,4 +228,3 @@ impl Area<'_> {
         true
     }
 }
-

@@ -16,9 +16,7 @@ use shimtap_proto::{
 use super::uri;
 use crate::{
     block::{
-        Phase, Slot, Stream, StreamState, Task, TaskState,
-        counters::Counter,
-        link_to, linked, note_used,
+        Phase, Slot, Stream, StreamState, Task, TaskState, counters::Counter, link_to, linked, note_used,
     },
     keeper::{TASK_LINK, protocol::Operation},
     run_dir::{RunDir, private_dir},
@@ -38,7 +36,13 @@ fn incarnation(wrapper: u64, handle: u32) -> u64 {
 impl Worker {
     /// The task of a Create that is about to be forwarded, its streams captured as far as can be. `None`: it goes
     /// unobserved, which is counted.
-    pub(crate) fn task_begin(&mut self, conn: usize, stream_id: u32, api: u32, create: &Create<'_>) -> Option<usize> {
+    pub(crate) fn task_begin(
+        &mut self,
+        conn: usize,
+        stream_id: u32,
+        api: u32,
+        create: &Create<'_>,
+    ) -> Option<usize> {
         let index = self.task_entry(conn, stream_id)?;
         let task = self.task(index);
         if !task.id.set(create.id) || !task.bundle.set(create.bundle) {
@@ -145,7 +149,13 @@ impl Worker {
         Ok(())
     }
 
-    fn open_both_ends(&mut self, index: usize, stream: &Stream, outer: &str, dir: &Path) -> Result<(), Errno> {
+    fn open_both_ends(
+        &mut self,
+        index: usize,
+        stream: &Stream,
+        outer: &str,
+        dir: &Path,
+    ) -> Result<(), Errno> {
         let suffix = if stream.number.load(Ordering::Relaxed) == 1 { "out" } else { "err" };
         let name = format!("{}.{suffix}", stream.handle.load(Ordering::Relaxed));
         let plain = dir.join(name).into_os_string().into_string().map_err(|_| Errno::EINVAL)?;
@@ -193,7 +203,8 @@ impl Worker {
         let path = |word| linked(word).map(|s| self.stream(s).inner_path.get());
         let first = path(stdout).map(|p| uri::with_path(create.stdout, &p));
         let shared = !create.terminal && create.stderr == create.stdout;
-        let second = if shared { first.clone() } else { path(stderr).map(|p| uri::with_path(create.stderr, &p)) };
+        let second =
+            if shared { first.clone() } else { path(stderr).map(|p| uri::with_path(create.stderr, &p)) };
         [first, second]
     }
 
@@ -235,7 +246,9 @@ impl Worker {
         for stream in task.streams.iter().filter_map(linked) {
             self.tee.running(stream).pace.over();
             self.stream_pump(stream);
-            if StreamState::load(&self.stream(stream).state) == StreamState::Live && self.stream_is_empty(stream) {
+            if StreamState::load(&self.stream(stream).state) == StreamState::Live
+                && self.stream_is_empty(stream)
+            {
                 self.stream_end(stream);
             }
         }
@@ -321,7 +334,11 @@ fn clear_task(task: &Task) {
         &task.link_done,
         &task.final_stats,
     ];
-    words.into_iter().chain(&task.streams).chain(&task.not_captured).for_each(|w| w.store(0, Ordering::Relaxed));
+    words
+        .into_iter()
+        .chain(&task.streams)
+        .chain(&task.not_captured)
+        .for_each(|w| w.store(0, Ordering::Relaxed));
     let times = [
         &task.created_ns,
         &task.started_ns,

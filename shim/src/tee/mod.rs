@@ -126,7 +126,12 @@ impl Worker {
         let due: Vec<usize> = self
             .live_streams()
             .map(|(n, _)| n)
-            .filter(|n| self.tee.running.get(*n).is_some_and(|r| r.due_ns(self.may_discard(*n)).is_some_and(|at| at <= now)))
+            .filter(|n| {
+                self.tee
+                    .running
+                    .get(*n)
+                    .is_some_and(|r| r.due_ns(self.may_discard(*n)).is_some_and(|at| at <= now))
+            })
             .collect();
         for stream in due {
             let running = self.tee.running(stream);
@@ -141,9 +146,7 @@ impl Worker {
 
     /// The earliest of those times.
     pub(crate) fn streams_due_ns(&self) -> Option<u64> {
-        self.live_streams()
-            .filter_map(|(n, _)| self.tee.running.get(n)?.due_ns(self.may_discard(n)))
-            .min()
+        self.live_streams().filter_map(|(n, _)| self.tee.running.get(n)?.due_ns(self.may_discard(n))).min()
     }
 
     /// May what containerd does not take be thrown away? Only once the task was killed (or deleted, or its exit is

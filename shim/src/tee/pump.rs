@@ -250,7 +250,8 @@ fn load_link(pipe: usize) -> usize {
 /// A FIFO that had a writer and has none: the description remembers (a fresh one says nothing).
 fn has_hung_up(fifo: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(fifo, PollFlags::empty())];
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..)) && fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP))
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+        && fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP))
 }
 
 // === impl Tee ===

@@ -54,7 +54,11 @@ impl Shape {
     fn load(stream: &Stream) -> Self {
         let word = stream.ring.load(Ordering::Acquire);
         let small = |n: u64| usize::try_from(n & 0xff).unwrap_or(0);
-        Self { base: word >> 16, first: small(word >> 8) % STREAM_CHUNKS, len: small(word).min(STREAM_CHUNKS) }
+        Self {
+            base: word >> 16,
+            first: small(word >> 8) % STREAM_CHUNKS,
+            len: small(word).min(STREAM_CHUNKS),
+        }
     }
 
     fn store(self, stream: &Stream) {
@@ -211,7 +215,8 @@ impl ChunkPool {
             stream.start.fetch_max(pos, Ordering::AcqRel);
         }
         let cell = stream.chunks.get(shape.place(shape.len)).filter(|_| shape.len < STREAM_CHUNKS);
-        let Some((cell, chunk)) = cell.and_then(|c| Some((c, self.warm.pop().or_else(|| self.fresh.pop())?))) else {
+        let Some((cell, chunk)) = cell.and_then(|c| Some((c, self.warm.pop().or_else(|| self.fresh.pop())?)))
+        else {
             return false;
         };
         cell.store(u8::try_from(chunk).unwrap_or(0), Ordering::Release);

@@ -62,7 +62,9 @@ fn key_of_task(task_dir: &Path) -> Option<String> {
 /// Are keeper and worker both gone? They share one lock for as long as either lives.
 fn is_dead(alive: &Path) -> bool {
     match File::open(alive) {
-        Ok(file) => !matches!(Flock::lock(file, FlockArg::LockExclusiveNonblock), Err((_, Errno::EWOULDBLOCK))),
+        Ok(file) => {
+            !matches!(Flock::lock(file, FlockArg::LockExclusiveNonblock), Err((_, Errno::EWOULDBLOCK)))
+        }
         // Swept by a keeper that ended in order, or never there.
         Err(_) => false,
     }

@@ -65,7 +65,9 @@ fn end_tasks(description: &Description, ids: &[String]) -> io::Result<()> {
     let mut inner = match Inner::connect(description) {
         Ok(inner) => inner,
         // It has ended by itself, as a shim whose last container is gone does.
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(());
+        }
         Err(e) => return Err(e),
     };
     for id in ids {
@@ -121,8 +123,7 @@ fn is_inner(proc_dir: &Path, description: &Description) -> bool {
     let cmdline = fs::read(proc_dir.join("cmdline")).unwrap_or_default();
     let words: Vec<&[u8]> = cmdline.split(|b| *b == 0).collect();
     let has = |flag: &[u8], value: &str| words.windows(2).any(|w| w == [flag, value.as_bytes()]);
-    let same_binary = fs::read_link(proc_dir.join("exe")).is_ok_and(|exe| {
-        exe.file_name() == description.inner_binary.file_name()
-    });
+    let same_binary = fs::read_link(proc_dir.join("exe"))
+        .is_ok_and(|exe| exe.file_name() == description.inner_binary.file_name());
     same_binary && has(b"-namespace", &description.namespace) && has(b"-id", &description.id)
 }

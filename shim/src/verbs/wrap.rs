@@ -69,7 +69,12 @@ pub struct Description {
 }
 
 /// The answer to hand out instead of `answer`.
-pub fn wrap(config: &Config, arguments: &Arguments, inner: &Path, answer: &[u8]) -> Result<Vec<u8>, Unwrapped> {
+pub fn wrap(
+    config: &Config,
+    arguments: &Arguments,
+    inner: &Path,
+    answer: &[u8],
+) -> Result<Vec<u8>, Unwrapped> {
     let answer = Answer::parse(answer)?;
     let inner_socket = answer.unix_path().ok_or_else(|| Unwrapped::Address(answer.address().to_owned()))?;
     let run_dir = RunDir::from_env();
@@ -143,7 +148,11 @@ fn lock(run_dir: &RunDir) -> Result<Flock<File>, Unwrapped> {
             Ok(lock) => return Ok(lock),
             Err((back, Errno::EWOULDBLOCK)) if monotonic_ns() < deadline => file = back,
             Err((_, source)) => {
-                return Err(Unwrapped::Kernel { doing: "waiting for another start", key: path.display().to_string(), source });
+                return Err(Unwrapped::Kernel {
+                    doing: "waiting for another start",
+                    key: path.display().to_string(),
+                    source,
+                });
             }
         }
         std::thread::sleep(Duration::from_millis(1));
@@ -156,7 +165,8 @@ fn make_keeper(who: &Who<'_>, alive: &File) -> Result<(), Unwrapped> {
     let block = Block::create().map_err(kernel("making the memory block"))?;
     identify(who, &block).map_err(kernel("writing the memory block"))?;
     let (ready_out, ready_in) = fd::pipe().map_err(kernel("making a pipe"))?;
-    let held: [(Slot, BorrowedFd<'_>); 2] = [(Slot::LISTENER, listener.as_fd()), (Slot::ALIVE, alive.as_fd())];
+    let held: [(Slot, BorrowedFd<'_>); 2] =
+        [(Slot::LISTENER, listener.as_fd()), (Slot::ALIVE, alive.as_fd())];
     for (slot, fd) in held {
         if let Some(word) = block.tables().held.get(slot.index()) {
             word.store(u32::try_from(fd.as_raw_fd()).unwrap_or(0).saturating_add(1), Ordering::Release);
@@ -223,7 +233,10 @@ fn random_u64() -> u64 {
     let mut bytes = [0u8; 8];
     let read = File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
     // Without a source of randomness time and pid are still unlike any other wrapper's on this node.
-    read.map_or_else(|_| crate::sys::unix_ns() ^ u64::from(std::process::id()) << 40, |()| u64::from_ne_bytes(bytes))
+    read.map_or_else(
+        |_| crate::sys::unix_ns() ^ u64::from(std::process::id()) << 40,
+        |()| u64::from_ne_bytes(bytes),
+    )
 }
 
 fn describe(who: &Who<'_>, keeper_pid: i32) -> Result<(), Unwrapped> {

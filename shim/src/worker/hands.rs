@@ -151,7 +151,11 @@ impl Hands {
                 Ok(Received::Message(bytes, fds)) => match ToWorker::decode(&bytes) {
                     Some(ToWorker::Accepted(conn)) => self.take_accepted(conn, fds),
                     Some(ToWorker::Answer(a)) if a.serial == self.serial => {
-                        return if a.errno == 0 { Reply::Done(fds) } else { Reply::Refused(Errno::from_raw(a.errno)) };
+                        return if a.errno == 0 {
+                            Reply::Done(fds)
+                        } else {
+                            Reply::Refused(Errno::from_raw(a.errno))
+                        };
                     }
                     // The late answer to a question that was asked again.
                     _ => {}

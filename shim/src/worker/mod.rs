@@ -159,9 +159,14 @@ impl Worker {
 
     fn next_wake_ms(&self) -> Option<u16> {
         let now = monotonic_ns();
-        let mut due = [self.streams_due_ns(), self.held_due_ns(), self.starved_until_ns()].into_iter().flatten().min();
+        let mut due =
+            [self.streams_due_ns(), self.held_due_ns(), self.starved_until_ns()].into_iter().flatten().min();
         if let Some(gone) = self.inner_gone_ns {
-            due = Some(due.unwrap_or(u64::MAX).min(gone.saturating_add(LINGER_NS)).min(now.saturating_add(100_000_000)));
+            due = Some(
+                due.unwrap_or(u64::MAX)
+                    .min(gone.saturating_add(LINGER_NS))
+                    .min(now.saturating_add(100_000_000)),
+            );
         }
         // Rounded up: waking before the time is waking twice.
         due.map(|at| u16::try_from(at.saturating_sub(now).div_ceil(1_000_000)).unwrap_or(u16::MAX))
