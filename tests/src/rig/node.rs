@@ -292,7 +292,7 @@ impl Node {
 
     /// All living processes of this node.
     pub fn processes(&self) -> Result<Vec<Process>> {
-        process::marked(&self.mark)
+        process::marked(&self.mark, &self.dir)
     }
 
     /// The wrapper's processes of that role (`tap-keeper`, `tap-worker`).

@@ -1,9 +1,11 @@
 //! Processes of a rig: how they are found and ended, by pid and never by name alone.
 //!
 //! Everything that a private containerd starts inherits its environment, so a mark in the environment
-//! finds daemon, shims and wrappers; containers do not inherit it and are found by their cgroup.
+//! finds daemon and shims. Containers do not inherit it and are found by their cgroup; keeper and worker clear
+//! theirs and are found by what they have open in the rig's folder.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -20,14 +22,16 @@ pub const MARK: &str = "SHIMTAP_RIG";
 pub struct Process {
     /// Its pid at the time it was found.
     pub pid: i32,
+    /// The name it gave itself (`/proc/<pid>/comm`): `tap-keeper`, `tap-worker`.
+    pub name: String,
     /// Its arguments, the program first.
     pub argv: Vec<String>,
 }
 
 impl Process {
-    /// Whether its first argument after the program is `word`, as it is for keeper and worker.
-    pub fn is_role(&self, word: &str) -> bool {
-        self.argv.get(1).is_some_and(|argument| argument == word)
+    /// Whether it calls itself `name`.
+    pub fn is_role(&self, name: &str) -> bool {
+        self.name == name
     }
 
     /// File name of its program.
@@ -43,38 +47,53 @@ impl Process {
 }
 
 /// All living processes (zombies left out) that carry the rig's `mark` in their environment or in the path
-/// of a cgroup.
-pub fn marked(mark: &str) -> Result<Vec<Process>> {
-    let wanted = format!("{MARK}={mark}");
-    let in_cgroup = format!("/{mark}");
+/// of a cgroup, or have something open in its folder `dir`.
+pub fn marked(mark: &str, dir: &Path) -> Result<Vec<Process>> {
+    let mark = Mark { environment: format!("{MARK}={mark}"), cgroup: format!("/{mark}"), dir };
     let own = std::process::id().to_string();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").context("list /proc")? {
         let entry = entry.context("list /proc")?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let Ok(pid) = name.parse::<i32>() else { continue };
-        if name == own {
-            continue;
-        }
-        // A process may end between two reads: what cannot be read any more is not there.
-        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-        let by_environment = environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes());
-        let cgroups = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
-        if !by_environment && !cgroups.contains(&in_cgroup) {
+        if name == own || !mark.is_on(&entry.path()) {
             continue;
         }
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         if command.is_empty() {
             continue;
         }
-        let argv = command
-            .split(|byte| *byte == 0)
-            .filter(|word| !word.is_empty())
-            .map(|word| String::from_utf8_lossy(word).into_owned())
-            .collect();
-        found.push(Process { pid, argv });
+        let words = command.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+        let argv = words.map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default().trim_end().to_owned();
+        found.push(Process { pid, name, argv });
     }
     Ok(found)
+}
+
+/// How a rig's processes are known.
+struct Mark<'a> {
+    environment: String,
+    cgroup: String,
+    dir: &'a Path,
+}
+
+impl Mark<'_> {
+    /// Whether the process at `proc` (`/proc/<pid>`) is marked. A process may end between two reads: what
+    /// cannot be read any more is not there.
+    fn is_on(&self, proc: &Path) -> bool {
+        let environment = fs::read(proc.join("environ")).unwrap_or_default();
+        let mut entries = environment.split(|byte| *byte == 0);
+        if entries.any(|entry| entry == self.environment.as_bytes()) {
+            return true;
+        }
+        let cgroups = fs::read_to_string(proc.join("cgroup")).unwrap_or_default();
+        if cgroups.contains(&self.cgroup) {
+            return true;
+        }
+        let open = fs::read_dir(proc.join("fd")).into_iter().flatten().flatten();
+        open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| target.starts_with(self.dir))
+    }
 }
 
 /// Sends `signal` to `pid`.
@@ -106,12 +125,12 @@ mod tests {
 
     #[test]
     fn a_flag_is_the_word_after_it() {
-        let argv = ["x/containerd-shim-tap-v2", "tap-keeper", "-namespace", "n", "-id", "c"];
-        let process = Process { pid: 1, argv: argv.map(str::to_owned).to_vec() };
+        let argv = ["x/containerd-shim-runc-v2", "-namespace", "n", "-id", "c"];
+        let name = "containerd-shim".to_owned();
+        let process = Process { pid: 1, name, argv: argv.map(str::to_owned).to_vec() };
         assert_eq!(process.flag("-id"), Some("c"));
         assert_eq!(process.flag("-bundle"), None);
-        assert!(process.is_role("tap-keeper"));
-        assert_eq!(process.program(), "containerd-shim-tap-v2");
+        assert_eq!(process.program(), "containerd-shim-runc-v2");
     }
 
     #[test]
