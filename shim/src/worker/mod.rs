@@ -17,7 +17,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 pub use self::{hands::Hands, pipes::Pipes};
 use crate::{
-    block::{Block, CONNS, STREAMS, Slot},
+    block::{Block, CONNS, Slot},
     events::EventRing,
     keeper::Inheritance,
     link::{self, Switchboard},
@@ -184,7 +184,7 @@ impl Worker {
                 self.conn_begin(conn);
             }
         }
-        for stream in 0..STREAMS {
+        for stream in 0..self.block.tables().streams().len() {
             self.stream_pump(stream);
         }
     }
