@@ -1,5 +1,11 @@
 //! A wrapper attaches, sends, comes back: records, acknowledgements and figures are what docs/protocol.md says.
 
+#![allow(
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code, though not all of it test functions to clippy"
+)]
+
 mod peer;
 
 use peer::{Collector, Peer, close, data, gap, open, wait};
@@ -19,7 +25,7 @@ fn messages(collector: &Collector) -> Vec<String> {
         .collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn lines_become_records_and_are_acknowledged() {
     let collector = Collector::start();
     let (mut peer, welcome) = Peer::greet(&collector, 7).await;
@@ -61,7 +67,7 @@ async fn lines_become_records_and_are_acknowledged() {
     assert_eq!(collector.metric("shimtap_containers{state=\"running\"}"), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrapper_that_comes_back_goes_on_where_it_stopped() {
     let collector = Collector::start();
     let (mut peer, _) = Peer::greet(&collector, 7).await;
@@ -89,7 +95,7 @@ async fn a_wrapper_that_comes_back_goes_on_where_it_stopped() {
     assert_eq!(positions, [(3, None), (4, None)]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn bytes_split_anywhere_are_the_same_records() {
     let collector = Collector::start();
     let (mut peer, _) = Peer::greet(&collector, 7).await;
@@ -110,7 +116,7 @@ async fn bytes_split_anywhere_are_the_same_records() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_orderly_end_loses_and_repeats_nothing() {
     let collector = Collector::start();
     let (mut peer, _) = Peer::greet(&collector, 7).await;
@@ -133,7 +139,7 @@ async fn an_orderly_end_loses_and_repeats_nothing() {
     assert!(!dir.path().join("in/collector.sock").exists(), "the socket was removed");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_empty_stream_is_acknowledged_at_its_close() {
     let collector = Collector::start();
     let (mut peer, _) = Peer::greet(&collector, 7).await;

@@ -8,6 +8,7 @@ use std::{io, path::Path, sync::Arc, thread, time::Duration};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
+    task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
 use tracing::{info, warn};
@@ -54,6 +55,17 @@ struct Collector {
     interrupt: Signal,
 }
 
+/// Everything that runs, and what ends it.
+struct Running {
+    ingest: JoinHandle<()>,
+    admin: thread::JoinHandle<()>,
+    sink: Option<FileSink>,
+    outlet: Outlet,
+    ready: watch::Sender<bool>,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
 /// Runs the collector until a signal ends it.
 pub(super) fn run(path: Option<&Path>) -> Exit {
     tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).with_target(false).init();
@@ -77,13 +89,17 @@ fn serve(config: &Config) -> Result<(), CollectorFault> {
     // One thread for the pipeline: its work is small and handing it around costs more than it gains. The sink and
     // the admin interface have threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let served = runtime.block_on(async {
-        let collector = Collector::build(config)?;
-        collector.run().await
-    });
+    // Built beside the runtime and not on it: the admin interface has one of its own, and where building fails
+    // that must not be dropped from within another.
+    let inside = runtime.enter();
+    let collector = Collector::build(config)?;
+    let (stop, stopped) = watch::channel(false);
+    let running = collector.start(&stopped)?;
+    drop(inside);
+    runtime.block_on(running.until_signal(stop));
     // What is still running has had its time.
     runtime.shutdown_background();
-    served
+    Ok(())
 }
 
 // === impl Collector ===
@@ -113,13 +129,22 @@ impl Collector {
         Ok(Self { listener, admin, sink, outlet, ready, terminate, interrupt })
     }
 
-    async fn run(mut self) -> Result<(), CollectorFault> {
-        let (stop, stopped) = watch::channel(false);
+    fn start(self, stopped: &watch::Receiver<bool>) -> Result<Running, CollectorFault> {
         let address = self.admin.address();
         let admin = self.admin.start(stopped.clone())?;
-        let ingest = tokio::spawn(self.listener.run(stopped));
+        let ingest = tokio::spawn(self.listener.run(stopped.clone()));
         self.ready.send_replace(true);
         info!(version = env!("CARGO_PKG_VERSION"), metrics = ?address, "collector is ready");
+        let Self { sink, outlet, ready, terminate, interrupt, .. } = self;
+        Ok(Running { ingest, admin, sink, outlet, ready, terminate, interrupt })
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Waits for a signal, then ends everything in order.
+    async fn until_signal(mut self, stop: watch::Sender<bool>) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -128,19 +153,18 @@ impl Collector {
         self.ready.send_replace(false);
         stop.send_replace(true);
         let deadline = Instant::now() + DRAIN;
-        if timeout(DRAIN, ingest).await.is_err() {
+        if timeout(DRAIN, self.ingest).await.is_err() {
             warn!("connections did not end in time");
         }
         // The queue's last entrance closes, and the sink's thread ends when it is empty.
         drop(self.outlet);
-        if let Some(sink) = self.sink {
-            if !ended(|| sink.is_finished(), deadline).await {
-                warn!("unwritten lines are left; their wrappers keep them");
-                sink.give_up();
-            }
+        if let Some(sink) = self.sink
+            && !ended(|| sink.is_finished(), deadline).await
+        {
+            warn!("unwritten lines are left; their wrappers keep them");
+            sink.give_up();
         }
-        ended(|| thread::JoinHandle::is_finished(&admin), deadline).await;
-        Ok(())
+        ended(|| self.admin.is_finished(), deadline).await;
     }
 }
 

@@ -45,7 +45,8 @@ impl Faults {
     }
 
     /// Each fault.
-    pub fn iter(&self) -> impl Iterator<Item = &Fault> {
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Fault> {
         self.all.iter()
     }
 }

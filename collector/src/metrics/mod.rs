@@ -6,6 +6,9 @@
 mod cadvisor;
 mod container;
 mod devices;
+#[cfg(test)]
+#[path = "../../tests/peer/exposition.rs"]
+mod exposition;
 mod families;
 mod labels;
 mod own;

@@ -48,8 +48,8 @@ pub struct Room {
 pub struct Waiting {
     /// The batch.
     pub batch: Batch,
-    /// Kept until the batch is durable.
-    pub room: Room,
+    /// Given back with the batch, so kept until that is durable.
+    _room: Room,
 }
 
 // === impl Outlet ===
@@ -82,7 +82,7 @@ impl Outlet {
             Self::Nowhere => batch.done(),
             // Refused only when the sink's thread is gone: then the process ends, and the wrapper, which was not
             // told that these bytes are durable, sends them to the next one.
-            Self::Queue(queue) => drop(queue.batches.send(Waiting { batch, room })),
+            Self::Queue(queue) => drop(queue.batches.send(Waiting { batch, _room: room })),
         }
     }
 

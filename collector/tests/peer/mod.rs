@@ -2,7 +2,12 @@
 //!
 //! No pauses: what is waited for is a condition or a message, with a patience.
 
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "each test file uses its part, and this is no test function to clippy"
+)]
 
 use std::{
     fs,
@@ -242,7 +247,7 @@ pub fn data(handle: u32, offset: u64, bytes: &[u8]) -> Up {
         offset,
         bytes: bytes.to_vec(),
         time_offset: vec![offset],
-        time_ns: vec![1_700_000_000_000_000_000 + offset],
+        time_ns: vec![1_700_000_000_000_000_000 + (offset & 0xffff_ffff)],
         ..Default::default()
     })
 }

@@ -1,1 +1,245 @@
-//! x
+//! Every family is shown exactly once, where the table says, and the documentation is the table.
+
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
+
+use protobuf::{EnumOrUnknown, Message, MessageField};
+use shimtap_proto::link;
+
+use super::super::{
+    Sample, SampleSource,
+    exposition::{self, Family as Shown},
+    families::{ALL, Endpoint, Kind},
+    registry::Registry,
+    render_cadvisor, render_own,
+};
+use crate::{
+    config::Scope,
+    event::{HoleReason, StreamKind},
+    sinks::Outlet,
+    time::now_ns,
+};
+use containerd_shim_protos::cgroups_v2::metrics as v2;
+
+fn hello(wrapper: u64) -> link::Hello {
+    link::Hello { wrapper, protocol: 1, version: "1".into(), ..Default::default() }
+}
+
+fn open() -> link::Open {
+    link::Open {
+        namespace: "default".into(),
+        container: "c\"1\\".into(),
+        incarnation: 1,
+        started_ns: 5_000_000_000,
+        cpu_quota_us: Some(50_000),
+        cpu_period_us: Some(100_000),
+        cpu_shares: Some(102),
+        memory_limit_bytes: Some(1 << 30),
+        ..Default::default()
+    }
+}
+
+fn report(create: u64) -> link::Report {
+    link::Report {
+        counts: vec![
+            link::Count { name: "frames".into(), value: 9, ..Default::default() },
+            link::Count { name: "of the future".into(), value: 2, ..Default::default() },
+        ],
+        methods: vec![
+            link::MethodReport {
+                method: "Create".into(),
+                count: create,
+                errors: 1,
+                sum_ns: 1_500_000_000,
+                buckets: vec![0, 0, 0, create],
+                in_flight: 1,
+                oldest_ns: Some(2_000_000_000),
+                ..Default::default()
+            },
+            link::MethodReport { method: "Frobnicate".into(), count: 1, ..Default::default() },
+        ],
+        ..Default::default()
+    }
+}
+
+fn everything() -> Registry {
+    let registry = Registry::new(Arc::default(), Outlet::queue(1000).0.backlog());
+    registry.attach(&hello(1)).reported(report(3));
+    let container =
+        registry.container(&open(), &link::InnerShim { binary: "runc".into(), ..Default::default() });
+    let cpu = v2::CPUStat {
+        usage_usec: 3_000_000,
+        user_usec: 2_000_000,
+        system_usec: 1_000_000,
+        nr_periods: 10,
+        nr_throttled: 2,
+        throttled_usec: 5,
+        ..Default::default()
+    };
+    let memory = v2::MemoryStat {
+        anon: 10,
+        file: 20,
+        file_mapped: 3,
+        inactive_file: 5,
+        usage: 100,
+        max_usage: 200,
+        swap_usage: 7,
+        swap_limit: 9,
+        ..Default::default()
+    };
+    let io = v2::IOEntry { major: 8, minor: 0, rbytes: 1, wbytes: 2, rios: 3, wios: 4, ..Default::default() };
+    let metrics = v2::Metrics {
+        cpu: MessageField::some(cpu),
+        memory: MessageField::some(memory),
+        memory_events: MessageField::some(v2::MemoryEvents { oom_kill: 1, ..Default::default() }),
+        pids: MessageField::some(v2::PidsStat { current: 4, limit: 50, ..Default::default() }),
+        io: MessageField::some(v2::IOStat { usage: vec![io], ..Default::default() }),
+        ..Default::default()
+    };
+    let stats = link::Stats {
+        time_ns: now_ns(),
+        type_url: "io.containerd.cgroups.v2.Metrics".into(),
+        value: metrics.write_to_bytes().expect("encodes"),
+        source: EnumOrUnknown::new(link::StatsSource::STATS_SOURCE_POLLED),
+        ..Default::default()
+    };
+    let mut sample = Sample::decode(&stats).expect("decodes");
+    // Only the first cgroup version counts these.
+    sample.failcnt = Some(1);
+    assert!(container.sampled(sample, SampleSource::Polled));
+    registry.totals.sink_error("ENOSPC");
+    registry.totals.ack_delay.observe(Duration::from_millis(3));
+    registry
+}
+
+fn names(families: &[Shown]) -> Vec<(String, String)> {
+    families.iter().map(|family| (family.name.clone(), family.kind.clone())).collect()
+}
+
+#[test]
+fn every_family_of_the_table_is_shown_where_it_says_and_no_other() {
+    let registry = everything();
+    for (endpoint, text) in [
+        (Endpoint::Own, render_own(&registry)),
+        (Endpoint::Cadvisor, render_cadvisor(&registry, Scope::All, true)),
+    ] {
+        let shown = exposition::parse(&text);
+        let kind = |kind| match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        let table = ALL.iter().filter(|family| family.endpoint == endpoint);
+        let table: BTreeSet<_> = table.map(|f| (f.name.to_owned(), kind(f.kind).to_owned())).collect();
+        assert_eq!(names(&shown).into_iter().collect::<BTreeSet<_>>(), table);
+        for family in shown {
+            let known = ALL.iter().find(|known| known.name == family.name).expect("compared above");
+            for sample in &family.samples {
+                for label in known.labels {
+                    assert!(sample.labels.contains_key(*label), "{label} in {sample:?}");
+                }
+                if endpoint == Endpoint::Own {
+                    let more = usize::from(sample.name.ends_with("_bucket"));
+                    assert_eq!(sample.labels.len(), known.labels.len() + more, "{sample:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn names_follow_the_template() {
+    let mut seen = BTreeSet::new();
+    for family in ALL {
+        assert!(seen.insert(family.name), "{} twice", family.name);
+        if family.name.starts_with("container_") {
+            assert_eq!(family.endpoint, Endpoint::Cadvisor, "{}", family.name);
+            continue;
+        }
+        assert_eq!(family.endpoint, Endpoint::Own, "{}", family.name);
+        assert!(
+            family.name.starts_with("shimtap_") || family.name.starts_with("process_"),
+            "{}",
+            family.name
+        );
+        assert_eq!(family.name.ends_with("_total"), family.kind == Kind::Counter, "{}", family.name);
+        assert!(family.help.ends_with('.') && !family.help.contains(['\n', '\\']), "{}", family.help);
+    }
+}
+
+#[test]
+fn durations_stay_when_their_wrapper_goes_and_what_is_in_flight_does_not() {
+    let registry = Registry::new(Arc::default(), Outlet::Nowhere.backlog());
+    let wrapper = registry.attach(&hello(1));
+    wrapper.reported(report(3));
+    let other = registry.attach(&hello(2));
+    other.reported(report(4));
+    let find = |name: &str, method: &str| {
+        let shown = exposition::parse(&render_own(&registry));
+        let all: Vec<_> = shown.into_iter().flat_map(|family| family.samples).collect();
+        all.into_iter().find(|s| s.name == name && s.labels.get("method").is_some_and(|m| m == method))
+    };
+    let value = |name: &str, method: &str| find(name, method).map(|sample| sample.value);
+    assert_eq!(value("shimtap_rpc_duration_seconds_count", "Create"), Some(7.0));
+    assert_eq!(value("shimtap_rpc_duration_seconds_sum", "Create"), Some(3.0));
+    assert_eq!(value("shimtap_rpc_in_flight", "Create"), Some(2.0));
+    assert!(value("shimtap_rpc_in_flight_oldest_seconds", "Create").is_some_and(|age| age >= 2.0));
+    assert_eq!(value("shimtap_rpc_duration_seconds_count", "other"), Some(0.0), "no buckets were sent");
+    registry.detach(&wrapper);
+    registry.detach(&other);
+    assert_eq!(value("shimtap_rpc_duration_seconds_count", "Create"), Some(7.0));
+    assert_eq!(value("shimtap_rpc_in_flight", "Create"), Some(0.0));
+    assert_eq!(value("shimtap_rpc_in_flight_oldest_seconds", "Create"), None);
+    // Enough others go after them for both to be forgotten: what they had said stays in the sum.
+    for id in 10..1_100 {
+        let wrapper = registry.attach(&hello(id));
+        registry.detach(&wrapper);
+    }
+    assert_eq!(value("shimtap_rpc_duration_seconds_count", "Create"), Some(7.0));
+    // One that comes back replaces its report instead of adding to it.
+    let again = registry.attach(&hello(1_050));
+    again.reported(report(5));
+    registry.detach(&again);
+    registry.attach(&hello(1_050)).reported(report(6));
+    assert_eq!(value("shimtap_rpc_duration_seconds_count", "Create"), Some(13.0));
+}
+
+#[test]
+fn gaps_are_counted_by_stream_and_reason() {
+    let registry = everything();
+    registry.totals.gap_bytes.of(StreamKind::Stderr).add(HoleReason::TapFull, 5);
+    let text = render_own(&registry);
+    assert!(
+        text.contains("shimtap_log_gap_bytes_total{stream=\"stderr\",reason=\"gap_tap_full\"} 5\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("shimtap_log_gap_bytes_total{stream=\"stdout\",reason=\"gap_tap_full\"} 0\n"),
+        "{text}"
+    );
+}
+
+/// `UPDATE=1 cargo test -p shimtap docs` writes the file anew.
+#[test]
+fn docs_are_the_table() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
+    let made = document();
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &made).expect("docs/metrics.md is writable");
+    }
+    let have = fs::read_to_string(&path).expect("docs/metrics.md");
+    assert!(have == made, "docs/metrics.md is stale: run this test with UPDATE=1");
+}
+
+fn document() -> String {
+    let mut out = String::from(include_str!("../metrics.md.in"));
+    for (endpoint, mark) in [(Endpoint::Cadvisor, "<!-- cadvisor -->"), (Endpoint::Own, "<!-- own -->")] {
+        let mut table = String::from("| name | type | labels | what |\n|---|---|---|---|\n");
+        for family in ALL.iter().filter(|family| family.endpoint == endpoint) {
+            let kind = format!("{:?}", family.kind).to_lowercase();
+            let labels = family.labels.join(", ");
+            table.push_str(&format!("| `{}` | {kind} | {labels} | {} |\n", family.name, family.help));
+        }
+        out = out.replace(mark, table.trim_end());
+    }
+    out
+}

@@ -1,0 +1,263 @@
+//! The command line and both listeners, as a person and a scraper meet them.
+
+#[path = "peer/exposition.rs"]
+mod exposition;
+#![allow(clippy::panic, clippy::indexing_slicing, reason = "test code, though not all of it test functions to clippy")]
+
+mod peer;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::Path,
+    process::{Command, Output},
+};
+
+use peer::{Collector, Peer, close, data, gap, open, wait};
+use protobuf::EnumOrUnknown;
+use shimtap_proto::link::{self, from_wrapper::Body as Up};
+
+fn shimtap(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_shimtap")).args(args).output().expect("shimtap runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn event(seq: u64, kind: link::EventKind, exit_status: u32) -> Up {
+    Up::Event(link::Event {
+        seq,
+        time_ns: 1_700_000_000_000_000_000,
+        kind: EnumOrUnknown::new(kind),
+        exit_status,
+        ..Default::default()
+    })
+}
+
+#[test]
+fn wrong_usage_is_told_and_has_its_own_status() {
+    let version = shimtap(&["--version"]);
+    assert_eq!(text(&version.stdout), format!("shimtap {}\n", env!("CARGO_PKG_VERSION")));
+    let help = shimtap(&["--help"]);
+    assert!(help.status.success() && text(&help.stdout).contains("shimtap check"));
+    let wrong = shimtap(&["frobnicate"]);
+    assert_eq!(wrong.status.code(), Some(64));
+    assert_eq!(text(&wrong.stderr), "shimtap: there is no subcommand frobnicate; see shimtap --help\n");
+}
+
+#[test]
+fn check_says_everything_at_once() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("c.toml");
+    let name = path.to_str().expect("a plain path");
+    fs::write(&path, "[metrics]\nlisten = 1\n[file]\n").expect("writable");
+    let faulty = shimtap(&["check", "--config", name]);
+    assert_eq!(faulty.status.code(), Some(1));
+    let expected = format!(
+        "{name}:2: metrics.listen: must be a string\n\
+         {name}: file.path: is missing; the file sink needs an absolute path\n"
+    );
+    assert_eq!(text(&faulty.stderr), expected);
+    fs::write(&path, "").expect("writable");
+    assert!(shimtap(&["check", "--config", name]).status.success());
+    let absent = shimtap(&["check", "--config", "/nonexistent.toml"]);
+    assert_eq!(absent.status.code(), Some(1));
+    assert!(text(&absent.stderr).contains("/nonexistent.toml"), "{}", text(&absent.stderr));
+}
+
+#[test]
+fn the_documented_configuration_is_one() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md"));
+    let page = page.expect("docs/configuration.md");
+    let example =
+        page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("c.toml");
+    fs::write(&path, example).expect("writable");
+    let checked = shimtap(&["check", "--config", path.to_str().expect("a plain path")]);
+    assert!(checked.status.success(), "{}", text(&checked.stderr));
+}
+
+#[test]
+fn a_collector_that_cannot_run_says_why() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("c.toml");
+    fs::write(&path, "[file]\npath = \"/nonexistent/log\"\n").expect("writable");
+    let failed = shimtap(&["collector", "--config", path.to_str().expect("a plain path")]);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(
+        text(&failed.stderr).contains("opening the log file /nonexistent/log"),
+        "{}",
+        text(&failed.stderr)
+    );
+}
+
+#[test]
+fn a_second_collector_does_not_take_the_place_of_the_first() {
+    let first = Collector::start();
+    let config = first.dir.path().join("second.toml");
+    let own = |name: &str| first.dir.path().join(name).display().to_string();
+    let second = format!(
+        "[ingest]\nsocket = \"{}\"\n[control]\nsocket = \"{}\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n",
+        own("in/collector.sock"),
+        own("other.sock")
+    );
+    fs::write(&config, second).expect("writable");
+    let refused = shimtap(&["collector", "--config", config.to_str().expect("a plain path")]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("another process answers there"), "{}", text(&refused.stderr));
+    first.raw();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_socket_is_replaced_and_other_files_are_not() {
+    let first = Collector::start();
+    let socket = first.socket();
+    let dir = first.kill();
+    assert!(socket.exists(), "a killed collector leaves its socket");
+    let again = Collector::start_in(dir, |_| String::new());
+    let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode(&again.socket()), 0o600);
+    assert_eq!(mode(&again.control()), 0o600);
+    assert_eq!(mode(again.socket().parent().expect("a directory")), 0o700);
+    Peer::greet(&again, 1).await;
+    let (status, dir) = again.stop();
+    assert_eq!(status, Some(0));
+    fs::write(dir.path().join("in/collector.sock"), "somebody's").expect("writable");
+    let refused =
+        shimtap(&["collector", "--config", &dir.path().join("collector.toml").display().to_string()]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(fs::read_to_string(dir.path().join("in/collector.sock")).expect("there"), "somebody's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ps_shows_what_the_collector_knows() {
+    let collector = Collector::start();
+    let socket = collector.control().display().to_string();
+    let (mut peer, _) = Peer::greet(&collector, 0xbeef).await;
+    let mut announced = open(0, "web", 0xabc);
+    announced.annotations = [
+        ("io.kubernetes.cri.container-type", "container"),
+        ("io.kubernetes.cri.sandbox-namespace", "shop"),
+        ("io.kubernetes.cri.sandbox-name", "web-0"),
+        ("io.kubernetes.cri.container-name", "nginx"),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect();
+    announced.stdio[1].handle = 0;
+    announced.stdio[1].not_captured = EnumOrUnknown::new(link::NotCaptured::NOT_CAPTURED_FILE_URI);
+    peer.open(announced).await;
+    peer.send(data(1, 0, &b"x".repeat(2_047))).await;
+    peer.send(data(1, 2_047, b"\n")).await;
+    peer.send(gap(1, 2_048, 2_148)).await;
+    peer.acked(1, 2_148).await;
+    peer.send(event(1, link::EventKind::EVENT_KIND_EXIT, 3)).await;
+    collector.wait_metric("shimtap_containers{state=\"exited\"}", 1);
+
+    let table = text(&shimtap(&["ps", "--socket", &socket]).stdout);
+    let mut lines = table.lines();
+    let head: Vec<_> = lines.next().expect("a head").split_whitespace().collect();
+    let row: Vec<_> = lines.next().expect("a row").split_whitespace().collect();
+    let cell = |name: &str| row[head.iter().position(|h| *h == name).expect(name)];
+    assert_eq!(head.len(), row.len(), "{table}");
+    assert_eq!((cell("NAMESPACE"), cell("POD"), cell("CONTAINER")), ("shop", "web-0", "nginx"));
+    assert_eq!(
+        (cell("STATE"), cell("STDOUT"), cell("STDERR"), cell("GAPS")),
+        ("exited(3)", "2.0K", "file_uri", "100")
+    );
+    assert_eq!((cell("CPU"), cell("MEMORY")), ("-", "-"), "no sample was sent");
+
+    let json = shimtap(&["ps", "--json", "--socket", &socket]);
+    let ps: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(ps["wrappers"][0]["id"], "000000000000beef");
+    assert_eq!(ps["wrappers"][0]["inner"], "containerd-shim-runc-v2");
+    let container = &ps["containers"][0];
+    assert_eq!(container["state"], "exited");
+    assert_eq!(container["exit_status"], 3);
+    assert_eq!(container["streams"][0]["bytes"], 2_048);
+    assert_eq!(container["streams"][0]["gap_bytes"], 100);
+    assert!(container.get("cpu_ns").is_none(), "{container}");
+
+    let absent = shimtap(&["ps", "--socket", "/nonexistent.sock"]);
+    assert_eq!(absent.status.code(), Some(1));
+    assert!(text(&absent.stderr).contains("asking the collector at /nonexistent.sock"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_taken_once_and_missing_ones_are_counted() {
+    let collector = Collector::start();
+    let (mut peer, welcome) = Peer::greet(&collector, 5).await;
+    assert_eq!(welcome.event_seq, None);
+    peer.open(open(0, "c", 1)).await;
+    peer.send(event(4, link::EventKind::EVENT_KIND_CREATE, 0)).await;
+    peer.send(event(5, link::EventKind::EVENT_KIND_START, 0)).await;
+    wait("the acknowledgement", || {
+        (collector.metric("shimtap_events_total{kind=\"start\"}") == 1).then_some(())
+    });
+    loop {
+        match peer.recv().await {
+            Some(link::from_collector::Body::Ack(ack)) if ack.event_seq == Some(5) => break,
+            Some(_) => {}
+            None => panic!("closed"),
+        }
+    }
+    drop(peer);
+    let (peer, welcome) = Peer::greet(&collector, 5).await;
+    assert_eq!(welcome.event_seq, Some(5));
+    for seq in [5, 6, 9] {
+        peer.send(event(seq, link::EventKind::EVENT_KIND_START, 0)).await;
+    }
+    collector.wait_metric("shimtap_events_total{kind=\"start\"}", 3);
+    assert_eq!(collector.metric("shimtap_events_missed_total"), 2);
+    assert_eq!(collector.metric("shimtap_events_total{kind=\"start\"}"), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_are_what_a_scraper_expects() {
+    let collector = Collector::start();
+    let (mut peer, _) = Peer::greet(&collector, 1).await;
+    peer.open(open(0, "c", 1)).await;
+    peer.send(data(1, 0, b"x\n")).await;
+    peer.send(close(1, 2)).await;
+    peer.acked(1, 2).await;
+    exposition::parse(&collector.get("/metrics"));
+    let all = exposition::parse(&collector.get("/metrics/cadvisor?scope=all"));
+    assert!(all.iter().any(|family| family.name == "container_start_time_seconds"));
+    assert_eq!(collector.get("/metrics/cadvisor?scope=vm&timestamps=0"), "");
+    assert_eq!(collector.get("/healthz"), "ok\n");
+    for (path, status) in [
+        ("/metrics/cadvisor?scope=pod", 400),
+        ("/metrics/cadvisor?timestamps=yes", 400),
+        ("/v1/ps", 404),
+        ("/etc/passwd", 404),
+    ] {
+        assert_eq!(collector.try_get(path).expect("an answer").0, status, "{path}");
+    }
+    let (status, head, body) =
+        collector.try_get_with("/metrics", "Accept-Encoding: br, gzip;q=0.9\r\n").expect("an answer");
+    assert_eq!(status, 200);
+    assert!(head.contains("content-encoding: gzip"), "{head}");
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    let mut plain = String::new();
+    flate2::read::GzDecoder::new(&body[..]).read_to_string(&mut plain).expect("gzip");
+    exposition::parse(&plain);
+    let (_, head, _) =
+        collector.try_get_with("/metrics", "Accept-Encoding: gzip;q=0\r\n").expect("an answer");
+    assert!(!head.contains("content-encoding"), "{head}");
+}
+
+#[test]
+fn the_control_socket_shows_nothing_else() {
+    let collector = Collector::start();
+    for (request, status) in [("GET /v1/ps", "200"), ("POST /v1/ps", "405"), ("GET /metrics", "404")] {
+        let mut stream = UnixStream::connect(collector.control()).expect("the socket is there");
+        stream.set_read_timeout(Some(peer::PATIENCE)).expect("socket");
+        write!(stream, "{request} HTTP/1.0\r\nHost: x\r\n\r\n").expect("taken");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with(&format!("HTTP/1.0 {status}")), "{request}: {answer}");
+    }
+}
