@@ -48,6 +48,7 @@ pub enum SessionEnd {
 #[derive(Default)]
 struct Said {
     opened: bool,
+    polled: bool,
     gone: bool,
     /// When its newest sample was taken or sent.
     sampled: Option<Instant>,
@@ -152,6 +153,11 @@ impl Session {
                 said.opened = true;
                 let open = announce::open(self.block, index, task);
                 self.sender.send(&up(from_wrapper::Body::Open(open))).await?;
+            }
+            // A container that has just begun need not wait for the next round to be seen.
+            if !said.polled && TaskState::load(&task.state) == TaskState::Running {
+                said.polled = true;
+                self.poller.ask(Poll { task: index, source: StatsSource::STATS_SOURCE_POLLED });
             }
         }
         Ok(())

@@ -3,7 +3,10 @@
 //! `want` is the only way in: it adds, changes or removes. A descriptor nobody waits for is not registered at
 //! all, since the kernel reports EPOLLHUP for any registered one and a loop would spin on it.
 
-use std::{collections::HashMap, os::fd::BorrowedFd};
+use std::{
+    collections::HashMap,
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
+};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
@@ -12,7 +15,7 @@ use super::{Errno, Kernel};
 /// Registrations by token.
 pub struct Poller {
     epoll: Epoll,
-    registered: HashMap<u64, EpollFlags>,
+    registered: HashMap<u64, (RawFd, EpollFlags)>,
 }
 
 // === impl Poller ===
@@ -23,10 +26,13 @@ impl Poller {
         Ok(Self { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?, registered: HashMap::new() })
     }
 
-    /// Makes the registration of `token` (always the same descriptor for the same token) equal to `flags`;
-    /// `None` removes it. HUP and ERR are reported while anything is registered, also with empty flags.
+    /// Makes the registration of `token` equal to `flags` on this descriptor; `None` removes it. HUP and ERR are
+    /// reported while anything is registered, also with empty flags. A descriptor must be unregistered before it is
+    /// closed: a duplicate elsewhere would keep the registration alive.
     pub fn want(&mut self, token: u64, fd: BorrowedFd<'_>, flags: Option<EpollFlags>) -> Kernel<()> {
-        match (self.registered.get(&token).copied(), flags) {
+        let raw = fd.as_raw_fd();
+        let have = self.registered.get(&token).filter(|(number, _)| *number == raw).map(|(_, flags)| *flags);
+        match (have, flags) {
             (None, None) => Ok(()),
             (Some(_), None) => {
                 self.registered.remove(&token);
@@ -35,12 +41,13 @@ impl Poller {
             (Some(have), Some(want)) if have == want => Ok(()),
             (Some(_), Some(want)) => {
                 self.epoll.modify(fd, &mut EpollEvent::new(want, token))?;
-                self.registered.insert(token, want);
+                self.registered.insert(token, (raw, want));
                 Ok(())
             }
+            // New, or another descriptor than before: the keeper's pair after a change of keeper.
             (None, Some(want)) => {
                 self.epoll.add(fd, EpollEvent::new(want, token))?;
-                self.registered.insert(token, want);
+                self.registered.insert(token, (raw, want));
                 Ok(())
             }
         }

@@ -147,3 +147,17 @@ pub fn set_cloexec(fd: BorrowedFd<'_>, on: bool) -> Kernel<()> {
 pub fn shutdown(fd: BorrowedFd<'_>, how: nix::sys::socket::Shutdown) -> Kernel<()> {
     nix::sys::socket::shutdown(fd.as_raw_fd(), how)
 }
+
+/// flock(2), exclusive, non-blocking: false where another description holds it. The lock lives as long as any duplicate
+/// of the description; it is never released explicitly, which would take it from the duplicates too.
+pub fn try_lock(fd: BorrowedFd<'_>) -> Kernel<bool> {
+    // SAFETY: flock takes plain numbers; the descriptor is live for the call.
+    // JUSTIFICATION: nix's Flock unlocks in Drop, std's lock likewise belongs to a File that unlocks.
+    #[expect(unsafe_code, reason = "flock")]
+    let rc = unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    match Errno::result(rc) {
+        Ok(_) => Ok(true),
+        Err(Errno::EWOULDBLOCK) => Ok(false),
+        Err(e) => Err(e),
+    }
+}

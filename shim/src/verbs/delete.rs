@@ -6,11 +6,10 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
+    os::fd::AsFd,
     path::Path,
     process::ExitCode,
 };
-
-use nix::fcntl::{Flock, FlockArg};
 
 use super::{end_like, repair};
 use crate::{
@@ -19,7 +18,7 @@ use crate::{
     inner,
     keeper::TASK_LINK,
     run_dir::RunDir,
-    sys::Errno,
+    sys::fd,
 };
 
 /// Runs the verb.
@@ -62,9 +61,7 @@ fn key_of_task(task_dir: &Path) -> Option<String> {
 /// Are keeper and worker both gone? They share one lock for as long as either lives.
 fn is_dead(alive: &Path) -> bool {
     match File::open(alive) {
-        Ok(file) => {
-            !matches!(Flock::lock(file, FlockArg::LockExclusiveNonblock), Err((_, Errno::EWOULDBLOCK)))
-        }
+        Ok(file) => fd::try_lock(file.as_fd()) == Ok(true),
         // Swept by a keeper that ended in order, or never there.
         Err(_) => false,
     }

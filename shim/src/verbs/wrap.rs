@@ -83,16 +83,16 @@ pub fn wrap(
         .map_err(files("looking at the inner shim's socket", Path::new(inner_socket)))?;
     let _lock = lock(&run_dir)?;
     let alive = open_private(&run_dir.alive(&key))?;
-    match Flock::lock(alive, FlockArg::LockExclusiveNonblock) {
+    match fd::try_lock(alive.as_fd()) {
         // Held by keeper and worker for as long as either lives: this pod is wrapped already.
-        Err((_, Errno::EWOULDBLOCK)) => {
+        Ok(false) => {
             let socket = run_dir.socket(&key);
             if !socket.exists() {
                 return Err(Unwrapped::SocketGone(key, socket));
             }
         }
-        Err((_, source)) => return Err(Unwrapped::Kernel { doing: "locking", key, source }),
-        Ok(alive) => {
+        Err(source) => return Err(Unwrapped::Kernel { doing: "locking", key, source }),
+        Ok(true) => {
             let who = Who {
                 run_dir: &run_dir,
                 key: &key,

@@ -92,14 +92,13 @@ impl Hands {
         let _ = self.ask(Operation::Ready, Slot::LISTENER, 0, "");
     }
 
-    /// Connections accepted since the last call.
-    pub fn accepted(&mut self) -> Vec<usize> {
-        self.receive();
-        self.accepted.drain(..).collect()
+    /// The next connection that was announced and not yet taken up.
+    pub fn next_accepted(&mut self) -> Option<usize> {
+        self.accepted.pop_front()
     }
 
     /// Reads notices; replaces a keeper that is gone.
-    fn receive(&mut self) {
+    pub fn receive(&mut self) {
         loop {
             match pair::receive(self.pair.as_fd()) {
                 Ok(Received::Message(bytes, fds)) => {

@@ -116,7 +116,6 @@ impl Worker {
     fn run(mut self) -> Kernel<()> {
         link::spawn(self.block, self.board);
         self.hands.ready();
-        self.adopt_accepted();
         self.pump_everything();
         let mut events = [EpollEvent::empty(); 32];
         loop {
@@ -136,7 +135,7 @@ impl Worker {
 
     fn handle(&mut self, token: Token, flags: EpollFlags) {
         match token {
-            Token::Keeper => self.adopt_accepted(),
+            Token::Keeper => self.hear_keeper(),
             Token::Watch => self.inner_ended(),
             Token::Link => self.board.clear_relay_wake(),
             Token::Outer(conn) => self.conn_event(conn, 0, flags),
@@ -153,6 +152,7 @@ impl Worker {
         self.tend_held(now);
         self.tend_starved(now);
         self.tend_tasks();
+        self.adopt_accepted();
         let pair = self.hands.pair();
         self.poller.want(Token::Keeper.number(), pair, Some(EpollFlags::EPOLLIN))
     }
@@ -172,8 +172,15 @@ impl Worker {
         due.map(|at| u16::try_from(at.saturating_sub(now).div_ceil(1_000_000)).unwrap_or(u16::MAX))
     }
 
+    /// Reads the keeper's notices.
+    fn hear_keeper(&mut self) {
+        self.hands.receive();
+        self.adopt_accepted();
+    }
+
+    /// Connections that the keeper has announced, also those that came along with an answer to something else.
     fn adopt_accepted(&mut self) {
-        for conn in self.hands.accepted() {
+        while let Some(conn) = self.hands.next_accepted() {
             self.conn_begin(conn);
         }
     }
