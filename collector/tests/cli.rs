@@ -1,8 +1,13 @@
 //! The command line and both listeners, as a person and a scraper meet them.
 
+#![allow(
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code, though not all of it test functions to clippy"
+)]
+
 #[path = "peer/exposition.rs"]
 mod exposition;
-#![allow(clippy::panic, clippy::indexing_slicing, reason = "test code, though not all of it test functions to clippy")]
 
 mod peer;
 

@@ -1,5 +1,7 @@
 //! The properties that every later stage stands on: chunking does not matter, and records tile the tape.
 
+#![allow(clippy::cast_possible_truncation, reason = "offsets of test data fit any integer")]
+
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -140,7 +142,8 @@ fn only_the_new_part_of_a_claim_counts() {
     tape.gap(20, 21, HoleReason::TapFull, 9, &clock, &mut out).expect("beyond");
     tape.close(30, 9, &clock, &mut out).expect("beyond");
     assert_tiles(&out, 0, 30);
-    let holes: Vec<_> = out[1..].iter().map(|r| (r.from, r.to, texts(&[r.clone()])[0].0.clone())).collect();
+    let holes: Vec<_> =
+        out[1..].iter().map(|r| (r.from, r.to, texts(std::slice::from_ref(r))[0].0.clone())).collect();
     assert_eq!(
         holes,
         [
