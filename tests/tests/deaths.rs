@@ -135,7 +135,7 @@ fn worker_is_killed(version: Version) -> Result<()> {
 fn keeper_is_killed(version: Version) -> Result<()> {
     Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
         let (cri, pod, id) = busy_pod(node)?;
-        for _ in 0..5 {
+        for _ in 0..3 {
             await_lines(node, 200)?;
             let keeper = one(node.wrappers("tap-keeper")?)?;
             end(keeper)?;
