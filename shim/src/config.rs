@@ -25,6 +25,13 @@ struct RawConfig {
     collector: RawCollector,
     tee: RawTee,
     stats: RawStats,
+    start: RawStart,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+struct RawStart {
+    ready_ms: Option<u16>,
 }
 
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
@@ -59,6 +66,8 @@ pub struct Config {
     pub stats_interval_ms: u32,
     /// After how long a foreign, frequent Stats is answered for a mute shim; 0 = never.
     pub stats_bound_ms: u32,
+    /// How long `start` waits for the first worker before it hands out the inner shim's address.
+    pub ready_ms: u16,
     /// The file is there and cannot be used.
     pub fault: Option<String>,
 }
@@ -98,6 +107,8 @@ impl Config {
             coalesce_ms: raw.tee.coalesce_ms.unwrap_or(20).min(1000),
             stats_interval_ms: raw.stats.interval_ms.unwrap_or(10_000).clamp(100, 3_600_000),
             stats_bound_ms: raw.stats.foreign_bound_ms.unwrap_or(2000),
+            // The longest that a pod may start later because of us (README, limits).
+            ready_ms: raw.start.ready_ms.unwrap_or(300),
             fault,
         }
     }

@@ -258,10 +258,11 @@ impl Keeper {
             Operation::InnerFifo => {
                 open::inner_fifo(request.path()?).and_then(|fd| self.hold(request.slot, fd))
             }
-            Operation::OuterFifo => {
-                let (reader, writer) = open::outer_fifo(request.path()?)?;
-                self.hold(request.slot.plus(1), writer)?;
-                self.hold(request.slot, reader)
+            Operation::OuterReader => {
+                open::outer_reader(request.path()?).and_then(|fd| self.hold(request.slot, fd))
+            }
+            Operation::OuterWriter => {
+                open::outer_writer(request.path()?).and_then(|fd| self.hold(request.slot, fd))
             }
             Operation::Connect => {
                 let path = self.block.tables().identity.inner_path.get();

@@ -30,12 +30,15 @@ pub fn inner_fifo(path: &str) -> Kernel<OwnedFd> {
     fifo(reader)
 }
 
-/// Opens containerd's FIFO: first a reader, which never blocks and keeps the FIFO alive while containerd restarts,
-/// then the writer, which cannot fail for want of a reader any more.
-pub fn outer_fifo(path: &str) -> Kernel<(OwnedFd, OwnedFd)> {
-    let reader = fifo(open(path, OPEN | OFlag::O_RDONLY, Mode::empty())?)?;
-    let writer = fifo(open(path, OPEN | OFlag::O_WRONLY, Mode::empty())?)?;
-    Ok((reader, writer))
+/// Opens containerd's FIFO for reading, which never blocks: it keeps what is in it while containerd restarts, and lets
+/// the writer be opened whoever reads.
+pub fn outer_reader(path: &str) -> Kernel<OwnedFd> {
+    fifo(open(path, OPEN | OFlag::O_RDONLY, Mode::empty())?)
+}
+
+/// Opens containerd's FIFO for writing. ENXIO where our own reader is gone; never blocks.
+pub fn outer_writer(path: &str) -> Kernel<OwnedFd> {
+    fifo(open(path, OPEN | OFlag::O_WRONLY, Mode::empty())?)
 }
 
 /// Connects to the inner shim. A full backlog is EAGAIN, nobody there ECONNREFUSED or ENOENT.

@@ -17,8 +17,10 @@ pub enum Operation {
     Drop,
     /// Make (where missing) and open our FIFO at `path` for reading.
     InnerFifo,
-    /// Open containerd's FIFO at `path`: reader, then writer.
-    OuterFifo,
+    /// Open containerd's FIFO at `path` for reading, which keeps it alive and disturbs nobody.
+    OuterReader,
+    /// Open containerd's FIFO at `path` for writing; the slot before it holds its reader.
+    OuterWriter,
     /// Connect to the inner shim.
     Connect,
     /// A pipe.
@@ -72,15 +74,22 @@ fn word(bytes: &[u8], n: usize) -> Option<u32> {
 // === impl Operation ===
 
 impl Operation {
-    const ALL: [Self; 6] =
-        [Self::Ready, Self::Drop, Self::InnerFifo, Self::OuterFifo, Self::Connect, Self::Pipe];
+    const ALL: [Self; 7] = [
+        Self::Ready,
+        Self::Drop,
+        Self::InnerFifo,
+        Self::OuterReader,
+        Self::OuterWriter,
+        Self::Connect,
+        Self::Pipe,
+    ];
 
     /// How many descriptors its answer brings.
     pub fn makes(self) -> u32 {
         match self {
             Self::Ready | Self::Drop => 0,
-            Self::InnerFifo | Self::Connect => 1,
-            Self::OuterFifo | Self::Pipe => 2,
+            Self::InnerFifo | Self::OuterReader | Self::OuterWriter | Self::Connect => 1,
+            Self::Pipe => 2,
         }
     }
 }
@@ -164,7 +173,7 @@ mod tests {
     fn messages_come_back_as_they_went() {
         let request = Request {
             serial: 7,
-            operation: Operation::OuterFifo,
+            operation: Operation::OuterWriter,
             slot: Slot::stream(3),
             count: 0,
             path: b"/run/x",

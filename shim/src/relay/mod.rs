@@ -41,6 +41,8 @@ pub(crate) enum Want {
     SourceChange,
     /// Room at the target.
     Target,
+    /// Nothing but its next turn.
+    Turn,
 }
 
 /// What a living connection has beside its entry in the block.
@@ -165,6 +167,9 @@ impl Worker {
     }
 
     fn note_want(&mut self, conn: usize, dir: usize, want: Want) {
+        if want == Want::Turn {
+            self.unfinished.insert(Token::Outer(conn));
+        }
         if let Some(slot) = self.relay.lines.get_mut(&conn).and_then(|l| l.wants.get_mut(dir)) {
             *slot = want;
         }
@@ -258,7 +263,7 @@ fn interest(reads: Want, writes: Want) -> Option<EpollFlags> {
         Want::Source => flags |= EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP,
         // Level-triggered, half a header would wake us for ever.
         Want::SourceChange => flags |= EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET,
-        Want::Target | Want::Nothing => {}
+        Want::Target | Want::Turn | Want::Nothing => {}
     }
     if writes == Want::Target {
         flags |= EpollFlags::EPOLLOUT;

@@ -66,11 +66,16 @@ impl Worker {
         u8::try_from(entry.method.load(Ordering::Relaxed)).ok().and_then(Method::from_u8)
     }
 
-    /// All requests of a connection that has ended.
-    pub(super) fn forget_pendings(&self, conn: usize) {
-        self.pendings()
-            .filter(|(_, p)| linked(&p.conn) == Some(conn))
-            .for_each(|(_, p)| PendingState::Free.store(&p.state));
+    /// All requests of a connection that has ended. The inner shim goes on with a Create whose client has gone: the task
+    /// is there until somebody deletes it.
+    pub(super) fn forget_pendings(&mut self, conn: usize) {
+        for (_, pending) in self.pendings().filter(|(_, p)| linked(&p.conn) == Some(conn)) {
+            let created = linked(&pending.task).filter(|_| Self::method_of(pending) == Some(Method::Create));
+            if let Some(task) = created.filter(|_| !self.is_inner_gone()) {
+                self.task_created(task, 0);
+            }
+            PendingState::Free.store(&pending.state);
+        }
     }
 
     /// The task that lives under this id.

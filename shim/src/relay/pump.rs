@@ -66,12 +66,8 @@ impl Worker {
                 Err(_) => self.dir_ended(conn, dir),
             }
         }
-        // Level-triggered epoll brings us back for the rest.
-        match DirState::load(&self.dir(conn, dir).state) {
-            DirState::Put | DirState::Out => Want::Target,
-            DirState::Ended => Want::Nothing,
-            _ => Want::Source,
-        }
+        // The turn is over, the work is not: nothing need happen outside for it to go on.
+        Want::Turn
     }
 
     fn dir_step(&mut self, conn: usize, dir: usize) -> Kernel<Step> {

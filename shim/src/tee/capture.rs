@@ -20,7 +20,11 @@ use crate::{
     },
     keeper::{TASK_LINK, protocol::Operation},
     run_dir::{RunDir, private_dir},
-    sys::{Errno, unix_ns},
+    sys::{
+        Errno,
+        fd::{self, Moved},
+        unix_ns,
+    },
     worker::{Token, Worker},
 };
 
@@ -167,7 +171,7 @@ impl Worker {
         let base = Slot::stream(index);
         // Our reader first: a shim that opens without one gets ENXIO.
         self.hands.ensure(Operation::InnerFifo, base, &inner)?;
-        self.hands.ensure(Operation::OuterFifo, base.plus(1), outer)
+        self.hands.ensure(Operation::OuterReader, base.plus(1), outer)
     }
 
     fn stream_entry(&mut self, task: usize, n: usize) -> Option<usize> {
@@ -224,8 +228,12 @@ impl Worker {
         }
         task.pid.store(pid, Ordering::Relaxed);
         task.created_ns.store(unix_ns(), Ordering::Relaxed);
-        for stream in task.streams.iter().filter_map(linked).map(|s| self.stream(s)) {
+        for index in task.streams.iter().filter_map(linked) {
+            let stream = self.stream(index);
             if StreamState::load(&stream.state) == StreamState::Setup {
+                // Whoever waits in open(2) for a writer waits no longer than for the inner shim's. Where this fails it
+                // is tried again with the first byte.
+                let _ = self.open_target(index, stream);
                 StreamState::Live.store(&stream.state);
             }
         }
@@ -233,10 +241,35 @@ impl Worker {
         self.board.wake_link();
     }
 
-    /// Create failed: nothing of ours is left when the error is forwarded.
+    /// Create failed: nothing of ours is left when the error is forwarded, and containerd's FIFOs are as the inner shim
+    /// left ours: ended where it had opened them, untouched where it had not (the next Create may name them again).
     pub(crate) fn task_undo(&mut self, index: usize) {
-        if self.is_creating(index) {
-            self.task_forget(index);
+        if !self.is_creating(index) {
+            return;
+        }
+        for stream in self.task(index).streams.iter().filter_map(linked) {
+            self.tee.running(stream).pace.over();
+            self.stream_pump(stream);
+            let open = StreamState::load(&self.stream(stream).state) == StreamState::Setup;
+            if open && self.source_has_writer(stream) {
+                self.stream_end(stream);
+            }
+        }
+        self.task_forget(index);
+    }
+
+    /// Has somebody the inner FIFO open for writing now? (One who has closed it again is seen as its end.)
+    fn source_has_writer(&mut self, index: usize) -> bool {
+        let ends = (self.hands.get(Slot::stream(index)), self.hands.get(Slot::TAP.plus(1)));
+        let (Ok(source), Ok(tap)) = ends else { return false };
+        // tee(2) consumes nothing; on an empty FIFO it is EAGAIN with a writer and 0 without one.
+        match fd::tee(source, tap, 1) {
+            Ok(Moved::Blocked) => true,
+            Ok(Moved::Bytes(_)) => {
+                self.tee.empty_tap(&self.hands);
+                true
+            }
+            Ok(Moved::End) | Err(_) => false,
         }
     }
 
@@ -263,12 +296,14 @@ impl Worker {
     fn stream_is_empty(&self, index: usize) -> bool {
         let source = self.hands.get(Slot::stream(index));
         linked(&self.stream(index).pipe).is_none()
-            && source.is_ok_and(|f| crate::sys::fd::unread(f).is_ok_and(|n| n == 0))
+            && source.is_ok_and(|f| fd::unread(f).is_ok_and(|n| n == 0))
     }
 
     /// All is passed on: containerd gets its end of file. Returns when the keeper has closed the writer too.
     pub(super) fn stream_end(&mut self, index: usize) {
         self.stream_unregister(index);
+        // An end is told by a writer that goes, so there must have been one.
+        let _ = self.open_target(index, self.stream(index));
         self.hands.give_back(Slot::stream(index).plus(2), 1);
         StreamState::Ended.store(&self.stream(index).state);
         self.board.wake_link();

@@ -43,6 +43,8 @@ struct Running {
     moved_ns: u64,
     /// When unused chunks are looked for.
     trim_ns: Option<u64>,
+    /// When a stream that failed is tried again.
+    retry_ns: Option<u64>,
 }
 
 // === impl Tee ===
@@ -51,7 +53,9 @@ impl Tee {
     /// From what the block says.
     pub fn recover(block: &'static Block) -> Kernel<Self> {
         let mut running = Vec::new();
-        running.resize_with(block.tables().streams().len(), Running::default);
+        // When the last byte moved died with the predecessor; now is the safe guess, a hold then waits a little more.
+        let begun = || Running { moved_ns: monotonic_ns(), ..Running::default() };
+        running.resize_with(block.tables().streams().len(), begun);
         Ok(Self { chunks: ChunkPool::recover(block)?, running, nowhere: None })
     }
 
@@ -98,6 +102,9 @@ impl Worker {
             return;
         }
         let want = self.stream_turn(stream);
+        if want == Want::Turn {
+            self.unfinished.insert(Token::Source(stream));
+        }
         self.tee.running(stream).want = want;
         self.stream_register(stream);
     }
@@ -110,7 +117,7 @@ impl Worker {
         let source = match want {
             Want::Source if paced => Some(EpollFlags::empty()),
             Want::Source | Want::SourceChange => Some(EpollFlags::EPOLLIN),
-            Want::Target | Want::Nothing => None,
+            Want::Target | Want::Turn | Want::Nothing => None,
         };
         let target = (want == Want::Target).then_some(EpollFlags::EPOLLOUT);
         let wanted = [(base, Token::Source(stream), source), (base.plus(2), Token::Target(stream), target)];
@@ -136,6 +143,7 @@ impl Worker {
         for stream in due {
             let running = self.tee.running(stream);
             running.pace.over();
+            running.retry_ns = None;
             if running.trim_ns.is_some_and(|at| at <= now) {
                 running.trim_ns = None;
                 self.tee.chunks.trim(self.stream(stream));
@@ -150,11 +158,13 @@ impl Worker {
     }
 
     /// May what containerd does not take be thrown away? Only once the task was killed (or deleted, or its exit is
-    /// known): without that a reader that is away (containerd restarting) would cost output.
+    /// known, or its shim is dead): without that a reader that is away (containerd restarting) would cost output.
     fn may_discard(&self, stream: usize) -> bool {
-        linked(&self.stream(stream).task).map(|t| self.task(t)).is_none_or(|task| {
-            task.killed.load(Ordering::Acquire) != 0 || task.exit_known.load(Ordering::Acquire) != 0
-        })
+        let task = linked(&self.stream(stream).task).map(|t| self.task(t));
+        self.is_inner_gone()
+            || task.is_none_or(|task| {
+                task.killed.load(Ordering::Acquire) != 0 || task.exit_known.load(Ordering::Acquire) != 0
+            })
     }
 
     /// Has containerd taken everything that these streams will (or, for now, do) bring? True after the end, or when
@@ -196,7 +206,7 @@ impl Worker {
 impl Running {
     fn due_ns(&self, may_discard: bool) -> Option<u64> {
         let stalled = self.stalled_ns.filter(|_| may_discard).map(|at| at.saturating_add(pump::STALL_NS));
-        [self.pace.due_ns(), stalled, self.trim_ns].into_iter().flatten().min()
+        [self.pace.due_ns(), stalled, self.trim_ns, self.retry_ns].into_iter().flatten().min()
     }
 }
 

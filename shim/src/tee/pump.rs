@@ -15,17 +15,20 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::ring::{ChunkPool, in_tap};
 use crate::{
     block::{Phase, Slot, Stream, link_to, linked},
+    keeper::protocol::Operation,
     relay::Want,
     sys::{
         Errno, Kernel,
         fd::{self, Moved},
         monotonic_ns, unix_ns,
     },
-    worker::Worker,
+    worker::{Hands, Worker},
 };
 
 /// After this long without containerd taking a byte, a killed task's output is thrown away.
 pub(super) const STALL_NS: u64 = 1_000_000_000;
+/// How long a stream that could not be moved at all rests.
+const RETRY_NS: u64 = 50_000_000;
 /// Most bytes of one move: a pipe of default size.
 const MOVE: usize = 64 << 10;
 /// Phases after which other streams and the relay get their turn.
@@ -61,14 +64,15 @@ impl Worker {
                     self.stream_end(index);
                     return Want::Nothing;
                 }
-                // Descriptors are short, or a FIFO broke in a way pipes do not break: tried again when time comes.
-                Err(_) => return Want::Source,
+                // Descriptors are short, or containerd's FIFO is gone from the disk: tried again by time.
+                Err(_) => {
+                    self.tee.running(index).retry_ns = Some(monotonic_ns().saturating_add(RETRY_NS));
+                    return Want::Nothing;
+                }
             }
         }
-        match Phase::load(&self.stream(index).phase) {
-            Phase::Pass => Want::Target,
-            _ => Want::Source,
-        }
+        // The turn is over, the work is not: nothing need happen outside for it to go on.
+        Want::Turn
     }
 
     fn stream_step(&mut self, index: usize) -> Kernel<Step> {
@@ -100,7 +104,10 @@ impl Worker {
                     return Ok(Step::Wait(Want::Source));
                 }
                 Moved::End => {
-                    let ended = self.tee.running(index).hung_up || has_hung_up(source);
+                    // Without a shim nobody will come who has not come yet.
+                    let alone = self.is_inner_gone();
+                    let source = self.hands.get(Slot::stream(index))?;
+                    let ended = alone || self.tee.running(index).hung_up || has_hung_up(source);
                     // A first writer may have come, written and gone since the splice.
                     if ended && fd::unread(source)? > 0 {
                         return Ok(Step::Again);
@@ -165,6 +172,7 @@ impl Worker {
         let rest = load(&stream.filled).saturating_sub(moving);
         let pipe = linked(&stream.pipe).ok_or(Errno::EBADF)?;
         let may_discard = self.may_discard(index);
+        self.open_target(index, stream)?;
         let pipe_out = self.hands.get(Slot::pipe(pipe))?;
         loop {
             let left = fd::unread(pipe_out)?.saturating_sub(rest);
@@ -193,6 +201,16 @@ impl Worker {
             return Ok(Step::Again);
         }
         Ok(self.after_move(index, now, wide(moving)))
+    }
+
+    /// containerd's FIFO gets its writer when there is something to say to it, or Create has succeeded: a client whose
+    /// Create fails, and who may try again with the same FIFOs, must find them as the inner shim left ours.
+    pub(super) fn open_target(&mut self, index: usize, stream: &Stream) -> Kernel<()> {
+        let slot = Slot::stream(index).plus(2);
+        if self.hands.has(slot) {
+            return Ok(());
+        }
+        self.hands.ensure(Operation::OuterWriter, slot, &stream.outer_path.get())
     }
 
     fn passed(&mut self, index: usize, stream: &Stream, now: u64, bytes: u64) {
@@ -262,6 +280,15 @@ impl super::Tee {
         let now = monotonic_ns();
         let since = *self.running(index).stalled_ns.get_or_insert(now);
         now.saturating_sub(since) >= STALL_NS
+    }
+
+    /// Throws away what is in the tap.
+    pub(super) fn empty_tap(&mut self, hands: &Hands) {
+        if let Ok(tap) = hands.get(Slot::TAP)
+            && let Ok(nowhere) = self.nowhere()
+        {
+            let _ = fd::splice(tap, nowhere, MOVE);
+        }
     }
 
     fn nowhere(&mut self) -> Kernel<BorrowedFd<'_>> {

@@ -30,8 +30,6 @@ use crate::{
     worker::hands::keeper_argv,
 };
 
-/// A first worker is at work within this time, or the pod runs unwrapped.
-const READY_MS: u16 = 300;
 /// Another `start` holds the lock for as long as it makes a keeper, no longer.
 const LOCK_NS: u64 = 2_000_000_000;
 
@@ -48,8 +46,8 @@ pub enum Unwrapped {
     Kernel { doing: &'static str, key: String, source: Errno },
     #[error("the wrapper {0} lives but its socket is gone; somebody has cleaned {1}")]
     SocketGone(String, PathBuf),
-    #[error("no worker within {READY_MS} ms for {0}; the machine is overloaded or processes are refused")]
-    NotReady(String),
+    #[error("no worker within {1} ms for {0}; the machine is overloaded or processes are refused")]
+    NotReady(String, u16),
 }
 
 /// What `s/<key>.json` says: for `delete` and for people.
@@ -178,10 +176,10 @@ fn make_keeper(who: &Who<'_>, alive: &File) -> Result<(), Unwrapped> {
     let inherit = [listener.as_fd(), alive.as_fd(), block.memfd(), ready_in.as_fd()];
     let keeper = process::spawn_self(&argv, &env, &inherit).map_err(kernel("starting the keeper"))?;
     drop(ready_in);
-    if !is_ready(&ready_out) {
+    if !is_ready(&ready_out, who.config.ready_ms) {
         // Keeper and worker are one process group; the inner shim is in neither.
         let _ = nix::sys::signal::killpg(keeper, nix::sys::signal::Signal::SIGKILL);
-        return Err(Unwrapped::NotReady(who.key.to_owned()));
+        return Err(Unwrapped::NotReady(who.key.to_owned(), who.config.ready_ms));
     }
     describe(who, keeper.as_raw())
 }
@@ -196,9 +194,10 @@ fn listen(path: &Path) -> Result<UnixListener, Unwrapped> {
     Ok(listener)
 }
 
-fn is_ready(pipe: &OwnedFd) -> bool {
+fn is_ready(pipe: &OwnedFd, patience_ms: u16) -> bool {
     let mut byte = [0u8; 1];
-    epoll::readable_within(pipe.as_fd(), READY_MS) == Ok(true) && nix::unistd::read(pipe, &mut byte) == Ok(1)
+    epoll::readable_within(pipe.as_fd(), patience_ms) == Ok(true)
+        && nix::unistd::read(pipe, &mut byte) == Ok(1)
 }
 
 /// Writes who this wrapper is; ENAMETOOLONG where a name does not fit.

@@ -9,6 +9,7 @@ mod pipes;
 mod recover;
 
 use std::{
+    collections::BTreeSet,
     os::fd::{AsFd, OwnedFd},
     sync::atomic::Ordering,
 };
@@ -31,11 +32,16 @@ const OVER: i32 = 0;
 
 /// After the inner shim is gone, this long is waited for the collector to take the last bytes.
 const LINGER_NS: u64 = 5_000_000_000;
+/// Connections and output that do not end by themselves are ended after this.
+const HOLD_ON_NS: u64 = 10_000_000_000;
 /// The same where no collector is attached.
 const LINGER_ALONE_NS: u64 = 1_000_000_000;
 
+/// How often it is looked whether it is over.
+const LOOK_NS: u64 = 50_000_000;
+
 /// What an epoll token stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Token {
     /// The pair to the keeper.
     Keeper,
@@ -63,6 +69,8 @@ pub struct Worker {
     pub(crate) tee: Tee,
     pub(crate) events: EventRing,
     pub(crate) board: &'static Switchboard,
+    /// Connections and streams that had their turn and have more to do.
+    pub(crate) unfinished: BTreeSet<Token>,
     /// Set when the inner shim's end was seen (CLOCK_MONOTONIC ns).
     inner_gone_ns: Option<u64>,
 }
@@ -125,10 +133,14 @@ impl Worker {
                 return Ok(());
             }
             let n = self.poller.wait(&mut events, self.next_wake_ms())?;
+            let unfinished = std::mem::take(&mut self.unfinished);
             for event in events.iter().take(n) {
                 if let Some(token) = Token::from_number(event.data()) {
                     self.handle(token, event.events());
                 }
+            }
+            for token in unfinished {
+                self.handle(token, EpollFlags::empty());
             }
         }
     }
@@ -158,15 +170,15 @@ impl Worker {
     }
 
     fn next_wake_ms(&self) -> Option<u16> {
+        if !self.unfinished.is_empty() {
+            return Some(0);
+        }
         let now = monotonic_ns();
         let mut due =
             [self.streams_due_ns(), self.held_due_ns(), self.starved_until_ns()].into_iter().flatten().min();
-        if let Some(gone) = self.inner_gone_ns {
-            due = Some(
-                due.unwrap_or(u64::MAX)
-                    .min(gone.saturating_add(LINGER_NS))
-                    .min(now.saturating_add(100_000_000)),
-            );
+        if self.inner_gone_ns.is_some() {
+            // Whether it is over depends on the other thread too.
+            due = Some(due.unwrap_or(u64::MAX).min(now.saturating_add(LOOK_NS)));
         }
         // Rounded up: waking before the time is waking twice.
         due.map(|at| u16::try_from(at.saturating_sub(now).div_ceil(1_000_000)).unwrap_or(u16::MAX))
@@ -202,16 +214,29 @@ impl Worker {
         }
         self.hands.give_back(Slot::WATCH, 1);
         self.inner_gone_ns.get_or_insert_with(monotonic_ns);
+        // Nobody will answer what is in flight, and nobody will open what was never opened.
+        for task in 0..self.block.tables().tasks().len() {
+            self.task_undo(task);
+        }
+        for stream in 0..self.block.tables().streams().len() {
+            self.stream_pump(stream);
+        }
+    }
+
+    /// Has the inner shim ended?
+    pub(crate) fn is_inner_gone(&self) -> bool {
+        self.inner_gone_ns.is_some()
     }
 
     /// The inner shim has ended, no connection is left, every stream is passed on, and the collector has it all or
     /// has had its time.
     fn is_over(&self) -> bool {
         let Some(gone) = self.inner_gone_ns else { return false };
-        if self.relay.is_busy() || self.streams_busy() {
-            return false;
-        }
         let waited = monotonic_ns().saturating_sub(gone);
+        if self.relay.is_busy() || self.streams_busy() {
+            // Whoever still holds on to a connection or a FIFO after that is no client of this shim any more.
+            return waited >= HOLD_ON_NS;
+        }
         let patience = if self.board.is_attached() { LINGER_NS } else { LINGER_ALONE_NS };
         self.board.has_said_everything(self.block) || waited >= patience
     }

@@ -1,6 +1,6 @@
 //! How a worker begins: with what its predecessor left, or with nothing.
 
-use std::sync::atomic::Ordering;
+use std::{collections::BTreeSet, sync::atomic::Ordering};
 
 use super::{Hands, Pipes, Worker};
 use crate::{
@@ -31,6 +31,7 @@ impl Worker {
             tee: Tee::recover(block)?,
             events: EventRing::new(block)?,
             board,
+            unfinished: BTreeSet::new(),
             inner_gone_ns: None,
         };
         worker.watch_inner();
