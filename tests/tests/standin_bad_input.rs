@@ -200,10 +200,10 @@ fn fifos_that_are_missing_or_vanish() -> Result<()> {
     })
 }
 
-/// Lowers the descriptor limit of a process from outside.
+/// Changes the soft descriptor limit of a process from outside.
 fn limit_descriptors(pid: Pid, most: u32) -> Result<()> {
     let status = Command::new("prlimit")
-        .args([format!("--pid={pid}"), format!("--nofile={most}:{most}")])
+        .args([format!("--pid={pid}"), format!("--nofile={most}:")])
         .status()
         .context("prlimit of util-linux")?;
     ensure!(status.success(), "prlimit: {status}");

@@ -89,6 +89,8 @@ enum Alive {
     Created,
     Started,
     Deleted,
+    /// Shutdown was answered too.
+    Finished,
 }
 
 impl Done {
@@ -116,6 +118,7 @@ impl Done {
         }
         match self.alive {
             Alive::Created | Alive::Started => pod.finish().context("Delete after")?,
+            Alive::Finished => {}
             Alive::Nothing | Alive::Deleted => {
                 let id = "task".to_owned();
                 c.call("Connect", &api::ConnectRequest { id, ..Default::default() })
@@ -248,7 +251,7 @@ fn wait_until_it_has_reached_the_shim() -> Result<()> {
         pod.finish()?;
         fifos.stdout.to_end(PATIENCE)?;
         fifos.stderr.to_end(PATIENCE)?;
-        Ok(Done { outcome, fifos: None, others: Vec::new(), alive: Alive::Deleted })
+        Ok(Done { outcome, fifos: None, others: Vec::new(), alive: Alive::Finished })
     })
 }
 
@@ -273,7 +276,7 @@ fn wait_whose_answer_is_held() -> Result<()> {
         pod.connection.answer(start, PATIENCE)?.message::<api::StartResponse>()?;
         fifos.check(&script)?;
         pod.finish()?;
-        Ok(Done { outcome, fifos: None, others: Vec::new(), alive: Alive::Deleted })
+        Ok(Done { outcome, fifos: None, others: Vec::new(), alive: Alive::Finished })
     })
 }
 

@@ -313,7 +313,7 @@ fn a_reader_that_comes_back_misses_nothing() -> Result<()> {
         let c = pod.connect()?;
         let state = c.call("State", &pod::state("task", ""))?.message::<api::StateResponse>()?;
         assert_eq!(Path::new(&state.stdout), path);
-        let again = FifoReader::attach(Path::new(&state.stdout), None);
+        let again = FifoReader::attach(Path::new(&state.stdout), None)?;
         c.call("Wait", &pod::wait("task", ""))?.message::<api::WaitResponse>()?;
         all.extend(again.to_end(PATIENCE)?);
         let want = script.stdout.bytes("stdout");

@@ -249,7 +249,7 @@ async fn handle(shared: Arc<Shared>, writer: Arc<Mutex<OwnedWriteHalf>>, mh: Mes
     let Some(method) = shared.services.get(&req.service).and_then(|s| s.methods.get(&req.method)) else {
         return;
     };
-    let shuts_down = req.method == "Shutdown";
+    let shutdown = req.method == "Shutdown";
     let ctx = TtrpcContext { mh, timeout_nano: req.timeout_nano, ..Default::default() };
     let response = method.handler(ctx, req).await.unwrap_or_else(|e| {
         let status = match e {
@@ -259,7 +259,7 @@ async fn handle(shared: Arc<Shared>, writer: Arc<Mutex<OwnedWriteHalf>>, mh: Mes
         Response { status: Some(status).into(), ..Default::default() }
     });
     answer(&writer, mh.stream_id, &response).await;
-    if shuts_down {
+    if shutdown && response.status.code.value() == 0 {
         shared.tasks.shutdown_answered();
     }
 }

@@ -1,12 +1,14 @@
-//! FIFOs as containerd makes and reads them: readers open first and block until a writer comes.
+//! FIFOs as containerd makes and reads them: readers are there first and wait until a writer comes.
 //!
-//! The blocking open is the point: a writer that opens and vanishes without a byte ends the log for good, as it
-//! does in containerd, so a wrapper that loses a descriptor between open and use is found out here.
+//! How the end is seen is the point: a writer that opens and vanishes without a byte ends the log for good, as it
+//! does in containerd, so a wrapper that loses a descriptor between open and use is found out here. The reader is
+//! open when the constructor returns (containerd opens it long before the shim exists), and hang-up is told by poll,
+//! which knows a writer that came and went from one that never came.
 
 use std::{
-    fs::OpenOptions,
-    io::Read,
-    os::unix::fs::OpenOptionsExt,
+    fs::{File, OpenOptions},
+    io::{ErrorKind, PipeReader, PipeWriter, Read, pipe},
+    os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -14,7 +16,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use nix::{fcntl::OFlag, sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    fcntl::OFlag,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::stat::Mode,
+    unistd::mkfifo,
+};
 
 /// What the reading thread and its owner share.
 #[derive(Debug, Default)]
@@ -31,6 +38,8 @@ struct Shared {
 pub struct FifoReader {
     path: PathBuf,
     shared: Arc<(Mutex<Shared>, Condvar)>,
+    /// Its end wakes the thread out of its poll.
+    stop: Mutex<Option<PipeWriter>>,
 }
 
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
@@ -56,20 +65,26 @@ impl FifoReader {
 
     fn new(path: &Path, allowance: Option<usize>) -> Result<Self> {
         mkfifo(path, Mode::S_IRWXU).with_context(|| format!("making FIFO {}", path.display()))?;
-        Ok(Self::attach(path, allowance))
+        Self::attach(path, allowance)
     }
 
     /// Opens an existing FIFO again, as containerd does after its restart.
-    #[must_use]
-    pub fn attach(path: &Path, allowance: Option<usize>) -> Self {
+    ///
+    /// # Errors
+    /// The FIFO is not there.
+    pub fn attach(path: &Path, allowance: Option<usize>) -> Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
+        let file = options.open(path).with_context(|| format!("opening FIFO {}", path.display()))?;
+        let (end, ended) = pipe().context("pipe")?;
         let shared = Arc::new((Mutex::new(Shared { allowance, ..Shared::default() }), Condvar::new()));
-        let (theirs, name) = (Arc::clone(&shared), path.to_owned());
+        let theirs = Arc::clone(&shared);
         thread::spawn(move || {
-            let end = read_all(&name, &theirs).map_err(|e| format!("{e:#}"));
+            let end = read_all(file, &end, &theirs).map_err(|e| format!("{e:#}"));
             lock(&theirs.0).ended = Some(end);
             theirs.1.notify_all();
         });
-        Self { path: path.to_owned(), shared }
+        Ok(Self { path: path.to_owned(), shared, stop: Mutex::new(Some(ended)) })
     }
 
     /// Closes the reading end, as a containerd that stops; gives what was read until then.
@@ -77,9 +92,14 @@ impl FifoReader {
     /// # Errors
     /// The reader does not come back because nothing is written any more.
     pub fn stop(&self, patience: Duration) -> Result<Vec<u8>> {
+        self.give_up();
+        self.to_end(patience)
+    }
+
+    fn give_up(&self) {
         lock(&self.shared.0).given_up = true;
         self.shared.1.notify_all();
-        self.to_end(patience)
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Where it is.
@@ -152,17 +172,12 @@ impl FifoReader {
 }
 
 impl Drop for FifoReader {
-    /// Releases a reader whose open still blocks, as Go's fifo library does: by opening the other side briefly.
     fn drop(&mut self) {
-        lock(&self.shared.0).given_up = true;
-        self.shared.1.notify_all();
-        let _nobody_blocks =
-            OpenOptions::new().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&self.path);
+        self.give_up();
     }
 }
 
-fn read_all(path: &Path, shared: &(Mutex<Shared>, Condvar)) -> Result<()> {
-    let mut file = OpenOptions::new().read(true).open(path).context("opening")?;
+fn read_all(mut file: File, stop: &PipeReader, shared: &(Mutex<Shared>, Condvar)) -> Result<()> {
     let mut buffer = vec![0; 32 << 10];
     loop {
         let mut room = buffer.len();
@@ -177,11 +192,23 @@ fn read_all(path: &Path, shared: &(Mutex<Shared>, Condvar)) -> Result<()> {
             room = room.min(allowance - guard.bytes.len());
         }
         drop(guard);
-        let n = file.read(buffer.get_mut(..room).unwrap_or_default()).context("reading")?;
-        if n == 0 {
-            return Ok(());
+        // Without a writer read gives 0 whether one was there or not; only poll knows.
+        let mut fds =
+            [PollFd::new(file.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::NONE).context("poll")?;
+        let [fifo, _stop] = fds;
+        if fifo.revents().is_none_or(|r| r.is_empty()) {
+            continue;
         }
-        lock(&shared.0).bytes.extend_from_slice(buffer.get(..n).unwrap_or_default());
-        shared.1.notify_all();
+        match file.read(buffer.get_mut(..room).unwrap_or_default()) {
+            Ok(0) => return Ok(()),
+            Ok(n) => {
+                lock(&shared.0).bytes.extend_from_slice(buffer.get(..n).unwrap_or_default());
+                shared.1.notify_all();
+            }
+            // Another reader of the same FIFO was faster.
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e).context("reading"),
+        }
     }
 }

@@ -156,10 +156,10 @@ impl Lab {
             .collect())
     }
 
-    /// Ends every process of this place; those that do not end by themselves are killed.
+    /// Ends every process of this place.
     ///
     /// # Errors
-    /// One could not be killed.
+    /// One does not die.
     pub fn end(&self) -> Result<()> {
         for pid in self.inner_pids()? {
             let ours = procs::Process::read(pid).is_some_and(|p| p.argv.contains(&self.namespace));
@@ -167,17 +167,17 @@ impl Lab {
                 procs::kill(pid)?;
             }
         }
-        // A keeper whose shim is dead leaves by itself.
-        let alone = || procs::keepers(&self.namespace).ok().filter(Vec::is_empty).map(drop);
-        if procs::wait(Duration::from_secs(2), || "keepers leave".to_owned(), alone).is_err() {
-            for keeper in procs::keepers(&self.namespace)? {
+        // A keeper whose shim is dead would leave by itself, after its time; there is nobody here to wait for it.
+        let alone = || {
+            let keepers = procs::keepers(&self.namespace).ok()?;
+            for keeper in &keepers {
                 let worker = procs::worker(keeper.pid);
-                procs::kill(keeper.pid)?;
-                if let Ok(worker) = worker {
-                    procs::kill(worker.pid)?;
-                }
+                procs::kill(keeper.pid).ok()?;
+                worker.map_or(Ok(()), |w| procs::kill(w.pid)).ok()?;
             }
-        }
+            keepers.is_empty().then_some(())
+        };
+        procs::wait(Duration::from_secs(5), || "keepers end".to_owned(), alone)?;
         Ok(())
     }
 }
