@@ -62,7 +62,7 @@ fn every_byte_is_in_the_log_and_in_the_sink(version: Version) -> Result<()> {
             let command = ["speaker", "lines=6000", "rate=3000", "to=both", "width=100", seed];
             ids.push(cri.run(&pod, &Wanted { name, command: &command, ..Wanted::default() })?);
         }
-        for (id, name, seed) in [(&ids[0], "one", 1), (&ids[1], "two", 2)] {
+        for (id, (name, seed)) in ids.iter().zip([("one", 1), ("two", 2)]) {
             cri.await_exit(id)?;
             let written = tape(seed, 6000, 100);
             let log = cri_log(&cri.log_path(&pod, name))?;

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -45,6 +46,8 @@ impl Collector {
         let log = log.context("open collector.log")?;
         let mut command = Command::new(tools::collector()?);
         command.args(["collector", "--config"]).arg(&config).env(MARK, mark);
+        // Ctrl-C at a terminal is for us; we end it.
+        command.process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone().context("duplicate the log")?).stderr(log);
         let child = command.spawn().context("start the collector")?;
         let mut collector = Collector { child, dir: dir.to_owned(), address };

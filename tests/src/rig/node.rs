@@ -6,6 +6,7 @@
 use std::cell::{OnceCell, RefCell};
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -164,6 +165,8 @@ impl Node {
         let mut command = Command::new(&self.tools.containerd);
         command.arg("--config").arg(self.dir.join("containerd.toml"));
         self.environment(&mut command);
+        // Ctrl-C at a terminal is for us; we end it.
+        command.process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone().context("duplicate the log")?).stderr(log);
         let child = command.spawn().with_context(|| format!("start {}", self.tools.containerd.display()))?;
         *self.daemon.borrow_mut() = Some(child);

@@ -4,7 +4,7 @@
 //! limit is killed by pid and reported with what it has said so far.
 
 use std::io::{PipeReader, Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -59,7 +59,9 @@ impl Running {
         let what = format!("{command:?}");
         let what = what.chars().take(400).collect::<String>();
         let started = Instant::now();
+        // Ctrl-C at a terminal is for us; we end it.
         let mut child = command
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -75,7 +77,8 @@ impl Running {
         let (reader, writer) = std::io::pipe().context("make a pipe")?;
         let what = format!("{command:?}").chars().take(400).collect::<String>();
         let started = Instant::now();
-        let child = command.stdin(Stdio::piped()).stdout(writer).stderr(Stdio::piped()).spawn();
+        let child =
+            command.process_group(0).stdin(Stdio::piped()).stdout(writer).stderr(Stdio::piped()).spawn();
         let mut child = child.with_context(|| format!("start {what}"))?;
         // The command holds the writer until it is dropped: the reader would never see its end.
         drop(command);
