@@ -80,6 +80,6 @@ impl<L: Closed> Counts<L> {
     /// The sum over all variants.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.iter().map(|(_, n)| n).sum()
+        self.iter().fold(0, |sum, (_, n)| n.saturating_add(sum))
     }
 }

@@ -7,7 +7,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -69,6 +69,8 @@ pub struct Origin {
     pub name: StreamName,
     /// The container.
     pub identity: Arc<Identity>,
+    /// Both as members of a JSON object, made by the first sink that needs them so.
+    pub json: OnceLock<String>,
 }
 
 /// What is peculiar about a record.
@@ -169,9 +171,12 @@ impl StreamName {
     pub fn write_id(&self, out: &mut impl fmt::Write, offset: u64) -> fmt::Result {
         write!(out, "{:016x}-", self.incarnation)?;
         if !self.process.is_empty() {
-            write!(out, "{}-", self.process)?;
+            out.write_str(&self.process)?;
+            out.write_char('-')?;
         }
-        write!(out, "{}-{offset}", self.stream.label())
+        out.write_str(self.stream.label())?;
+        out.write_char('-')?;
+        out.write_str(itoa::Buffer::new().format(offset))
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::{io, path::Path, sync::Arc, thread, time::Duration};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -25,6 +26,8 @@ use crate::{
     },
 };
 
+/// Descriptors besides those of wrappers: listeners, scrapers, files.
+const OTHER_DESCRIPTORS: u64 = 256;
 /// From a signal to the exit, at most.
 const DRAIN: Duration = Duration::from_secs(4);
 
@@ -37,7 +40,7 @@ enum CollectorFault {
     Admin(#[from] AdminFault),
     #[error(transparent)]
     File(#[from] FileFault),
-    #[error("preparing to run: {source}")]
+    #[error("preparing to run: {source}; check the limits of the process")]
     System {
         #[from]
         source: io::Error,
@@ -85,7 +88,20 @@ pub(super) fn run(path: Option<&Path>) -> Exit {
     }
 }
 
+/// Raises the soft limit on descriptors to what the configuration may need, as far as the hard one allows. Where it
+/// does not, connections beyond it are refused and counted, which is no reason not to run.
+fn raise_descriptor_limit(config: &Config) {
+    let needed =
+        u64::try_from(config.ingest.connections).unwrap_or(u64::MAX).saturating_add(OTHER_DESCRIPTORS);
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let wanted = needed.min(hard);
+    if wanted > soft && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() && wanted < needed {
+        warn!(limit = wanted, needed, "fewer descriptors are allowed than ingest.connections needs");
+    }
+}
+
 fn serve(config: &Config) -> Result<(), CollectorFault> {
+    raise_descriptor_limit(config);
     // One thread for the pipeline: its work is small and handing it around costs more than it gains. The sink and
     // the admin interface have threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -116,7 +116,7 @@ fn row(container: &PsContainer, now_ns: u64) -> [String; HEAD.len()] {
         None => container.state.clone(),
     };
     let since = container.started_ns.unwrap_or(container.created_ns);
-    let gaps: u64 = container.streams.iter().map(|stream| stream.gap_bytes).sum();
+    let gaps = container.streams.iter().fold(0u64, |sum, stream| sum.saturating_add(stream.gap_bytes));
     let namespace = container.namespace.as_ref().unwrap_or(&container.containerd_namespace);
     [
         namespace.clone(),

@@ -28,7 +28,7 @@ use super::{
 };
 
 /// Longest wait of an acknowledgement that is not urgent; the protocol promises 100 ms.
-const ACK_DELAY: Duration = Duration::from_millis(50);
+const ACK_DELAY: Duration = Duration::from_millis(80);
 /// A peer that takes nothing for this long is not there. Answers are a few hundred bytes.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 /// How long a connection is kept open at the collector's end, for the acknowledgements of what it has taken.
@@ -119,11 +119,13 @@ async fn read_all(
     answers: mpsc::Sender<link::FromCollector>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<End, IngestFault> {
+    let stopped = stop.wait_for(|stop| *stop);
+    tokio::pin!(stopped);
     loop {
         let next = tokio::select! {
             // Cancel-safe: bytes of an unfinished frame stay in the reader.
             next = reader.next() => next?,
-            _ = stop.wait_for(|stop| *stop) => return Ok(End::Stopped),
+            _ = &mut stopped => return Ok(End::Stopped),
         };
         let Some(frame) = next else { return Ok(End::Closed) };
         check(&frame, stream_id)?;
@@ -132,7 +134,7 @@ async fn read_all(
             let taken = tokio::select! {
                 // Cancel-safe: see `Session::take`.
                 taken = session.take(message) => taken?,
-                _ = stop.wait_for(|stop| *stop) => return Ok(End::Stopped),
+                _ = &mut stopped => return Ok(End::Stopped),
             };
             if let Some(answer) = taken {
                 // Refused only when the writing side has ended, which ends the connection.

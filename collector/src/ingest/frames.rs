@@ -126,3 +126,6 @@ pub(super) async fn write(
         Err(_) => Err(IngestFault::WriteTimeout(limit)),
     }
 }
+
+#[cfg(test)]
+mod tests;

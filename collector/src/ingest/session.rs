@@ -1,6 +1,9 @@
 //! What the messages of one wrapper mean. No IO: it takes decoded messages and says what goes back.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use protobuf::MessageField;
@@ -57,8 +60,13 @@ pub(super) struct Session {
     wrapper: Arc<Wrapper>,
     tasks: HashMap<u32, Task>,
     streams: HashMap<u32, Stream>,
+    /// What became of tasks that are not announced yet: after a reconnect events may come first.
+    early: Vec<(u32, Update)>,
     acks: Arc<Acks>,
 }
+
+/// Most updates kept for tasks that are still to be announced; a pod has few containers.
+const EARLY: usize = 256;
 
 #[derive(Debug)]
 struct Task {
@@ -121,6 +129,7 @@ impl Session {
             wrapper,
             tasks: HashMap::new(),
             streams: HashMap::new(),
+            early: Vec::new(),
             acks: Arc::default(),
         };
         Ok((session, answer(from_collector::Body::Welcome(welcome))))
@@ -161,6 +170,9 @@ impl Session {
         }
         let container = self.ingest.registry.container(open, &self.wrapper.inner());
         container.attach(self.id);
+        for (_, update) in self.early.extract_if(.., |(task, _)| *task == open.task) {
+            container.update(update);
+        }
         let mut ready = link::Ready { task: open.task, ..link::Ready::default() };
         let mut handles = Vec::new();
         for stdio in &open.stdio {
@@ -182,6 +194,7 @@ impl Session {
                     stream,
                 },
                 identity: Arc::clone(&container.identity),
+                json: OnceLock::new(),
             });
             let slot = self.ingest.streams.attach(&origin, &counts, &container.clock, self.id);
             self.acks.watch(open.task, stdio.handle, &slot);
@@ -252,23 +265,25 @@ impl Session {
     }
 
     /// Events may concern a task that was never announced (its creation failed), so an unknown one is no fault.
-    fn event(&self, event: &link::Event) {
+    fn event(&mut self, event: &link::Event) {
         self.acks.event(event.seq);
         let Some(missed) = self.wrapper.take_event(event.seq) else { return };
         let totals = &self.ingest.registry.totals;
         totals.events_missed.add(missed);
         let kind = EventLabel::of(event);
         totals.events.add(kind, 1);
-        let Some(task) = self.tasks.get(&event.task).filter(|_| event.process.is_empty()) else { return };
-        match kind {
-            EventLabel::Start if event.code == 0 => {
-                task.container.update(Update::Started { at_ns: event.time_ns, pid: event.pid });
-            }
-            EventLabel::Exit => {
-                task.container.update(Update::Exited { at_ns: event.time_ns, status: event.exit_status });
-            }
-            EventLabel::Delete if event.code == 0 => task.container.update(Update::Deleted),
-            _ => {}
+        let update = match kind {
+            // An exec's are not the task's.
+            _ if !event.process.is_empty() => return,
+            EventLabel::Start if event.code == 0 => Update::Started { at_ns: event.time_ns, pid: event.pid },
+            EventLabel::Exit => Update::Exited { at_ns: event.time_ns, status: event.exit_status },
+            EventLabel::Delete if event.code == 0 => Update::Deleted,
+            _ => return,
+        };
+        match self.tasks.get(&event.task) {
+            Some(task) => task.container.update(update),
+            None if self.early.len() < EARLY => self.early.push((event.task, update)),
+            None => {}
         }
     }
 
@@ -340,3 +355,6 @@ fn refusal(handle: u32, slot: &Slot, refused: Refused) -> IngestFault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,6 +101,8 @@ impl Streams {
             })
         });
         let slot = Arc::clone(slot);
+        // It was taken for ended, and is not.
+        table.ended.retain(|name| *name != origin.name);
         drop(table);
         let mut state = slot.state();
         state.owner = owner;

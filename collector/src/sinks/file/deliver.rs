@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::{
-    encode,
+    encode::Encoder,
     output::{FileFault, Output, Pending},
 };
 use crate::{
@@ -20,6 +20,11 @@ use crate::{
 /// Bytes after which lines are written without looking for more. One write of this size costs little more than
 /// one of a page, and a stall holds no more than this in the air.
 const WRITE_BYTES: usize = 256 << 10;
+/// How long lines are gathered for one write while few come. Each wake-up and each write then serves several
+/// containers, and an acknowledgement is not due for ten times as long.
+const GATHER: Duration = Duration::from_millis(5);
+/// A write of this size shows that many come: then gathering would only hold back the next window.
+const BUSY_BYTES: usize = 64 << 10;
 /// First pause after a failure; doubled each time up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// A disk that has room again is found within this time.
@@ -39,6 +44,7 @@ pub(super) struct Deliver {
     queue: mpsc::UnboundedReceiver<Waiting>,
     totals: Arc<Totals>,
     stop: Arc<Stop>,
+    encoder: Encoder,
     pending: Pending,
     /// Encoded, not yet durable.
     waiting: Vec<Waiting>,
@@ -70,17 +76,30 @@ impl Deliver {
         totals: Arc<Totals>,
         stop: Arc<Stop>,
     ) -> Self {
-        Self { output, queue, totals, stop, pending: Pending::default(), waiting: Vec::new() }
+        Self {
+            output,
+            queue,
+            totals,
+            stop,
+            encoder: Encoder::default(),
+            pending: Pending::default(),
+            waiting: Vec::new(),
+        }
     }
 
     /// Runs until the queue is closed and empty, or until it is told to give up.
     pub(super) fn run(mut self) {
+        let mut busy = false;
         while let Some(first) = self.queue.blocking_recv() {
+            if !busy && !self.queue.is_closed() {
+                self.stop.pause(GATHER);
+            }
             self.take(first);
             while self.pending.len() < WRITE_BYTES {
                 let Ok(next) = self.queue.try_recv() else { break };
                 self.take(next);
             }
+            busy = self.pending.len() >= BUSY_BYTES;
             if !self.write_all() {
                 warn!(bytes = self.pending.len(), "giving up unwritten lines; they stay unacknowledged");
                 return;
@@ -94,9 +113,8 @@ impl Deliver {
 
     fn take(&mut self, waiting: Waiting) {
         let batch = &waiting.batch;
-        let prefix = encode::prefix(&batch.origin);
         for record in &batch.records {
-            encode::record(self.pending.text(), &prefix, &batch.origin, record);
+            self.encoder.record(self.pending.text(), &batch.origin, record);
         }
         let records = u64::try_from(batch.records.len()).unwrap_or(u64::MAX);
         self.totals.sink_records.add(records);

@@ -7,12 +7,68 @@ use std::fmt::Write;
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use crate::{
-    event::{Body, Flags, Origin, Record},
+    event::{Body, Flags, HoleReason, Origin, Record},
     time::write_rfc3339,
 };
 
-/// The members of every record of one stream that do not change, with a comma at the end.
-pub(super) fn prefix(origin: &Origin) -> String {
+/// Writes records. It keeps the second it wrote last, because most records are of the same one.
+#[derive(Debug, Default)]
+pub(super) struct Encoder {
+    second: u64,
+    /// That second as text, up to the point before its digits; empty = none yet.
+    text: String,
+}
+
+// === impl Encoder ===
+
+impl Encoder {
+    /// Appends one record and its newline.
+    pub(super) fn record(&mut self, out: &mut String, origin: &Origin, record: &Record) {
+        let mut digits = itoa::Buffer::new();
+        out.push_str("{\"time\":\"");
+        self.time(out, record.time_ns);
+        out.push_str("\",\"time_ns\":");
+        out.push_str(digits.format(record.time_ns));
+        out.push(',');
+        out.push_str(origin.json.get_or_init(|| members(origin)));
+        out.push_str("\"offset\":{\"from\":");
+        out.push_str(digits.format(record.from));
+        out.push_str(",\"to\":");
+        out.push_str(digits.format(record.to));
+        out.push_str("},\"id\":\"");
+        // Writing to a string cannot fail.
+        let _ = origin.name.write_id(&mut Escaped(out), record.from);
+        out.push_str("\",");
+        let utf8 = match &record.body {
+            Body::Line(message) => push_message(out, message),
+            Body::Hole(reason) => {
+                push_gap(out, record, *reason);
+                true
+            }
+        };
+        push_flags(out, record.flags, utf8);
+        out.push_str("}\n");
+    }
+
+    fn time(&mut self, out: &mut String, time_ns: u64) {
+        let (second, ns) = (time_ns / 1_000_000_000, time_ns % 1_000_000_000);
+        if self.text.is_empty() || second != self.second {
+            self.second = second;
+            self.text.clear();
+            let _ = write_rfc3339(&mut self.text, time_ns);
+            // What follows the seconds is `.` and nine digits and `Z`.
+            self.text.truncate(self.text.len().saturating_sub(10));
+        }
+        out.push_str(&self.text);
+        let mut digits = itoa::Buffer::new();
+        // A one in front keeps the zeros.
+        out.push_str(digits.format(ns.saturating_add(1_000_000_000)).get(1..).unwrap_or_default());
+        out.push('Z');
+    }
+}
+
+/// The members that every record of a stream has alike, with a comma at the end.
+fn members(origin: &Origin) -> String {
     let (name, identity) = (&origin.name, &*origin.identity);
     let mut out = String::with_capacity(256);
     let mut member = |key: &str, value: Option<&str>| {
@@ -38,33 +94,15 @@ pub(super) fn prefix(origin: &Origin) -> String {
     out
 }
 
-/// Appends one record and its newline.
-pub(super) fn record(out: &mut String, prefix: &str, origin: &Origin, record: &Record) {
-    out.push_str("{\"time\":\"");
-    // Writing to a string cannot fail.
-    let _ = write_rfc3339(out, record.time_ns);
-    let _ = write!(out, "\",\"time_ns\":{},", record.time_ns);
-    out.push_str(prefix);
-    let _ = write!(out, "\"offset\":{{\"from\":{},\"to\":{}}},\"id\":\"", record.from, record.to);
-    let mut id = Escaped(out);
-    let _ = origin.name.write_id(&mut id, record.from);
-    out.push_str("\",");
-    let utf8 = match &record.body {
-        Body::Line(message) => push_message(out, message),
-        Body::Hole(reason) => {
-            let _ = write!(
-                out,
-                "\"gap\":{{\"from\":{},\"to\":{},\"bytes\":{},\"reason\":\"{}\"}}",
-                record.from,
-                record.to,
-                record.to.saturating_sub(record.from),
-                reason.label()
-            );
-            true
-        }
-    };
-    push_flags(out, record.flags, utf8);
-    out.push_str("}\n");
+fn push_gap(out: &mut String, record: &Record, reason: HoleReason) {
+    let bytes = record.to.saturating_sub(record.from);
+    let _ = write!(
+        out,
+        "\"gap\":{{\"from\":{},\"to\":{},\"bytes\":{bytes},\"reason\":\"{}\"}}",
+        record.from,
+        record.to,
+        reason.label()
+    );
 }
 
 /// Appends the message; false where it is not UTF-8.
@@ -92,28 +130,42 @@ fn push_flags(out: &mut String, flags: Flags, utf8: bool) {
     out.push_str("\"]");
 }
 
+/// True for a byte that stands for itself in a JSON string.
+const fn is_plain(byte: u8) -> bool {
+    byte >= 0x20 && byte != b'"' && byte != b'\\'
+}
+
 /// Appends a JSON string, quotes included.
 fn push_string(out: &mut String, text: &str) {
-    // Pieces without anything to escape are copied whole; most lines are one such piece.
     out.push('"');
+    // Looked at as a whole first, without a way out, so that many bytes are compared at once: nearly every line
+    // has nothing to escape.
+    if text.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
+        out.push_str(text);
+    } else {
+        push_escaped(out, text);
+    }
+    out.push('"');
+}
+
+fn push_escaped(out: &mut String, text: &str) {
+    // Pieces without anything to escape are copied whole.
     let mut plain = 0;
-    for (at, byte) in text.bytes().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-            continue;
-        }
+    for (at, byte) in text.bytes().enumerate().filter(|(_, byte)| !is_plain(*byte)) {
         out.push_str(text.get(plain..at).unwrap_or_default());
         plain = at.saturating_add(1);
-        let _ = match byte {
-            b'"' => write!(out, "\\\""),
-            b'\\' => write!(out, "\\\\"),
-            b'\n' => write!(out, "\\n"),
-            b'\r' => write!(out, "\\r"),
-            b'\t' => write!(out, "\\t"),
-            other => write!(out, "\\u{other:04x}"),
-        };
+        match byte {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\r' => out.push_str("\\r"),
+            b'\t' => out.push_str("\\t"),
+            other => {
+                let _ = write!(out, "\\u{other:04x}");
+            }
+        }
     }
     out.push_str(text.get(plain..).unwrap_or_default());
-    out.push('"');
 }
 
 /// Writes into the inside of a JSON string.
@@ -122,13 +174,7 @@ struct Escaped<'a>(&'a mut String);
 impl Write for Escaped<'_> {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         // An exec id is the only part that could hold anything to escape.
-        if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
-            self.0.push_str(text);
-        } else {
-            let mut quoted = String::new();
-            push_string(&mut quoted, text);
-            self.0.push_str(quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default());
-        }
+        push_escaped(self.0, text);
         Ok(())
     }
 }

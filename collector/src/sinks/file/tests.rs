@@ -1,6 +1,11 @@
 //! Rotation, repair and encoding, against real files.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use shimtap_proto::link;
@@ -117,14 +122,14 @@ fn origin() -> Origin {
         process: "ex\"ec".into(),
         stream: StreamKind::Stderr,
     };
-    Origin { name, identity }
+    Origin { name, identity, json: OnceLock::new() }
 }
 
 fn encoded(flags: Flags, body: Body) -> serde_json::Value {
     let origin = origin();
     let mut out = String::new();
     let record = Record { from: 3, to: 9, time_ns: 1_700_000_000_000_000_005, flags, body };
-    encode::record(&mut out, &encode::prefix(&origin), &origin, &record);
+    encode::Encoder::default().record(&mut out, &origin, &record);
     assert!(out.ends_with("}\n") && out.matches('\n').count() == 1, "{out}");
     serde_json::from_str(&out).expect("JSON")
 }
