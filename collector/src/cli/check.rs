@@ -9,7 +9,7 @@ use crate::config::{Config, DEFAULT_PATH};
 pub(super) fn run(path: Option<&Path>) -> Exit {
     match Config::load(path) {
         Ok(_) => {
-            println!("{}: ok", path.unwrap_or_else(|| Path::new(DEFAULT_PATH)).display());
+            super::say(&format!("{}: ok\n", path.unwrap_or_else(|| Path::new(DEFAULT_PATH)).display()));
             Exit::Done
         }
         Err(fault) => {

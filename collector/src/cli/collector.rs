@@ -130,7 +130,7 @@ impl Collector {
             outlet = entrance;
             sink = Some(FileSink::start(file, exit, Arc::clone(&totals))?);
         }
-        let registry = Arc::new(Registry::new(Arc::clone(&totals), outlet.backlog()));
+        let registry = Arc::new(Registry::new(Arc::clone(&totals), outlet.backlog(), config.stats.interval));
         let (ready, is_ready) = watch::channel(false);
         let admin = Admin::bind(config, Arc::clone(&registry), is_ready)?;
         let listener = Listener::bind(Arc::new(Ingest {

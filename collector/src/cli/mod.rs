@@ -5,7 +5,10 @@ mod check;
 mod collector;
 mod ps;
 
-use std::process::{ExitCode, Termination};
+use std::{
+    io::{self, Write},
+    process::{ExitCode, Termination},
+};
 
 pub use args::Command;
 
@@ -30,15 +33,20 @@ impl Termination for Exit {
     }
 }
 
+/// Writes to stdout. A reader that went away (as `head` does) is no failure of ours.
+fn say(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
 /// Runs a command to its end.
 pub fn run(command: &Command) -> Exit {
     match command {
         Command::Help => {
-            print!("{}", args::HELP);
+            say(args::HELP);
             Exit::Done
         }
         Command::Version => {
-            println!("shimtap {}", env!("CARGO_PKG_VERSION"));
+            say(concat!("shimtap ", env!("CARGO_PKG_VERSION"), "\n"));
             Exit::Done
         }
         Command::Check { config } => check::run(config.as_deref()),

@@ -39,8 +39,7 @@ pub(super) fn run(json: bool, socket: Option<&Path>) -> Exit {
     match ask(socket) {
         Ok((body, ps)) => {
             let text = if json { body + "\n" } else { table(&ps, now_ns()) };
-            // A closed pipe (as of `head`) is no failure of ours.
-            let _ = io::stdout().write_all(text.as_bytes());
+            super::say(&text);
             Exit::Done
         }
         Err(fault) => {

@@ -6,6 +6,7 @@
 
 mod acks;
 mod connection;
+mod event_label;
 mod fault;
 mod frames;
 mod listener;
@@ -14,9 +15,9 @@ mod streams;
 
 use std::sync::Arc;
 
+pub use event_label::EventLabel;
 pub use fault::FaultKind;
 pub use listener::{ListenFault, Listener};
-pub use session::EventLabel;
 pub use streams::Streams;
 
 use crate::{config, metrics::Registry, sinks::Outlet};

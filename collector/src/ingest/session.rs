@@ -12,44 +12,14 @@ use shimtap_proto::link::{self, from_collector, from_wrapper};
 use super::{
     Ingest,
     acks::Acks,
+    event_label::EventLabel,
     fault::IngestFault,
     streams::{Refused, Slot},
 };
 use crate::{
-    closed::closed,
     event::{Batch, Origin, StreamKind, StreamName},
     metrics::{Container, Sample, SampleSource, StreamCounts, Undecoded, Update, Wrapper},
 };
-
-closed! {
-    /// The kind of an event as a label value.
-    pub enum EventLabel {
-        /// Create was answered.
-        Create => "create",
-        /// Start was answered.
-        Start => "start",
-        /// Exec was answered.
-        Exec => "exec",
-        /// Kill was answered.
-        Kill => "kill",
-        /// A process ended.
-        Exit => "exit",
-        /// Delete was answered.
-        Delete => "delete",
-        /// Pause was answered.
-        Pause => "pause",
-        /// Resume was answered.
-        Resume => "resume",
-        /// Update was answered.
-        Update => "update",
-        /// Shutdown was answered.
-        Shutdown => "shutdown",
-        /// The wrapper's worker was replaced.
-        WorkerRestart => "worker_restart",
-        /// A kind that this release does not know.
-        Unknown => "unknown",
-    }
-}
 
 /// One wrapper on one connection.
 #[derive(Debug)]
@@ -77,28 +47,6 @@ struct Task {
 #[derive(Debug)]
 struct Stream {
     slot: Arc<Slot>,
-}
-
-// === impl EventLabel ===
-
-impl EventLabel {
-    fn of(event: &link::Event) -> Self {
-        use link::EventKind as K;
-        match event.kind.enum_value() {
-            Ok(K::EVENT_KIND_CREATE) => Self::Create,
-            Ok(K::EVENT_KIND_START) => Self::Start,
-            Ok(K::EVENT_KIND_EXEC) => Self::Exec,
-            Ok(K::EVENT_KIND_KILL) => Self::Kill,
-            Ok(K::EVENT_KIND_EXIT) => Self::Exit,
-            Ok(K::EVENT_KIND_DELETE) => Self::Delete,
-            Ok(K::EVENT_KIND_PAUSE) => Self::Pause,
-            Ok(K::EVENT_KIND_RESUME) => Self::Resume,
-            Ok(K::EVENT_KIND_UPDATE) => Self::Update,
-            Ok(K::EVENT_KIND_SHUTDOWN) => Self::Shutdown,
-            Ok(K::EVENT_KIND_WORKER_RESTART) => Self::WorkerRestart,
-            _ => Self::Unknown,
-        }
-    }
 }
 
 // === impl Session ===

@@ -1,12 +1,13 @@
 //! cAdvisor's names, labels and units, for the containers that wrappers told us of.
 //!
 //! At a container's exit its gauges vanish at once; counters stay for two minutes with the time of their last
-//! sample, so that a scraper still gets the final values. A sample that is older than that is not shown at all.
+//! sample, so that a scraper still gets the final values. A living container's sample is not shown any more when
+//! several newer ones should have come.
 
 use std::sync::{Arc, MutexGuard};
 
 use super::{
-    container::{Container, KEEP_ENDED, Live, State},
+    container::{Container, Live, State},
     devices, families as f,
     families::Family,
     labels,
@@ -67,12 +68,13 @@ struct View {
 /// The exposition for `scope`; `times` puts each sample's own time behind it.
 #[must_use]
 pub fn render(registry: &Registry, scope: Scope, times: bool) -> String {
-    let now = now_ns();
+    let fresh = u64::try_from(registry.fresh.as_nanos()).unwrap_or(u64::MAX);
+    let oldest = now_ns().saturating_sub(fresh);
     let views: Vec<View> = registry
         .containers()
         .into_iter()
         .filter(|container| scope == Scope::All || !container.identity.host_visible)
-        .map(|container| View::new(container, now, times))
+        .map(|container| View::new(container, oldest, times))
         .collect();
     let mut text = Text::default();
     seconds(&mut text, &views);
@@ -156,11 +158,11 @@ fn spec(text: &mut Text, views: &[View]) {
 // === impl View ===
 
 impl View {
-    fn new(container: Arc<Container>, now_ns: u64, times: bool) -> Self {
+    fn new(container: Arc<Container>, oldest_ns: u64, times: bool) -> Self {
         let live: MutexGuard<'_, Live> = container.live();
-        let keep = u64::try_from(KEEP_ENDED.as_nanos()).unwrap_or(u64::MAX);
-        let sample = live.sample.clone().filter(|sample| now_ns.saturating_sub(sample.time_ns) < keep);
         let running = live.state.is_some_and(|state| state == State::Running || state == State::Created);
+        // What ended keeps its last sample until the registry forgets it.
+        let sample = live.sample.clone().filter(|sample| !running || sample.time_ns > oldest_ns);
         let started_ns = live.started_ns;
         drop(live);
         let at_ms = sample.as_ref().filter(|_| times).map(|sample| sample.time_ns / 1_000_000);

@@ -26,6 +26,8 @@ pub struct Registry {
     pub totals: Arc<Totals>,
     /// What waits for the sink.
     pub backlog: Backlog,
+    /// A living container's sample that is older than this is not shown.
+    pub fresh: Duration,
     containers: Mutex<BTreeMap<ContainerKey, Arc<Container>>>,
     wrappers: Mutex<Wrappers>,
 }
@@ -42,10 +44,12 @@ struct Wrappers {
 // === impl Registry ===
 
 impl Registry {
-    /// An empty one.
+    /// An empty one. Samples are expected once per `interval`.
     #[must_use]
-    pub fn new(totals: Arc<Totals>, backlog: Backlog) -> Self {
-        Self { totals, backlog, containers: Mutex::default(), wrappers: Mutex::default() }
+    pub fn new(totals: Arc<Totals>, backlog: Backlog, interval: Duration) -> Self {
+        // Two may be missed; and a scraper that comes once a minute must not miss any because of us.
+        let fresh = interval.saturating_mul(3).max(Duration::from_secs(120));
+        Self { totals, backlog, fresh, containers: Mutex::default(), wrappers: Mutex::default() }
     }
 
     /// The task that `open` announces, known or new.

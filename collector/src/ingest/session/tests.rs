@@ -33,7 +33,7 @@ fn ingest() -> (Arc<Ingest>, mpsc::UnboundedReceiver<Waiting>) {
     let ingest = Ingest {
         config,
         stats: config::Stats { interval: Duration::from_secs(10) },
-        registry: Arc::new(Registry::new(Arc::clone(&totals), outlet.backlog())),
+        registry: Arc::new(Registry::new(Arc::clone(&totals), outlet.backlog(), Duration::from_secs(10))),
         streams: Streams::new(totals, 3),
         outlet,
     };

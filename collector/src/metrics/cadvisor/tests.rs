@@ -24,7 +24,7 @@ const V1: &str = "io.containerd.cgroups.v1.Metrics";
 const V2: &str = "io.containerd.cgroups.v2.Metrics";
 
 fn registry() -> Registry {
-    Registry::new(Arc::default(), Outlet::Nowhere.backlog())
+    Registry::new(Arc::default(), Outlet::Nowhere.backlog(), Duration::from_secs(50))
 }
 
 fn open(container: &str, annotations: &[(&str, &str)], cgroups_path: &str) -> link::Open {
@@ -401,10 +401,18 @@ async fn at_exit_gauges_vanish_and_counters_stay_two_minutes() {
 }
 
 #[test]
-fn a_sample_older_than_two_minutes_is_not_shown() {
+fn a_sample_that_is_older_than_three_intervals_is_not_shown() {
     let registry = registry();
     let container = registry.container(&open("c1", &[], "/c1"), &runc());
-    take(&container, V2, &cpu_v2(2_000_000), now_ns() - 121_000_000_000);
+    take(&container, V2, &cpu_v2(2_000_000), now_ns() - 151_000_000_000);
     let names: Vec<_> = shown(&registry, Scope::All, true).into_iter().map(|sample| sample.name).collect();
     assert_eq!(names, ["container_start_time_seconds"]);
+    take(&container, V2, &cpu_v2(2_000_000), now_ns() - 140_000_000_000);
+    assert!(values(&shown(&registry, Scope::All, true)).contains_key("container_memory_rss"));
+    // What ended keeps its last sample as long as it is shown at all.
+    let ended = registry.container(&open("c2", &[], "/c2"), &runc());
+    take(&ended, V2, &cpu_v2(2_000_000), now_ns() - 300_000_000_000);
+    ended.update(Update::Exited { at_ns: now_ns(), status: 0 });
+    let all = shown(&registry, Scope::All, true);
+    assert!(all.iter().any(|s| s.labels["name"] == "c2" && s.name == "container_cpu_usage_seconds_total"));
 }

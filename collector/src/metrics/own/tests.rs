@@ -62,7 +62,7 @@ fn report(create: u64) -> link::Report {
 }
 
 fn everything() -> Registry {
-    let registry = Registry::new(Arc::default(), Outlet::queue(1000).0.backlog());
+    let registry = Registry::new(Arc::default(), Outlet::queue(1000).0.backlog(), Duration::from_secs(10));
     registry.attach(&hello(1)).reported(report(3));
     let container =
         registry.container(&open(), &link::InnerShim { binary: "runc".into(), ..Default::default() });
@@ -168,7 +168,7 @@ fn names_follow_the_template() {
 
 #[test]
 fn durations_stay_when_their_wrapper_goes_and_what_is_in_flight_does_not() {
-    let registry = Registry::new(Arc::default(), Outlet::Nowhere.backlog());
+    let registry = Registry::new(Arc::default(), Outlet::Nowhere.backlog(), Duration::from_secs(10));
     let wrapper = registry.attach(&hello(1));
     wrapper.reported(report(3));
     let other = registry.attach(&hello(2));

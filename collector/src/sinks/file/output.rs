@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -97,6 +97,9 @@ impl Output {
     /// Writes whole lines from the front of `lines` and removes what was written, which may be a part even when it
     /// fails. Gives the number of write(2) that came back.
     pub(super) fn write(&mut self, lines: &mut Pending) -> Result<u64, FileFault> {
+        if !self.torn && !self.is_in_place() {
+            self.reopen()?;
+        }
         let mut writes = 0;
         while !lines.is_empty() {
             let rest = lines.rest();
@@ -120,6 +123,16 @@ impl Output {
             lines.advance(written);
         }
         Ok(writes)
+    }
+
+    /// True while the path still names the file that we write: somebody may have moved or removed it, and lines
+    /// written to a file without a name are lost without a sign. A path that cannot be looked at is left alone.
+    fn is_in_place(&self) -> bool {
+        match (fs::metadata(&self.path), self.file.metadata()) {
+            (Ok(there), Ok(ours)) => (there.dev(), there.ino()) == (ours.dev(), ours.ino()),
+            (Err(error), _) => error.kind() != io::ErrorKind::NotFound,
+            _ => true,
+        }
     }
 
     /// `path` becomes `path.1`, that `path.2`, and so on; the oldest is removed.

@@ -81,6 +81,19 @@ fn a_torn_last_line_is_cut_off_at_the_next_start() {
 }
 
 #[test]
+fn a_file_that_was_moved_or_removed_is_made_anew() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (path, moved) = (dir.path().join("log"), dir.path().join("moved"));
+    let mut output = Output::open(&config(&path, 1 << 20, 1)).expect("opens");
+    write(&mut output, "1\n").expect("writes");
+    fs::rename(&path, &moved).expect("ours");
+    write(&mut output, "2\n").expect("writes");
+    fs::remove_file(&path).expect("ours");
+    write(&mut output, "3\n").expect("writes");
+    assert_eq!((read(&moved).as_str(), read(&path).as_str()), ("1\n", "3\n"));
+}
+
+#[test]
 fn a_full_disk_keeps_what_is_pending() {
     let mut output = Output::open(&config(Path::new("/dev/full"), 1 << 20, 1)).expect("opens");
     let mut pending = Pending::default();
