@@ -1,7 +1,7 @@
 //! Wrapper and collector together: what a container wrote is in containerd's log and in the file sink, or
 //! is admitted to be missing; and whatever happens to the collector, the container does not notice.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -150,12 +150,14 @@ fn collector_is_killed_and_restarted(version: Version) -> Result<()> {
     })
 }
 
+/// 10 MB/s for 4 s, ten times what wrapper, socket and collector can hold.
+const LOAD: [&str; 5] = ["speaker", "lines=40000", "rate=10000", "batch=20", "width=1000"];
+
 fn collector_is_stopped_in_its_tracks_under_load(version: Version) -> Result<()> {
+    let unwrapped =
+        Setup::new(version, Shim::Unwrapped).alone().run(|node| Ok(node.run("load", &LOAD)?.took))?;
     wrapped(version).alone().run(|node| {
-        // 10 MB/s for 4 s, ten times what wrapper, socket and collector can hold.
-        let command = ["speaker", "lines=40000", "rate=10000", "batch=20", "width=1000"];
-        let start = Instant::now();
-        let client = node.run_beside("load", &["--rm"], &command)?;
+        let client = node.run_beside("load", &["--rm"], &LOAD)?;
         eventually(
             LIMIT,
             "the first lines",
@@ -164,9 +166,10 @@ fn collector_is_stopped_in_its_tracks_under_load(version: Version) -> Result<()>
         let collector = node.collector(|collector| Ok(collector.pid()))?;
         signal(collector, Signal::SIGSTOP)?;
         let said = client.finish(LIMIT)?;
-        let took = start.elapsed();
         signal(collector, Signal::SIGCONT)?;
-        ensure!(took < Duration::from_millis(5500), "4 s of output took {took:?}");
+        // It keeps its pace, or, on a machine that cannot keep it, the pace that it has without us.
+        let slower = said.took.saturating_sub(unwrapped);
+        ensure!(slower < Duration::from_secs(1), "it took {:?}, unwrapped {unwrapped:?}", said.took);
         let written = tape(1, 40_000, 1000);
         node.complete(&said.stdout, &written)?;
         judged(node, "load", "stdout", &written).map(drop)

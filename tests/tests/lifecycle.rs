@@ -63,7 +63,7 @@ fn each_hook_puts_the_wrapper_in_place_for_ctr(version: Version) -> Result<()> {
 }
 
 fn each_hook_puts_the_wrapper_in_place_for_cri(version: Version) -> Result<()> {
-    let mut hooks = vec![Hook::Opt];
+    let mut hooks = vec![Hook::Opt, Hook::Name];
     if version.tools()?.honours_runtime_path() {
         hooks.push(Hook::Path);
     }

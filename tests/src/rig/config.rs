@@ -39,35 +39,53 @@ pub struct Layout<'a> {
 
 /// The configuration file for `tools` with `shim`.
 pub fn containerd_toml(tools: &Tools, shim: Shim, at: &Layout<'_>) -> String {
-    let dir = at.dir.display();
-    let (runtime_type, runtime_path) = match shim {
-        Shim::Wrapped(Hook::Path) => {
-            ("io.containerd.runc.v2", format!("runtime_path = \"{}\"\n", at.wrapper.display()))
-        }
-        Shim::Wrapped(Hook::Name) => ("io.containerd.tap-runc.v2", String::new()),
-        Shim::Unwrapped | Shim::Wrapped(Hook::Opt) => ("io.containerd.runc.v2", String::new()),
+    let by_path = format!("runtime_path = \"{}\"", at.wrapper.display());
+    let (kind, path) = match shim {
+        Shim::Wrapped(Hook::Path) => ("io.containerd.runc.v2", by_path.as_str()),
+        Shim::Wrapped(Hook::Name) => ("io.containerd.tap-runc.v2", ""),
+        Shim::Unwrapped | Shim::Wrapped(Hook::Opt) => ("io.containerd.runc.v2", ""),
     };
-    let common = format!(
+    let runtime = format!("runtime_type = \"{kind}\"\n{path}\n");
+    let rest = if tools.is_v2() { of_2(at.dir, &runtime) } else { of_1(at.dir, &runtime) };
+    let version = if tools.is_v2() { 3 } else { 2 };
+    format!("version = {version}\n{}{rest}", of_all(at.dir))
+}
+
+/// What both lines have in common.
+fn of_all(dir: &Path) -> String {
+    let dir = dir.display();
+    let unused = [
+        "io.containerd.snapshotter.v1.btrfs",
+        "io.containerd.snapshotter.v1.zfs",
+        "io.containerd.snapshotter.v1.devmapper",
+        "io.containerd.snapshotter.v1.aufs",
+        "io.containerd.snapshotter.v1.blockfile",
+        "io.containerd.snapshotter.v1.erofs",
+        "io.containerd.nri.v1.nri",
+        "io.containerd.tracing.processor.v1.otlp",
+    ];
+    format!(
         r#"root = "{dir}/root"
 state = "{dir}/state"
 oom_score = 0
-disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.erofs", "io.containerd.nri.v1.nri", "io.containerd.tracing.processor.v1.otlp"]
+disabled_plugins = {unused:?}
 [grpc]
 address = "{dir}/c.sock"
 [ttrpc]
 address = "{dir}/c.sock.ttrpc"
 [debug]
-address = ""
 level = "info"
 [plugins."io.containerd.internal.v1.opt"]
 path = "{dir}/opt"
 "#
-    );
-    if tools.is_v2() {
-        format!(
-            r#"version = 3
-{common}
-[plugins."io.containerd.shim.v1.manager"]
+    )
+}
+
+/// containerd 2: sockets in a folder of our own, CRI in three plugins.
+fn of_2(dir: &Path, runtime: &str) -> String {
+    let dir = dir.display();
+    format!(
+        r#"[plugins."io.containerd.shim.v1.manager"]
 socket_dir = "{dir}/s"
 [plugins."io.containerd.cri.v1.images"]
 snapshotter = "overlayfs"
@@ -81,19 +99,20 @@ conf_dir = "{dir}/cni"
 [plugins."io.containerd.cri.v1.runtime".containerd]
 default_runtime_name = "runc"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
-runtime_type = "{runtime_type}"
-{runtime_path}
+{runtime}
 [plugins."io.containerd.grpc.v1.cri"]
 disable_tcp_service = true
 stream_server_address = "127.0.0.1"
 stream_server_port = "0"
 "#
-        )
-    } else {
-        format!(
-            r#"version = 2
-{common}
-[plugins."io.containerd.grpc.v1.cri"]
+    )
+}
+
+/// containerd 1.6 and 1.7.
+fn of_1(dir: &Path, runtime: &str) -> String {
+    let dir = dir.display();
+    format!(
+        r#"[plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE}"
 restrict_oom_score_adj = true
 disable_tcp_service = true
@@ -106,9 +125,7 @@ conf_dir = "{dir}/cni"
 snapshotter = "overlayfs"
 default_runtime_name = "runc"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-runtime_type = "{runtime_type}"
-{runtime_path}
+{runtime}
 "#
-        )
-    }
+    )
 }

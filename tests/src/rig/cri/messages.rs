@@ -44,13 +44,6 @@ pub struct PodSandboxId {
     pub id: String,
 }
 
-/// Attach's answer.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct UrlResponse {
-    #[prost(string, tag = "1")]
-    pub url: String,
-}
-
 /// Who a sandbox is.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PodSandboxMetadata {
@@ -287,21 +280,6 @@ pub struct ExecSyncResponse {
     /// Its exit status.
     #[prost(int32, tag = "3")]
     pub exit_code: i32,
-}
-
-/// Attach.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct AttachRequest {
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-    #[prost(bool, tag = "2")]
-    pub stdin: bool,
-    #[prost(bool, tag = "3")]
-    pub tty: bool,
-    #[prost(bool, tag = "4")]
-    pub stdout: bool,
-    #[prost(bool, tag = "5")]
-    pub stderr: bool,
 }
 
 /// ContainerStats' answer.

@@ -18,12 +18,11 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use messages::{
-    AttachRequest, ContainerConfig, ContainerId, ContainerMetadata, ContainerStatsResponse,
-    ContainerStatusResponse, CreateContainerRequest, Empty, ExecSyncRequest, ImageSpec, ImageStatusRequest,
-    ImageStatusResponse, LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext,
-    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount, NamespaceOption, PodSandboxConfig,
-    PodSandboxId, PodSandboxMetadata, PodSandboxStatusResponse, RunPodSandboxRequest, StopContainerRequest,
-    UrlResponse,
+    ContainerConfig, ContainerId, ContainerMetadata, ContainerStatsResponse, ContainerStatusResponse,
+    CreateContainerRequest, Empty, ExecSyncRequest, ImageSpec, ImageStatusRequest, ImageStatusResponse,
+    LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
+    LinuxSandboxSecurityContext, Mount, NamespaceOption, PodSandboxConfig, PodSandboxId, PodSandboxMetadata,
+    PodSandboxStatusResponse, RunPodSandboxRequest, StopContainerRequest,
 };
 pub use messages::{ContainerState, ExecSyncResponse};
 
@@ -275,13 +274,6 @@ impl Cri {
     pub fn exec(&self, id: &str, command: &[&str], timeout_secs: i64) -> Result<ExecSyncResponse> {
         let cmd = command.iter().map(|word| (*word).to_owned()).collect();
         self.call("ExecSync", ExecSyncRequest { container_id: id.to_owned(), cmd, timeout: timeout_secs })
-    }
-
-    /// The address of a streaming server that attaches to a container's stdin and stdout.
-    pub fn attach_url(&self, id: &str, tty: bool) -> Result<String> {
-        let request =
-            AttachRequest { container_id: id.to_owned(), stdin: true, tty, stdout: true, stderr: !tty };
-        Ok(self.call::<_, UrlResponse>("Attach", request)?.url)
     }
 
     /// CPU time that containerd reports for a container, in ns; none where it does not know.

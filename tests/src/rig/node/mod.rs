@@ -3,6 +3,11 @@
 //! Everything lies in one folder with a short path (a unix socket's has 106 bytes at most). All its
 //! processes carry the rig's mark. Dropping a node ends them and removes the folder, whatever happened.
 
+mod end;
+mod setup;
+
+pub use setup::Setup;
+
 use std::cell::{OnceCell, RefCell};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -19,72 +24,14 @@ use nix::sys::signal::Signal;
 use crate::rig::collector::Collector;
 use crate::rig::config::{Layout, containerd_toml};
 use crate::rig::cri::Cri;
-use crate::rig::process::{self, MARK, Process};
+use crate::rig::process::{self, MARK};
 use crate::rig::tools::{self, Tools};
-use crate::rig::{Hook, Shim, Version, eventually, image, leftovers};
+use crate::rig::{Hook, Shim, eventually, image};
 
 /// How long a daemon may take to answer its first call, on a busy machine with two cores.
 const START: Duration = Duration::from_secs(30);
-/// How long processes may take to vanish after their containers were deleted.
-const SETTLE: Duration = Duration::from_secs(10);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
-
-/// What a node is made of, before it is started.
-#[derive(Debug, Clone)]
-pub struct Setup {
-    version: Version,
-    shim: Shim,
-    alone: bool,
-    collector: bool,
-    shim_toml: Option<String>,
-    run_dir: Option<PathBuf>,
-}
-
-impl Setup {
-    /// A node with `version` of containerd that runs its containers with `shim`, and no collector.
-    pub fn new(version: Version, shim: Shim) -> Setup {
-        Setup { version, shim, alone: false, collector: false, shim_toml: None, run_dir: None }
-    }
-
-    /// No other node runs beside this one: for scenarios that measure time.
-    pub fn alone(mut self) -> Setup {
-        self.alone = true;
-        self
-    }
-
-    /// A collector is started before containerd.
-    pub fn with_collector(mut self) -> Setup {
-        self.collector = true;
-        self
-    }
-
-    /// The wrapper's configuration; without it there is no such file.
-    pub fn shim_toml(mut self, text: &str) -> Setup {
-        self.shim_toml = Some(text.to_owned());
-        self
-    }
-
-    /// Where the wrapper keeps its files instead of in the rig's folder.
-    pub fn run_dir(mut self, dir: &Path) -> Setup {
-        self.run_dir = Some(dir.to_owned());
-        self
-    }
-
-    /// Starts the node, runs `scenario` on it, and demands that nothing is left afterwards.
-    pub fn run<T>(self, scenario: impl FnOnce(&Node) -> Result<T>) -> Result<T> {
-        let what = format!("{:?}, {:?}", self.version, self.shim);
-        let node = self.start().with_context(|| format!("start a node: {what}"))?;
-        let answer = scenario(&node).with_context(|| format!("on {what}\n{}", node.log_tail()))?;
-        node.finish().with_context(|| format!("afterwards on {what}"))?;
-        Ok(answer)
-    }
-
-    /// Starts the node. Most tests use `run`, which also looks at what is left.
-    pub fn start(self) -> Result<Node> {
-        Node::start(self)
-    }
-}
 
 /// A running node.
 #[derive(Debug)]
@@ -246,44 +193,6 @@ impl Node {
         Ok(self.cri.get_or_init(|| cri))
     }
 
-    /// Demands that nothing is left, stops everything, and demands it again.
-    pub fn finish(self) -> Result<()> {
-        let wanted = "its containers' processes to be gone";
-        let others =
-            || self.processes().map(|all| all.into_iter().filter(|p| !self.is_own(p)).collect::<Vec<_>>());
-        let settled = eventually(SETTLE, wanted, || Ok(others()?.is_empty().then_some(())));
-        settled.with_context(|| format!("left: {:#?}\n{}", others().unwrap_or_default(), self.log_tail()))?;
-        let mounts = leftovers::mounts_below(&self.dir)?;
-        ensure!(mounts.is_empty(), "mounts are left: {mounts:#?}\n{}", self.log_tail());
-        self.stop_daemon(Signal::SIGTERM)?;
-        if let Some(collector) = self.collector.borrow_mut().take() {
-            collector.stop()?;
-        }
-        let processes = self.processes()?;
-        ensure!(processes.is_empty(), "processes are left: {processes:#?}");
-        if self.is_wrapped() {
-            let mut files = leftovers::live_files(&self.run_dir())?;
-            files.extend(self.shim_sockets().into_iter().filter(|socket| socket.exists()));
-            ensure!(files.is_empty(), "files are left: {files:#?}\n{}", self.log_tail());
-        }
-        Ok(())
-    }
-
-    /// The rig's own processes: the daemon, and the collector where there is one.
-    fn is_own(&self, process: &Process) -> bool {
-        let daemon = self.daemon.borrow().as_ref().map(|child| child.id());
-        let collector = self.collector.borrow().as_ref().map(|collector| collector.pid());
-        i32::try_from(daemon.unwrap_or(0)).is_ok_and(|pid| pid == process.pid)
-            || collector.is_some_and(|pid| pid == process.pid)
-    }
-
-    /// Where the inner shims of this node listen.
-    fn shim_sockets(&self) -> Vec<PathBuf> {
-        let dir = if self.tools.is_v2() { self.dir.join("s") } else { PathBuf::from("/run/containerd/s") };
-        let ids = self.ids.borrow();
-        ids.iter().map(|(ns, id)| dir.join(leftovers::socket_name(&self.socket(), ns, id))).collect()
-    }
-
     /// Notes a container, so that its shim's socket is known.
     pub fn note(&self, namespace: &str, id: &str) {
         let noted = (namespace.to_owned(), id.to_owned());
@@ -291,26 +200,6 @@ impl Node {
         if !ids.contains(&noted) {
             ids.push(noted);
         }
-    }
-
-    /// All living processes of this node.
-    pub fn processes(&self) -> Result<Vec<Process>> {
-        process::marked(&self.mark, &self.dir)
-    }
-
-    /// The wrapper's processes of that role (`tap-keeper`, `tap-worker`).
-    pub fn wrappers(&self, role: &str) -> Result<Vec<Process>> {
-        Ok(self.processes()?.into_iter().filter(|process| process.is_role(role)).collect())
-    }
-
-    /// The real shims of this node.
-    pub fn inner_shims(&self) -> Result<Vec<Process>> {
-        let is_inner = |process: &Process| {
-            process.program() == "containerd-shim-runc-v2"
-                && !process.is_role("tap-keeper")
-                && !process.is_role("tap-worker")
-        };
-        Ok(self.processes()?.into_iter().filter(is_inner).collect())
     }
 
     /// The last lines of containerd's log, for a message.
@@ -387,33 +276,6 @@ impl Node {
     /// The wrapper's binary.
     pub fn wrapper(&self) -> &Path {
         &self.wrapper
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // Everything of this node, by pid; nothing here may hide the failure that brought us here.
-        let gone = eventually(SETTLE, "the end of all of the node's processes", || {
-            let all = self.processes()?;
-            for process in &all {
-                let _ = process::signal(process.pid, Signal::SIGKILL);
-            }
-            if let Some(child) = self.daemon.borrow_mut().as_mut() {
-                let _ = child.try_wait();
-            }
-            Ok(all.is_empty().then_some(()))
-        });
-        if let Err(fault) = gone {
-            eprintln!("rig: {fault:#}");
-        }
-        for socket in self.shim_sockets() {
-            let _ = fs::remove_file(socket);
-        }
-        leftovers::unmount_below(&self.dir);
-        leftovers::remove_cgroups(&self.mark);
-        if let Err(fault) = fs::remove_dir_all(&self.dir) {
-            eprintln!("rig: {} stays: {fault}", self.dir.display());
-        }
     }
 }
 

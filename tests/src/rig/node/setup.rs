@@ -1,0 +1,66 @@
+//! What a node shall be, told before it is started.
+//!
+//! Nothing happens here before `start`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::Node;
+use crate::rig::{Shim, Version};
+
+/// What a node is made of, before it is started.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub(super) version: Version,
+    pub(super) shim: Shim,
+    pub(super) alone: bool,
+    pub(super) collector: bool,
+    pub(super) shim_toml: Option<String>,
+    pub(super) run_dir: Option<PathBuf>,
+}
+
+impl Setup {
+    /// A node with `version` of containerd that runs its containers with `shim`, and no collector.
+    pub fn new(version: Version, shim: Shim) -> Setup {
+        Setup { version, shim, alone: false, collector: false, shim_toml: None, run_dir: None }
+    }
+
+    /// No other node runs beside this one: for scenarios that measure time.
+    pub fn alone(mut self) -> Setup {
+        self.alone = true;
+        self
+    }
+
+    /// A collector is started before containerd.
+    pub fn with_collector(mut self) -> Setup {
+        self.collector = true;
+        self
+    }
+
+    /// The wrapper's configuration; without it there is no such file.
+    pub fn shim_toml(mut self, text: &str) -> Setup {
+        self.shim_toml = Some(text.to_owned());
+        self
+    }
+
+    /// Where the wrapper keeps its files instead of in the rig's folder.
+    pub fn run_dir(mut self, dir: &Path) -> Setup {
+        self.run_dir = Some(dir.to_owned());
+        self
+    }
+
+    /// Starts the node, runs `scenario` on it, and demands that nothing is left afterwards.
+    pub fn run<T>(self, scenario: impl FnOnce(&Node) -> Result<T>) -> Result<T> {
+        let what = format!("{:?}, {:?}", self.version, self.shim);
+        let node = self.start().with_context(|| format!("start a node: {what}"))?;
+        let answer = scenario(&node).with_context(|| format!("on {what}\n{}", node.log_tail()))?;
+        node.finish().with_context(|| format!("afterwards on {what}"))?;
+        Ok(answer)
+    }
+
+    /// Starts the node. Most tests use `run`, which also looks at what is left.
+    pub fn start(self) -> Result<Node> {
+        Node::start(self)
+    }
+}
