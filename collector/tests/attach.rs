@@ -116,6 +116,46 @@ async fn bytes_split_anywhere_are_the_same_records() {
     }
 }
 
+/// A wrapper sends no more than its window ahead of acknowledgements, over all of its streams: it must not have to
+/// wait for the acknowledgement of lines that it could only finish by sending more.
+#[tokio::test(flavor = "multi_thread")]
+async fn unfinished_lines_do_not_use_up_the_window() {
+    let collector = Collector::start();
+    let (mut peer, _) = Peer::greet(&collector, 7).await;
+    peer.open(open(0, "c1", 1)).await;
+    let chunk = [b'x'; 64 << 10];
+    let half = 128u64 << 10;
+    for handle in [1, 2] {
+        peer.send(data(handle, 0, &chunk)).await;
+        peer.send(data(handle, 64 << 10, &chunk)).await;
+    }
+    peer.acked_all(&[(1, half), (2, half)]).await;
+    for handle in [1, 2] {
+        peer.send(data(handle, half, b"end\n")).await;
+        peer.send(close(handle, half + 4)).await;
+    }
+    peer.acked_all(&[(1, half + 4), (2, half + 4)]).await;
+    let flags: Vec<_> = collector.records().iter().map(|record| record["flags"].clone()).collect();
+    let partial = serde_json::json!(["partial"]);
+    assert_eq!(flags, [partial.clone(), partial, serde_json::Value::Null, serde_json::Value::Null]);
+    assert_eq!(collector.metric("shimtap_log_lines_total{stream=\"stdout\"}"), 1);
+}
+
+/// A line of 256 KiB that comes without a pause stays whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_line_stays_whole() {
+    let collector = Collector::start();
+    let (mut peer, _) = Peer::greet(&collector, 7).await;
+    peer.open(open(0, "c1", 1)).await;
+    let mut line = vec![b'x'; (256 << 10) - 1];
+    line.push(b'\n');
+    for (i, chunk) in line.chunks(64 << 10).enumerate() {
+        peer.send(data(1, (i as u64) << 16, chunk)).await;
+    }
+    peer.acked(1, 256 << 10).await;
+    assert_eq!(collector.records().len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_orderly_end_loses_and_repeats_nothing() {
     let collector = Collector::start();

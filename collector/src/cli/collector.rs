@@ -146,11 +146,11 @@ impl Collector {
     }
 
     fn start(self, stopped: &watch::Receiver<bool>) -> Result<Running, CollectorFault> {
-        let address = self.admin.address();
+        let metrics = self.admin.address().map_or_else(String::new, |address| address.to_string());
         let admin = self.admin.start(stopped.clone())?;
         let ingest = tokio::spawn(self.listener.run(stopped.clone()));
         self.ready.send_replace(true);
-        info!(version = env!("CARGO_PKG_VERSION"), metrics = ?address, "collector is ready");
+        info!(version = env!("CARGO_PKG_VERSION"), %metrics, "collector is ready");
         let Self { sink, outlet, ready, terminate, interrupt, .. } = self;
         Ok(Running { ingest, admin, sink, outlet, ready, terminate, interrupt })
     }

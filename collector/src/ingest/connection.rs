@@ -29,6 +29,8 @@ use super::{
 
 /// Longest wait of an acknowledgement that is not urgent; the protocol promises 100 ms.
 const ACK_DELAY: Duration = Duration::from_millis(80);
+/// How long nothing comes before long unfinished lines are delivered in pieces.
+const FRAGMENT_DELAY: Duration = Duration::from_millis(200);
 /// A peer that takes nothing for this long is not there. Answers are a few hundred bytes.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 /// How long a connection is kept open at the collector's end, for the acknowledgements of what it has taken.
@@ -119,13 +121,21 @@ async fn read_all(
     answers: mpsc::Sender<link::FromCollector>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<End, IngestFault> {
-    let stopped = stop.wait_for(|stop| *stop);
+    let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
     tokio::pin!(stopped);
     loop {
         let next = tokio::select! {
             // Cancel-safe: bytes of an unfinished frame stay in the reader.
             next = reader.next() => next?,
-            _ = &mut stopped => return Ok(End::Stopped),
+            () = &mut stopped => return Ok(End::Stopped),
+            // Each message begins the time anew.
+            () = sleep(FRAGMENT_DELAY), if session.holds_much() => {
+                tokio::select! {
+                    done = session.fragments() => done?,
+                    () = &mut stopped => return Ok(End::Stopped),
+                }
+                continue;
+            }
         };
         let Some(frame) = next else { return Ok(End::Closed) };
         check(&frame, stream_id)?;
@@ -134,7 +144,7 @@ async fn read_all(
             let taken = tokio::select! {
                 // Cancel-safe: see `Session::take`.
                 taken = session.take(message) => taken?,
-                _ = &mut stopped => return Ok(End::Stopped),
+                () = &mut stopped => return Ok(End::Stopped),
             };
             if let Some(answer) = taken {
                 // Refused only when the writing side has ended, which ends the connection.

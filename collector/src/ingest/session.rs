@@ -33,7 +33,14 @@ pub(super) struct Session {
     /// What became of tasks that are not announced yet: after a reconnect events may come first.
     early: Vec<(u32, Update)>,
     acks: Arc<Acks>,
+    /// Bytes of unfinished lines of all streams. They are not acknowledged, so they take up the wrapper's window.
+    held: usize,
 }
+
+/// Unfinished lines of this many bytes together must not be held while nothing else comes. A wrapper sends no more
+/// than its window ahead of acknowledgements, and what it waits for may be the acknowledgement of these very bytes;
+/// a quarter leaves it enough to go on with.
+const HELD_MAX: usize = 64 << 10;
 
 /// Most updates kept for tasks that are still to be announced; a pod has few containers.
 const EARLY: usize = 256;
@@ -79,6 +86,7 @@ impl Session {
             streams: HashMap::new(),
             early: Vec::new(),
             acks: Arc::default(),
+            held: 0,
         };
         Ok((session, answer(from_collector::Body::Welcome(welcome))))
     }
@@ -86,6 +94,33 @@ impl Session {
     /// What is to be acknowledged.
     pub(super) fn acks(&self) -> Arc<Acks> {
         Arc::clone(&self.acks)
+    }
+
+    /// True where unfinished lines must be delivered in pieces when nothing comes for a while.
+    pub(super) const fn holds_much(&self) -> bool {
+        self.held >= HELD_MAX
+    }
+
+    /// Delivers unfinished lines as pieces. Cancel-safe as `take` is.
+    pub(super) async fn fragments(&mut self) -> Result<(), IngestFault> {
+        let slots: Vec<_> =
+            self.streams.iter().map(|(handle, stream)| (*handle, Arc::clone(&stream.slot))).collect();
+        for (handle, slot) in slots {
+            let before = slot.held();
+            if before == 0 {
+                continue;
+            }
+            let room = self.ingest.outlet.room(1, before).await;
+            let batch = slot.fragment(self.id).map_err(|refused| refusal(handle, &slot, refused))?;
+            self.submit(batch, room);
+            self.account(before, &slot);
+        }
+        Ok(())
+    }
+
+    /// Keeps the sum of unfinished lines: `slot` held `before`.
+    fn account(&mut self, before: usize, slot: &Slot) {
+        self.held = self.held.saturating_sub(before).saturating_add(slot.held());
     }
 
     /// Takes a message; gives what it is answered, if anything. Waits for room in the sink's queue and for nothing
@@ -153,7 +188,10 @@ impl Session {
                 ..link::StreamPosition::default()
             });
             handles.push(stdio.handle);
-            self.streams.insert(stdio.handle, Stream { slot });
+            self.held = self.held.saturating_add(slot.held());
+            if let Some(old) = self.streams.insert(stdio.handle, Stream { slot }) {
+                self.held = self.held.saturating_sub(old.slot.held());
+            }
         }
         self.tasks.insert(open.task, Task { container, handles });
         Ok(answer(from_collector::Body::Ready(ready)))
@@ -168,25 +206,31 @@ impl Session {
         let bytes = Bytes::from(std::mem::take(&mut data.bytes));
         // A line per newline, the end of a hole, and the pieces of a long line.
         let records = memchr::memchr_iter(b'\n', &bytes).count().saturating_add(4);
-        let room = self.ingest.outlet.room(records, bytes.len().saturating_add(slot.held())).await;
+        let before = slot.held();
+        let room = self.ingest.outlet.room(records, bytes.len().saturating_add(before)).await;
         let batch = slot.data(self.id, &data, bytes).map_err(|refused| refusal(handle, &slot, refused))?;
         self.submit(batch, room);
+        self.account(before, &slot);
         Ok(())
     }
 
     async fn gap(&mut self, gap: &link::Gap) -> Result<(), IngestFault> {
         let slot = self.slot(gap.handle)?;
-        let room = self.ingest.outlet.room(4, slot.held()).await;
+        let before = slot.held();
+        let room = self.ingest.outlet.room(4, before).await;
         let batch = slot.gap(self.id, gap).map_err(|refused| refusal(gap.handle, &slot, refused))?;
         self.submit(batch, room);
+        self.account(before, &slot);
         Ok(())
     }
 
     async fn close(&mut self, close: &link::Close) -> Result<(), IngestFault> {
         let slot = self.slot(close.handle)?;
-        let room = self.ingest.outlet.room(4, slot.held()).await;
+        let before = slot.held();
+        let room = self.ingest.outlet.room(4, before).await;
         let batch = slot.close(self.id, close).map_err(|refused| refusal(close.handle, &slot, refused))?;
         self.submit(batch, room);
+        self.account(before, &slot);
         self.acks.closed(close.handle);
         Ok(())
     }
@@ -240,6 +284,7 @@ impl Session {
         task.container.update(Update::Deleted);
         for handle in task.handles {
             if let Some(stream) = self.streams.remove(&handle) {
+                self.held = self.held.saturating_sub(stream.slot.held());
                 stream.slot.detach(self.id);
                 self.ingest.streams.ended(&stream.slot.origin.name);
             }

@@ -208,6 +208,16 @@ impl Slot {
         Ok(self.batch(records, true))
     }
 
+    /// Gives what is there of the unfinished line, as a piece of it.
+    pub(super) fn fragment(&self, owner: u64) -> Result<Option<Batch>, Refused> {
+        let mut state = self.owned(owner)?;
+        let mut records = Vec::new();
+        state.tape.fragment(&self.clock, &mut records);
+        drop(state);
+        // The wrapper may be waiting for just this acknowledgement.
+        Ok(self.batch(records, true))
+    }
+
     /// Nobody will send the rest: gives the unfinished line.
     pub(super) fn abandon(&self) -> Option<Batch> {
         let mut state = self.state();

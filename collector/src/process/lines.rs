@@ -93,6 +93,14 @@ impl Splitter {
         }
     }
 
+    /// Delivers what is there of the unfinished line as a piece of it.
+    pub(super) fn fragment(&mut self, clock: &Clock, out: &mut Vec<Record>) {
+        // A CR alone may be part of the line's end.
+        if self.held.as_slice() != b"\r" && !self.held.is_empty() {
+            self.split(clock, out);
+        }
+    }
+
     /// What comes next stands behind a hole.
     pub(super) fn cut(&mut self) {
         self.cut_head = true;

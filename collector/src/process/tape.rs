@@ -145,6 +145,11 @@ impl Tape {
         Ok(())
     }
 
+    /// Delivers what is there of the unfinished line as a piece of it: it must not be held any longer.
+    pub fn fragment(&mut self, clock: &Clock, out: &mut Vec<Record>) {
+        self.splitter.fragment(clock, out);
+    }
+
     /// Nobody will send the rest: the unfinished line is delivered as what is left of it.
     pub fn abandon(&mut self, clock: &Clock, out: &mut Vec<Record>) {
         self.splitter.flush(Flags::CUT, clock, out);

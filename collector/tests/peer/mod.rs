@@ -329,6 +329,22 @@ impl Peer {
         }
     }
 
+    /// Reads acknowledgements until each stream's reaches its offset.
+    pub async fn acked_all(&mut self, wanted: &[(u32, u64)]) {
+        let mut wanted = wanted.to_vec();
+        while !wanted.is_empty() {
+            match self.recv().await {
+                Some(Down::Ack(ack)) => {
+                    let reached = |handle: u32, offset: u64| {
+                        ack.streams.iter().any(|s| s.handle == handle && s.offset >= offset)
+                    };
+                    wanted.retain(|(handle, offset)| !reached(*handle, *offset));
+                }
+                other => panic!("no ack of {wanted:?} but {other:?}"),
+            }
+        }
+    }
+
     /// Reads until the collector closes the connection.
     pub async fn closed(&mut self) {
         while self.recv().await.is_some() {}
