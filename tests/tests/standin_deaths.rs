@@ -8,7 +8,7 @@
 //!
 //! `cargo test --test standin_deaths -- --nocapture` prints where the deaths were.
 
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::{
@@ -38,12 +38,21 @@ const ENOUGH: usize = 4;
 struct Trap<'a> {
     pod: &'a Pod,
     at: u32,
+    /// The last stop, also where the operation failed afterwards.
+    place: RefCell<Option<String>>,
 }
 
 impl Trap<'_> {
     /// Stops the worker where it waits for work.
     fn set(&self) -> Result<Armed> {
         tracer::arm(self.pod.worker()?.pid, self.at)
+    }
+
+    /// To be called once the operation is over, however it ended.
+    fn spring(&self, armed: Armed) -> Result<Outcome> {
+        let outcome = armed.finish()?;
+        *self.place.borrow_mut() = outcome.stops.last().map(ToString::to_string);
+        Ok(outcome)
     }
 }
 
@@ -54,9 +63,10 @@ fn sweep(what: &str, script: &Script, operation: impl Fn(&Pod, &Trap<'_>) -> Res
     let mut deaths = Vec::new();
     for at in 1..MOST {
         let pod = wrapped(script)?;
-        let done = operation(&pod, &Trap { pod: &pod, at });
+        let trap = Trap { pod: &pod, at, place: RefCell::new(None) };
+        let done = operation(&pod, &trap);
         let killed = done.as_ref().map_or(true, |d| d.outcome.killed);
-        let place = done.as_ref().ok().and_then(|d| d.outcome.stops.last().map(ToString::to_string));
+        let place = trap.place.take();
         let judged = done.and_then(|done| done.judge(&pod, script));
         if let Err(e) = judged {
             failures.push(format!("{what}, death {at} at {place:?}: {e:#}"));
@@ -164,7 +174,7 @@ fn traced<M: Message, R: Message>(
     let stream = pod.connection.send(method, request)?;
     armed.go()?;
     let answer = pod.connection.answer(stream, PATIENCE).with_context(|| method.to_owned());
-    let outcome = armed.finish()?;
+    let outcome = trap.spring(armed)?;
     Ok((outcome, answer?.message::<R>()?))
 }
 
@@ -199,7 +209,7 @@ fn create_that_is_refused() -> Result<()> {
         let stream = pod.connection.send("Create", &pod.create_request(&fifos))?;
         armed.go()?;
         let answer = pod.connection.answer(stream, PATIENCE);
-        let outcome = armed.finish()?;
+        let outcome = trap.spring(armed)?;
         ensure!(answer?.code() == 5, "the refusal arrives as it was");
         // Both FIFOs end though nothing was ever written: the client's error path waits for that.
         Ok(Done { outcome, fifos: Some(fifos), others: Vec::new(), alive: Alive::Nothing })
@@ -226,7 +236,7 @@ fn output_through_the_tee() -> Result<()> {
         armed.go()?;
         // Up to the end of file: opening, moving and closing are all in it.
         let ended = fifos.stdout.to_end(PATIENCE).and_then(|_| fifos.stderr.to_end(PATIENCE));
-        let outcome = armed.finish()?;
+        let outcome = trap.spring(armed)?;
         ended?;
         pod.connection.answer(stream, PATIENCE)?.message::<api::StartResponse>()?;
         Ok(Done { outcome, fifos: Some(fifos), others: Vec::new(), alive: Alive::Started })
@@ -242,7 +252,7 @@ fn wait_until_it_has_reached_the_shim() -> Result<()> {
         armed.go()?;
         let there = || pod.lab.count("Wait", "task", "").ok().filter(|n| *n > 0);
         let came = procs::wait(PATIENCE, || "Wait reaches the shim".to_owned(), there);
-        let outcome = armed.finish()?;
+        let outcome = trap.spring(armed)?;
         came?;
         pod.connection.call("Start", &pod::start("task", ""))?.message::<api::StartResponse>()?;
         pod.connection.call("Kill", &pod::kill("task", "", 9))?.message::<api::Empty>()?;
@@ -269,7 +279,7 @@ fn wait_whose_answer_is_held() -> Result<()> {
         let answer = pod.connection.answer(wait, PATIENCE).context("held Wait");
         // The reader may have taken them and not told yet; lines not held back would take 8 ms more.
         let read = fifos.stdout.wait_len(600, Duration::from_millis(3));
-        let outcome = armed.finish()?;
+        let outcome = trap.spring(armed)?;
         ensure!(answer?.message::<api::WaitResponse>()?.exit_status == 3, "exit status");
         // Readers that close at the answer of Wait would have lost the rest.
         ensure!(read.is_ok(), "Wait was answered before the lines: {read:?}");
@@ -362,7 +372,7 @@ fn a_new_connection() -> Result<()> {
         let stream = other.send("Connect", &request)?;
         armed.go()?;
         let answer = other.answer(stream, PATIENCE).context("on the new connection");
-        let outcome = armed.finish()?;
+        let outcome = trap.spring(armed)?;
         answer?.message::<api::ConnectResponse>()?;
         Ok(Done { outcome, fifos: Some(fifos), others: vec![other], alive: Alive::Created })
     })
@@ -379,7 +389,7 @@ fn a_connection_that_ends() -> Result<()> {
         other.shutdown_write()?;
         armed.go()?;
         let ended = other.wait_end(PATIENCE).context("the wrapper hangs up too");
-        let outcome = armed.finish()?;
+        let outcome = trap.spring(armed)?;
         ended?;
         let closed = |kind| move |e: &shimtap_tests::standin::journal::Entry| e.kind == kind;
         let one_left = || {
@@ -401,7 +411,7 @@ fn a_downgrade() -> Result<()> {
         let refused = v3.send("Create", &pod.create_request(&fifos))?;
         armed.go()?;
         let answer = v3.answer(refused, PATIENCE).context("v3");
-        let outcome = armed.finish()?;
+        let outcome = trap.spring(armed)?;
         ensure!(answer?.code() == 12, "v3 is not implemented");
         // An unwrapped shim would not have touched the FIFOs: the second Create finds them as they were.
         pod.connection.call("Create", &pod.create_request(&fifos))?.message::<api::CreateTaskResponse>()?;
@@ -414,7 +424,7 @@ fn a_downgrade() -> Result<()> {
 fn the_trap_sees_the_moves_of_a_relay() -> Result<()> {
     let pod = wrapped(&talker())?;
     let fifos = created(&pod)?;
-    let trap = Trap { pod: &pod, at: u32::MAX };
+    let trap = Trap { pod: &pod, at: u32::MAX, place: RefCell::new(None) };
     let (outcome, _) = traced::<_, api::StateResponse>(&pod, &trap, "State", &pod::state("task", ""))?;
     let seen =
         |call: &str| outcome.stops.iter().filter(|s| name(s.call) == call && s.edge == Edge::Exit).count();

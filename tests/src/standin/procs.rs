@@ -12,6 +12,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::{errno::Errno, sys::signal, unistd::Pid};
 
+/// How a worker calls itself.
+const WORKER: &str = "tap-worker";
+
 /// One process as /proc shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
@@ -79,14 +82,15 @@ pub fn keepers(namespace: &str) -> Result<Vec<Process>> {
     let mut found = all()?;
     found.retain(|p| {
         p.state != 'Z'
-            && p.name != "tap-worker"
+            && p.name != WORKER
             && p.argv.get(1).is_some_and(|a| a == "tap-keeper")
             && p.has_flag("-namespace", namespace)
     });
     Ok(found)
 }
 
-/// The worker of a keeper: its only living child.
+/// The worker of a keeper: its only living child, or the process that made it where it stands in for a keeper that
+/// was gone or mute.
 ///
 /// # Errors
 /// There is none, or more than one.
@@ -94,11 +98,12 @@ pub fn worker(keeper: Pid) -> Result<Process> {
     let path = format!("/proc/{keeper}/task/{keeper}/children");
     let list = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
     let pids = list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
-    let mut children: Vec<Process> = pids.filter_map(|pid| Process::read(Pid::from_raw(pid))).collect();
-    children.retain(|p| p.state != 'Z');
-    match children.len() {
-        1 => children.pop().context("one child"),
-        n => bail!("keeper {keeper} has {n} living children"),
+    let mut found: Vec<Process> = pids.filter_map(|pid| Process::read(Pid::from_raw(pid))).collect();
+    found.extend(Process::read(keeper).and_then(|k| Process::read(k.parent)).filter(|p| p.name == WORKER));
+    found.retain(|p| p.state != 'Z');
+    match found.len() {
+        1 => found.pop().context("one worker"),
+        _ => bail!("workers of keeper {keeper}: {found:?}"),
     }
 }
 
