@@ -17,7 +17,8 @@ use thiserror::Error;
 
 use crate::config::Config;
 
-/// In the environment of everything that a wrapper starts: a second wrapper then stands aside.
+/// In the environment of everything that a wrapper starts: a second wrapper then stands aside. Its value are the files
+/// that have done so, as `device:inode` joined by commas, so that none of them is taken for the real shim.
 pub const MARKER: &str = "SHIMTAP_WRAPPED";
 
 const PREFIX: &str = "containerd-shim-";
@@ -48,7 +49,8 @@ pub enum NoInner {
 type FileId = (u64, u64);
 
 struct Own {
-    id: FileId,
+    /// Ourselves first, then the wrappers that started us.
+    ids: Vec<FileId>,
     dir: PathBuf,
 }
 
@@ -69,12 +71,22 @@ fn own() -> io::Result<Own> {
     let path = env::current_exe()?;
     // Through the link itself: the path may name a newer file by now, or none.
     let meta = fs::metadata("/proc/self/exe")?;
-    Ok(Own { id: (meta.dev(), meta.ino()), dir: path.parent().unwrap_or(Path::new("/")).to_owned() })
+    let mut ids = vec![(meta.dev(), meta.ino())];
+    ids.extend(marked(&env::var(MARKER).unwrap_or_default()));
+    Ok(Own { ids, dir: path.parent().unwrap_or(Path::new("/")).to_owned() })
+}
+
+/// The files that a marker names; what is no such list names none.
+fn marked(marker: &str) -> impl Iterator<Item = FileId> + '_ {
+    marker.split(',').filter_map(|file| {
+        let (dev, ino) = file.split_once(':')?;
+        Some((dev.parse().ok()?, ino.parse().ok()?))
+    })
 }
 
 fn given(path: &Path, own: &Own, invoked: String) -> Result<PathBuf, NoInner> {
     match usable(path) {
-        Ok(id) if id == own.id => Err(NoInner::Ourselves { invoked, path: path.to_owned() }),
+        Ok(id) if own.ids.contains(&id) => Err(NoInner::Ourselves { invoked, path: path.to_owned() }),
         Ok(_) => Ok(path.to_owned()),
         Err(source) => Err(NoInner::Unusable { invoked, path: path.to_owned(), source }),
     }
@@ -82,7 +94,7 @@ fn given(path: &Path, own: &Own, invoked: String) -> Result<PathBuf, NoInner> {
 
 fn find(name: &str, own: &Own, search: &OsStr, invoked: String) -> Result<PathBuf, NoInner> {
     let places = [own.dir.clone()].into_iter().chain(env::split_paths(search).filter(|p| p.is_absolute()));
-    let other = |path: &PathBuf| usable(path).is_ok_and(|id| id != own.id);
+    let other = |path: &PathBuf| usable(path).is_ok_and(|id| !own.ids.contains(&id));
     places.map(|dir| dir.join(name)).find(other).ok_or_else(|| NoInner::NotFound {
         invoked,
         name: name.to_owned(),
@@ -112,7 +124,9 @@ fn inner_name(invoked: &str) -> String {
 /// The real shim with our arguments, environment and working directory.
 pub fn command(inner: &Path, argv: &[OsString]) -> Command {
     let mut command = Command::new(inner);
-    command.args(argv.iter().skip(1)).env(MARKER, "1");
+    let ids = own().map(|own| own.ids).unwrap_or_default();
+    let marker: Vec<String> = ids.iter().map(|(dev, ino)| format!("{dev}:{ino}")).collect();
+    command.args(argv.iter().skip(1)).env(MARKER, marker.join(","));
     command
 }
 
@@ -131,6 +145,12 @@ mod tests {
         ] {
             assert_eq!(inner_name(invoked), inner, "{invoked}");
         }
+    }
+
+    #[test]
+    fn a_marker_names_files() {
+        assert_eq!(marked("12:34,5:6").collect::<Vec<_>>(), [(12, 34), (5, 6)]);
+        assert_eq!(marked("1").count() + marked("").count() + marked("a:b,:").count(), 0);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!   s/<key>                     our socket for one inner shim
 //!   s/<key>.alive               held (flock) by keeper and worker together: free = both are gone
 //!   s/<key>.json                who it is, for `delete` and for people
-//!   s/start.lock                serialises `start`s
+//!   s/<key>.lock                serialises `start`s, and the repair of `delete`
 //!   c/<namespace>/<id>/         FIFOs of one task, and `shim` -> ../../../s/<key>
 //! ```
 //!
@@ -85,9 +85,9 @@ impl RunDir {
         self.0.join("s").join(format!("{key}.json"))
     }
 
-    /// The lock that serialises `start`s.
-    pub fn start_lock(&self) -> PathBuf {
-        self.0.join("s").join("start.lock")
+    /// The lock that serialises what makes and unmakes a wrapper.
+    pub fn lock(&self, key: &str) -> PathBuf {
+        self.0.join("s").join(format!("{key}.lock"))
     }
 
     /// The directory of a task. Fails on names that containerd itself would refuse: a `/` or `..` must never

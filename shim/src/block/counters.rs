@@ -38,11 +38,15 @@ pub enum Counter {
     LinkReconnects,
     /// Workers that the keeper has replaced.
     WorkerDeaths,
+    /// Bytes of killed tasks that containerd's end did not take.
+    DiscardedAfterKill,
+    /// Bytes that no collector had taken when their task's entry was needed for another.
+    EvictedBytes,
 }
 
 impl Counter {
     /// All, in layout order, with the name under which they are reported.
-    pub const ALL: [(Self, &'static str); 14] = [
+    pub const ALL: [(Self, &'static str); 16] = [
         (Self::Frames, "frames"),
         (Self::FramesRewritten, "frames_rewritten"),
         (Self::FramesUnparsed, "frames_unparsed"),
@@ -57,6 +61,8 @@ impl Counter {
         (Self::NotCaptured, "not_captured"),
         (Self::LinkReconnects, "link_reconnects"),
         (Self::WorkerDeaths, "worker_deaths"),
+        (Self::DiscardedAfterKill, "discarded_after_kill_bytes"),
+        (Self::EvictedBytes, "evicted_bytes"),
     ];
 }
 
@@ -72,6 +78,13 @@ impl Counters {
     pub fn add(&self, counter: Counter) {
         if let Some(word) = self.words.get(counter as usize) {
             word.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds `n`.
+    pub fn add_many(&self, counter: Counter, n: u64) {
+        if let Some(word) = self.words.get(counter as usize) {
+            word.fetch_add(n, Ordering::Relaxed);
         }
     }
 

@@ -189,7 +189,9 @@ shared_layout! {
         pub stream_id: AtomicU32,
         /// `Method` as u8.
         pub method: AtomicU32,
+        /// The task's entry, and its handle: an entry may be another task's by now.
         pub task: AtomicU32,
+        pub task_handle: AtomicU32,
         /// Signal of a Kill.
         pub signal: AtomicU32,
         /// 1: Stats of a frequent caller, which we bound.
@@ -199,9 +201,12 @@ shared_layout! {
         /// CLOCK_MONOTONIC ns when the request was decided, and when its answer began to be held.
         pub asked_ns: AtomicU64,
         pub held_ns: AtomicU64,
-        /// 1: released, whatever its streams say.
+        /// 1: released, whatever its streams say; 2: an answer of ours.
         pub release: AtomicU32,
-        _reserved: AtomicU32,
+        /// 1: counted.
+        pub counted: AtomicU32,
+        /// `events_head` + 1 before this request's event was pushed: it was, if the head has moved since.
+        pub event_at: AtomicU64,
         pub id: Text<ID>,
         pub exec: Text<ID>,
         pub held: Text<HELD>,
@@ -292,9 +297,8 @@ shared_layout! {
         pub sent: AtomicU64,
         /// link: 1 = the collector wants no bytes of this stream.
         pub unwanted: AtomicU32,
-        /// Bytes that went to nobody because the task was killed and containerd's end took nothing.
+        /// Next place in `marks`.
         pub mark: AtomicU32,
-        pub discarded: AtomicU64,
         pub marks: [Mark; MARKS],
         pub inner_path: Text<PATH>,
         pub outer_path: Text<PATH>,
@@ -351,6 +355,9 @@ shared_layout! {
         pub events_head: AtomicU64,
         pub events_tail: AtomicU64,
         pub events_seq: AtomicU64,
+        /// The request whose event is being pushed.
+        pub event_pending: AtomicU32,
+        _reserved_events: AtomicU32,
         pub counters: Counters,
         pub methods: [MethodCounters; 20],
         /// keeper: descriptor number + 1 of each slot it holds.
@@ -412,6 +419,11 @@ impl Slot {
     /// The slot `n` places on.
     pub fn plus(self, n: u32) -> Self {
         Self(self.0.saturating_add(n))
+    }
+
+    /// The slot before.
+    pub fn minus_one(self) -> Self {
+        Self(self.0.saturating_sub(1))
     }
 
     /// As stored in a message.

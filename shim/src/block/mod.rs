@@ -139,3 +139,6 @@ impl Block {
         self.tables().handles.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,7 @@ use self::protocol::{Answer, Notice, Operation, Request};
 use crate::{
     block::{Block, Slot, counters::Counter},
     sys::{
-        Errno, Kernel, fd,
+        Errno, Kernel, epoll, fd,
         pair::{self, Received},
         process,
     },
@@ -65,6 +65,8 @@ pub struct Keeper {
 struct WorkerEnd {
     pair: OwnedFd,
     pidfd: OwnedFd,
+    /// It has hung up and will be dead in a moment.
+    closed: bool,
 }
 
 /// What a forked worker starts from.
@@ -103,9 +105,11 @@ impl Keeper {
         block.tables().keeper_pid.store(std::process::id(), Ordering::Release);
         let worker = match inherited(ENV_PAIR) {
             Some(pair) => {
-                let pid = i32::try_from(block.tables().worker_pid.load(Ordering::Acquire))
-                    .map_err(|_| Errno::ESRCH)?;
-                Some(WorkerEnd { pair, pidfd: raised(process::pidfd(Pid::from_raw(pid)))? })
+                let pid = i32::try_from(block.tables().worker_pid.load(Ordering::Acquire)).unwrap_or(0);
+                let pidfd = raised(process::pidfd(Pid::from_raw(pid))).ok();
+                // A pair that has not hung up now proves that the number was still the worker's when it was opened.
+                let alive = !epoll::has_hung_up(pair.as_fd());
+                pidfd.filter(|_| alive).map(|pidfd| WorkerEnd { pair, pidfd, closed: false })
             }
             None => None,
         };
@@ -160,6 +164,8 @@ impl Keeper {
     /// worker's exit status, when it is over.
     fn next_worker(mut self) -> Result<Self, i32> {
         let Ok((ours, theirs)) = pair::pair() else { return Ok(self) };
+        // Room for the pidfd is made sure of before there is a child that would need it.
+        let Ok(room) = process::duplicate(ours.as_fd()) else { return Ok(self) };
         let (Ok(ours), Ok(theirs)) = (fd::raise(ours, FD_FLOOR), fd::raise(theirs, FD_FLOOR)) else {
             return Ok(self);
         };
@@ -172,7 +178,12 @@ impl Keeper {
                     .tables()
                     .worker_pid
                     .store(u32::try_from(pid.as_raw()).unwrap_or(0), Ordering::Release);
-                self.worker = raised(process::pidfd(pid)).ok().map(|pidfd| WorkerEnd { pair: ours, pidfd });
+                drop(room);
+                match process::pidfd(pid) {
+                    Ok(pidfd) => self.worker = Some(WorkerEnd { pair: ours, pidfd, closed: false }),
+                    // Never one that cannot be watched: it would be a second one beside the next.
+                    Err(_) => drop(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)),
+                }
                 Ok(self)
             }
             Ok(None) => {
@@ -192,7 +203,9 @@ impl Keeper {
         if let Some(worker) = &self.worker {
             let mut events = PollFlags::POLLIN;
             events.set(PollFlags::POLLOUT, !self.unannounced.is_empty());
-            fds.push((PollFd::new(worker.pair.as_fd(), events), Woken::WORKER));
+            if !worker.closed {
+                fds.push((PollFd::new(worker.pair.as_fd(), events), Woken::WORKER));
+            }
             fds.push((PollFd::new(worker.pidfd.as_fd(), PollFlags::POLLIN), Woken::DEATH));
         }
         let waits_for_time = self.worker.is_none() || self.accept_again_ns != 0;
@@ -213,10 +226,14 @@ impl Keeper {
 
     /// Does what the worker has asked for, all of it.
     fn serve(&mut self) {
-        while let Some(worker) = &self.worker {
+        while let Some(worker) = &mut self.worker {
             match pair::receive(worker.pair.as_fd()) {
                 Ok(Received::Message(bytes, _)) => self.answer(&bytes),
-                Ok(Received::Nothing | Received::Closed) | Err(_) => return,
+                Ok(Received::Nothing) | Err(_) => return,
+                Ok(Received::Closed) => {
+                    worker.closed = true;
+                    return;
+                }
             }
         }
     }
@@ -253,6 +270,7 @@ impl Keeper {
                 }
                 Ok(())
             }
+            Operation::Fetch => self.slots.get(&request.slot).map(drop).ok_or(Errno::EBADF),
             // Asked for before by a worker that died: it is there.
             _ if self.slots.contains_key(&request.slot) => Ok(()),
             Operation::InnerFifo => {
@@ -262,11 +280,11 @@ impl Keeper {
                 open::outer_reader(request.path()?).and_then(|fd| self.hold(request.slot, fd))
             }
             Operation::OuterWriter => {
-                open::outer_writer(request.path()?).and_then(|fd| self.hold(request.slot, fd))
+                let reader = self.slots.get(&request.slot.minus_one()).ok_or(Errno::EBADF)?;
+                open::outer_writer(reader.as_fd()).and_then(|fd| self.hold(request.slot, fd))
             }
             Operation::Connect => {
-                let path = self.block.tables().identity.inner_path.get();
-                open::inner_socket(&path).and_then(|fd| self.hold(request.slot, fd))
+                open::inner_socket(&self.block.tables().identity).and_then(|fd| self.hold(request.slot, fd))
             }
             Operation::Pipe => {
                 let (reader, writer) = fd::pipe()?;
@@ -307,10 +325,11 @@ impl Keeper {
                 self.unannounced.pop_front();
                 continue;
             };
-            match pair::send(worker.pair.as_fd(), &Notice::accepted(conn), &[socket.as_fd()]) {
-                Err(Errno::EAGAIN | Errno::ENOBUFS) => return,
-                Ok(()) | Err(_) => drop(self.unannounced.pop_front()),
+            if pair::send(worker.pair.as_fd(), &Notice::accepted(conn), &[socket.as_fd()]).is_err() {
+                // Its queue is full, or it is dead: its successor finds the connection in the table.
+                return;
             }
+            self.unannounced.pop_front();
         }
     }
 }

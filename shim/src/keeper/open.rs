@@ -1,8 +1,8 @@
 //! Opening FIFOs and sockets: never a blocking open, never a path that is not what it should be.
 
 use std::{
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
-    path::Path,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    sync::atomic::Ordering,
 };
 
 use nix::{
@@ -13,9 +13,11 @@ use nix::{
     },
     unistd::mkfifo,
 };
-use std::os::fd::AsRawFd;
 
-use crate::sys::{Errno, Kernel};
+use crate::{
+    block::Identity,
+    sys::{Errno, Kernel},
+};
 
 const OPEN: OFlag = OFlag::O_NONBLOCK.union(OFlag::O_CLOEXEC).union(OFlag::O_NOCTTY);
 
@@ -36,17 +38,26 @@ pub fn outer_reader(path: &str) -> Kernel<OwnedFd> {
     fifo(open(path, OPEN | OFlag::O_RDONLY, Mode::empty())?)
 }
 
-/// Opens containerd's FIFO for writing. ENXIO where our own reader is gone; never blocks.
-pub fn outer_writer(path: &str) -> Kernel<OwnedFd> {
-    fifo(open(path, OPEN | OFlag::O_WRONLY, Mode::empty())?)
+/// Opens the same FIFO for writing: by its reader, so that it is the same whatever its path names by now. Never blocks,
+/// since there is a reader.
+pub fn outer_writer(reader: BorrowedFd<'_>) -> Kernel<OwnedFd> {
+    let same = format!("/proc/self/fd/{}", reader.as_raw_fd());
+    open(same.as_str(), OPEN | OFlag::O_WRONLY, Mode::empty())
 }
 
-/// Connects to the inner shim. A full backlog is EAGAIN, nobody there ECONNREFUSED or ENOENT.
-pub fn inner_socket(path: &str) -> Kernel<OwnedFd> {
+/// Connects to the inner shim. A full backlog is EAGAIN, nobody there ECONNREFUSED or ENOENT; the latter also where the
+/// path has become the socket of a later shim.
+pub fn inner_socket(who: &Identity) -> Kernel<OwnedFd> {
+    let path = who.inner_path.get();
+    let meta = nix::sys::stat::lstat(path.as_str())?;
+    if (meta.st_dev, meta.st_ino)
+        != (who.inner_dev.load(Ordering::Relaxed), who.inner_ino.load(Ordering::Relaxed))
+    {
+        return Err(Errno::ENOENT);
+    }
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    let path = Path::new(path);
-    let address = UnixAddr::new(path.as_os_str().as_bytes())?;
+    let address = UnixAddr::new(path.as_bytes())?;
     connect(socket.as_raw_fd(), &address)?;
     Ok(socket)
 }

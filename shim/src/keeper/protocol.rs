@@ -25,6 +25,8 @@ pub enum Operation {
     Connect,
     /// A pipe.
     Pipe,
+    /// A slot that the keeper filled by itself: a connection whose announcement came without its socket.
+    Fetch,
 }
 
 /// One request.
@@ -74,7 +76,7 @@ fn word(bytes: &[u8], n: usize) -> Option<u32> {
 // === impl Operation ===
 
 impl Operation {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Ready,
         Self::Drop,
         Self::InnerFifo,
@@ -82,13 +84,14 @@ impl Operation {
         Self::OuterWriter,
         Self::Connect,
         Self::Pipe,
+        Self::Fetch,
     ];
 
     /// How many descriptors its answer brings.
     pub fn makes(self) -> u32 {
         match self {
             Self::Ready | Self::Drop => 0,
-            Self::InnerFifo | Self::OuterReader | Self::OuterWriter | Self::Connect => 1,
+            Self::InnerFifo | Self::OuterReader | Self::OuterWriter | Self::Connect | Self::Fetch => 1,
             Self::Pipe => 2,
         }
     }

@@ -23,7 +23,7 @@ pub fn sweep(block: &Block) {
 
 /// Socket, description and lock of `key`; the lock last, since it says that somebody lives.
 pub fn remove_files(run_dir: &RunDir, key: &str) {
-    for file in [run_dir.socket(key), run_dir.description(key), run_dir.alive(key)] {
+    for file in [run_dir.socket(key), run_dir.description(key), run_dir.lock(key), run_dir.alive(key)] {
         let _ = fs::remove_file(file);
     }
 }

@@ -9,7 +9,7 @@ use protobuf::Message;
 use serde::Deserialize;
 use shimtap_proto::link::{NotCaptured, Open, Stdio, Stream as StreamKind};
 
-use crate::block::{ANNOUNCEMENT, Block, Places, Task, linked};
+use crate::block::{ANNOUNCEMENT, Block, Places, Task, TaskState, linked};
 
 /// Annotations beyond this are left out and counted; the whole must fit its place in the block.
 const ANNOTATIONS_MAX: usize = 8 << 10;
@@ -72,6 +72,17 @@ pub fn open(block: &Block, index: usize, task: &Task) -> Open {
         keep(block, index, task, &open);
     }
     open
+}
+
+/// Makes the announcements of tasks that have none yet.
+pub fn keep_all(block: &Block) {
+    for (index, task) in block.tables().tasks().iter().enumerate() {
+        let state = TaskState::load(&task.state);
+        let begun = !matches!(state, TaskState::Free | TaskState::Creating);
+        if begun && task.announcement.load(Ordering::Acquire) == 0 {
+            open(block, index, task);
+        }
+    }
 }
 
 fn stdio(block: &Block, task: &Task) -> Vec<Stdio> {

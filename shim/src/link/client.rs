@@ -7,10 +7,10 @@ use shimtap_proto::link::{
     FromCollector, FromWrapper, Hello, InnerShim, METHOD, PROTOCOL, SERVICE, Welcome, from_collector,
     from_wrapper,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use ttrpc::r#async::{CSReceiver, CSSender, Client, ClientStream};
 
-use super::{Switchboard, session::Session};
+use super::{Switchboard, announce, session::Session};
 use crate::block::{Block, counters::Counter};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -51,8 +51,20 @@ async fn serve(block: &'static Block, board: &'static Switchboard) {
             }
             board.set_attached(false);
         }
-        sleep(with_jitter(pause)).await;
+        rest(block, board, with_jitter(pause)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Waits, and meanwhile writes down what is known of new tasks: their bundles may be gone when a collector comes.
+async fn rest(block: &Block, board: &Switchboard, pause: Duration) {
+    let until = Instant::now() + pause;
+    let Ok(wake) = board.link_end() else { return sleep(pause).await };
+    announce::keep_all(block);
+    // Cancel-safe: readable() changes nothing.
+    while let Ok(Ok(())) = timeout_at(until, wake.readable()).await {
+        let _ = wake.try_read(&mut [0u8; 64]);
+        announce::keep_all(block);
     }
 }
 

@@ -22,11 +22,12 @@ use std::{
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shimtap_proto::link::StatsSource;
+use tokio::net::unix::pipe;
 
 use crate::{
     block::{Block, Stream, StreamState, TaskState, linked},
     keeper::FD_FLOOR,
-    sys::{Kernel, fd, unix_ns},
+    sys::{Kernel, fd, process, unix_ns},
 };
 
 /// Unsent bytes of a stream from which on the link thread is woken whatever it waits for.
@@ -42,6 +43,10 @@ pub struct Switchboard {
     /// The link thread wants to be woken by the next byte.
     armed: AtomicU32,
     attached: AtomicBool,
+    /// The link thread is waiting for something to do, so that what it is asked for is done soon.
+    listening: AtomicBool,
+    /// A collector was attached at some time.
+    ever: AtomicBool,
     samples: Mutex<Vec<Sample>>,
 }
 
@@ -80,6 +85,8 @@ impl Switchboard {
             link: (raised(reader)?, raised(writer)?),
             armed: AtomicU32::new(0),
             attached: AtomicBool::new(false),
+            listening: AtomicBool::new(false),
+            ever: AtomicBool::new(false),
             samples: Mutex::new(Vec::new()),
         })
     }
@@ -89,8 +96,20 @@ impl Switchboard {
         self.attached.load(Ordering::Acquire)
     }
 
+    /// Would the link thread do now what it is asked for? A hung collector must not cost an exit its time.
+    pub fn is_listening(&self) -> bool {
+        self.is_attached() && self.listening.load(Ordering::Acquire)
+    }
+
+    /// Was a collector attached at some time?
+    pub fn was_attached(&self) -> bool {
+        self.ever.load(Ordering::Acquire)
+    }
+
     fn set_attached(&self, attached: bool) {
+        self.listening.store(false, Ordering::Release);
         self.attached.store(attached, Ordering::Release);
+        self.ever.fetch_or(attached, Ordering::AcqRel);
     }
 
     /// Readable when the link thread has something for the relay.
@@ -139,6 +158,11 @@ impl Switchboard {
         }
     }
 
+    /// A waitable end of the pipe by which the relay thread wakes the link thread.
+    fn link_end(&self) -> std::io::Result<pipe::Receiver> {
+        pipe::Receiver::from_owned_fd(process::duplicate(self.link.0.as_fd())?)
+    }
+
     fn take_samples(&self) -> Vec<Sample> {
         self.samples.lock().map(|mut s| std::mem::take(&mut *s)).unwrap_or_default()
     }
@@ -156,7 +180,7 @@ impl Switchboard {
                 })
             })
         };
-        nothing || (self.is_attached() && taken && all_acked())
+        taken && (nothing || (self.is_attached() && all_acked()))
     }
 
     fn pause_after_panic(&self) {

@@ -5,16 +5,12 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
-    os::fd::AsFd,
     sync::atomic::Ordering,
 };
 
 use shimtap_proto::link::{Ack, FromCollector, Ready, Settings, StatsSource, from_collector, from_wrapper};
 use thiserror::Error;
-use tokio::{
-    net::unix::pipe,
-    time::{Duration, Instant, sleep_until},
-};
+use tokio::time::{Duration, Instant, sleep_until};
 use ttrpc::r#async::{CSReceiver, CSSender};
 
 use super::{
@@ -27,7 +23,6 @@ use super::{
 use crate::{
     block::{Block, Task, TaskState},
     events::EventRing,
-    sys::process,
 };
 
 /// Why a session ended; the next one goes on where it stopped.
@@ -108,13 +103,18 @@ impl Session {
 
     /// Until the stream ends or the wrapper's life is over.
     pub async fn run(mut self) -> Result<(), SessionEnd> {
-        let wake = link_end(self.board)?;
+        let wake = self.board.link_end()?;
         while self.block.tables().over.load(Ordering::Acquire) == 0 {
             // Armed before looking: what moves while we look wakes us.
-            self.board.armed.store(u32::from(!self.cursors.is_flush_due_soon()), Ordering::Release);
+            self.board.armed.store(1, Ordering::Release);
             let flush = self.say().await?;
+            if flush.is_some() {
+                // The timer comes soon enough for what moves until then.
+                self.board.armed.store(0, Ordering::Release);
+            }
             let until = flush.map_or(self.round, |at| at.min(self.round));
             // Cancel-safe: readable() has no effect until cleared, recv() of ttrpc waits on a channel only, sleep is a timer.
+            self.board.listening.store(true, Ordering::Release);
             tokio::select! {
                 ready = wake.readable() => {
                     ready?;
@@ -123,6 +123,7 @@ impl Session {
                 message = self.receiver.recv() => self.hear(message?),
                 () = sleep_until(until) => {}
             }
+            self.board.listening.store(false, Ordering::Release);
         }
         Ok(())
     }
@@ -245,6 +246,7 @@ impl Session {
                 continue;
             }
             said.gone = true;
+            self.cursors.forget_task(task);
             let gone = shimtap_proto::link::Gone {
                 task: handle,
                 time_ns: task.deleted_ns.load(Ordering::Relaxed),
@@ -296,9 +298,4 @@ fn apply(block: &Block, settings: &Settings) {
     if let Some(ms) = settings.foreign_stats_bound_ms {
         tables.stats_bound_ms.store(ms, Ordering::Relaxed);
     }
-}
-
-/// The pipe by which the relay thread wakes this one.
-fn link_end(board: &Switchboard) -> Result<pipe::Receiver, SessionEnd> {
-    Ok(pipe::Receiver::from_owned_fd(process::duplicate(board.link.0.as_fd())?)?)
 }

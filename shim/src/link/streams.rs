@@ -19,6 +19,9 @@ const QUIET: Duration = Duration::from_millis(50);
 /// Else they wait for company this long.
 const GATHER: Duration = Duration::from_millis(25);
 
+/// A look that came between two words of the relay thread is repeated after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
 /// One stream's place.
 struct Cursor {
     index: usize,
@@ -34,7 +37,6 @@ pub struct Cursors {
     block: &'static Block,
     ring: RingView,
     cursors: BTreeMap<u32, Cursor>,
-    gathering: bool,
 }
 
 // === impl Cursors ===
@@ -42,16 +44,27 @@ pub struct Cursors {
 impl Cursors {
     /// None announced yet.
     pub fn new(block: &'static Block) -> Self {
-        Self { block, ring: RingView::new(block), cursors: BTreeMap::new(), gathering: false }
-    }
-
-    /// Does a timer of ours run that sends anyway?
-    pub fn is_flush_due_soon(&self) -> bool {
-        self.gathering
+        Self { block, ring: RingView::new(block), cursors: BTreeMap::new() }
     }
 
     fn stream(&self, index: usize) -> Option<&'static Stream> {
         self.block.tables().streams.get(index)
+    }
+
+    /// The stream of a cursor, as long as its entry is still that stream's.
+    fn stream_of(&self, handle: u32, cursor: &Cursor) -> Option<&'static Stream> {
+        let lives = |s: &&Stream| {
+            s.handle.load(Ordering::Acquire) == handle && StreamState::load(&s.state) != StreamState::Free
+        };
+        self.stream(cursor.index).filter(lives)
+    }
+
+    /// The task is done with: its cursors go.
+    pub fn forget_task(&mut self, task: &Task) {
+        let block = self.block;
+        for stream in task.streams.iter().filter_map(linked).filter_map(|s| block.tables().streams.get(s)) {
+            self.cursors.remove(&stream.handle.load(Ordering::Relaxed));
+        }
     }
 
     /// The collector says where a stream goes on.
@@ -98,7 +111,6 @@ impl Cursors {
                 due = Some(due.map_or(at, |d| d.min(at)));
             }
         }
-        self.gathering = due.is_some();
         Ok(due)
     }
 
@@ -118,9 +130,12 @@ impl Cursors {
 
     /// The next message of a stream, or when there will be one.
     fn next_body(&mut self, handle: u32) -> Option<Next> {
-        let in_flight: u64 = self.cursors.values().map(|c| self.in_flight(c)).sum();
+        let in_flight: u64 = self.cursors.iter().map(|(h, c)| self.in_flight(*h, c)).sum();
+        let Some(stream) = self.cursors.get(&handle).and_then(|c| self.stream_of(handle, c)) else {
+            self.cursors.remove(&handle);
+            return None;
+        };
         let cursor = self.cursors.get_mut(&handle).filter(|c| !c.closed)?;
-        let stream = self.block.tables().streams.get(cursor.index)?;
         let ended = StreamState::load(&stream.state) == StreamState::Ended;
         let pos = stream.pos.load(Ordering::Acquire);
         let start = stream.start.load(Ordering::Acquire);
@@ -148,9 +163,10 @@ impl Cursors {
         {
             return Some(Next::Later(at));
         }
-        // `None` here: dropped while we looked; the next look sends the Gap.
-        let bytes = self.ring.read(stream, cursor.at, DATA_MAX);
-        let Some(bytes) = bytes else { return Some(Next::Later(Instant::now())) };
+        let Some(bytes) = self.ring.read(stream, cursor.at, DATA_MAX) else {
+            // Dropped while we looked: the next look, soon, sends the Gap.
+            return Some(Next::Later(Instant::now() + LOOK_AGAIN));
+        };
         let (time_offset, time_ns) = RingView::times(stream, cursor.at, bytes.len()).into_iter().unzip();
         let offset = cursor.at;
         cursor.at = cursor.at.saturating_add(wide(bytes.len()));
@@ -160,9 +176,10 @@ impl Cursors {
         Some(Next::body(from_wrapper::Body::Data(data)))
     }
 
-    fn in_flight(&self, cursor: &Cursor) -> u64 {
-        let acked = self.stream(cursor.index).map_or(0, |s| s.acked.load(Ordering::Acquire));
-        if cursor.wanted { cursor.at.saturating_sub(acked) } else { 0 }
+    fn in_flight(&self, handle: u32, cursor: &Cursor) -> u64 {
+        let counts = cursor.wanted && !cursor.closed;
+        let stream = self.stream_of(handle, cursor).filter(|_| counts);
+        stream.map_or(0, |s| cursor.at.saturating_sub(s.acked.load(Ordering::Acquire)))
     }
 }
 

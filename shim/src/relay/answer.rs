@@ -14,7 +14,11 @@ use shimtap_proto::{
     },
 };
 
-use super::{ANSWERS, request::Out};
+use super::{
+    ANSWERS,
+    hold::{RELEASED, SYNTHETIC},
+    request::Out,
+};
 use crate::{
     block::{Pending, PendingState, TaskState, counters::Counter, link_to, linked},
     sys::{monotonic_ns, unix_ns},
@@ -32,27 +36,38 @@ impl Worker {
         let stream_id = shimtap_proto::ttrpc::Header::decode(&frame).map_or(0, |h| h.stream_id);
         let Some(index) = self.pending_of(conn, stream_id) else { return unchanged };
         let pending = self.pending(index);
-        let swallow = PendingState::load(&pending.state) == PendingState::Swallow;
-        let Ok(view) = ResponseView::decode(frame.get(HEADER_LEN..).unwrap_or(&[])) else {
-            self.block.tables().counters.add(Counter::FramesUnparsed);
-            if swallow {
-                PendingState::Free.store(&pending.state);
+        let view = ResponseView::decode(frame.get(HEADER_LEN..).unwrap_or(&[])).ok();
+        match PendingState::load(&pending.state) {
+            // A predecessor has taken it into the block: it leaves from there.
+            PendingState::Held => return None,
+            PendingState::Leaving => {
+                // The answer comes while ours is about to leave: ours goes, and nothing is left to be swallowed.
+                if pending.release.load(Ordering::Acquire) == SYNTHETIC {
+                    pending.release.store(RELEASED, Ordering::Release);
+                }
                 return None;
             }
-            entry.pending.store(link_to(Some(index)), Ordering::Release);
+            PendingState::Swallow => {
+                if let Some(view) = &view {
+                    self.stats_answered(pending, view);
+                }
+                // Forgotten in `conclude`, after which the frame is not looked at again.
+                entry.pending.store(link_to(Some(index)), Ordering::Release);
+                return Some(Out { changed: false, len: 0 });
+            }
+            PendingState::Free | PendingState::Open => {}
+        }
+        entry.pending.store(link_to(Some(index)), Ordering::Release);
+        let Some(view) = view else {
+            self.block.tables().counters.add(Counter::FramesUnparsed);
             return unchanged;
         };
         pending.code.store(view.code, Ordering::Relaxed);
-        if swallow {
-            self.stats_answered(pending, &view);
-            PendingState::Free.store(&pending.state);
-            return None;
-        }
-        let changed = self.understand_answer(pending, &view, &frame);
+        let changed = self.understand_answer(index, &view, &frame);
         if Self::method_of(pending) == Some(Method::Wait) && self.hold(pending, &frame) {
+            entry.pending.store(0, Ordering::Release);
             return None;
         }
-        entry.pending.store(link_to(Some(index)), Ordering::Release);
         match changed {
             Some(bytes) if self.put_changed_answer(conn, &bytes) => {
                 Some(Out { changed: true, len: bytes.len() })
@@ -70,15 +85,11 @@ impl Worker {
     }
 
     /// Does what the answer asks of us; the changed frame where it has to change.
-    fn understand_answer(
-        &mut self,
-        pending: &Pending,
-        view: &ResponseView<'_>,
-        frame: &[u8],
-    ) -> Option<Vec<u8>> {
+    fn understand_answer(&mut self, index: usize, view: &ResponseView<'_>, frame: &[u8]) -> Option<Vec<u8>> {
+        let pending = self.pending(index);
         let ok = view.code == Code::OK;
         let init = pending.exec.is_empty();
-        let task = linked(&pending.task);
+        let task = self.task_of(pending);
         match (Self::method_of(pending)?, task) {
             (Method::Create, Some(task)) if ok => {
                 let pid = PidAnswer::decode(view.payload).map_or(0, |a| a.pid);
@@ -87,7 +98,10 @@ impl Worker {
             // Undone before the error leaves: the client then waits for the end of its FIFOs.
             (Method::Create, Some(task)) => self.task_undo(task),
             (Method::Start, Some(task)) if ok && init => self.task_started(task, view),
-            (Method::Wait, task) if ok => self.process_exited(pending, task, view),
+            (Method::Wait, task) if ok => self.process_exited(index, task, view),
+            (Method::Kill | Method::Delete, Some(task)) if !ok && init && view.code != Code::NOT_FOUND => {
+                self.lives_on(task);
+            }
             (Method::Delete, Some(task)) if ok && init => self.task_deleted(task),
             (Method::Stats, _) => self.stats_answered(pending, view),
             (Method::State, _) if ok => return self.changed_state(view, frame),
@@ -108,24 +122,34 @@ impl Worker {
         self.board.wake_link();
     }
 
-    fn process_exited(&self, pending: &Pending, task: Option<usize>, view: &ResponseView<'_>) {
+    /// A Kill or Delete was refused: its output is wanted as before.
+    fn lives_on(&self, task: usize) {
+        self.task(task).killed.store(0, Ordering::Release);
+    }
+
+    fn process_exited(&self, index: usize, task: Option<usize>, view: &ResponseView<'_>) {
+        let pending = self.pending(index);
         let Ok(answer) = ExitAnswer::decode(view.payload) else { return };
         let init = pending.exec.is_empty();
         let handle = task.map_or(0, |t| self.task(t).handle.load(Ordering::Relaxed));
-        if init && let Some(task) = task.map(|t| self.task(t)) {
-            if task.exit_known.swap(1, Ordering::AcqRel) != 0 {
+        let known = task.filter(|_| init).map(|t| self.task(t));
+        if let Some(task) = known {
+            if task.exit_known.load(Ordering::Acquire) != 0 {
                 return;
             }
             task.exit_status.store(answer.exit_status, Ordering::Relaxed);
             task.exited_ns.store(unix_ns(), Ordering::Relaxed);
             task.exited_mono_ns.store(monotonic_ns(), Ordering::Release);
-            TaskState::Exited.store(&task.state);
-            if self.board.is_attached() {
+            // A Wait may be answered after the Delete: that task is over for good.
+            if TaskState::load(&task.state) != TaskState::Deleted {
+                TaskState::Exited.store(&task.state);
+            }
+            if self.board.is_listening() {
                 task.final_stats.store(1, Ordering::Release);
                 self.board.wake_link();
             }
         }
-        self.events.push(Event {
+        let event = Event {
             time_ns: answer.exited_at_ns.and_then(|t| u64::try_from(t).ok()).unwrap_or_else(unix_ns),
             kind: EventKind::EVENT_KIND_EXIT.into(),
             task: handle,
@@ -133,11 +157,15 @@ impl Worker {
             exit_status: answer.exit_status,
             container: pending.id.get(),
             ..Default::default()
-        });
+        };
+        self.push_event(index, event);
+        if let Some(task) = known {
+            task.exit_known.store(1, Ordering::Release);
+        }
     }
 
     fn stats_answered(&self, pending: &Pending, view: &ResponseView<'_>) {
-        let Some(task) = linked(&pending.task).map(|t| self.task(t)) else { return };
+        let Some(task) = self.task_of(pending).map(|t| self.task(t)) else { return };
         task.stats_mute.store(0, Ordering::Release);
         if let (Code::OK, Ok(stats)) = (view.code, StatsAnswer::decode(view.payload)) {
             let handle = task.handle.load(Ordering::Relaxed);
@@ -166,16 +194,21 @@ impl Worker {
         let entry = self.dir(conn, dir);
         let Some(index) = linked(&entry.pending) else { return };
         let pending = self.pending(index);
-        if PendingState::load(&pending.state) != PendingState::Free {
-            self.account(pending);
-            let ours = pending.release.load(Ordering::Acquire) == super::hold::SYNTHETIC;
-            let next = if ours { PendingState::Swallow } else { PendingState::Free };
-            next.store(&pending.state);
+        match PendingState::load(&pending.state) {
+            PendingState::Free => {}
+            PendingState::Swallow => PendingState::Free.store(&pending.state),
+            PendingState::Open | PendingState::Held | PendingState::Leaving => {
+                self.account(index);
+                let ours = pending.release.load(Ordering::Acquire) == SYNTHETIC;
+                let next = if ours { PendingState::Swallow } else { PendingState::Free };
+                next.store(&pending.state);
+            }
         }
         entry.pending.store(0, Ordering::Release);
     }
 
-    fn account(&self, pending: &Pending) {
+    fn account(&self, index: usize) {
+        let pending = self.pending(index);
         let asked = pending.asked_ns.load(Ordering::Relaxed);
         let code = pending.code.load(Ordering::Relaxed);
         let Some(method) = Self::method_of(pending) else { return };
@@ -183,12 +216,15 @@ impl Worker {
         let held = pending.held_ns.load(Ordering::Relaxed);
         let answered = if held == 0 { monotonic_ns() } else { held };
         let duration_ns = answered.saturating_sub(asked);
-        if let Some(counters) = self.block.tables().methods.get(usize::from(method.to_u8())) {
+        // Marked before it is counted: a death in between loses one, which is better than counting it twice.
+        let counted = pending.counted.swap(1, Ordering::AcqRel) != 0;
+        let counters = self.block.tables().methods.get(usize::from(method.to_u8()));
+        if let Some(counters) = counters.filter(|_| !counted) {
             counters.observe(duration_ns, code != Code::OK);
         }
         let Some(kind) = event_of(method) else { return };
-        let task = linked(&pending.task).map(|t| self.task(t));
-        self.events.push(Event {
+        let task = self.task_of(pending).map(|t| self.task(t));
+        let event = Event {
             time_ns: unix_ns(),
             kind: kind.into(),
             task: task.map_or(0, |t| t.handle.load(Ordering::Relaxed)),
@@ -199,7 +235,8 @@ impl Worker {
             signal: pending.signal.load(Ordering::Relaxed),
             container: pending.id.get(),
             ..Default::default()
-        });
+        };
+        self.push_event(index, event);
         self.board.wake_link();
     }
 }

@@ -12,7 +12,7 @@ use super::{ANSWERS, Want, pump::Step};
 use crate::{
     block::{DirState, Pending, PendingState, counters::Counter, link_to, linked},
     sys::{Errno, Kernel, monotonic_ns},
-    worker::Worker,
+    worker::{Token, Worker},
 };
 
 /// Longest hold: what shims themselves wait for their copiers.
@@ -23,14 +23,14 @@ const FINAL_STATS_MAX_NS: u64 = 200_000_000;
 const LOOK_NS: u64 = 2_000_000;
 
 /// Values of `Pending::release`: leaves now; is an answer of ours.
-const RELEASED: u32 = 1;
+pub(super) const RELEASED: u32 = 1;
 /// See [`RELEASED`].
 pub(super) const SYNTHETIC: u32 = 2;
 
 impl Worker {
     /// Takes a Wait answer into the block, to leave later; false where it leaves at once.
     pub(super) fn hold(&mut self, pending: &Pending, frame: &[u8]) -> bool {
-        let task = linked(&pending.task).filter(|_| pending.exec.is_empty());
+        let task = self.task_of(pending).filter(|_| pending.exec.is_empty());
         let Some(task) = task else { return false };
         if pending.code.load(Ordering::Relaxed) != Code::OK || !self.has_something_to_wait_for(task) {
             return false;
@@ -68,7 +68,7 @@ impl Worker {
 
     fn may_leave(&self, pending: &Pending, now: u64) -> bool {
         let held = now.saturating_sub(pending.held_ns.load(Ordering::Acquire));
-        let Some(task) = linked(&pending.task) else { return true };
+        let Some(task) = self.task_of(pending) else { return true };
         if pending.release.load(Ordering::Acquire) != 0 || held >= HOLD_MAX_NS {
             return true;
         }
@@ -119,6 +119,8 @@ impl Worker {
             // Before the Delete is forwarded, as far as containerd takes it without our waiting.
             let want = self.dir_pump(conn, ANSWERS);
             self.note_want(conn, ANSWERS, want);
+            // What it did not take is seen to, and registered, in that connection's own turn.
+            self.unfinished.insert(Token::Outer(conn));
         }
     }
 
@@ -197,7 +199,7 @@ impl Worker {
             let stream_id = pending.stream_id.load(Ordering::Relaxed);
             let text = "shimtap: the inner shim has not answered Stats within the bound";
             if pending.held.set_bytes(&status_frame(stream_id, Code::DEADLINE_EXCEEDED, text)) {
-                if let Some(task) = linked(&pending.task) {
+                if let Some(task) = self.task_of(pending) {
                     self.task(task).stats_mute.store(1, Ordering::Release);
                 }
                 pending.code.store(Code::DEADLINE_EXCEEDED, Ordering::Relaxed);

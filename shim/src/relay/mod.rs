@@ -11,7 +11,11 @@ mod pump;
 mod request;
 mod take;
 
-use std::{cell::Cell, collections::BTreeMap};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
+};
 
 use nix::sys::{epoll::EpollFlags, socket::Shutdown};
 
@@ -19,7 +23,7 @@ use crate::{
     block::{CONNS, Conn, ConnState as State, Dir, DirState, FRAME_AREA, Places, Slot, linked, note_used},
     keeper::protocol::Operation,
     sys::{
-        Kernel, fd,
+        Errno, fd, monotonic_ns,
         shared::{Area, Mapping},
     },
     worker::{Token, Worker},
@@ -29,6 +33,9 @@ use crate::{
 pub(crate) const REQUESTS: usize = 0;
 /// To containerd.
 pub(crate) const ANSWERS: usize = 1;
+
+/// How long what lacks a descriptor waits before it asks again.
+const STARVED_NS: u64 = 20_000_000;
 
 /// What a direction waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,6 +67,8 @@ pub struct Relay {
     lines: BTreeMap<usize, Line>,
     /// Some direction got no pipe (descriptors are short): tried again at this time (CLOCK_MONOTONIC ns).
     starved_ns: Option<u64>,
+    /// Connections that were announced without their sockets.
+    missed: BTreeSet<usize>,
     /// Some answer is (or may be) held or ours; spares looking.
     holding: bool,
     /// Some Stats is (or may be) bounded.
@@ -71,7 +80,13 @@ pub struct Relay {
 impl Relay {
     /// No connection adopted yet; whatever a predecessor left is looked for.
     pub fn new() -> Self {
-        Self { lines: BTreeMap::new(), starved_ns: None, holding: true, bounded: Cell::new(true) }
+        Self {
+            lines: BTreeMap::new(),
+            starved_ns: None,
+            missed: BTreeSet::new(),
+            holding: true,
+            bounded: Cell::new(true),
+        }
     }
 
     /// Is any connection open?
@@ -98,10 +113,22 @@ impl Worker {
         self.relay.starved_ns
     }
 
+    /// This connection lacks a descriptor: nothing is waited for but time.
+    fn starve(&mut self, conn: usize) {
+        self.relay.starved_ns = Some(monotonic_ns().saturating_add(STARVED_NS));
+        for dir in [REQUESTS, ANSWERS] {
+            self.note_want(conn, dir, Want::Nothing);
+        }
+        self.conn_register(conn);
+    }
+
     /// Tries them again, if it is time.
     pub(crate) fn tend_starved(&mut self, now: u64) {
         if self.relay.starved_ns.is_some_and(|at| now >= at) {
             self.relay.starved_ns = None;
+            for conn in std::mem::take(&mut self.relay.missed) {
+                self.conn_begin(conn);
+            }
             let conns: Vec<usize> = self.relay.lines.keys().copied().collect();
             conns.into_iter().for_each(|conn| self.conn_pump(conn));
         }
@@ -112,7 +139,14 @@ impl Worker {
         if self.relay.lines.contains_key(&conn) || conn >= CONNS {
             return;
         }
-        let Ok(frames) = self.block.map_place(Places::frames(conn)) else { return };
+        let there = self.hands.ensure(Operation::Fetch, Slot::outer(conn), "");
+        let frames = there.and_then(|()| self.block.map_place(Places::frames(conn)));
+        let Ok(frames) = frames else {
+            // Descriptors or mappings are short; the keeper holds it until they are not.
+            self.relay.missed.insert(conn);
+            self.relay.starved_ns = Some(monotonic_ns().saturating_add(STARVED_NS));
+            return;
+        };
         let line = Line { frames, wants: Default::default(), source_done: [false; 2], hung_up: [false; 2] };
         self.relay.lines.insert(conn, line);
         note_used(&self.block.tables().conns_used, conn);
@@ -190,11 +224,23 @@ impl Worker {
                 self.conn_register(conn);
                 false
             }
-            Ok(Some(1)) if self.hands.ensure(Operation::Connect, Slot::inner(conn), "").is_ok() => {
-                State::Up.store(&self.conn(conn).state);
-                true
-            }
-            // Nobody there any more, or nothing was wanted: the client sees what it would see of a dead shim.
+            Ok(Some(1)) => match self.hands.ensure(Operation::Connect, Slot::inner(conn), "") {
+                Ok(()) => {
+                    State::Up.store(&self.conn(conn).state);
+                    true
+                }
+                // The client sees what it would see of a dead shim.
+                Err(Errno::ECONNREFUSED | Errno::ENOENT) => {
+                    self.conn_end(conn);
+                    false
+                }
+                // A full backlog, or descriptors are short: connect(2) would have waited, too.
+                Err(_) => {
+                    self.starve(conn);
+                    false
+                }
+            },
+            // Gone without having wanted anything, as probes are.
             _ => {
                 self.conn_end(conn);
                 false
@@ -223,10 +269,11 @@ impl Worker {
         for dir in [REQUESTS, ANSWERS] {
             let entry = self.dir(conn, dir);
             if let Some(pipe) = linked(&entry.pipe) {
+                entry.pipe.store(0, Ordering::Release);
                 self.pipes.discard(pipe, &mut self.hands);
             }
-            for word in [&entry.pipe, &entry.pending, &entry.out_len, &entry.frame_len] {
-                word.store(0, std::sync::atomic::Ordering::Release);
+            for word in [&entry.pending, &entry.out_len, &entry.frame_len] {
+                word.store(0, Ordering::Release);
             }
             DirState::Idle.store(&entry.state);
         }
@@ -249,8 +296,11 @@ impl Worker {
         for ((slot, token), (reads, writes)) in
             ends.into_iter().zip([(requests, answers), (answers, requests)])
         {
-            if let Ok(socket) = self.hands.get(slot) {
-                let _: Kernel<()> = self.poller.want(token.number(), socket, interest(reads, writes));
+            if let Ok(socket) = self.hands.get(slot)
+                && self.poller.want(token.number(), socket, interest(reads, writes)).is_err()
+            {
+                // No memory for a registration: looked at by time until there is.
+                self.relay.starved_ns = Some(monotonic_ns().saturating_add(STARVED_NS));
             }
         }
     }

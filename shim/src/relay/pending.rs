@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use shimtap_proto::ttrpc::Method;
+use shimtap_proto::{link::Event, ttrpc::Method};
 
 use crate::{
     block::{Pending, PendingState, Task, TaskState, counters::Counter, link_to, linked, note_used},
@@ -27,10 +27,7 @@ impl Worker {
     /// The request that an answer on this stream of this connection belongs to.
     pub(super) fn pending_of(&self, conn: usize, stream_id: u32) -> Option<usize> {
         let belongs = |(_, p): &(usize, &Pending)| {
-            let state = PendingState::load(&p.state);
-            p.stream_id.load(Ordering::Relaxed) == stream_id
-                && linked(&p.conn) == Some(conn)
-                && matches!(state, PendingState::Open | PendingState::Swallow)
+            p.stream_id.load(Ordering::Relaxed) == stream_id && linked(&p.conn) == Some(conn)
         };
         self.pendings().find(belongs).map(|(n, _)| n)
     }
@@ -47,18 +44,60 @@ impl Worker {
         };
         note_used(&self.block.tables().pendings_used, index);
         let entry = self.pending(index);
-        let words = [&entry.task, &entry.signal, &entry.bounded, &entry.code, &entry.release];
+        let words = [&entry.task, &entry.signal, &entry.bounded, &entry.code, &entry.release, &entry.counted];
         words.into_iter().for_each(|word| word.store(0, Ordering::Relaxed));
         entry.conn.store(link_to(Some(conn)), Ordering::Relaxed);
         entry.stream_id.store(stream_id, Ordering::Relaxed);
         entry.method.store(u32::from(method.to_u8()), Ordering::Relaxed);
         entry.asked_ns.store(monotonic_ns(), Ordering::Relaxed);
         entry.held_ns.store(0, Ordering::Relaxed);
+        entry.event_at.store(0, Ordering::Relaxed);
         for text in [&entry.id, &entry.exec] {
             text.set("");
         }
         PendingState::Open.store(&entry.state);
         Some(index)
+    }
+
+    /// The task of a request, if its entry is still that task's.
+    pub(super) fn task_of(&self, pending: &Pending) -> Option<usize> {
+        let index = linked(&pending.task)?;
+        let same =
+            self.task(index).handle.load(Ordering::Relaxed) == pending.task_handle.load(Ordering::Relaxed);
+        same.then_some(index)
+    }
+
+    /// Notes the task of a request.
+    pub(super) fn note_task(&self, pending: &Pending, task: Option<usize>) {
+        let handle = task.map_or(0, |t| self.task(t).handle.load(Ordering::Relaxed));
+        pending.task_handle.store(handle, Ordering::Relaxed);
+        pending.task.store(link_to(task), Ordering::Release);
+    }
+
+    /// Pushes the event of this request, once: a successor that decides the same again sees that it was pushed.
+    pub(super) fn push_event(&self, index: usize, event: Event) {
+        let tables = self.block.tables();
+        let pending = self.pending(index);
+        if pending.event_at.load(Ordering::Acquire) != 0 {
+            return;
+        }
+        tables.event_pending.store(link_to(Some(index)), Ordering::Release);
+        let head = tables.events_head.load(Ordering::Acquire);
+        pending.event_at.store(head.wrapping_add(1), Ordering::Release);
+        self.events.push(event);
+        tables.event_pending.store(0, Ordering::Release);
+    }
+
+    /// A predecessor that died while it pushed an event either had moved the head, or the event is still to come.
+    pub(crate) fn finish_event(&self) {
+        let tables = self.block.tables();
+        if let Some(pending) = linked(&tables.event_pending).map(|p| self.pending(p)) {
+            let before = pending.event_at.load(Ordering::Acquire);
+            if before == tables.events_head.load(Ordering::Acquire).wrapping_add(1) {
+                pending.event_at.store(0, Ordering::Release);
+            }
+            tables.event_pending.store(0, Ordering::Release);
+        }
     }
 
     /// The method of an entry.
@@ -70,7 +109,7 @@ impl Worker {
     /// is there until somebody deletes it.
     pub(super) fn forget_pendings(&mut self, conn: usize) {
         for (_, pending) in self.pendings().filter(|(_, p)| linked(&p.conn) == Some(conn)) {
-            let created = linked(&pending.task).filter(|_| Self::method_of(pending) == Some(Method::Create));
+            let created = self.task_of(pending).filter(|_| Self::method_of(pending) == Some(Method::Create));
             if let Some(task) = created.filter(|_| !self.is_inner_gone()) {
                 self.task_created(task, 0);
             }

@@ -11,7 +11,7 @@ use std::{
 
 use nix::sys::socket::Shutdown;
 
-use super::{ANSWERS, REQUESTS, Want, take::Taken};
+use super::{ANSWERS, REQUESTS, STARVED_NS, Want, take::Taken};
 use crate::{
     block::{Dir, DirState, FRAME_AREA, Slot, link_to, linked},
     sys::{
@@ -27,8 +27,6 @@ use crate::{
 const PIECE: usize = 32 << 10;
 /// Largest single move of unframed bytes.
 const RAW_MOVE: usize = 1 << 20;
-/// How long a direction without a pipe waits before it asks again.
-const STARVED_NS: u64 = 20_000_000;
 /// Moves after which the other direction gets its turn.
 const TURN: usize = 256;
 
@@ -62,8 +60,7 @@ impl Worker {
             match self.dir_step(conn, dir) {
                 Ok(Step::Again) => {}
                 Ok(Step::Wait(want)) => return want,
-                // The target is gone or the source broke: nothing of this direction can be delivered any more.
-                Err(_) => self.dir_ended(conn, dir),
+                Err(errno) => self.dir_failed(conn, dir, errno),
             }
         }
         // The turn is over, the work is not: nothing need happen outside for it to go on.
@@ -167,7 +164,8 @@ impl Worker {
                 store(&entry.changed, usize::from(out.changed));
                 store(&entry.out_len, out.len);
                 store(&entry.put_start, 0);
-                DirState::Put.store(&entry.state);
+                let next = if out.len == 0 { DirState::Finish } else { DirState::Put };
+                next.store(&entry.state);
                 Ok(Step::Again)
             }
             None => self.frame_done(conn, dir, entry),
@@ -219,12 +217,11 @@ impl Worker {
     /// A frame is through: back to Idle, big areas given back.
     fn frame_done(&mut self, conn: usize, dir: usize, entry: &Dir) -> Kernel<Step> {
         let len = load(&entry.frame_len);
+        // The state first: between two frames an empty pipe is as good as none, inside one it is not.
+        DirState::Idle.store(&entry.state);
         if let Some(pipe) = linked(&entry.pipe) {
             entry.pipe.store(0, Ordering::Release);
-            DirState::Idle.store(&entry.state);
             self.pipes.release(pipe, &mut self.hands);
-        } else {
-            DirState::Idle.store(&entry.state);
         }
         if len > PIECE {
             self.punch_frames(conn, dir);
@@ -258,6 +255,25 @@ impl Worker {
             let _ = fd::shutdown(target, how);
         }
         self.dir_ended(conn, dir);
+    }
+
+    /// A move was refused. A peer that is gone ends things as its end of file does; anything else would leave a silent
+    /// connection, so both peers are told.
+    fn dir_failed(&mut self, conn: usize, dir: usize, errno: Errno) {
+        match errno {
+            Errno::ECONNRESET => self.source_ended(conn, dir),
+            // The target reads no more; what the other direction still brings goes on.
+            Errno::EPIPE | Errno::ENOTCONN => self.dir_ended(conn, dir),
+            _ => {
+                for slot in [Slot::outer(conn), Slot::inner(conn)] {
+                    if let Ok(socket) = self.hands.get(slot) {
+                        let _ = fd::shutdown(socket, Shutdown::Both);
+                    }
+                }
+                self.dir_ended(conn, REQUESTS);
+                self.dir_ended(conn, ANSWERS);
+            }
+        }
     }
 
     fn dir_ended(&mut self, conn: usize, dir: usize) {

@@ -16,8 +16,8 @@ use shimtap_proto::{
 
 use super::{REQUESTS, take::api_number};
 use crate::{
-    block::{Pending, TaskState, counters::Counter, link_to, linked},
-    sys::{monotonic_ns, unix_ns},
+    block::{Pending, TaskState, counters::Counter},
+    sys::unix_ns,
     worker::Worker,
 };
 
@@ -69,15 +69,15 @@ impl Worker {
         if method == Method::Create {
             let create = Create::decode(view.payload).ok()?;
             let task = self.task_begin(conn, header.stream_id, api_number(api), &create);
-            entry.task.store(link_to(task), Ordering::Release);
+            self.note_task(entry, task);
             return Some(());
         }
-        entry.task.store(link_to(self.task_named(whose.id)), Ordering::Release);
+        self.note_task(entry, self.task_named(whose.id));
         match method {
             Method::Kill => self.kill_asked(entry, &Kill::decode(view.payload).ok()?),
             Method::Delete if whose.exec_id.is_empty() => self.end_is_near(entry, true),
             Method::Shutdown => self.end_is_near(entry, false),
-            Method::Exec => self.exec_asked(entry, &Exec::decode(view.payload).ok()?),
+            Method::Exec => self.exec_asked(pending, &Exec::decode(view.payload).ok()?),
             Method::Stats => self.stats_asked(entry),
             _ => {}
         }
@@ -93,7 +93,7 @@ impl Worker {
         }
         let view = RequestView::decode(frame.get(HEADER_LEN..)?).ok()?;
         let create = Create::decode(view.payload).ok()?;
-        let [stdout, stderr] = self.inner_uris(linked(&pending.task)?, &create);
+        let [stdout, stderr] = self.inner_uris(self.task_of(pending)?, &create);
         let edits: Vec<Edit<'_>> = [(6, &stdout), (7, &stderr)]
             .into_iter()
             .filter_map(|(field, uri)| Some(Edit { field, new: uri.as_ref()?.as_bytes() }))
@@ -109,7 +109,7 @@ impl Worker {
         // Only SIGKILL for the task itself means that its output may be thrown away; SIGHUP and SIGTERM do not.
         if kill.signal == 9
             && kill.exec_id.is_empty()
-            && let Some(task) = linked(&entry.task)
+            && let Some(task) = self.task_of(entry)
         {
             self.task(task).killed.store(1, Ordering::Release);
         }
@@ -117,32 +117,35 @@ impl Worker {
 
     /// Delete or Shutdown: Wait answers of that task leave before it, whatever its streams say.
     fn end_is_near(&mut self, entry: &Pending, is_delete: bool) {
-        let Some(task) = linked(&entry.task) else { return };
+        let Some(task) = self.task_of(entry) else { return };
         if is_delete {
             self.task(task).killed.store(1, Ordering::Release);
         }
         self.release_task(task);
     }
 
-    fn exec_asked(&self, entry: &Pending, exec: &Exec<'_>) {
+    fn exec_asked(&self, pending: usize, exec: &Exec<'_>) {
+        let task = self.task_of(self.pending(pending));
         let spec = if exec.spec.len() <= SPEC_MAX { exec.spec.to_vec() } else { Vec::new() };
-        self.events.push(Event {
+        let event = Event {
             time_ns: unix_ns(),
             kind: EventKind::EVENT_KIND_EXEC.into(),
-            task: linked(&entry.task).map_or(0, |t| self.task(t).handle.load(Ordering::Relaxed)),
+            task: task.map_or(0, |t| self.task(t).handle.load(Ordering::Relaxed)),
             process: exec.exec_id.to_owned(),
             process_spec: spec,
             container: exec.id.to_owned(),
             ..Default::default()
-        });
+        };
+        self.push_event(pending, event);
     }
 
     /// Only callers that ask in a loop are bounded, and callers of a container that has already been mute.
     fn stats_asked(&self, entry: &Pending) {
-        let Some(task) = linked(&entry.task).map(|t| self.task(t)) else { return };
-        let now = monotonic_ns();
+        let Some(task) = self.task_of(entry).map(|t| self.task(t)) else { return };
+        // The time of the request, not of this look: a successor that looks again is no second caller.
+        let now = entry.asked_ns.load(Ordering::Relaxed);
         let before = task.stats_asked_ns.swap(now, Ordering::AcqRel);
-        let frequent = before != 0 && now.saturating_sub(before) <= FREQUENT_NS;
+        let frequent = before != 0 && before != now && now.saturating_sub(before) <= FREQUENT_NS;
         let mute = task.stats_mute.load(Ordering::Acquire) != 0;
         entry.bounded.store(u32::from(frequent || mute), Ordering::Release);
         self.relay.bounded.set(self.relay.bounded.get() || frequent || mute);

@@ -63,6 +63,21 @@ impl Poller {
     }
 }
 
+/// One poll(2): is the other end gone? For a FIFO: there was a writer and there is none (the description remembers).
+pub fn has_hung_up(fd: BorrowedFd<'_>) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(fd, PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n > 0)
+        && fds.iter().any(|f| f.revents().is_some_and(|r| r.contains(PollFlags::POLLHUP)))
+}
+
+/// One poll(2): has it room for a message within the time?
+pub fn writable_within(fd: BorrowedFd<'_>, timeout_ms: u16) -> bool {
+    use nix::poll::{PollFd, PollFlags, poll};
+    let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
+    poll(&mut fds, timeout_ms).is_ok_and(|n| n > 0)
+}
+
 /// One poll(2) on one descriptor; true when it is readable, hung up or broken within the time.
 pub fn readable_within(fd: BorrowedFd<'_>, timeout_ms: u16) -> Kernel<bool> {
     use nix::poll::{PollFd, PollFlags, poll};

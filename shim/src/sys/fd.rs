@@ -130,17 +130,26 @@ pub fn adopt(raw: i32) -> OwnedFd {
 
 /// Is this number open in this process?
 pub fn is_open(raw: i32) -> bool {
-    // SAFETY: the borrow lasts for one fcntl(F_GETFD), which is defined on any number.
+    if raw < 0 {
+        return false;
+    }
+    // SAFETY: not -1, and the borrow lasts for one fcntl(F_GETFD), which is defined on any number.
     // JUSTIFICATION: asking about a number that may be closed has no safe form.
     #[expect(unsafe_code, reason = "probing a number")]
     let fd = unsafe { BorrowedFd::borrow_raw(raw) };
-    raw >= 0 && nix::fcntl::fcntl(fd, FcntlArg::F_GETFD).is_ok()
+    nix::fcntl::fcntl(fd, FcntlArg::F_GETFD).is_ok()
 }
 
 /// Sets or clears close-on-exec.
 pub fn set_cloexec(fd: BorrowedFd<'_>, on: bool) -> Kernel<()> {
     let flag = if on { nix::fcntl::FdFlag::FD_CLOEXEC } else { nix::fcntl::FdFlag::empty() };
     nix::fcntl::fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop)
+}
+
+/// Reads and forgets what waits in a pipe.
+pub fn forget(fd: BorrowedFd<'_>) {
+    let mut nowhere = [0u8; 4096];
+    while matches!(nix::unistd::read(fd, &mut nowhere), Ok(1..)) {}
 }
 
 /// shutdown(2): acts at once on the connection, whatever duplicates of the descriptor exist.

@@ -63,7 +63,8 @@ pub fn receive(from: BorrowedFd<'_>) -> Kernel<Received> {
             Err(Errno::ECONNRESET) => return Ok(Received::Closed),
             Err(e) => return Err(e),
         };
-        for message in got.cmsgs()? {
+        // Truncated control data (descriptors are short) leaves the message without them; the reader asks again.
+        for message in got.cmsgs().into_iter().flatten() {
             if let ControlMessageOwned::ScmRights(raw) = message {
                 fds.extend(raw.into_iter().map(adopt));
             }

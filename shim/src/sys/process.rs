@@ -135,6 +135,21 @@ pub fn raise_descriptor_limit() {
     }
 }
 
+/// The command is killed when we are: a SIGKILL of ours must hit what we stand in for. What it forks is not.
+pub fn die_with_us(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let set = || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes one prctl call, which is async-signal-safe.
+    // JUSTIFICATION: pre_exec is unsafe for what a closure might do.
+    #[expect(unsafe_code, reason = "pre_exec")]
+    unsafe {
+        command.pre_exec(set);
+    }
+}
+
 /// A duplicate of a descriptor, close-on-exec.
 pub fn duplicate(of: BorrowedFd<'_>) -> Kernel<OwnedFd> {
     nix::fcntl::fcntl(of, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3)).map(fd::adopt)

@@ -18,7 +18,7 @@ use crate::{
     block::{
         Phase, Slot, Stream, StreamState, Task, TaskState, counters::Counter, link_to, linked, note_used,
     },
-    keeper::{TASK_LINK, protocol::Operation},
+    keeper::{TASK_LINK, belongs_to, protocol::Operation},
     run_dir::{RunDir, private_dir},
     sys::{
         Errno,
@@ -110,6 +110,10 @@ impl Worker {
         let deleted = |(_, t): &(usize, &Task)| TaskState::load(&t.state) == TaskState::Deleted;
         let tasks = self.block.tables().tasks().iter().enumerate().filter(deleted);
         let oldest = tasks.min_by_key(|(_, t)| t.deleted_ns.load(Ordering::Relaxed)).map(|(n, _)| n)?;
+        let lost = |s: &Stream| s.pos.load(Ordering::Acquire).saturating_sub(s.acked.load(Ordering::Acquire));
+        let lost: u64 =
+            self.task(oldest).streams.iter().filter_map(linked).map(|s| lost(self.stream(s))).sum();
+        self.block.tables().counters.add_many(Counter::EvictedBytes, lost);
         self.task_forget(oldest);
         Some(oldest)
     }
@@ -127,9 +131,19 @@ impl Worker {
         let dir = self.task_dir(id)?;
         private_dir(&dir).ok()?;
         let target = Path::new("../../../s").join(self.block.tables().identity.key.get());
-        match symlink(&target, dir.join(TASK_LINK)) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => None,
-            _ => Some(dir),
+        if belongs_to(&dir, &self.block.tables().identity.key.get()) {
+            return Some(dir);
+        }
+        // What a wrapper left that ended without being able to clean up.
+        let _ = fs::remove_dir_all(&dir);
+        private_dir(&dir).ok()?;
+        symlink(&target, dir.join(TASK_LINK)).ok().map(|()| dir)
+    }
+
+    fn remove_task_dir(&self, task: &Task) {
+        let key = self.block.tables().identity.key.get();
+        if let Some(dir) = self.task_dir(&task.id.get()).filter(|dir| belongs_to(dir, &key)) {
+            let _ = fs::remove_dir_all(dir);
         }
     }
 
@@ -233,7 +247,7 @@ impl Worker {
             if StreamState::load(&stream.state) == StreamState::Setup {
                 // Whoever waits in open(2) for a writer waits no longer than for the inner shim's. Where this fails it
                 // is tried again with the first byte.
-                let _ = self.open_target(index, stream);
+                let _ = self.open_target(index);
                 StreamState::Live.store(&stream.state);
             }
         }
@@ -259,14 +273,16 @@ impl Worker {
     }
 
     /// Has somebody the inner FIFO open for writing now? (One who has closed it again is seen as its end.)
-    fn source_has_writer(&mut self, index: usize) -> bool {
+    fn source_has_writer(&self, index: usize) -> bool {
         let ends = (self.hands.get(Slot::stream(index)), self.hands.get(Slot::TAP.plus(1)));
         let (Ok(source), Ok(tap)) = ends else { return false };
         // tee(2) consumes nothing; on an empty FIFO it is EAGAIN with a writer and 0 without one.
         match fd::tee(source, tap, 1) {
             Ok(Moved::Blocked) => true,
             Ok(Moved::Bytes(_)) => {
-                self.tee.empty_tap(&self.hands);
+                if let Ok(tap) = self.hands.get(Slot::TAP) {
+                    fd::forget(tap);
+                }
                 true
             }
             Ok(Moved::End) | Err(_) => false,
@@ -276,34 +292,19 @@ impl Worker {
     /// Delete was answered: nothing more will come, whoever still holds the FIFO.
     pub(crate) fn task_deleted(&mut self, index: usize) {
         let task = self.task(index);
-        for stream in task.streams.iter().filter_map(linked) {
-            self.tee.running(stream).pace.over();
-            self.stream_pump(stream);
-            if StreamState::load(&self.stream(stream).state) == StreamState::Live
-                && self.stream_is_empty(stream)
-            {
-                self.stream_end(stream);
-            }
-        }
-        if let Some(dir) = self.task_dir(&task.id.get()) {
-            let _ = fs::remove_dir_all(dir);
-        }
         task.deleted_ns.store(unix_ns(), Ordering::Relaxed);
         TaskState::Deleted.store(&task.state);
+        // Each stream ends as soon as it is empty: now, or when containerd has taken the rest.
+        self.pump_task_streams(index);
+        self.remove_task_dir(task);
         self.board.wake_link();
-    }
-
-    fn stream_is_empty(&self, index: usize) -> bool {
-        let source = self.hands.get(Slot::stream(index));
-        linked(&self.stream(index).pipe).is_none()
-            && source.is_ok_and(|f| fd::unread(f).is_ok_and(|n| n == 0))
     }
 
     /// All is passed on: containerd gets its end of file. Returns when the keeper has closed the writer too.
     pub(super) fn stream_end(&mut self, index: usize) {
         self.stream_unregister(index);
         // An end is told by a writer that goes, so there must have been one.
-        let _ = self.open_target(index, self.stream(index));
+        let _ = self.open_target(index);
         self.hands.give_back(Slot::stream(index).plus(2), 1);
         StreamState::Ended.store(&self.stream(index).state);
         self.board.wake_link();
@@ -334,10 +335,8 @@ impl Worker {
         for stream in task.streams.iter().filter_map(linked) {
             self.stream_forget(stream);
         }
-        if TaskState::load(&task.state) != TaskState::Deleted
-            && let Some(dir) = self.task_dir(&task.id.get())
-        {
-            let _ = fs::remove_dir_all(dir);
+        if TaskState::load(&task.state) != TaskState::Deleted {
+            self.remove_task_dir(task);
         }
         TaskState::Free.store(&task.state);
     }
@@ -357,6 +356,8 @@ impl Worker {
 }
 
 fn clear_task(task: &Task) {
+    task.id.set("");
+    task.bundle.set("");
     let words = [
         &task.api,
         &task.terminal,
@@ -388,15 +389,7 @@ fn clear_task(task: &Task) {
 fn clear_stream(stream: &Stream) {
     let words = [&stream.pipe, &stream.teed, &stream.filled, &stream.unwanted, &stream.mark];
     words.into_iter().for_each(|w| w.store(0, Ordering::Relaxed));
-    let counts = [
-        &stream.pos,
-        &stream.next,
-        &stream.start,
-        &stream.ring,
-        &stream.acked,
-        &stream.sent,
-        &stream.discarded,
-    ];
+    let counts = [&stream.pos, &stream.next, &stream.start, &stream.ring, &stream.acked, &stream.sent];
     counts.into_iter().for_each(|w| w.store(0, Ordering::Relaxed));
     for mark in &stream.marks {
         mark.time_ns.store(0, Ordering::Relaxed);

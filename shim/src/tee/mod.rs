@@ -16,7 +16,7 @@ use nix::sys::epoll::EpollFlags;
 
 use self::{pace::Pace, ring::ChunkPool};
 use crate::{
-    block::{Block, STREAMS, Slot, Stream, StreamState, linked},
+    block::{Block, Phase, STREAMS, Slot, Stream, StreamState, linked},
     relay::Want,
     sys::{Kernel, fd, monotonic_ns},
     worker::{Token, Worker},
@@ -39,6 +39,8 @@ struct Running {
     pace: Pace,
     /// Since when containerd's end has taken nothing though we had something (CLOCK_MONOTONIC ns).
     stalled_ns: Option<u64>,
+    /// What it does not take is being thrown away.
+    discarding: bool,
     /// When the last byte moved.
     moved_ns: u64,
     /// When unused chunks are looked for.
@@ -146,7 +148,11 @@ impl Worker {
             running.retry_ns = None;
             if running.trim_ns.is_some_and(|at| at <= now) {
                 running.trim_ns = None;
-                self.tee.chunks.trim(self.stream(stream));
+                // What waits to be passed on is in the ring beyond `pos`: then it is trimmed after the next move.
+                let entry = self.stream(stream);
+                if Phase::load(&entry.phase) == Phase::Fill {
+                    self.tee.chunks.trim(entry);
+                }
             }
             self.stream_pump(stream);
         }
@@ -205,7 +211,8 @@ impl Worker {
 
 impl Running {
     fn due_ns(&self, may_discard: bool) -> Option<u64> {
-        let stalled = self.stalled_ns.filter(|_| may_discard).map(|at| at.saturating_add(pump::STALL_NS));
+        let stalled = self.stalled_ns.filter(|_| may_discard && self.want == Want::Target);
+        let stalled = stalled.map(|at| at.saturating_add(pump::STALL_NS));
         [self.pace.due_ns(), stalled, self.trim_ns, self.retry_ns].into_iter().flatten().min()
     }
 }

@@ -10,19 +10,17 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
 use super::ring::{ChunkPool, in_tap};
 use crate::{
-    block::{Phase, Slot, Stream, link_to, linked},
+    block::{Phase, Slot, Stream, TaskState, counters::Counter, link_to, linked},
     keeper::protocol::Operation,
     relay::Want,
     sys::{
-        Errno, Kernel,
+        Errno, Kernel, epoll,
         fd::{self, Moved},
         monotonic_ns, unix_ns,
     },
-    worker::{Hands, Worker},
+    worker::Worker,
 };
 
 /// After this long without containerd taking a byte, a killed task's output is thrown away.
@@ -101,13 +99,16 @@ impl Worker {
                 Moved::Bytes(_) => {}
                 Moved::Blocked => {
                     self.return_pipe(stream, pipe);
-                    return Ok(Step::Wait(Want::Source));
+                    // Somebody may hold the FIFO for ever, but the shim is done with the process.
+                    let task = linked(&stream.task).map(|t| TaskState::load(&self.task(t).state));
+                    let over = task == Some(TaskState::Deleted);
+                    return Ok(if over { Step::End } else { Step::Wait(Want::Source) });
                 }
                 Moved::End => {
                     // Without a shim nobody will come who has not come yet.
                     let alone = self.is_inner_gone();
                     let source = self.hands.get(Slot::stream(index))?;
-                    let ended = alone || self.tee.running(index).hung_up || has_hung_up(source);
+                    let ended = alone || self.tee.running(index).hung_up || epoll::has_hung_up(source);
                     // A first writer may have come, written and gone since the splice.
                     if ended && fd::unread(source)? > 0 {
                         return Ok(Step::Again);
@@ -124,6 +125,10 @@ impl Worker {
     fn copy(&mut self, index: usize, stream: &Stream) -> Kernel<Step> {
         let (tap_out, tap_in) = (self.hands.get(Slot::TAP)?, self.hands.get(Slot::TAP.plus(1))?);
         let pipe_out = self.hands.get(Slot::pipe(linked(&stream.pipe).ok_or(Errno::EBADF)?))?;
+        // What is there and is not this stream's is nobody's.
+        if in_tap(tap_out) > 0 && linked(&self.block.tables().tap_owner) != Some(index) {
+            fd::forget(tap_out);
+        }
         self.block.tables().tap_owner.store(link_to(Some(index)), Ordering::Release);
         if in_tap(tap_out) == 0 && stream.unwanted.load(Ordering::Acquire) == 0 {
             let filled = fd::unread(pipe_out)?;
@@ -153,7 +158,7 @@ impl Worker {
             if teed == 0 || self.tee.chunks.fill(stream, tap_out, at, left).is_err() {
                 // No memory for the copy: first the word that says so, then it is thrown away.
                 store(&stream.teed, 0);
-                fd::splice(tap_out, self.tee.nowhere()?, left)?;
+                fd::forget(tap_out);
             }
         }
         let teed = load(&stream.teed);
@@ -172,7 +177,7 @@ impl Worker {
         let rest = load(&stream.filled).saturating_sub(moving);
         let pipe = linked(&stream.pipe).ok_or(Errno::EBADF)?;
         let may_discard = self.may_discard(index);
-        self.open_target(index, stream)?;
+        self.open_target(index)?;
         let pipe_out = self.hands.get(Slot::pipe(pipe))?;
         loop {
             let left = fd::unread(pipe_out)?.saturating_sub(rest);
@@ -180,11 +185,14 @@ impl Worker {
                 break;
             }
             match fd::splice(pipe_out, self.hands.get(Slot::stream(index).plus(2))?, left)? {
-                Moved::Bytes(_) => self.tee.running(index).stalled_ns = None,
+                Moved::Bytes(_) => {
+                    let running = self.tee.running(index);
+                    (running.stalled_ns, running.discarding) = (None, false);
+                }
                 Moved::Blocked | Moved::End if self.tee.is_stalled(index) && may_discard => {
                     let nowhere = self.tee.nowhere()?;
                     if let Moved::Bytes(n) = fd::splice(pipe_out, nowhere, left)? {
-                        stream.discarded.fetch_add(wide(n), Ordering::Relaxed);
+                        self.block.tables().counters.add_many(Counter::DiscardedAfterKill, wide(n));
                     }
                 }
                 Moved::Blocked | Moved::End => return Ok(Step::Wait(Want::Target)),
@@ -205,12 +213,12 @@ impl Worker {
 
     /// containerd's FIFO gets its writer when there is something to say to it, or Create has succeeded: a client whose
     /// Create fails, and who may try again with the same FIFOs, must find them as the inner shim left ours.
-    pub(super) fn open_target(&mut self, index: usize, stream: &Stream) -> Kernel<()> {
+    pub(super) fn open_target(&mut self, index: usize) -> Kernel<()> {
         let slot = Slot::stream(index).plus(2);
         if self.hands.has(slot) {
             return Ok(());
         }
-        self.hands.ensure(Operation::OuterWriter, slot, &stream.outer_path.get())
+        self.hands.ensure(Operation::OuterWriter, slot, "")
     }
 
     fn passed(&mut self, index: usize, stream: &Stream, now: u64, bytes: u64) {
@@ -251,12 +259,16 @@ impl Worker {
 
     /// A worker that died in the middle of a copy left bytes in the tap: they are finished first, whoever's they are.
     pub(crate) fn finish_tap(&mut self) {
-        let Some(owner) = linked(&self.block.tables().tap_owner) else { return };
-        for _ in 0..TURN {
-            let phase = Phase::load(&self.stream(owner).phase);
-            if !matches!(phase, Phase::Tee | Phase::Drain) || self.stream_step(owner).is_err() {
-                break;
+        if let Some(owner) = linked(&self.block.tables().tap_owner) {
+            for _ in 0..TURN {
+                let phase = Phase::load(&self.stream(owner).phase);
+                if !matches!(phase, Phase::Tee | Phase::Drain) || self.stream_step(owner).is_err() {
+                    break;
+                }
             }
+        }
+        if let Ok(tap) = self.hands.get(Slot::TAP) {
+            fd::forget(tap);
         }
     }
 }
@@ -265,30 +277,16 @@ fn load_link(pipe: usize) -> usize {
     pipe.saturating_add(1)
 }
 
-/// A FIFO that had a writer and has none: the description remembers (a fresh one says nothing).
-fn has_hung_up(fifo: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::new(fifo, PollFlags::empty())];
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
-        && fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP))
-}
-
 // === impl Tee ===
 
 impl super::Tee {
     /// containerd's end takes nothing: for so long that it counts? Starts the clock where it does not run yet.
     fn is_stalled(&mut self, index: usize) -> bool {
         let now = monotonic_ns();
-        let since = *self.running(index).stalled_ns.get_or_insert(now);
-        now.saturating_sub(since) >= STALL_NS
-    }
-
-    /// Throws away what is in the tap.
-    pub(super) fn empty_tap(&mut self, hands: &Hands) {
-        if let Ok(tap) = hands.get(Slot::TAP)
-            && let Ok(nowhere) = self.nowhere()
-        {
-            let _ = fd::splice(tap, nowhere, MOVE);
-        }
+        let running = self.running(index);
+        let since = *running.stalled_ns.get_or_insert(now);
+        running.discarding |= now.saturating_sub(since) >= STALL_NS;
+        running.discarding
     }
 
     fn nowhere(&mut self) -> Kernel<BorrowedFd<'_>> {

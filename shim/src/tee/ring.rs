@@ -10,7 +10,7 @@
 use std::{os::fd::BorrowedFd, sync::atomic::Ordering};
 
 use crate::{
-    block::{Block, CHUNK, CHUNKS, MARKS, Places, STREAM_CHUNKS, Stream, StreamState},
+    block::{Block, CHUNK, CHUNKS, MARKS, Phase, Places, STREAM_CHUNKS, Stream, StreamState},
     sys::{
         Errno, Kernel, fd,
         shared::{Mapping, copy_out, punch},
@@ -192,7 +192,11 @@ impl ChunkPool {
             return;
         }
         let block = self.block;
-        let live = |s: &&Stream| StreamState::load(&s.state) != StreamState::Free;
+        // One that is passing bytes on has them in its ring beyond `pos`.
+        let live = |s: &&Stream| {
+            StreamState::load(&s.state) != StreamState::Free
+                && matches!(Phase::load(&s.phase), Phase::Fill | Phase::Tee)
+        };
         let largest = block.tables().streams().iter().filter(live).max_by_key(|s| Shape::load(s).len);
         if let Some(largest) = largest.filter(|s| Shape::load(s).len > 0) {
             self.drop_first(largest);
@@ -203,7 +207,7 @@ impl ChunkPool {
         let shape = Shape::load(stream);
         let base = shape.base.saturating_add(wide(CHUNK));
         // First the word that readers check, then the chunk may be written again.
-        stream.start.fetch_max(base, Ordering::AcqRel);
+        stream.start.fetch_max(base.min(stream.pos.load(Ordering::Acquire)), Ordering::AcqRel);
         Shape { base, first: shape.place(1), len: shape.len.saturating_sub(1) }.store(stream);
         self.give(stream, shape.first);
     }
@@ -285,3 +289,6 @@ impl RingView {
 pub fn in_tap(tap: BorrowedFd<'_>) -> usize {
     fd::unread(tap).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

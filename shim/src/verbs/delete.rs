@@ -11,14 +11,14 @@ use std::{
     process::ExitCode,
 };
 
-use super::{end_like, repair};
+use super::{end_like, repair, wrap};
 use crate::{
     args::Arguments,
     config::{Config, in_full},
     inner,
     keeper::TASK_LINK,
     run_dir::RunDir,
-    sys::fd,
+    sys::{fd, process},
 };
 
 /// Runs the verb.
@@ -31,7 +31,9 @@ pub fn delete(argv: &[OsString], arguments: &Arguments) -> ExitCode {
         }
     };
     // Its own stdout and stderr are ours: containerd reads a DeleteResponse from the one and logs the other.
-    let status = inner::command(&path, argv).status();
+    let mut command = inner::command(&path, argv);
+    process::die_with_us(&mut command);
+    let status = command.status();
     clean_up(arguments);
     match status {
         Ok(status) => end_like(status),
@@ -47,6 +49,8 @@ fn clean_up(arguments: &Arguments) {
     let Ok(task_dir) = run_dir.task(&arguments.namespace, &arguments.id) else { return };
     let Some(key) = key_of_task(&task_dir) else { return };
     if is_dead(&run_dir.alive(&key)) {
+        // Of several deletes one repairs and the others find nothing left; without the lock it is done all the same.
+        let _lock = wrap::lock(&run_dir, &key);
         repair::repair(&run_dir, &key, &arguments.namespace);
     }
     let _ = fs::remove_dir_all(&task_dir);

@@ -18,6 +18,7 @@ use crate::{
     args::Arguments,
     config::{Config, in_full},
     inner,
+    sys::process,
 };
 
 /// Runs the verb.
@@ -54,11 +55,12 @@ pub fn start(argv: &[OsString], arguments: &Arguments) -> ExitCode {
 fn run_inner(path: &Path, argv: &[OsString]) -> io::Result<(ExitStatus, Vec<u8>)> {
     let (reader, writer) = io::pipe()?;
     let second = writer.try_clone()?;
-    let mut child = inner::command(path, argv)
-        .stdin(Stdio::inherit())
-        .stdout(Stdio::from(OwnedFd::from(writer)))
-        .stderr(Stdio::from(OwnedFd::from(second)))
-        .spawn()?;
+    let mut command = inner::command(path, argv);
+    process::die_with_us(&mut command);
+    command.stdin(Stdio::inherit()).stdout(OwnedFd::from(writer)).stderr(OwnedFd::from(second));
+    let mut child = command.spawn()?;
+    // Our ends of the pipe are in the command.
+    drop(command);
     let mut output = Vec::new();
     // As containerd does: until everybody has closed it.
     File::from(OwnedFd::from(reader)).read_to_end(&mut output)?;

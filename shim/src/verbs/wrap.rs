@@ -79,7 +79,7 @@ pub fn wrap(
     run_dir.make().map_err(files("making the directories of", run_dir.path()))?;
     let (key, meta) = RunDir::key_of(Path::new(inner_socket))
         .map_err(files("looking at the inner shim's socket", Path::new(inner_socket)))?;
-    let _lock = lock(&run_dir)?;
+    let _lock = lock(&run_dir, &key)?;
     let alive = open_private(&run_dir.alive(&key))?;
     match fd::try_lock(alive.as_fd()) {
         // Held by keeper and worker for as long as either lives: this pod is wrapped already.
@@ -137,8 +137,8 @@ fn open_private(path: &Path) -> Result<File, Unwrapped> {
 }
 
 /// Two racing `start`s end with one keeper.
-fn lock(run_dir: &RunDir) -> Result<Flock<File>, Unwrapped> {
-    let path = run_dir.start_lock();
+pub(super) fn lock(run_dir: &RunDir, key: &str) -> Result<Flock<File>, Unwrapped> {
+    let path = run_dir.lock(key);
     let mut file = open_private(&path)?;
     let deadline = monotonic_ns().saturating_add(LOCK_NS);
     loop {
@@ -178,7 +178,9 @@ fn make_keeper(who: &Who<'_>, alive: &File) -> Result<(), Unwrapped> {
     drop(ready_in);
     if !is_ready(&ready_out, who.config.ready_ms) {
         // Keeper and worker are one process group; the inner shim is in neither.
+        // (Both calls: it may not have got as far as having its own group.)
         let _ = nix::sys::signal::killpg(keeper, nix::sys::signal::Signal::SIGKILL);
+        let _ = nix::sys::signal::kill(keeper, nix::sys::signal::Signal::SIGKILL);
         return Err(Unwrapped::NotReady(who.key.to_owned(), who.config.ready_ms));
     }
     describe(who, keeper.as_raw())

@@ -25,6 +25,9 @@ use crate::{
 /// A keeper does what it is asked within microseconds; after this it is taken for dead.
 const PATIENCE_NS: u64 = 1_000_000_000;
 
+/// Time between two attempts to make a keeper.
+const KEEPER_PAUSE_NS: u64 = 200_000_000;
+
 /// Descriptors by slot, and the way to more.
 pub struct Hands {
     block: &'static Block,
@@ -32,6 +35,10 @@ pub struct Hands {
     fds: BTreeMap<Slot, OwnedFd>,
     serial: u32,
     accepted: VecDeque<usize>,
+    /// The keeper is gone and has not been replaced yet.
+    orphaned: bool,
+    /// No further keeper is made before (CLOCK_MONOTONIC ns).
+    keeper_again_ns: u64,
 }
 
 enum Reply {
@@ -45,7 +52,7 @@ enum Reply {
 impl Hands {
     /// From what the keeper left to its forked worker.
     pub fn new(block: &'static Block, pair: OwnedFd, fds: BTreeMap<Slot, OwnedFd>) -> Self {
-        Self { block, pair, fds, serial: 0, accepted: VecDeque::new() }
+        Self { block, pair, fds, serial: 0, accepted: VecDeque::new(), orphaned: false, keeper_again_ns: 0 }
     }
 
     /// The worker's end of the pair, to wait on.
@@ -80,7 +87,7 @@ impl Hands {
 
     /// Gives `count` slots back; when this returns the keeper has closed its duplicates too.
     pub fn give_back(&mut self, slot: Slot, count: u32) {
-        let had = (0..count).any(|n| self.fds.remove(&slot.plus(n)).is_some());
+        let had = (0..count).filter(|n| self.fds.remove(&slot.plus(*n)).is_some()).count() > 0;
         if had {
             // A keeper that cannot be asked is gone, and its duplicates with it.
             let _ = self.ask(Operation::Drop, slot, count, "");
@@ -97,7 +104,7 @@ impl Hands {
         self.accepted.pop_front()
     }
 
-    /// Reads notices; replaces a keeper that is gone.
+    /// Reads notices; notes a keeper that is gone.
     pub fn receive(&mut self) {
         loop {
             match pair::receive(self.pair.as_fd()) {
@@ -108,12 +115,28 @@ impl Hands {
                 }
                 Ok(Received::Nothing) | Err(_) => return,
                 Ok(Received::Closed) => {
-                    if self.replace_keeper().is_err() {
-                        return;
-                    }
+                    self.orphaned = true;
+                    return;
                 }
             }
         }
+    }
+
+    /// Makes a keeper where there is none and it is time.
+    pub fn tend_keeper(&mut self) {
+        if self.orphaned {
+            let _ = self.replace_keeper();
+        }
+    }
+
+    /// Is there no keeper to listen to?
+    pub fn is_orphaned(&self) -> bool {
+        self.orphaned
+    }
+
+    /// When a keeper is tried to be made again.
+    pub fn keeper_due_ns(&self) -> Option<u64> {
+        self.orphaned.then_some(self.keeper_again_ns)
     }
 
     fn take_accepted(&mut self, conn: usize, fds: Vec<OwnedFd>) {
@@ -127,10 +150,13 @@ impl Hands {
 
     fn ask(&mut self, operation: Operation, slot: Slot, count: u32, path: &str) -> Kernel<Vec<OwnedFd>> {
         for _ in 0..2 {
+            if self.orphaned {
+                self.replace_keeper()?;
+            }
             match self.ask_once(operation, slot, count, path) {
                 Reply::Done(fds) => return Ok(fds),
                 Reply::Refused(errno) => return Err(errno),
-                Reply::KeeperGone => self.replace_keeper()?,
+                Reply::KeeperGone => self.orphaned = true,
             }
         }
         Err(Errno::EOWNERDEAD)
@@ -140,11 +166,17 @@ impl Hands {
         self.serial = self.serial.wrapping_add(1);
         let request = Request { serial: self.serial, operation, slot, count, path: path.as_bytes() };
         let deadline = monotonic_ns().saturating_add(PATIENCE_NS);
-        match pair::send(self.pair.as_fd(), &request.encode(), &[]) {
-            Ok(()) => {}
-            Err(Errno::EMSGSIZE) => return Reply::Refused(Errno::ENAMETOOLONG),
-            Err(_) => return Reply::KeeperGone,
+        loop {
+            match pair::send(self.pair.as_fd(), &request.encode(), &[]) {
+                Ok(()) => break,
+                Err(Errno::EMSGSIZE) => return Reply::Refused(Errno::ENAMETOOLONG),
+                Err(Errno::EAGAIN | Errno::ENOBUFS) if monotonic_ns() < deadline => {
+                    epoll::writable_within(self.pair.as_fd(), 100);
+                }
+                Err(_) => return Reply::KeeperGone,
+            }
         }
+
         loop {
             match pair::receive(self.pair.as_fd()) {
                 Ok(Received::Message(bytes, fds)) => match ToWorker::decode(&bytes) {
@@ -172,9 +204,16 @@ impl Hands {
         }
     }
 
-    /// Execs a keeper from our own image; it takes over our descriptors and this worker.
+    /// Execs a keeper from our own image; it takes over our descriptors and this worker. At most once in
+    /// [`KEEPER_PAUSE_NS`]: a machine that refuses processes must not be asked in a loop.
     fn replace_keeper(&mut self) -> Kernel<()> {
+        let now = monotonic_ns();
+        if now < self.keeper_again_ns {
+            return Err(Errno::EOWNERDEAD);
+        }
+        self.keeper_again_ns = now.saturating_add(KEEPER_PAUSE_NS);
         self.fence_old_keeper();
+
         let tables = self.block.tables();
         let (ours, theirs) = pair::pair()?;
         let ours = fd::raise(ours, FD_FLOOR)?;
@@ -197,6 +236,8 @@ impl Hands {
         ];
         process::spawn_self(&argv, &env, &inherit)?;
         self.pair = ours;
+        self.orphaned = false;
+
         Ok(())
     }
 
@@ -207,7 +248,7 @@ impl Hands {
             return;
         }
         // Only while our pair has not hung up is that number certainly still the keeper's.
-        let alive = !matches!(pair::receive(self.pair.as_fd()), Ok(Received::Closed));
+        let alive = !epoll::has_hung_up(self.pair.as_fd());
         if let (true, Ok(pidfd)) = (alive, process::pidfd(nix::unistd::Pid::from_raw(pid))) {
             let _ = process::kill(pidfd.as_fd());
             let _ = epoll::readable_within(pidfd.as_fd(), 1000);

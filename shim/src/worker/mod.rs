@@ -23,7 +23,7 @@ use crate::{
     keeper::Inheritance,
     link::{self, Switchboard},
     relay::Relay,
-    sys::{Kernel, epoll::Poller, monotonic_ns, process},
+    sys::{Errno, Kernel, epoll::Poller, monotonic_ns, process},
     tee::Tee,
 };
 
@@ -34,7 +34,7 @@ const OVER: i32 = 0;
 const LINGER_NS: u64 = 5_000_000_000;
 /// Connections and output that do not end by themselves are ended after this.
 const HOLD_ON_NS: u64 = 10_000_000_000;
-/// The same where no collector is attached.
+/// The same where none was ever attached.
 const LINGER_ALONE_NS: u64 = 1_000_000_000;
 
 /// How often it is looked whether it is over.
@@ -73,6 +73,8 @@ pub struct Worker {
     pub(crate) unfinished: BTreeSet<Token>,
     /// Set when the inner shim's end was seen (CLOCK_MONOTONIC ns).
     inner_gone_ns: Option<u64>,
+    /// When the idle connection to it is tried again.
+    watch_again_ns: Option<u64>,
 }
 
 /// The life of a forked worker, from what the keeper left it to its exit status.
@@ -123,6 +125,7 @@ impl Token {
 impl Worker {
     fn run(mut self) -> Kernel<()> {
         link::spawn(self.block, self.board);
+        self.watch_inner();
         self.hands.ready();
         self.pump_everything();
         let mut events = [EpollEvent::empty(); 32];
@@ -148,7 +151,7 @@ impl Worker {
     fn handle(&mut self, token: Token, flags: EpollFlags) {
         match token {
             Token::Keeper => self.hear_keeper(),
-            Token::Watch => self.inner_ended(),
+            Token::Watch => self.watch_ended(),
             Token::Link => self.board.clear_relay_wake(),
             Token::Outer(conn) => self.conn_event(conn, 0, flags),
             Token::Inner(conn) => self.conn_event(conn, 1, flags),
@@ -164,9 +167,14 @@ impl Worker {
         self.tend_held(now);
         self.tend_starved(now);
         self.tend_tasks();
+        if self.watch_again_ns.is_some_and(|at| at <= now) {
+            self.watch_again_ns = None;
+            self.watch_inner();
+        }
         self.adopt_accepted();
-        let pair = self.hands.pair();
-        self.poller.want(Token::Keeper.number(), pair, Some(EpollFlags::EPOLLIN))
+        self.hands.tend_keeper();
+        let listening = (!self.hands.is_orphaned()).then_some(EpollFlags::EPOLLIN);
+        self.poller.want(Token::Keeper.number(), self.hands.pair(), listening)
     }
 
     fn next_wake_ms(&self) -> Option<u16> {
@@ -174,8 +182,16 @@ impl Worker {
             return Some(0);
         }
         let now = monotonic_ns();
-        let mut due =
-            [self.streams_due_ns(), self.held_due_ns(), self.starved_until_ns()].into_iter().flatten().min();
+        let mut due = [
+            self.streams_due_ns(),
+            self.held_due_ns(),
+            self.starved_until_ns(),
+            self.watch_again_ns,
+            self.hands.keeper_due_ns(),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         if self.inner_gone_ns.is_some() {
             // Whether it is over depends on the other thread too.
             due = Some(due.unwrap_or(u64::MAX).min(now.saturating_add(LOOK_NS)));
@@ -208,11 +224,16 @@ impl Worker {
         }
     }
 
-    fn inner_ended(&mut self) {
+    /// The idle connection ended: the inner shim has, or it closes idle connections. Connecting tells.
+    fn watch_ended(&mut self) {
         if let Ok(watch) = self.hands.get(Slot::WATCH) {
             let _ = self.poller.want(Token::Watch.number(), watch, None);
         }
         self.hands.give_back(Slot::WATCH, 1);
+        self.watch_inner();
+    }
+
+    fn inner_ended(&mut self) {
         self.inner_gone_ns.get_or_insert_with(monotonic_ns);
         // Nobody will answer what is in flight, and nobody will open what was never opened.
         for task in 0..self.block.tables().tasks().len() {
@@ -237,7 +258,7 @@ impl Worker {
             // Whoever still holds on to a connection or a FIFO after that is no client of this shim any more.
             return waited >= HOLD_ON_NS;
         }
-        let patience = if self.board.is_attached() { LINGER_NS } else { LINGER_ALONE_NS };
+        let patience = if self.board.was_attached() { LINGER_NS } else { LINGER_ALONE_NS };
         self.board.has_said_everything(self.block) || waited >= patience
     }
 
@@ -252,7 +273,9 @@ impl Worker {
                     let _ = self.poller.want(Token::Watch.number(), watch, Some(flags));
                 }
             }
-            Err(_) => self.inner_gone_ns = Some(monotonic_ns()),
+            Err(Errno::ECONNREFUSED | Errno::ENOENT) => self.inner_ended(),
+            // Its backlog is full, or descriptors are short.
+            Err(_) => self.watch_again_ns = Some(monotonic_ns().saturating_add(LOOK_NS)),
         }
     }
 

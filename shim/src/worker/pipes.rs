@@ -6,7 +6,7 @@
 use crate::{
     block::{Block, PIPES, Slot},
     keeper::protocol::Operation,
-    sys::{Errno, Kernel},
+    sys::{Errno, Kernel, fd},
     worker::hands::{Hands, pipes_in_use},
 };
 
@@ -23,11 +23,22 @@ pub struct Pipes {
 
 impl Pipes {
     /// From what a predecessor left: made and used ones are used, made and unused ones are free.
-    pub fn recover(block: &Block, hands: &Hands) -> Self {
+    pub fn recover(block: &Block, hands: &mut Hands) -> Self {
         let used = pipes_in_use(block);
-        let made: Vec<bool> = (0..PIPES).map(|n| hands.has(Slot::pipe(n))).collect();
-        let free = (0..PIPES).filter(|n| made.get(*n) == Some(&true) && !used.contains(n)).collect();
-        Self { free, made }
+        let mut pipes = Self { free: Vec::new(), made: vec![false; PIPES] };
+        let made: Vec<usize> = (0..PIPES).filter(|n| hands.has(Slot::pipe(*n))).collect();
+        for n in made {
+            pipes.set_made(n, true);
+            if used.contains(&n) {
+                continue;
+            }
+            // One that a dead worker was about to throw away may have bytes in it, which are nobody's now.
+            match hands.get(Slot::pipe(n)).and_then(fd::unread) {
+                Ok(0) => pipes.free.push(n),
+                _ => pipes.discard(n, hands),
+            }
+        }
+        pipes
     }
 
     /// An empty pipe. ENFILE when all are in use, or the keeper's errno.

@@ -21,7 +21,7 @@ impl Worker {
         let mut hands = Hands::new(block, inheritance.pair, inheritance.slots);
         hands.ensure(Operation::Pipe, Slot::TAP, "")?;
         let board: &'static Switchboard = Box::leak(Box::new(Switchboard::new()?));
-        let pipes = Pipes::recover(block, &hands);
+        let pipes = Pipes::recover(block, &mut hands);
         let mut worker = Self {
             block,
             hands,
@@ -33,10 +33,11 @@ impl Worker {
             board,
             unfinished: BTreeSet::new(),
             inner_gone_ns: None,
+            watch_again_ns: None,
         };
-        worker.watch_inner();
         worker.watch_link(board.relay_wake())?;
         worker.finish_tap();
+        worker.finish_event();
         Ok(worker)
     }
 }
