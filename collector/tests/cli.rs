@@ -173,6 +173,7 @@ async fn ps_shows_what_the_collector_knows() {
         (cell("STATE"), cell("STDOUT"), cell("STDERR"), cell("GAPS")),
         ("exited(3)", "2.0K", "file_uri", "100")
     );
+    assert_eq!(cell("SHIM"), "runc-v2");
     assert_eq!((cell("CPU"), cell("MEMORY")), ("-", "-"), "no sample was sent");
 
     let json = shimtap(&["ps", "--json", "--socket", &socket]);

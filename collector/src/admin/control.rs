@@ -63,6 +63,9 @@ pub struct PsContainer {
     /// Image reference.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Base name of the shim inside.
+    #[serde(default)]
+    pub shim: String,
     /// `created`, `running`, `exited`, `deleted`, `lost`.
     pub state: String,
     /// Exit status of the init process.
@@ -164,6 +167,7 @@ fn container(container: &Arc<Container>) -> PsContainer {
         pod: identity.pod.clone(),
         container: identity.container.clone(),
         image: identity.image.clone(),
+        shim: identity.shim.clone(),
         state: live.state.map_or("created", |state| state.label()).to_owned(),
         exit_status: live.exit_status,
         pid: (live.pid != 0).then_some(live.pid),

@@ -84,7 +84,7 @@ const HEAD: [&str; 12] = [
     "GAPS",
     "CPU",
     "MEMORY",
-    "INCARNATION",
+    "SHIM",
 ];
 
 fn table(ps: &Ps, now_ns: u64) -> String {
@@ -132,8 +132,16 @@ fn row(container: &PsContainer, now_ns: u64) -> [String; HEAD.len()] {
             |ns| format!("{}.{:02}s", ns / 1_000_000_000, ns / 10_000_000 % 100),
         ),
         container.working_set_bytes.map_or_else(|| "-".to_owned(), size),
-        container.incarnation.clone(),
+        shim(&container.shim).to_owned(),
     ]
+}
+
+/// The part of a shim's name that tells it from others: `runc-v2` of `containerd-shim-runc-v2`.
+fn shim(name: &str) -> &str {
+    match name.strip_prefix("containerd-shim-").unwrap_or(name) {
+        "" => "-",
+        short => short,
+    }
 }
 
 /// Bytes of a stream, or why there are none.
@@ -172,5 +180,19 @@ fn age(seconds: u64) -> String {
         120..7_200 => format!("{}m", seconds / 60),
         7_200..172_800 => format!("{}h", seconds / 3_600),
         _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{age, shim, size};
+
+    #[test]
+    fn cells_are_short_and_true() {
+        let sizes = [0, 1_023, 1_024, 1_535, 1_048_575, 1 << 20, u64::MAX].map(size);
+        assert_eq!(sizes, ["0", "1023", "1.0K", "1.4K", "1023.9K", "1.0M", "16383.9P"]);
+        let ages = [0, 119, 120, 7_199, 7_200, 172_799, 172_800].map(age);
+        assert_eq!(ages, ["0s", "119s", "2m", "119m", "2h", "47h", "2d"]);
+        assert_eq!(["containerd-shim-runc-v2", "other", ""].map(shim), ["runc-v2", "other", "-"]);
     }
 }

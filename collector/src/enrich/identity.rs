@@ -43,6 +43,8 @@ pub struct Identity {
     pub name: String,
     /// cAdvisor's `id`: the cgroup path on this host, or a path that cannot be taken for one.
     pub path: String,
+    /// Base name of the shim inside; empty = not known.
+    pub shim: String,
     /// True where this host's cgroups show the container (runc, crun), false where a VM or a sandbox hides it.
     pub host_visible: bool,
 }
@@ -76,7 +78,8 @@ impl Identity {
             Role::Plain => Some(nerdctl.clone().unwrap_or_else(|| open.container.clone())),
         };
         let image = if role == Role::Sandbox { note(CRI_SANDBOX_IMAGE) } else { note(CRI_IMAGE) };
-        let host_visible = is_host_visible(&inner.binary);
+        let shim = Path::new(&inner.binary).file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let host_visible = is_host_visible(shim);
         let sandbox_id = note(CRI_SANDBOX);
         let path = if host_visible {
             cgroup_id(&open.cgroups_path)
@@ -95,15 +98,15 @@ impl Identity {
             image,
             name: nerdctl.filter(|_| role == Role::Plain).unwrap_or_else(|| open.container.clone()),
             path,
+            shim: shim.to_owned(),
             host_visible,
         }
     }
 }
 
 /// True for shims whose containers are processes of this host in cgroups of their own.
-fn is_host_visible(binary: &str) -> bool {
-    let base = Path::new(binary).file_name().and_then(|name| name.to_str()).unwrap_or(binary);
-    base.contains("runc") || base.contains("crun")
+fn is_host_visible(shim: &str) -> bool {
+    shim.contains("runc") || shim.contains("crun")
 }
 
 /// The path below the cgroup root for the OCI spec's `cgroupsPath`: itself, or for systemd's

@@ -124,7 +124,9 @@ async fn sweep(ingest: Arc<Ingest>, mut stop: watch::Receiver<bool>) {
                 room = ingest.outlet.room(2, slot.held()) => room,
                 _ = stop.wait_for(|stop| *stop) => return,
             };
-            if let Some(batch) = slot.abandon() {
+            // Its wrapper may have come back while we waited for room.
+            let Ok(batch) = slot.abandon() else { continue };
+            if let Some(batch) = batch {
                 ingest.outlet.submit(batch, room);
             }
             ingest.streams.ended(&slot.origin.name);

@@ -62,6 +62,9 @@ struct State {
     detached: Option<Instant>,
 }
 
+/// The owner of a stream that no connection carries; connections are numbered from 1.
+const NOBODY: u64 = 0;
+
 /// Why a stream did not take a message.
 #[derive(Debug)]
 pub(super) enum Refused {
@@ -160,7 +163,7 @@ impl Slot {
     pub(super) fn detach(&self, owner: u64) {
         let mut state = self.state();
         if state.owner == owner {
-            state.owner = 0;
+            state.owner = NOBODY;
             state.detached = Some(Instant::now());
         }
     }
@@ -218,12 +221,9 @@ impl Slot {
         Ok(self.batch(records, true))
     }
 
-    /// Nobody will send the rest: gives the unfinished line.
-    pub(super) fn abandon(&self) -> Option<Batch> {
-        let mut state = self.state();
-        if state.owner != 0 {
-            return None;
-        }
+    /// Nobody will send the rest: gives the unfinished line, unless a connection carries the stream after all.
+    pub(super) fn abandon(&self) -> Result<Option<Batch>, Refused> {
+        let mut state = self.owned(NOBODY)?;
         let mut records = Vec::new();
         state.detached = None;
         state.tape.abandon(&self.clock, &mut records);
@@ -231,7 +231,7 @@ impl Slot {
             self.counts.close(false);
         }
         drop(state);
-        self.batch(records, true)
+        Ok(self.batch(records, true))
     }
 
     fn is_orphan(&self, patience: Duration) -> bool {

@@ -24,7 +24,7 @@ const WRITE_BYTES: usize = 256 << 10;
 /// containers, and an acknowledgement is not due for ten times as long.
 const GATHER: Duration = Duration::from_millis(5);
 /// A write of this size shows that many come: then gathering would only hold back the next window.
-const BUSY_BYTES: usize = 64 << 10;
+const BUSY_BYTES: usize = 32 << 10;
 /// First pause after a failure; doubled each time up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// A disk that has room again is found within this time.
