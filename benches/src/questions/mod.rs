@@ -1,0 +1,30 @@
+//! The questions, one per file. A question prints its figures beside their targets and judges nothing.
+
+pub mod idle;
+pub mod memory;
+pub mod node;
+pub mod relay;
+pub mod start;
+pub mod steady;
+pub mod throughput;
+
+use anyhow::Result;
+
+use crate::options::Options;
+
+/// How a question is asked.
+pub type Ask = fn(&Options) -> Result<()>;
+
+/// A question: its name, how it is asked, what it asks.
+pub type Question = (&'static str, Ask, &'static str);
+
+/// All questions.
+pub const ALL: [Question; 7] = [
+    ("start", start::run, "how much longer does `ctr run … true` take?"),
+    ("throughput", throughput::run, "how fast does 1 GiB go through stdout?"),
+    ("steady", steady::run, "does a steady 50 MB/s get through whole?"),
+    ("memory", memory::run, "how much memory does a wrapper hold, and where?"),
+    ("idle", idle::run, "how often is the wrapper of a quiet pod woken?"),
+    ("relay", relay::run, "how long does the relay hold up a request?"),
+    ("node", node::run, "what does a whole node pay under many containers' lines?"),
+];

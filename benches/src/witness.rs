@@ -1,0 +1,120 @@
+//! A collector beside a node, with or without its file, that comes and goes while containers run.
+//!
+//! The rig's own always has a file; what a collector costs without one is a question of its own.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use shimtap_tests::rig::{Node, eventually, process, tools};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A collector that runs.
+#[derive(Debug)]
+pub struct Witness {
+    child: Child,
+    address: String,
+    file: PathBuf,
+}
+
+impl Witness {
+    /// Starts one where the node's wrappers look for it, and waits until it listens.
+    pub fn start(node: &Node, with_file: bool) -> Result<Witness> {
+        let dir = node.dir();
+        for folder in ["col", "kept"] {
+            fs::create_dir_all(dir.join(folder)).with_context(|| format!("create {folder}"))?;
+        }
+        let address = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+        let address = address.context("find a free port")?.to_string();
+        let file = dir.join("kept/lines.jsonl");
+        let mut text = format!(
+            "[ingest]\nsocket = \"{}\"\n[control]\nsocket = \"{}\"\n[metrics]\nlisten = \"{address}\"\n",
+            node.collector_socket().display(),
+            dir.join("col/control.sock").display(),
+        );
+        if with_file {
+            text.push_str(&format!("[file]\npath = \"{}\"\nkeep = 1\n", file.display()));
+        }
+        let config = dir.join("witness.toml");
+        fs::write(&config, text).context("write the collector's configuration")?;
+        let log = fs::File::create(dir.join("witness.log")).context("open the collector's log")?;
+        let mut command = Command::new(tools::collector()?);
+        command.args(["collector", "--config"]).arg(&config);
+        command.stdin(Stdio::null()).stdout(log.try_clone().context("duplicate the log")?).stderr(log);
+        let child = command.spawn().context("start the collector")?;
+        let mut witness = Witness { child, address, file };
+        let log = dir.join("witness.log");
+        eventually(LIMIT, "the collector to listen", || {
+            let ended = witness.child.try_wait().context("ask for its exit")?;
+            if let Some(status) = ended {
+                bail!("the collector ended with {status}: {}", fs::read_to_string(&log).unwrap_or_default());
+            }
+            Ok(TcpStream::connect(&witness.address).is_ok().then_some(()))
+        })?;
+        Ok(witness)
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap_or(0)
+    }
+
+    /// The sum of a family's samples whose labels contain all of `labels`; 0 where there is none.
+    pub fn sum(&self, family: &str, labels: &[&str]) -> Result<f64> {
+        let body = self.get("/metrics")?;
+        let samples = body.lines().filter(|line| {
+            let rest = line.strip_prefix(family);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' '])) && labels.iter().all(|l| line.contains(l))
+        });
+        let values = samples.filter_map(|line| {
+            line.rsplit_once('}').map_or(line, |(_, v)| v).split_whitespace().next_back()?.parse::<f64>().ok()
+        });
+        Ok(values.sum())
+    }
+
+    /// Waits until `count` wrappers are attached.
+    pub fn await_wrappers(&self, count: usize) -> Result<()> {
+        let wanted = crate::spread::float(count);
+        eventually(Duration::from_secs(90), &format!("{count} wrappers to attach"), || {
+            Ok((self.sum("shimtap_wrappers", &[])? >= wanted).then_some(()))
+        })
+    }
+
+    /// Ends it; the wrappers go on without it.
+    pub fn stop(mut self) -> Result<()> {
+        process::signal(self.pid(), Signal::SIGTERM)?;
+        let child = &mut self.child;
+        eventually(LIMIT, "the collector to end", || child.try_wait().context("ask for its exit"))?;
+        for file in [self.file.clone(), self.file.with_extension("jsonl.1")] {
+            // Absent where there was no file sink.
+            let _ = fs::remove_file(file);
+        }
+        Ok(())
+    }
+
+    fn get(&self, path: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(&self.address).context("connect to the metrics")?;
+        stream.set_read_timeout(Some(LIMIT)).context("set a limit")?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).context("ask for the metrics")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).context("read the metrics")?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a head")?;
+        ensure!(head.starts_with("HTTP/1.1 200"), "GET {path}: {head}");
+        Ok(body.to_owned())
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
