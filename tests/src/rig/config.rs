@@ -45,7 +45,14 @@ pub fn containerd_toml(tools: &Tools, shim: Shim, at: &Layout<'_>) -> String {
         Shim::Wrapped(Hook::Name) => ("io.containerd.tap-runc.v2", ""),
         Shim::Unwrapped | Shim::Wrapped(Hook::Opt) => ("io.containerd.runc.v2", ""),
     };
-    let runtime = format!("runtime_type = \"{kind}\"\n{path}\n");
+    // A handler called runc has options by default, which come in a form that the runc shim does not take as
+    // soon as the type is not its own.
+    let handler = if shim == Shim::Wrapped(Hook::Name) { "tap" } else { "runc" };
+    let table = if tools.is_v2() { "io.containerd.cri.v1.runtime" } else { "io.containerd.grpc.v1.cri" };
+    let runtime = format!(
+        "[plugins.\"{table}\".containerd]\ndefault_runtime_name = \"{handler}\"\n\
+         [plugins.\"{table}\".containerd.runtimes.{handler}]\nruntime_type = \"{kind}\"\n{path}\n"
+    );
     let rest = if tools.is_v2() { of_2(at.dir, &runtime) } else { of_1(at.dir, &runtime) };
     let version = if tools.is_v2() { 3 } else { 2 };
     format!("version = {version}\n{}{rest}", of_all(at.dir))
@@ -96,9 +103,6 @@ restrict_oom_score_adj = true
 [plugins."io.containerd.cri.v1.runtime".cni]
 bin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
 conf_dir = "{dir}/cni"
-[plugins."io.containerd.cri.v1.runtime".containerd]
-default_runtime_name = "runc"
-[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
 {runtime}
 [plugins."io.containerd.grpc.v1.cri"]
 disable_tcp_service = true
@@ -121,10 +125,6 @@ stream_server_port = "0"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "{dir}/cni"
-[plugins."io.containerd.grpc.v1.cri".containerd]
-snapshotter = "overlayfs"
-default_runtime_name = "runc"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 {runtime}
 "#
     )

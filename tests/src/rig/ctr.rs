@@ -1,6 +1,6 @@
 //! `ctr`, containerd's own client: runs containers the way the node's shim asks for.
 //!
-//! Every call has a limit. Containers live in the namespace that bears the node's mark.
+//! Every call has a limit. Containers live in one namespace, in cgroups below the node's mark.
 
 use std::process::Command;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::rig::image::IMAGE;
+use crate::rig::node::NAMESPACE;
 use crate::rig::run::{Finished, Running, run};
 use crate::rig::{Hook, Node, Shim, eventually};
 
@@ -17,7 +18,7 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 impl Node {
     /// A `ctr` in the node's namespace, for what the methods below do not cover.
     pub fn ctr_command(&self, arguments: &[&str]) -> Command {
-        self.command_in(self.mark(), arguments)
+        self.command_in(NAMESPACE, arguments)
     }
 
     fn command_in(&self, namespace: &str, arguments: &[&str]) -> Command {
@@ -38,11 +39,11 @@ impl Node {
 
     /// `ctr run FLAGS IMAGE id COMMAND` with the node's shim, not started yet.
     pub fn run_command(&self, id: &str, flags: &[&str], command: &[&str]) -> Command {
-        self.note(self.mark(), id);
+        self.note(NAMESPACE, id);
         let fifos = self.dir().join("fifo");
         let host = format!("type=bind,src={},dst=/host,options=rbind:rw", self.host_dir().display());
         let mut ctr = self.ctr_command(&["run", "--fifo-dir"]);
-        ctr.arg(fifos).args(["--mount", &host]);
+        ctr.arg(fifos).args(["--mount", &host, "--cgroup", &format!("/{}/{id}", self.mark())]);
         match self.shim() {
             Shim::Wrapped(Hook::Path) => ctr.arg("--runtime").arg(self.wrapper()),
             Shim::Wrapped(Hook::Name) => ctr.args(["--runtime", "io.containerd.tap-runc.v2"]),

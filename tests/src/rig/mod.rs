@@ -14,6 +14,7 @@ pub mod node;
 pub mod patience;
 pub mod process;
 pub mod run;
+mod seed;
 pub mod tools;
 
 pub use config::{Hook, Shim};

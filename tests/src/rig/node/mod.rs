@@ -25,11 +25,15 @@ use crate::rig::collector::Collector;
 use crate::rig::config::{Layout, containerd_toml};
 use crate::rig::cri::Cri;
 use crate::rig::process::{self, MARK};
+use crate::rig::seed::Seed;
 use crate::rig::tools::{self, Tools};
 use crate::rig::{Hook, Shim, eventually, image};
 
 /// How long a daemon may take to answer its first call, on a busy machine with two cores.
 const START: Duration = Duration::from_secs(30);
+
+/// The containerd namespace of what `ctr` runs.
+pub const NAMESPACE: &str = "rig";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -58,7 +62,7 @@ impl Node {
             Shim::Wrapped(_) => tools::wrapper()?,
         };
         let lock = lock(setup.alone)?;
-        let mark = format!("st{:x}-{:x}", std::process::id(), number());
+        let mark = format!("st{}", unique());
         let dir = Path::new("/run").join(&mark);
         let node = Node {
             setup,
@@ -76,9 +80,23 @@ impl Node {
         if node.setup.collector {
             node.start_collector()?;
         }
-        node.start_daemon()?;
-        node.import(&node.mark)?;
+        node.start_seeded()?;
         Ok(node)
+    }
+
+    /// Starts the daemon with the images in place, importing them where nobody has done it before.
+    fn start_seeded(&self) -> Result<()> {
+        let archive = image::archive().context("build the image")?;
+        let seed = Seed::of(&self.tools, &archive)?;
+        let root = self.dir.join("root");
+        if !seed.plant(&root)? {
+            self.start_daemon()?;
+            self.import(NAMESPACE, &archive)?;
+            self.import("k8s.io", &archive)?;
+            self.stop_daemon(Signal::SIGTERM)?;
+            seed.keep(&root)?;
+        }
+        self.start_daemon()
     }
 
     fn lay_out(&self) -> Result<()> {
@@ -174,19 +192,17 @@ impl Node {
         what(self.collector.borrow_mut().as_mut().context("this node has no collector")?)
     }
 
-    fn import(&self, namespace: &str) -> Result<()> {
-        let archive = image::archive().context("build the image")?;
+    fn import(&self, namespace: &str, archive: &Path) -> Result<()> {
         let archive = archive.to_str().context("the image's path is no UTF-8")?;
         let said = self.ctr_in(namespace, &["images", "import", archive])?;
         said.ok().with_context(|| format!("import the image into {namespace}")).map(|_| ())
     }
 
-    /// The CRI client; the first use imports the images for CRI.
+    /// The CRI client.
     pub fn cri(&self) -> Result<&Cri> {
         if let Some(cri) = self.cri.get() {
             return Ok(cri);
         }
-        self.import("k8s.io")?;
         let cri = Cri::connect(&self.socket(), &self.mark, &self.dir.join("logs"))?;
         cri.await_image(image::IMAGE)?;
         cri.await_image(image::PAUSE)?;
@@ -239,7 +255,7 @@ impl Node {
         self.dir.join("col/collector.sock")
     }
 
-    /// Its mark, which is also the containerd namespace of what `ctr` runs.
+    /// Its mark, which is also the cgroup that its containers live in.
     pub fn mark(&self) -> &str {
         &self.mark
     }
@@ -277,6 +293,11 @@ impl Node {
     pub fn wrapper(&self) -> &Path {
         &self.wrapper
     }
+}
+
+/// A word that no other caller on this machine gets.
+pub(crate) fn unique() -> String {
+    format!("{:x}-{:x}", std::process::id(), number())
 }
 
 /// A number that no other caller of this process gets.
