@@ -1,7 +1,7 @@
 //! Workers killed at random under load, and nobody notices.
 //!
 //! Frames of all sizes, new connections, execs and two streams of lines go through one wrapper while its worker is
-//! killed 200 times. Seeded: `SHIMTAP_SEED=n` repeats the dice (not the scheduler).
+//! killed 200 times, and in a second run its keeper now and then. Seeded: `SHIMTAP_SEED=n` repeats the dice (not the scheduler).
 
 use std::{
     env,
@@ -111,23 +111,40 @@ fn knock(pod: &Pod, over: &AtomicBool) -> Result<Vec<Connection>> {
     Ok(all)
 }
 
-/// Kills the worker again and again.
-fn kill(pod: &Pod, mut dice: Dice, kills: &AtomicU32, over: &AtomicBool) -> Result<()> {
-    let keeper = pod.keeper()?.pid;
+/// Kills the worker again and again, and every `keepers`-th time (0 = never) its keeper instead. Never both at once:
+/// that would be the end of the pod, as the death of the shim is.
+fn kill(pod: &Pod, mut dice: Dice, keepers: u64, kills: &AtomicU32, over: &AtomicBool) -> Result<()> {
+    let mut keeper = pod.keeper()?.pid;
     let mut before = None;
     while kills.load(Ordering::Relaxed) < KILLS && !over.load(Ordering::Relaxed) {
         let worker = procs::next_worker(keeper, before, PATIENCE)?;
         // Not waiting for anything: the moment of death is what is random here.
         thread::sleep(Duration::from_micros(200 + dice.roll(15_000)));
-        procs::kill(worker.pid)?;
+        if keepers > 0 && dice.roll(keepers) == 0 {
+            procs::kill(keeper)?;
+            let next = || pod.keeper().ok().filter(|k| k.pid != keeper && k.name == "tap-keeper");
+            keeper = procs::wait(PATIENCE, || format!("a keeper after {keeper}"), next)?.pid;
+            before = None;
+        } else {
+            procs::kill(worker.pid)?;
+            before = Some(worker.pid);
+        }
         kills.fetch_add(1, Ordering::Relaxed);
-        before = Some(worker.pid);
     }
     Ok(())
 }
 
 #[test]
-fn two_hundred_random_deaths_under_load() -> Result<()> {
+fn two_hundred_random_deaths_of_workers_under_load() -> Result<()> {
+    deaths_under_load(0)
+}
+
+#[test]
+fn random_deaths_of_workers_and_keepers_under_load() -> Result<()> {
+    deaths_under_load(5)
+}
+
+fn deaths_under_load(keepers: u64) -> Result<()> {
     let seed = env::var("SHIMTAP_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20_261_121);
     println!("SHIMTAP_SEED={seed}");
     let endless =
@@ -146,7 +163,7 @@ fn two_hundred_random_deaths_under_load() -> Result<()> {
             .spawn(|| talk(&pod, Dice(seed), &over).inspect_err(|_| over.store(true, Ordering::Relaxed)));
         let execs = scope.spawn(|| exec(&pod, &over).inspect_err(|_| over.store(true, Ordering::Relaxed)));
         let knocks = scope.spawn(|| knock(&pod, &over).inspect_err(|_| over.store(true, Ordering::Relaxed)));
-        let killed = guarded("killing", kill(&pod, Dice(seed ^ 0xdead), &kills, &over));
+        let killed = guarded("killing", kill(&pod, Dice(seed ^ 0xdead), keepers, &kills, &over));
         let panicked = |_| anyhow!("a thread panicked");
         let asked = talker.join().map_err(panicked)?.context("frames");
         let execs = execs.join().map_err(panicked)?.context("execs");
