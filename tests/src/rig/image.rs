@@ -45,6 +45,7 @@ pub fn archive() -> Result<PathBuf> {
     let work = dir.join(format!("work-{}", std::process::id()));
     let _ = fs::remove_dir_all(&work);
     fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
+    tools::forget_old(&dir);
     fill_rootfs(&work.join("rootfs"), &busybox, &speaker)?;
     let layout = work.join("layout");
     write_layout(&work.join("rootfs"), &layout)?;
@@ -70,7 +71,8 @@ fn fill_rootfs(root: &Path, busybox: &Path, speaker: &Path) -> Result<()> {
     let mut strip = Command::new("strip");
     strip.arg("-o").arg(root.join("bin/speaker")).arg(speaker);
     run(strip, LIMIT)?.ok().context("strip the speaker (package binutils)")?;
-    for library in libraries(speaker)? {
+    // The package `busybox` is linked dynamically, `busybox-static` is not: both do.
+    for library in libraries(speaker)?.into_iter().chain(libraries(busybox)?) {
         let inside = root.join(library.strip_prefix("/").unwrap_or(&library));
         fs::create_dir_all(inside.parent().context("a library has no folder")?)?;
         fs::copy(&library, &inside).with_context(|| format!("copy {}", library.display()))?;

@@ -43,6 +43,7 @@ impl Seed {
         let work = self.path.with_extension(format!("work-{}", crate::rig::node::unique()));
         fs::create_dir_all(self.path.parent().context("the seed has no folder")?)
             .context("create its folder")?;
+        self.path.parent().into_iter().for_each(tools::forget_old);
         copy(root, &work)?;
         // Another node may have been quicker; both hold the same, so the loser's copy goes.
         if fs::rename(&work, &self.path).is_err() {

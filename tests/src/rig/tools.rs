@@ -120,6 +120,18 @@ pub fn cache_dir() -> PathBuf {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/rig"), PathBuf::from)
 }
 
+/// Removes what lies in a folder of the cache since more than a day: each build of the speaker makes a new
+/// image, and nobody asks for the old ones again. What cannot be removed stays.
+pub fn forget_old(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let age =
+            entry.metadata().and_then(|about| about.modified()).ok().and_then(|time| time.elapsed().ok());
+        if age.is_some_and(|age| age > Duration::from_secs(24 * 3600)) {
+            let _ = std::fs::remove_file(entry.path()).or_else(|_| std::fs::remove_dir_all(entry.path()));
+        }
+    }
+}
+
 fn pinned_dir() -> PathBuf {
     std::env::var_os("SHIMTAP_RIG_CONTAINERD").map_or_else(|| cache_dir().join("bin"), PathBuf::from)
 }
