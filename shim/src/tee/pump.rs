@@ -78,7 +78,7 @@ impl Worker {
         match Phase::load(&stream.phase) {
             Phase::Fill => self.fill(index, stream),
             Phase::Tee => self.copy(index, stream),
-            Phase::Drain => self.drain(stream),
+            Phase::Drain => self.drain(stream, in_tap(self.hands.get(Slot::TAP)?)),
             Phase::Pass => self.pass_on(index, stream),
         }
     }
@@ -125,80 +125,81 @@ impl Worker {
     fn copy(&mut self, index: usize, stream: &Stream) -> Kernel<Step> {
         let (tap_out, tap_in) = (self.hands.get(Slot::TAP)?, self.hands.get(Slot::TAP.plus(1))?);
         let pipe_out = self.hands.get(Slot::pipe(linked(&stream.pipe).ok_or(Errno::EBADF)?))?;
+        let mut teed = in_tap(tap_out);
         // What is there and is not this stream's is nobody's.
-        if in_tap(tap_out) > 0 && linked(&self.block.tables().tap_owner) != Some(index) {
+        if teed > 0 && linked(&self.block.tables().tap_owner) != Some(index) {
             fd::forget(tap_out);
+            teed = 0;
         }
         self.block.tables().tap_owner.store(link_to(Some(index)), Ordering::Release);
-        if in_tap(tap_out) == 0 && stream.unwanted.load(Ordering::Acquire) == 0 {
-            let filled = fd::unread(pipe_out)?;
+        let filled = fd::unread(pipe_out)?;
+        if teed == 0 && stream.unwanted.load(Ordering::Acquire) == 0 {
             let room = self.tee.chunks.reserve(stream, filled.min(MOVE));
-            if room > 0 {
-                fd::tee(pipe_out, tap_in, room)?;
+            if room > 0
+                && let Moved::Bytes(n) = fd::tee(pipe_out, tap_in, room)?
+            {
+                teed = n;
             }
         }
-        store(&stream.teed, in_tap(tap_out));
-        store(&stream.filled, fd::unread(pipe_out)?);
+        store(&stream.teed, teed);
+        store(&stream.filled, filled);
         Phase::Drain.store(&stream.phase);
         // In the same turn: the tap is empty before another stream may want it.
-        self.drain(stream)
+        self.drain(stream, teed)
     }
 
-    fn drain(&mut self, stream: &Stream) -> Kernel<Step> {
+    /// Takes the copy from the tap, which still holds `left` bytes of it, into the ring.
+    fn drain(&mut self, stream: &Stream, mut left: usize) -> Kernel<Step> {
         let tap_out = self.hands.get(Slot::TAP)?;
         let pos = stream.pos.load(Ordering::Acquire);
         ChunkPool::mark(stream, pos, unix_ns());
         let teed = load(&stream.teed);
-        loop {
-            let left = in_tap(tap_out);
-            if left == 0 {
-                break;
-            }
+        while left > 0 {
             let at = pos.saturating_add(wide(teed.saturating_sub(left)));
-            if teed == 0 || self.tee.chunks.fill(stream, tap_out, at, left).is_err() {
+            match self.tee.chunks.fill(stream, tap_out, at, left) {
+                Ok(n) if n > 0 && teed > 0 => left = left.saturating_sub(n),
                 // No memory for the copy: first the word that says so, then it is thrown away.
-                store(&stream.teed, 0);
-                fd::forget(tap_out);
+                _ => {
+                    store(&stream.teed, 0);
+                    fd::forget(tap_out);
+                    left = 0;
+                }
             }
         }
-        let teed = load(&stream.teed);
-        // Without a copy everything in the pipe goes on at once, and the ring starts anew behind it.
-        let passed = if teed == 0 { load(&stream.filled) } else { teed };
-        stream.next.store(pos.saturating_add(wide(passed)), Ordering::Release);
+        stream.next.store(pos.saturating_add(wide(passes(stream))), Ordering::Release);
         Phase::Pass.store(&stream.phase);
         self.block.tables().tap_owner.store(0, Ordering::Release);
         Ok(Step::Again)
     }
 
     fn pass_on(&mut self, index: usize, stream: &Stream) -> Kernel<Step> {
-        let pos = stream.pos.load(Ordering::Acquire);
         let next = stream.next.load(Ordering::Acquire);
-        let moving = usize::try_from(next.saturating_sub(pos)).unwrap_or(0);
+        // From the two figures alone: `pos` may have been moved already by a worker that died right after.
+        let moving = passes(stream);
         let rest = load(&stream.filled).saturating_sub(moving);
         let pipe = linked(&stream.pipe).ok_or(Errno::EBADF)?;
         let may_discard = self.may_discard(index);
         self.open_target(index)?;
         let pipe_out = self.hands.get(Slot::pipe(pipe))?;
-        loop {
-            let left = fd::unread(pipe_out)?.saturating_sub(rest);
-            if left == 0 {
-                break;
-            }
+        let mut left = fd::unread(pipe_out)?.saturating_sub(rest);
+        while left > 0 {
             match fd::splice(pipe_out, self.hands.get(Slot::stream(index).plus(2))?, left)? {
-                Moved::Bytes(_) => {
+                Moved::Bytes(n) => {
+                    left = left.saturating_sub(n);
                     let running = self.tee.running(index);
                     (running.stalled_ns, running.discarding) = (None, false);
                 }
                 Moved::Blocked | Moved::End if self.tee.is_stalled(index) && may_discard => {
                     let nowhere = self.tee.nowhere()?;
                     if let Moved::Bytes(n) = fd::splice(pipe_out, nowhere, left)? {
+                        left = left.saturating_sub(n);
                         self.block.tables().counters.add_many(Counter::DiscardedAfterKill, wide(n));
                     }
                 }
                 Moved::Blocked | Moved::End => return Ok(Step::Wait(Want::Target)),
             }
         }
-        if load(&stream.teed) == 0 {
+        if load(&stream.teed) == 0 && moving > 0 {
             self.tee.chunks.skip(stream, next);
         }
         stream.pos.store(next, Ordering::Release);
@@ -271,6 +272,13 @@ impl Worker {
             fd::forget(tap);
         }
     }
+}
+
+/// How many of the pipe's bytes this round passes on: those that were copied; without a copy all of them, and the ring
+/// starts anew behind.
+fn passes(stream: &Stream) -> usize {
+    let teed = load(&stream.teed);
+    if teed == 0 { load(&stream.filled) } else { teed }
 }
 
 fn load_link(pipe: usize) -> usize {

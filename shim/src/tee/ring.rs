@@ -104,9 +104,12 @@ impl ChunkPool {
         let pos = stream.pos.load(Ordering::Acquire);
         let want_end = pos.saturating_add(wide(want));
         while Shape::load(stream).end() < want_end && self.append(stream, pos) {}
-        if Shape::load(stream).end() <= pos {
+        // Full: as many of the oldest chunks go as this move needs.
+        while Shape::load(stream).end() < want_end {
             self.make_way(stream);
-            self.append(stream, pos);
+            if !self.append(stream, pos) {
+                break;
+            }
         }
         let room = Shape::load(stream).end().saturating_sub(pos);
         usize::try_from(room).unwrap_or(usize::MAX).min(want)
