@@ -27,6 +27,9 @@ fn main() -> ExitCode {
         return ExitCode::from(u8::try_from(keeper::main()).unwrap_or(u8::MAX));
     }
     let arguments = Arguments::parse(&argv);
+    if argv.get(1).is_some_and(|word| word == verbs::TELL) {
+        return verbs::tell(&arguments);
+    }
     // A wrapper that was started by a wrapper stands aside.
     if env::var_os(inner::MARKER).is_some() {
         return verbs::passthrough(&argv);

@@ -48,6 +48,12 @@ closed! {
         LinkReconnects => "link_reconnects",
         /// Workers replaced.
         WorkerDeaths => "worker_deaths",
+        /// Output of killed tasks that containerd's end did not take.
+        DiscardedAfterKill => "discarded_after_kill_bytes",
+        /// Output that no collector had taken when its place was needed.
+        Evicted => "evicted_bytes",
+        /// Pods that run unwrapped.
+        UnwrappedStarts => "unwrapped_starts",
         /// What a newer wrapper counts and this release does not know.
         Other => "other",
     }

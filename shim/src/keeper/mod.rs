@@ -114,6 +114,10 @@ impl Keeper {
             None => None,
         };
         let ready = inherited(ENV_READY);
+        if ready.is_some() {
+            // The first of its kind; later ones inherit it.
+            process::be_easier_to_spare();
+        }
         Ok(Self { block, slots, worker, unannounced: VecDeque::new(), ready, accept_again_ns: 0 })
     }
 
@@ -187,7 +191,7 @@ impl Keeper {
                 Ok(self)
             }
             Ok(None) => {
-                drop((ours, self.worker, self.ready, self.unannounced));
+                drop((ours, room, self.worker, self.ready, self.unannounced));
                 Err(worker::main(Inheritance { block: self.block, slots: self.slots, pair: theirs }))
             }
             Err(_) => Ok(self),

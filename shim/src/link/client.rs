@@ -4,8 +4,8 @@ use std::{fs::File, io::Read, sync::atomic::Ordering, time::Duration};
 
 use protobuf::MessageField;
 use shimtap_proto::link::{
-    FromCollector, FromWrapper, Hello, InnerShim, METHOD, PROTOCOL, SERVICE, Welcome, from_collector,
-    from_wrapper,
+    Count, FromCollector, FromWrapper, Hello, InnerShim, METHOD, PROTOCOL, Report, SERVICE, Welcome,
+    from_collector, from_wrapper,
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use ttrpc::r#async::{CSReceiver, CSSender, Client, ClientStream};
@@ -81,15 +81,49 @@ async fn attach(block: &Block) -> Option<Attachment> {
     if !std::path::Path::new(&socket).exists() {
         return None;
     }
+    greet(&socket, hello(block)).await
+}
+
+async fn greet(socket: &str, hello: Hello) -> Option<Attachment> {
     let client = timeout(GREETING, Client::connect(&format!("unix://{socket}"))).await.ok()?.ok()?;
     let request =
         ttrpc::Request { service: SERVICE.to_owned(), method: METHOD.to_owned(), ..Default::default() };
     let inner = client.new_stream(request, true, true).await.ok()?;
     let (sender, mut receiver) = ClientStream::<FromWrapper, FromCollector>::new(inner).split();
-    sender.send(&up(from_wrapper::Body::Hello(hello(block)))).await.ok()?;
+    sender.send(&up(from_wrapper::Body::Hello(hello))).await.ok()?;
     let greeting = timeout(GREETING, receiver.recv()).await.ok()?.ok()?;
     let Some(from_collector::Body::Welcome(welcome)) = greeting.body else { return None };
     Some(Attachment { sender, receiver, welcome, _client: client })
+}
+
+/// Attaches once to say that a pod runs unwrapped, and leaves. Best effort, within [`GREETING`].
+pub fn tell_unwrapped(socket: &str, namespace: &str, id: &str) {
+    let hello = Hello {
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        // A number of its own: this is nobody who will come again.
+        wrapper: crate::sys::unix_ns(),
+        namespace: namespace.to_owned(),
+        id: id.to_owned(),
+        ..Default::default()
+    };
+    let count = Count { name: "unwrapped_starts".to_owned(), value: 1, ..Default::default() };
+    let report = Report { counts: vec![count], ..Default::default() };
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() else {
+        return;
+    };
+    runtime.block_on(async {
+        let told = async {
+            let attachment = greet(socket, hello).await?;
+            attachment.sender.send(&up(from_wrapper::Body::Report(report))).await.ok()?;
+            attachment.sender.close_send().await.ok()?;
+            // Its end of the stream says that it has read ours.
+            let mut receiver = attachment.receiver;
+            while receiver.recv().await.is_ok() {}
+            Some(())
+        };
+        let _ = timeout(GREETING, told).await;
+    });
 }
 
 /// A message with this body.

@@ -150,6 +150,24 @@ pub fn die_with_us(command: &mut std::process::Command) {
     }
 }
 
+/// Raises our oom_score_adj by one, as Go shims do relative to containerd: raising needs no right, and where it is
+/// refused all the same we live on with containerd's own.
+pub fn be_easier_to_spare() {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let now = std::fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    if let Some(now) = now.filter(|now| *now < 1000) {
+        let _ = std::fs::write(FILE, now.saturating_add(1).to_string());
+    }
+}
+
+/// Lets everybody else have the processor before the calling thread (nice +10).
+pub fn yield_to_others() {
+    // SAFETY: plain numbers; `who` 0 is the calling thread on Linux.
+    // JUSTIFICATION: neither std nor nix sets priorities.
+    #[expect(unsafe_code, reason = "setpriority")]
+    let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+}
+
 /// A duplicate of a descriptor, close-on-exec.
 pub fn duplicate(of: BorrowedFd<'_>) -> Kernel<OwnedFd> {
     nix::fcntl::fcntl(of, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3)).map(fd::adopt)

@@ -4,11 +4,13 @@ mod delete;
 mod passthrough;
 mod repair;
 mod start;
+mod tell;
 mod wrap;
 
 pub use delete::delete;
 pub use passthrough::passthrough;
 pub use start::start;
+pub use tell::{VERB as TELL, tell};
 
 use std::{
     os::unix::process::ExitStatusExt,

@@ -13,7 +13,7 @@ use std::{
     process::{ExitCode, ExitStatus, Stdio},
 };
 
-use super::{end_like, wrap};
+use super::{end_like, tell, wrap};
 use crate::{
     args::Arguments,
     config::{Config, in_full},
@@ -36,6 +36,7 @@ pub fn start(argv: &[OsString], arguments: &Arguments) -> ExitCode {
             let ours = wrap::wrap(&config, arguments, &path, &answer);
             print(&ours.unwrap_or_else(|refusal| {
                 note(&in_full(&refusal));
+                tell::spawn(arguments);
                 answer
             }));
             ExitCode::SUCCESS

@@ -26,7 +26,7 @@ use crate::{
     config::Config,
     keeper,
     run_dir::RunDir,
-    sys::{Errno, epoll, fd, monotonic_ns, process},
+    sys::{Errno, epoll, facts, fd, monotonic_ns, process},
     worker::hands::keeper_argv,
 };
 
@@ -46,6 +46,8 @@ pub enum Unwrapped {
     Kernel { doing: &'static str, key: String, source: Errno },
     #[error("the wrapper {0} lives but its socket is gone; somebody has cleaned {1}")]
     SocketGone(String, PathBuf),
+    #[error("this kernel does not count what the relay moves (SO_PEEK_OFF, tee); nothing is put in between")]
+    Facts(#[source] Option<Errno>),
     #[error("no worker within {1} ms for {0}; the machine is overloaded or processes are refused")]
     NotReady(String, u16),
 }
@@ -75,6 +77,10 @@ pub fn wrap(
 ) -> Result<Vec<u8>, Unwrapped> {
     let answer = Answer::parse(answer)?;
     let inner_socket = answer.unix_path().ok_or_else(|| Unwrapped::Address(answer.address().to_owned()))?;
+    match facts::hold() {
+        Ok(true) => {}
+        no => return Err(Unwrapped::Facts(no.err())),
+    }
     let run_dir = RunDir::from_env();
     run_dir.make().map_err(files("making the directories of", run_dir.path()))?;
     let (key, meta) = RunDir::key_of(Path::new(inner_socket))

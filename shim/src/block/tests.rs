@@ -1,0 +1,118 @@
+//! The block against what a successor, a stranger or a damaged memfd may hand us.
+
+use std::{
+    mem::{offset_of, size_of},
+    os::fd::{AsFd, OwnedFd},
+};
+
+use super::*;
+use crate::sys::shared::memfd;
+
+fn duplicate(fd: BorrowedFd<'_>) -> OwnedFd {
+    fd.try_clone_to_owned().unwrap()
+}
+
+#[test]
+fn what_one_process_writes_another_reads() {
+    let block = Block::create().unwrap();
+    let tables = block.tables();
+    tables.identity.id.set("abc");
+    TaskState::Running.store(&tables.tasks[3].state);
+    note_used(&tables.tasks_used, 3);
+    let successor = Block::open(duplicate(block.memfd())).unwrap();
+    assert_eq!(successor.tables().identity.id.get(), "abc");
+    assert_eq!(successor.tables().tasks().len(), 4);
+    assert_eq!(TaskState::load(&successor.tables().tasks()[3].state), TaskState::Running);
+}
+
+#[test]
+fn what_is_no_block_of_ours_is_refused() {
+    let refused = |fd: OwnedFd| Block::open(fd).err();
+    assert_eq!(refused(memfd("x", 4096).unwrap()), Some(Errno::EPROTO), "too short");
+    assert_eq!(refused(memfd("x", Places::TOTAL).unwrap()), Some(Errno::EPROTO), "all zeros");
+    let other = Block::create().unwrap();
+    other.tables().version.store(LAYOUT + 1, Ordering::Release);
+    assert_eq!(refused(duplicate(other.memfd())), Some(Errno::EPROTO), "another layout");
+    let file = std::fs::File::open("/dev/null").unwrap();
+    assert_eq!(refused(OwnedFd::from(file)), Some(Errno::EPROTO), "no memfd at all");
+}
+
+#[test]
+fn a_word_of_no_state_is_the_first_state() {
+    let word = std::sync::atomic::AtomicU32::new(9999);
+    assert_eq!(DirState::load(&word), DirState::Idle);
+    assert_eq!(TaskState::load(&word), TaskState::Free);
+}
+
+#[test]
+fn texts_that_do_not_fit_are_empty() {
+    let block = Block::create().unwrap();
+    let text = &block.tables().identity.key;
+    assert!(text.set(&"k".repeat(ID)));
+    assert!(!text.set(&"k".repeat(ID + 1)));
+    assert!(text.is_empty());
+    assert!(text.set_bytes(&[0xff, 0xfe]));
+    assert_eq!(text.get(), "", "what is not UTF-8 reads as empty");
+    assert_eq!(text.bytes(), [0xff, 0xfe]);
+}
+
+#[test]
+fn every_descriptor_has_a_slot_of_its_own() {
+    let mut slots = vec![Slot::LISTENER, Slot::ALIVE, Slot::WATCH, Slot::TAP, Slot::TAP.plus(1)];
+    for n in 0..CONNS {
+        slots.extend([Slot::outer(n), Slot::inner(n)]);
+    }
+    for n in 0..STREAMS {
+        slots.extend((0..3).map(|k| Slot::stream(n).plus(k)));
+    }
+    for n in 0..PIPES {
+        slots.extend([Slot::pipe(n), Slot::pipe(n).plus(1)]);
+    }
+    let count = slots.len();
+    slots.sort_unstable();
+    slots.dedup();
+    assert_eq!(slots.len(), count);
+    assert!(slots.iter().all(|s| s.index() < Slot::COUNT));
+    assert_eq!(Slot::from_number(u32::MAX), None);
+}
+
+#[test]
+fn places_do_not_overlap() {
+    let mut places = vec![(0, Places::TABLES), Places::events(), Places::chunks()];
+    places.extend((0..TASKS).map(Places::announcement));
+    places.extend((0..CONNS).map(Places::frames));
+    let end = places.iter().fold(0, |end, (start, len)| {
+        assert!(*start >= end && start.is_multiple_of(4096), "{start} after {end}");
+        start + len
+    });
+    assert_eq!(end, Places::TOTAL);
+}
+
+/// The layout is a format between releases. If this fails, a field was moved: append instead, or raise LAYOUT.
+#[test]
+fn layout_version_1_stays_as_it_is() {
+    assert_eq!(LAYOUT, 1);
+    assert_eq!((size_of::<Dir>(), size_of::<Conn>(), size_of::<Pending>()), (32, 72, 600));
+    assert_eq!((size_of::<Task>(), size_of::<Stream>(), size_of::<Identity>()), (776, 1648, 1344));
+    let tables = [
+        offset_of!(Tables, identity),
+        offset_of!(Tables, keeper_pid),
+        offset_of!(Tables, events_head),
+        offset_of!(Tables, counters),
+        offset_of!(Tables, held),
+        offset_of!(Tables, conns),
+        offset_of!(Tables, pendings),
+        offset_of!(Tables, tasks),
+        offset_of!(Tables, streams),
+        size_of::<Tables>(),
+    ];
+    assert_eq!(tables, [16, 1360, 1416, 1448, 4424, 12648, 21864, 329064, 428392, 850280]);
+}
+
+#[test]
+fn a_new_block_costs_a_few_pages() {
+    let block = Block::create().unwrap();
+    let _ = block.tables().streams();
+    let blocks = nix::sys::stat::fstat(block.memfd().as_fd()).unwrap().st_blocks;
+    assert!(blocks * 512 <= 16 << 10, "{} bytes", blocks * 512);
+}

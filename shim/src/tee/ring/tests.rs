@@ -1,0 +1,192 @@
+//! The ring against a model: whatever is written, acknowledged, dropped and forgotten, what it gives is what was
+//! written, and what it does not give is below `start`.
+
+use std::{collections::VecDeque, os::fd::AsFd};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::block::{StreamState, note_used};
+
+struct Lab {
+    block: &'static Block,
+    pool: ChunkPool,
+    /// All that was ever written, per stream.
+    written: Vec<Vec<u8>>,
+}
+
+fn lab(streams: usize) -> Lab {
+    let block: &'static Block = Box::leak(Box::new(Block::create().unwrap()));
+    for n in 0..streams {
+        note_used(&block.tables().streams_used, n);
+        StreamState::Live.store(&block.tables().streams[n].state);
+    }
+    Lab { block, pool: ChunkPool::recover(block).unwrap(), written: vec![Vec::new(); streams] }
+}
+
+impl Lab {
+    fn stream(&self, n: usize) -> &'static Stream {
+        &self.block.tables().streams[n]
+    }
+
+    /// As the pump does: reserve, tap, fill, publish.
+    fn write(&mut self, n: usize, bytes: &[u8]) {
+        let stream = self.stream(n);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let want = rest.len().min(CHUNK);
+            let room = self.pool.reserve(stream, want);
+            assert!(room > 0 && room <= want);
+            let (now, later) = rest.split_at(room);
+            let (tap_out, tap_in) = fd::pipe().unwrap();
+            assert_eq!(nix::unistd::write(&tap_in, now), Ok(now.len()));
+            let pos = stream.pos.load(Ordering::Relaxed);
+            let mut done = 0;
+            while in_tap(tap_out.as_fd()) > 0 {
+                done += self.pool.fill(stream, tap_out.as_fd(), pos + wide(done), now.len() - done).unwrap();
+            }
+            stream.pos.store(pos + wide(now.len()), Ordering::Release);
+            self.written[n].extend(now);
+            rest = later;
+        }
+    }
+
+    fn check(&self) {
+        let ring = RingView::new(self.block);
+        for (n, written) in self.written.iter().enumerate() {
+            let stream = self.stream(n);
+            assert_eq!(stream.pos.load(Ordering::Relaxed), wide(written.len()));
+            let mut at = stream.start.load(Ordering::Relaxed).max(stream.acked.load(Ordering::Relaxed));
+            while at < wide(written.len()) {
+                let got = ring.read(stream, at, 10_000).expect("everything from start on is there");
+                assert!(!got.is_empty());
+                let from = usize::try_from(at).unwrap();
+                assert!(got == written[from..from + got.len()], "stream {n} at {at}");
+                at += wide(got.len());
+            }
+        }
+        let mut owned: Vec<u8> = Vec::new();
+        for stream in self.block.tables().streams() {
+            let shape = Shape::load(stream);
+            owned.extend((0..shape.len).map(|k| stream.chunks[shape.place(k)].load(Ordering::Relaxed)));
+        }
+        let count = owned.len();
+        owned.sort_unstable();
+        owned.dedup();
+        assert_eq!(owned.len(), count, "no chunk has two owners");
+        assert_eq!(count + self.pool.fresh.len() + self.pool.warm.len(), CHUNKS, "no chunk is lost");
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Write(usize, usize),
+    Acknowledge(usize, u8),
+    Trim(usize),
+    Forget(usize),
+    Skip(usize),
+    Successor,
+}
+
+fn acts(streams: usize) -> impl Strategy<Value = Vec<Act>> {
+    let one = prop_oneof![
+        8 => (0..streams, 1usize..60_000).prop_map(|(s, n)| Act::Write(s, n)),
+        4 => (0..streams, any::<u8>()).prop_map(|(s, n)| Act::Acknowledge(s, n)),
+        1 => (0..streams).prop_map(Act::Trim),
+        1 => (0..streams).prop_map(Act::Forget),
+        1 => (0..streams).prop_map(Act::Skip),
+        1 => Just(Act::Successor),
+    ];
+    prop::collection::vec(one, 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn it_gives_what_was_written(acts in acts(6)) {
+        let mut lab = lab(6);
+        let mut salt = 0u8;
+        for act in acts {
+            match act {
+                Act::Write(n, len) => {
+                    salt = salt.wrapping_add(1);
+                    let bytes: Vec<u8> = (0..len).map(|i| salt.wrapping_mul(31).wrapping_add(u8::try_from(i % 251).unwrap())).collect();
+                    lab.write(n, &bytes);
+                }
+                Act::Acknowledge(n, part) => {
+                    let stream = lab.stream(n);
+                    let (acked, pos) = (stream.acked.load(Ordering::Relaxed), stream.pos.load(Ordering::Relaxed));
+                    stream.acked.store(acked + (pos - acked) * u64::from(part) / 255, Ordering::Relaxed);
+                }
+                Act::Trim(n) => lab.pool.trim(lab.stream(n)),
+                Act::Forget(n) => {
+                    let stream = lab.stream(n);
+                    for word in [&stream.pos, &stream.start, &stream.acked] {
+                        word.store(0, Ordering::Relaxed);
+                    }
+                    lab.pool.free_all(stream, 0);
+                    lab.written[n].clear();
+                }
+                Act::Skip(n) => {
+                    let stream = lab.stream(n);
+                    let next = stream.pos.load(Ordering::Relaxed) + 1000;
+                    lab.pool.skip(stream, next);
+                    stream.pos.store(next, Ordering::Relaxed);
+                    lab.written[n].extend([0; 1000]);
+                }
+                Act::Successor => lab.pool = ChunkPool::recover(lab.block).unwrap(),
+            }
+            lab.check();
+        }
+    }
+}
+
+#[test]
+fn the_oldest_bytes_go_when_the_stream_has_its_megabyte() {
+    let mut lab = lab(1);
+    for n in 0..40u8 {
+        lab.write(0, &vec![n; CHUNK]);
+    }
+    let kept = wide(lab.written[0].len()) - lab.stream(0).start.load(Ordering::Relaxed);
+    assert_eq!(kept, wide(STREAM_CHUNKS * CHUNK));
+    lab.check();
+}
+
+#[test]
+fn a_slow_stream_touches_one_page_for_ever() {
+    let mut lab = lab(1);
+    let before = nix::sys::stat::fstat(lab.block.memfd()).unwrap().st_blocks;
+    for _ in 0..3000 {
+        lab.write(0, b"a line of some thirty bytes ..\n");
+        let stream = lab.stream(0);
+        stream.acked.store(stream.pos.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+    let grown = nix::sys::stat::fstat(lab.block.memfd()).unwrap().st_blocks - before;
+    assert!(grown * 512 <= 8192, "{} bytes", grown * 512);
+}
+
+#[test]
+fn a_stream_without_a_chunk_takes_one_from_the_largest() {
+    let mut lab = lab(6);
+    for n in 0..4 {
+        lab.write(n, &[1; STREAM_CHUNKS * CHUNK]);
+    }
+    assert!(lab.pool.fresh.is_empty() && lab.pool.warm.is_empty());
+    lab.write(5, b"small");
+    assert_eq!(RingView::new(lab.block).read(lab.stream(5), 0, 100), Some(b"small".to_vec()));
+    lab.check();
+}
+
+#[test]
+fn times_cover_what_was_asked_for() {
+    let lab = lab(1);
+    let stream = lab.stream(0);
+    let marks: VecDeque<(u64, u64)> = (1..=50u64).map(|n| (n * 10, n * 2_000_000)).collect();
+    for (offset, time) in &marks {
+        ChunkPool::mark(stream, *offset, *time);
+    }
+    let times = RingView::times(stream, 455, 30);
+    assert_eq!(times, [(450, 90_000_000), (460, 92_000_000), (470, 94_000_000), (480, 96_000_000)]);
+    assert_eq!(RingView::times(stream, 5, 3), [], "forgotten by now");
+}
