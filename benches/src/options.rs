@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use shimtap_tests::rig::Version;
 
 /// What was asked for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// A shorter run, to see that the bench works; its figures are not to be cited.
     pub quick: bool,
@@ -14,22 +14,27 @@ pub struct Options {
     pub turns: Option<usize>,
     /// The scheduler is asked to prefer us.
     pub favour: bool,
+    /// Only the part of the bench that has this name, where it has parts.
+    pub only: Option<String>,
 }
 
 /// What may follow a bench's name.
-pub const USAGE: &str = "[--quick] [--packaged] [--turns N] [--favour]
+pub const USAGE: &str = "[--quick] [--packaged] [--turns N] [--favour] [--only PART]
   --quick     a shorter run: shows that it works, is not to be cited
   --packaged  the distribution's containerd instead of the pinned one
   --turns N   how often each side is measured
-  --favour    takes most of the CPU from whoever else uses the machine";
+  --favour    takes most of the CPU from whoever else uses the machine
+  --only PART of node: heavy, flood or slow";
 
 impl Options {
     /// Reads the words after the bench's name.
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Options> {
-        let mut options = Options { quick: false, version: Version::Pinned, turns: None, favour: false };
+        let mut options =
+            Options { quick: false, version: Version::Pinned, turns: None, favour: false, only: None };
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--quick" => options.quick = true,
+                "--only" => options.only = Some(words.next().context("--only needs a name")?),
                 "--favour" => options.favour = true,
                 "--packaged" => options.version = Version::Packaged,
                 "--turns" => {

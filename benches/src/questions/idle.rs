@@ -28,10 +28,10 @@ pub fn run(options: &Options) -> Result<()> {
         quiet_pods(node, pods)?;
     }
     let window = Duration::from_secs(options.pick(10, 60));
-    watch(&plain, &wrapped, pods, window, "no collector", &mut report)?;
+    watch(&plain, &wrapped, pods, window, None, &mut report)?;
     let witness = Witness::start(&wrapped, true)?;
     witness.await_wrappers(pods)?;
-    watch(&plain, &wrapped, pods, window, "collector attached", &mut report)?;
+    watch(&plain, &wrapped, pods, window, Some(&witness), &mut report)?;
     witness.stop()?;
     Ok(())
 }
@@ -55,7 +55,7 @@ fn watch(
     wrapped: &Node,
     pods: usize,
     window: Duration,
-    case: &str,
+    witness: Option<&Witness>,
     report: &mut Report,
 ) -> Result<()> {
     let keepers = pids(&wrapped.wrappers("tap-keeper")?);
@@ -70,10 +70,15 @@ fn watch(
     // What the start left to do is done first.
     throughout(Duration::from_secs(3), "a pause", || Ok(true))?;
     let before: Vec<Usage> = groups.iter().map(used).collect();
-    let start = Instant::now();
+    let (start, asked) = (Instant::now(), stats_asked(witness)?);
     throughout(window, "a quiet minute", || Ok(true))?;
     let minutes = start.elapsed().as_secs_f64() / 60.0 * float(pods);
+    let asked = stats_asked(witness)? - asked;
+    let case = if witness.is_some() { "collector attached" } else { "no collector" };
     report.heading(&format!("{case}, per pod and minute"))?;
+    if witness.is_some() {
+        report.figure("Stats that passed through the wrapper", "", asked / minutes, "")?;
+    }
     for (group, before) in groups.iter().zip(before) {
         let spent = used(group).since(before);
         let name = group.0;
@@ -81,6 +86,12 @@ fn watch(
         report.figure(&format!("{name}: CPU"), "ms", float64(spent.cpu_ns) / 1e6 / minutes, "")?;
     }
     Ok(())
+}
+
+/// Stats requests that the wrappers saw answered, as they report it every few seconds.
+fn stats_asked(witness: Option<&Witness>) -> Result<f64> {
+    let family = "shimtap_rpc_duration_seconds_count";
+    witness.map_or(Ok(0.0), |witness| witness.sum(family, &["method=\"Stats\""]))
 }
 
 fn used((_, pids, thread): &Group) -> Usage {

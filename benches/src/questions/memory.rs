@@ -29,10 +29,10 @@ pub fn run(options: &Options) -> Result<()> {
     let node = one_side(options.version, Side::Wrapped, "")?;
     let pods = options.turns(3, 6);
     at_rest(&node, pods, "at rest, no collector", &mut report)?;
-    busy(&node, &options, "ten busy containers, no collector", &mut report)?;
+    busy(&node, options, "ten busy containers, no collector", &mut report)?;
     let witness = Witness::start(&node, true)?;
     at_rest(&node, pods, "at rest, collector attached", &mut report)?;
-    busy(&node, &options, "ten busy containers, collector attached", &mut report)?;
+    busy(&node, options, "ten busy containers, collector attached", &mut report)?;
     witness.stop()?;
     node.finish()
 }

@@ -2,7 +2,7 @@
 //! wrappers and collector apart; CRI pods of one container, logs written by containerd; `coalesce_ms` 0, 20 and 50.
 //!
 //! Targets at 20 ms: CPU wrapped / unwrapped at most 0.92 without and below 1 with the collector at 10 000 lines/s over
-//! 100 containers; at least 1.3 times the lines per second where 8 containers ask for 40 000.
+//! 100 containers; at least 1.3 times the lines per second at saturation (8 containers ask for 40 000, then for 120 000).
 //!
 //! Each arm is a node of its own with a containerd of its own. All stand side by side; the generators of all arms but
 //! one are stopped by SIGSTOP, and the arms take turns.
@@ -45,12 +45,15 @@ pub fn run(options: &Options) -> Result<()> {
     let heavy = Load { name: "heavy", containers: 8, rate: 5000 };
     let many = options.pick(10, 100);
     let slow = Load { name: "slow", containers: many, rate: 10_000 / many };
-    for load in [heavy, slow] {
+    // What is asked for may not saturate a quick machine: this is more than any carries.
+    let flood = Load { name: "flood", containers: 8, rate: 15_000 };
+    let wanted = |load: &Load| options.only.as_deref().is_none_or(|only| only == load.name);
+    for load in [heavy, flood, slow].into_iter().filter(wanted) {
         populate(&arms, load)?;
         rounds(&arms, load, options, false, &mut report)?;
         rounds(&arms, load, options, true, &mut report)?;
         for arm in &arms {
-            clear(arm)?;
+            clear(arm).with_context(|| format!("remove the pods of {}", arm.name()))?;
         }
     }
     Ok(())
@@ -114,8 +117,8 @@ fn populate(arms: &[Arm], load: Load) -> Result<()> {
     Ok(())
 }
 
+/// Removes its pods; their generators die by SIGKILL, stopped as they are.
 fn clear(arm: &Arm) -> Result<()> {
-    arm.signal(Signal::SIGCONT)?;
     for pod in arm.pods.borrow_mut().drain(..) {
         arm.node.cri()?.remove_pod(&pod)?;
     }
@@ -140,9 +143,9 @@ fn rounds(arms: &[Arm], load: Load, options: &Options, collect: bool, report: &m
         witness.await_wrappers(load.containers)?;
     }
     let mut windows: Vec<Vec<Window>> = vec![Vec::new(); arms.len()];
-    for _ in 0..options.turns(1, 4) {
+    for _ in 0..options.turns(1, 3) {
         for ((arm, witness), windows) in arms.iter().zip(&witnesses).zip(&mut windows) {
-            windows.push(window(arm, load, witness.as_ref(), options.pick(4, 10))?);
+            windows.push(window(arm, load, witness.as_ref(), options.pick(4, 8))?);
         }
     }
     for witness in witnesses.into_iter().flatten() {

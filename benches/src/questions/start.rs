@@ -15,7 +15,7 @@ use shimtap_tests::rig::Node;
 pub fn run(options: &Options) -> Result<()> {
     let mut report = Report::start("start", options)?;
     let node = both_sides(options.version)?;
-    let turns = options.turns(10, 150);
+    let turns = options.turns(10, 100);
     measure(&node, turns, "no collector", &mut report)?;
     let witness = Witness::start(&node, true)?;
     measure(&node, turns, "collector with file", &mut report)?;

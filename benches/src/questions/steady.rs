@@ -37,7 +37,7 @@ fn measure(node: &Node, options: &Options, case: &str, witness: &Witness, report
     let lines = RATE * options.pick(2, 8);
     let mut speeds = [Vec::new(), Vec::new()];
     let (mut arrived, mut gaps) = (Vec::new(), Vec::new());
-    for _ in 0..options.turns(2, 5) {
+    for _ in 0..options.turns(2, 4) {
         for (side, samples) in SIDES.into_iter().zip(&mut speeds) {
             let before = counted(witness)?;
             let poured = pour(node, side, lines)?;

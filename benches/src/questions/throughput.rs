@@ -6,26 +6,28 @@
 
 use std::time::Duration;
 
-use crate::bed::{SIDES, Side, both_sides, report_path, run_command, timed};
+use crate::bed::{SIDES, Side, both_sides, report_path, run_command};
 use crate::options::Options;
 use crate::pour::Poured;
 use crate::report::Report;
 use crate::spread::{float64, ratios};
+use crate::usage::Usage;
 use crate::witness::Witness;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use shimtap_tests::rig::{Node, eventually};
 
 /// Width of a line, and how many travel in one write: just under 64 KiB, what a busy program's buffer holds.
 const WIDTH: u64 = 216;
 const BATCH: u64 = 300;
 const MIB: f64 = 1_048_576.0;
+const GIB: f64 = 1024.0 * MIB;
 
 /// Asks it.
 pub fn run(options: &Options) -> Result<()> {
     let mut report = Report::start("throughput", options)?;
     let node = both_sides(options.version)?;
     let bytes: u64 = options.pick(128 << 20, 1 << 30);
-    let turns = options.turns(3, 12);
+    let turns = options.turns(3, 8);
     measure(&node, turns, bytes, "no collector, target >= 0.98", None, &mut report)?;
     for (case, with_file) in
         [("collector without file, target >= 0.90", false), ("collector with file, target >= 0.90", true)]
@@ -46,11 +48,11 @@ fn measure(
     report: &mut Report,
 ) -> Result<()> {
     let mut speeds = [Vec::new(), Vec::new()];
-    let mut seen = Vec::new();
+    let (mut seen, mut spent) = (Vec::new(), Vec::new());
     for turn in 0..=turns {
         for (side, samples) in SIDES.into_iter().zip(&mut speeds) {
             let before = taken(witness)?;
-            let poured = pour(node, side, bytes)?;
+            let (poured, cpu_s) = pour(node, side, bytes)?;
             let mut share = None;
             if let (Side::Wrapped, Some(witness)) = (side, witness) {
                 share = Some(accounted(witness, before, poured.bytes)?);
@@ -59,6 +61,9 @@ fn measure(
             if turn > 0 {
                 samples.push(poured.speed() / MIB);
                 seen.extend(share);
+                if side == Side::Wrapped {
+                    spent.push(cpu_s / float64(poured.bytes) * GIB);
+                }
             }
         }
     }
@@ -67,16 +72,27 @@ fn measure(
     report.row("unwrapped", "MiB/s", &plain, "")?;
     report.row("wrapped", "MiB/s", &wrapped, "")?;
     report.row("wrapped / unwrapped, per turn", "", &ratios(&plain, &wrapped), "")?;
+    report.row("CPU of keeper and worker per GiB", "s", &spent, "")?;
     report.row("share of the bytes that reached the collector", "", &seen, "")
 }
 
-fn pour(node: &Node, side: Side, bytes: u64) -> Result<Poured> {
+/// How a container fared, and the CPU seconds that its wrapper had used when it was through.
+fn pour(node: &Node, side: Side, bytes: u64) -> Result<(Poured, f64)> {
     let path = report_path(node, "poured");
+    // Absent before the first turn; what is left of the last one must not be taken for this one's.
+    let _ = std::fs::remove_file(&path);
     let lines = format!("lines={}", bytes / WIDTH);
     let (width, batch) = (format!("width={WIDTH}"), format!("batch={BATCH}"));
-    let command = ["/host/pour", &width, &batch, &lines, "report=/host/poured"];
-    timed(run_command(node, side, "pour", &["--rm"], &command))?;
-    Poured::await_done(&path, Duration::from_secs(1))
+    let command = ["/host/pour", &width, &batch, &lines, "report=/host/poured", "linger=1"];
+    let mut ctr = run_command(node, side, "pour", &["--rm"], &command).spawn().context("start ctr")?;
+    let poured = Poured::await_done(&path, Duration::from_secs(120))?;
+    let mut wrapper = node.wrappers("tap-keeper")?;
+    wrapper.extend(node.wrappers("tap-worker")?);
+    let pids: Vec<i32> = wrapper.iter().map(|process| process.pid).collect();
+    let used = Usage::of(&pids);
+    let status = ctr.wait().context("wait for ctr")?;
+    ensure!(status.success(), "ctr ended with {status}");
+    Ok((poured, float64(used.cpu_ns) / 1e9))
 }
 
 /// Bytes that the collector has and bytes that it knows it has not.
