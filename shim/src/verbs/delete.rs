@@ -47,7 +47,8 @@ pub fn delete(argv: &[OsString], arguments: &Arguments) -> ExitCode {
 fn clean_up(arguments: &Arguments) {
     let run_dir = RunDir::from_env();
     let Ok(task_dir) = run_dir.task(&arguments.namespace, &arguments.id) else { return };
-    let Some(key) = key_of_task(&task_dir) else { return };
+    let key = key_of_task(&task_dir).or_else(|| repair::key_of_start(&run_dir, arguments));
+    let Some(key) = key else { return };
     if is_dead(&run_dir.alive(&key)) {
         // Of several deletes one repairs and the others find nothing left; without the lock it is done all the same.
         let _lock = wrap::lock(&run_dir, &key);

@@ -8,7 +8,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{sys::signal::Signal, unistd::Pid};
@@ -19,15 +19,17 @@ use shimtap_proto::ttrpc::{
 
 use super::wrap::Description;
 use crate::{
+    args::Arguments,
     keeper::{belongs_to, remove_files, remove_tasks},
     run_dir::RunDir,
 };
 
-/// containerd gives the whole `delete` five seconds.
-const ANSWER: Duration = Duration::from_millis(1500);
+/// containerd gives the whole `delete`, the inner shim's part included, five seconds.
+const PATIENCE: Duration = Duration::from_millis(3000);
 
 struct Inner {
     stream: UnixStream,
+    until: Instant,
     service: &'static str,
     next_stream: u32,
 }
@@ -48,6 +50,19 @@ pub fn repair(run_dir: &RunDir, key: &str, namespace: &str) {
     }
     remove_tasks(run_dir, namespace, key);
     remove_files(run_dir, key);
+}
+
+/// The wrapper that a `start` for this id made, where no Create ever named it (a sandbox of the Sandbox service).
+pub fn key_of_start(run_dir: &RunDir, arguments: &Arguments) -> Option<String> {
+    let entries = fs::read_dir(run_dir.path().join("s")).ok()?.flatten();
+    entries.filter_map(|e| e.file_name().into_string().ok()?.strip_suffix(".json").map(str::to_owned)).find(
+        |key| {
+            let description = fs::read(run_dir.description(key)).ok();
+            let description: Option<Description> =
+                description.and_then(|text| serde_json::from_slice(&text).ok());
+            description.is_some_and(|d| d.namespace == arguments.namespace && d.id == arguments.id)
+        },
+    )
 }
 
 fn tasks_of(run_dir: &RunDir, key: &str, namespace: &str) -> Vec<String> {
@@ -74,11 +89,21 @@ fn end_tasks(description: &Description, ids: &[String]) -> io::Result<()> {
         inner.call("Kill", &Kill { id, exec_id: "", signal: 9, all: true }.encode())?;
     }
     for id in ids {
-        inner.call("Delete", &TaskRef { id, exec_id: "" }.encode())?;
+        let whose = TaskRef { id, exec_id: "" }.encode();
+        // Delete is refused as long as the exit is not known to the shim.
+        inner.call("Wait", &whose)?;
+        inner.call("Delete", &whose)?;
     }
-    // The shim of a pod ends at the last of these; it may close before it answers.
-    let _ = inner.call("Shutdown", &TaskRef { id: &description.id, exec_id: "" }.encode());
-    Ok(())
+    inner.call("Shutdown", &TaskRef { id: &description.id, exec_id: "" }.encode()).or_else(gone)?;
+    inner.await_end()
+}
+
+/// A shim that closes the connection has ended, which is what is wanted.
+fn gone(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Ok(()),
+        _ => Err(error),
+    }
 }
 
 // === impl Inner ===
@@ -86,14 +111,15 @@ fn end_tasks(description: &Description, ids: &[String]) -> io::Result<()> {
 impl Inner {
     fn connect(description: &Description) -> io::Result<Self> {
         let stream = UnixStream::connect(&description.inner_socket)?;
-        stream.set_read_timeout(Some(ANSWER))?;
-        stream.set_write_timeout(Some(ANSWER))?;
         let api = if description.task_api == 3 { TaskApi::V3 } else { TaskApi::V2 };
-        Ok(Self { stream, service: api.service(), next_stream: 1 })
+        Ok(Self { stream, until: Instant::now() + PATIENCE, service: api.service(), next_stream: 1 })
     }
 
     /// One call; what the shim says (NotFound is fine) does not matter, only that it answers.
     fn call(&mut self, method: &str, payload: &[u8]) -> io::Result<()> {
+        let left = self.until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.set_write_timeout(Some(left))?;
         let stream_id = self.next_stream;
         self.next_stream = self.next_stream.wrapping_add(2);
         self.stream.write_all(&request_frame(stream_id, self.service, method, payload, 0))?;
@@ -106,6 +132,15 @@ impl Inner {
                 return Ok(());
             }
         }
+    }
+}
+
+impl Inner {
+    /// Until the shim closes the connection, or the time is over.
+    fn await_end(&mut self) -> io::Result<()> {
+        let left = self.until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        self.stream.set_read_timeout(Some(left.min(Duration::from_secs(1))))?;
+        io::copy(&mut self.stream, &mut io::sink()).map(drop).or_else(gone)
     }
 }
 
