@@ -113,6 +113,7 @@ fn wrong_configuration(version: Version) -> Result<()> {
     }
     // A folder in its place cannot be read by anybody.
     Setup::new(version, Shim::Wrapped(Hook::Path)).run(|node| {
+        std::fs::remove_file(node.dir().join("shim.toml")).context("take the file away")?;
         std::fs::create_dir(node.dir().join("shim.toml")).context("put a folder there")?;
         runs_well(node, "a")
     })

@@ -20,10 +20,21 @@ pub struct Setup {
     pub(super) run_dir: Option<PathBuf>,
 }
 
+/// What every node's wrapper is told: on a machine that compiles and tests at the same time, a start that finds no worker
+/// within the default time would run the pod unwrapped, and the test would be about nothing.
+pub const PATIENT: &str = "[start]\nready_ms = 20000\n";
+
 impl Setup {
     /// A node with `version` of containerd that runs its containers with `shim`, and no collector.
     pub fn new(version: Version, shim: Shim) -> Setup {
-        Setup { version, shim, alone: false, collector: false, shim_toml: None, run_dir: None }
+        Setup {
+            version,
+            shim,
+            alone: false,
+            collector: false,
+            shim_toml: Some(PATIENT.to_owned()),
+            run_dir: None,
+        }
     }
 
     /// No other node runs beside this one: for scenarios that measure time.
@@ -38,7 +49,7 @@ impl Setup {
         self
     }
 
-    /// The wrapper's configuration; without it there is no such file.
+    /// The wrapper's configuration instead of [`PATIENT`].
     pub fn shim_toml(mut self, text: &str) -> Setup {
         self.shim_toml = Some(text.to_owned());
         self

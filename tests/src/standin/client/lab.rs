@@ -64,7 +64,8 @@ impl Lab {
     /// # Errors
     /// The file cannot be written.
     pub fn wrap(&self, invoked: &str, inner: &Path) -> Result<()> {
-        let text = format!("[inner]\n\"{invoked}\" = \"{}\"\n", inner.display());
+        // A start that ran out of time would leave the pod unwrapped, and the test would be about nothing.
+        let text = format!("[inner]\n\"{invoked}\" = \"{}\"\n[start]\nready_ms = 20000\n", inner.display());
         fs::write(self.dir.join("shim.toml"), text).context("shim.toml")
     }
 
