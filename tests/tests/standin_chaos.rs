@@ -140,7 +140,6 @@ fn two_hundred_random_deaths_of_workers_under_load() -> Result<()> {
 }
 
 #[test]
-#[ignore = "the wrapper promises the deaths of workers so far; this one runs with --ignored"]
 fn random_deaths_of_workers_and_keepers_under_load() -> Result<()> {
     deaths_under_load(5)
 }

@@ -29,7 +29,7 @@ use self::protocol::{Answer, Notice, Operation, Request};
 use crate::{
     block::{Block, Slot, counters::Counter},
     sys::{
-        Errno, Kernel, epoll, fd,
+        Errno, Kernel, epoll, fd, monotonic_ns,
         pair::{self, Received},
         process,
     },
@@ -50,6 +50,10 @@ pub const FD_FLOOR: i32 = 16;
 /// While descriptors are short, or no worker can be made, the cause is looked at again after this time.
 const BREATH_MS: u16 = 100;
 
+/// A worker that lives shorter than this was stillborn; the next one waits so much longer for each in a row.
+const STILLBORN_NS: u64 = 3_000_000;
+const STILLBORN_PAUSE_NS: u64 = 10_000_000;
+
 /// A descriptor table and a worker to serve.
 pub struct Keeper {
     block: Block,
@@ -60,6 +64,9 @@ pub struct Keeper {
     ready: Option<OwnedFd>,
     /// No more accepting until then (CLOCK_MONOTONIC ns): EMFILE.
     accept_again_ns: u64,
+    /// When the last worker began, and how many in a row died at once.
+    worker_began_ns: u64,
+    stillborn: u64,
 }
 
 struct WorkerEnd {
@@ -118,7 +125,16 @@ impl Keeper {
             // The first of its kind; later ones inherit it.
             process::be_easier_to_spare();
         }
-        Ok(Self { block, slots, worker, unannounced: VecDeque::new(), ready, accept_again_ns: 0 })
+        Ok(Self {
+            block,
+            slots,
+            worker,
+            unannounced: VecDeque::new(),
+            ready,
+            accept_again_ns: 0,
+            worker_began_ns: 0,
+            stillborn: 0,
+        })
     }
 
     /// The numbers in `held` are this process's, inherited over exec.
@@ -139,7 +155,7 @@ impl Keeper {
 
     fn run(mut self) -> Kernel<()> {
         loop {
-            if self.worker.is_none() {
+            if self.worker.is_none() && self.may_fork() {
                 self = match self.next_worker() {
                     Ok(keeper) => keeper,
                     // In the child: the worker's life is over.
@@ -164,6 +180,13 @@ impl Keeper {
         }
     }
 
+    /// The next worker begins at once, unless several in a row have died at once: a fault that kills every worker must not
+    /// cost the machine a core.
+    fn may_fork(&self) -> bool {
+        let pause_ns = self.stillborn.min(10).saturating_mul(STILLBORN_PAUSE_NS);
+        monotonic_ns() >= self.worker_began_ns.saturating_add(pause_ns)
+    }
+
     /// Forks a worker. In the parent: self, with or (where fork was refused) without it. In the child: the
     /// worker's exit status, when it is over.
     fn next_worker(mut self) -> Result<Self, i32> {
@@ -175,6 +198,7 @@ impl Keeper {
         };
         // Whatever a dead worker was not told of is in the table for the next one to find.
         self.unannounced.clear();
+        self.worker_began_ns = monotonic_ns();
         self.block.tables().generation.fetch_add(1, Ordering::AcqRel);
         match process::fork_worker() {
             Ok(Some(pid)) => {
@@ -318,6 +342,8 @@ impl Keeper {
     fn bury(&mut self) {
         self.serve();
         self.worker = None;
+        let lived = monotonic_ns().saturating_sub(self.worker_began_ns);
+        self.stillborn = if lived < STILLBORN_NS { self.stillborn.saturating_add(1) } else { 0 };
         if self.block.tables().over.load(Ordering::Acquire) == 0 {
             self.block.tables().counters.add(Counter::WorkerDeaths);
         }

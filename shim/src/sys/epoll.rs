@@ -53,6 +53,11 @@ impl Poller {
         }
     }
 
+    /// The descriptor of this token was closed, and its registration went with it.
+    pub fn forget(&mut self, token: u64) {
+        self.registered.remove(&token);
+    }
+
     /// Waits for events; `None` = until one comes. An interrupted wait is an empty answer.
     pub fn wait(&self, events: &mut [EpollEvent], timeout_ms: Option<u16>) -> Kernel<usize> {
         let timeout = timeout_ms.map_or(EpollTimeout::NONE, EpollTimeout::from);

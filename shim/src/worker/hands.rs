@@ -37,6 +37,8 @@ pub struct Hands {
     accepted: VecDeque<usize>,
     /// The keeper is gone and has not been replaced yet.
     orphaned: bool,
+    /// `pair` is not the one that was last asked about.
+    pair_is_new: bool,
     /// No further keeper is made before (CLOCK_MONOTONIC ns).
     keeper_again_ns: u64,
 }
@@ -52,12 +54,26 @@ enum Reply {
 impl Hands {
     /// From what the keeper left to its forked worker.
     pub fn new(block: &'static Block, pair: OwnedFd, fds: BTreeMap<Slot, OwnedFd>) -> Self {
-        Self { block, pair, fds, serial: 0, accepted: VecDeque::new(), orphaned: false, keeper_again_ns: 0 }
+        Self {
+            block,
+            pair,
+            fds,
+            serial: 0,
+            accepted: VecDeque::new(),
+            orphaned: false,
+            pair_is_new: false,
+            keeper_again_ns: 0,
+        }
     }
 
     /// The worker's end of the pair, to wait on.
     pub fn pair(&self) -> BorrowedFd<'_> {
         self.pair.as_fd()
+    }
+
+    /// Has the pair changed since this was last asked? Its number may be that of an earlier one.
+    pub fn take_pair_change(&mut self) -> bool {
+        std::mem::take(&mut self.pair_is_new)
     }
 
     /// The descriptor in a slot; EBADF where there is none.
@@ -234,8 +250,11 @@ impl Hands {
             (keeper::ENV_BLOCK.to_owned(), self.block.memfd().as_raw_fd().to_string()),
             (keeper::ENV_PAIR.to_owned(), theirs.as_raw_fd().to_string()),
         ];
-        process::spawn_self(&argv, &env, &inherit)?;
+        let keeper = process::spawn_self(&argv, &env, &inherit)?;
+        // At once, not when it has begun: should it stay mute, this is who is ended, and nobody else.
+        tables.keeper_pid.store(u32::try_from(keeper.as_raw()).unwrap_or(0), Ordering::Release);
         self.pair = ours;
+        self.pair_is_new = true;
         self.orphaned = false;
 
         Ok(())

@@ -173,6 +173,9 @@ impl Worker {
         }
         self.adopt_accepted();
         self.hands.tend_keeper();
+        if self.hands.take_pair_change() {
+            self.poller.forget(Token::Keeper.number());
+        }
         let listening = (!self.hands.is_orphaned()).then_some(EpollFlags::EPOLLIN);
         self.poller.want(Token::Keeper.number(), self.hands.pair(), listening)
     }
