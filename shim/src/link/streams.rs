@@ -16,8 +16,9 @@ use crate::{
 
 /// After this long without a byte the next ones go at once.
 const QUIET: Duration = Duration::from_millis(50);
-/// Else they wait for company this long.
-const GATHER: Duration = Duration::from_millis(25);
+/// Else they wait for company this long: with many slow containers a message per few lines, and its acknowledgement, cost
+/// more than the lines (docs/costs.md). 64 KiB never wait.
+const GATHER: Duration = Duration::from_millis(100);
 
 /// A look that came between two words of the relay thread is repeated after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
