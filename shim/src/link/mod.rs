@@ -186,7 +186,8 @@ impl Switchboard {
                 })
             })
         };
-        taken && (nothing || (self.is_attached() && all_acked()))
+        // Without a collector at any time there is nobody to wait for.
+        (nothing && !self.was_attached()) || (taken && (nothing || (self.is_attached() && all_acked())))
     }
 
     fn pause_after_panic(&self) {
