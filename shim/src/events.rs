@@ -10,7 +10,7 @@ use protobuf::Message;
 use shimtap_proto::link::Event;
 
 use crate::{
-    block::{Block, EVENTS, Places, counters::Counter},
+    block::{Block, EVENTS, Places, counters::Counter, words::wide},
     sys::{Kernel, shared::Mapping},
 };
 
@@ -94,10 +94,6 @@ impl EventRing {
         bytes.extend(area.get(0, len.checked_sub(first)?)?);
         Some(bytes)
     }
-}
-
-fn wide(n: usize) -> u64 {
-    u64::try_from(n).unwrap_or(u64::MAX)
 }
 
 fn index(position: u64) -> usize {

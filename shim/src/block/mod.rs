@@ -11,6 +11,7 @@
 pub mod counters;
 pub mod layout;
 pub mod text;
+pub mod words;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;

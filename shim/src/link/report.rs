@@ -21,7 +21,7 @@ pub struct Reporter {
 
 impl Reporter {
     /// Nothing said yet.
-    pub fn new(_block: &Block) -> Self {
+    pub fn new() -> Self {
         Self { last: None }
     }
 

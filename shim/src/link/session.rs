@@ -95,7 +95,7 @@ impl Session {
             events_sent: VecDeque::new(),
             said: BTreeMap::new(),
             cursors: Cursors::new(block),
-            reporter: Reporter::new(block),
+            reporter: Reporter::new(),
             poller: Poller::spawn(block, board),
             round: Instant::now(),
         })

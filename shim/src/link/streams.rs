@@ -10,7 +10,7 @@ use ttrpc::r#async::CSSender;
 
 use super::client::up;
 use crate::{
-    block::{Block, Stream, StreamState, Task, linked},
+    block::{Block, Stream, StreamState, Task, linked, words::wide},
     tee::ring::RingView,
 };
 
@@ -199,8 +199,4 @@ impl Next {
 
 fn gap(handle: u32, from: u64, to: u64) -> Gap {
     Gap { handle, from, to, reason: GapReason::GAP_REASON_OVERFLOW.into(), ..Default::default() }
-}
-
-fn wide(n: usize) -> u64 {
-    u64::try_from(n).unwrap_or(u64::MAX)
 }

@@ -4,16 +4,16 @@
 //! SO_PEEK_OFF of the source is set to its length, and it falls by exactly what is consumed; bytes that were taken
 //! and not yet delivered are in the pipe or in the frame area. A successor reads both and goes on.
 
-use std::{
-    os::fd::BorrowedFd,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::{os::fd::BorrowedFd, sync::atomic::Ordering};
 
 use nix::sys::socket::Shutdown;
 
 use super::{ANSWERS, REQUESTS, STARVED_NS, Want, take::Taken};
 use crate::{
-    block::{Dir, DirState, FRAME_AREA, Slot, link_to, linked},
+    block::{
+        Dir, DirState, FRAME_AREA, Slot, link_to, linked,
+        words::{load, store},
+    },
     sys::{
         Errno, Kernel,
         fd::{self, Moved},
@@ -45,14 +45,6 @@ struct Ends<'a> {
     pipe: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
 }
 
-fn load(word: &AtomicU32) -> usize {
-    usize::try_from(word.load(Ordering::Acquire)).unwrap_or(0)
-}
-
-fn store(word: &AtomicU32, value: usize) {
-    word.store(u32::try_from(value).unwrap_or(u32::MAX), Ordering::Release);
-}
-
 impl Worker {
     /// Moves until something has to be waited for.
     pub(super) fn dir_pump(&mut self, conn: usize, dir: usize) -> Want {
@@ -79,7 +71,7 @@ impl Worker {
                 self.conclude(conn, dir);
                 self.frame_done(conn, dir, entry)
             }
-            DirState::Raw => self.raw(conn, dir, entry),
+            DirState::Raw => self.raw(conn, dir),
             DirState::Ended => Ok(Step::Wait(Want::Nothing)),
         }
     }
@@ -198,7 +190,7 @@ impl Worker {
         Ok(Step::Again)
     }
 
-    fn raw(&mut self, conn: usize, dir: usize, _entry: &Dir) -> Kernel<Step> {
+    fn raw(&mut self, conn: usize, dir: usize) -> Kernel<Step> {
         let ends = self.ends(conn, dir)?;
         let (_, pipe_in) = ends.pipe()?;
         if !ends.push()? {

@@ -1,7 +1,7 @@
 //! When a stream that woke us often may wait a little, so that several lines travel in one move.
 //!
-//! containerd pays a wake-up and a write for each read of its FIFO, and so do we; a short wait gives back more than it
-//! takes. Never on the first bytes after quiet, never with a terminal, never across an exit, and never so long that
+//! containerd pays a wake-up and a write for each read of its FIFO, and so do we; where several lines gather, a short wait
+//! gives back more than it takes. Never on the first bytes after quiet, never with a terminal, never across an exit, and never so long that
 //! the FIFO could fill to half: the container must not notice.
 
 /// Moves within a second from which on a stream counts as busy.

@@ -7,12 +7,17 @@
 use std::{
     fs::OpenOptions,
     os::fd::{AsFd, BorrowedFd},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::Ordering,
 };
 
 use super::ring::{ChunkPool, in_tap};
 use crate::{
-    block::{Phase, Slot, Stream, TaskState, counters::Counter, link_to, linked},
+    block::{
+        Phase, Slot, Stream, TaskState,
+        counters::Counter,
+        link_to, linked,
+        words::{load, store, wide},
+    },
     keeper::protocol::Operation,
     relay::Want,
     sys::{
@@ -37,18 +42,6 @@ enum Step {
     Wait(Want),
     /// All is passed on and no more will come.
     End,
-}
-
-fn load(word: &AtomicU32) -> usize {
-    usize::try_from(word.load(Ordering::Acquire)).unwrap_or(0)
-}
-
-fn store(word: &AtomicU32, value: usize) {
-    word.store(u32::try_from(value).unwrap_or(u32::MAX), Ordering::Release);
-}
-
-fn wide(n: usize) -> u64 {
-    u64::try_from(n).unwrap_or(u64::MAX)
 }
 
 impl Worker {
@@ -88,7 +81,7 @@ impl Worker {
             Some(pipe) => pipe,
             None => {
                 let pipe = self.pipes.acquire(&mut self.hands)?;
-                store(&stream.pipe, load_link(pipe));
+                stream.pipe.store(link_to(Some(pipe)), Ordering::Release);
                 pipe
             }
         };
@@ -279,10 +272,6 @@ impl Worker {
 fn passes(stream: &Stream) -> usize {
     let teed = load(&stream.teed);
     if teed == 0 { load(&stream.filled) } else { teed }
-}
-
-fn load_link(pipe: usize) -> usize {
-    pipe.saturating_add(1)
 }
 
 // === impl Tee ===

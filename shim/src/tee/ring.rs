@@ -10,7 +10,7 @@
 use std::{os::fd::BorrowedFd, sync::atomic::Ordering};
 
 use crate::{
-    block::{Block, CHUNK, CHUNKS, MARKS, Phase, Places, STREAM_CHUNKS, Stream, StreamState},
+    block::{Block, CHUNK, CHUNKS, MARKS, Phase, Places, STREAM_CHUNKS, Stream, StreamState, words::wide},
     sys::{
         Errno, Kernel, fd,
         shared::{Mapping, copy_out, punch},
@@ -42,10 +42,6 @@ pub struct ChunkPool {
 /// The link thread's way to read.
 pub struct RingView {
     block: &'static Block,
-}
-
-fn wide(n: usize) -> u64 {
-    u64::try_from(n).unwrap_or(u64::MAX)
 }
 
 // === impl Shape ===

@@ -36,14 +36,12 @@ struct Inner {
 
 /// Ends what is left of the wrapper `key`: its tasks, its inner shim, its files.
 pub fn repair(run_dir: &RunDir, key: &str, namespace: &str) {
-    let description = fs::read(run_dir.description(key)).ok();
-    let description: Option<Description> = description.and_then(|text| serde_json::from_slice(&text).ok());
-    if let Some(description) = &description {
+    if let Some(description) = &describe(run_dir, key) {
         let ids = tasks_of(run_dir, key, namespace);
         if end_tasks(description, &ids).is_err() {
             kill_inner(description);
         }
-        // Whoever still listens there is not the shim of this key: its socket had another inode.
+        // Only the socket that this wrapper was made for: a later shim's on the same path has another key.
         if RunDir::key_of(&description.inner_socket).is_ok_and(|(now, _)| now == key) {
             let _ = fs::remove_file(&description.inner_socket);
         }
@@ -57,12 +55,14 @@ pub fn key_of_start(run_dir: &RunDir, arguments: &Arguments) -> Option<String> {
     let entries = fs::read_dir(run_dir.path().join("s")).ok()?.flatten();
     entries.filter_map(|e| e.file_name().into_string().ok()?.strip_suffix(".json").map(str::to_owned)).find(
         |key| {
-            let description = fs::read(run_dir.description(key)).ok();
-            let description: Option<Description> =
-                description.and_then(|text| serde_json::from_slice(&text).ok());
-            description.is_some_and(|d| d.namespace == arguments.namespace && d.id == arguments.id)
+            describe(run_dir, key).is_some_and(|d| d.namespace == arguments.namespace && d.id == arguments.id)
         },
     )
+}
+
+/// What `start` wrote down of a wrapper.
+fn describe(run_dir: &RunDir, key: &str) -> Option<Description> {
+    serde_json::from_slice(&fs::read(run_dir.description(key)).ok()?).ok()
 }
 
 fn tasks_of(run_dir: &RunDir, key: &str, namespace: &str) -> Vec<String> {

@@ -36,7 +36,7 @@ pub fn start(argv: &[OsString], arguments: &Arguments) -> ExitCode {
             let ours = wrap::wrap(&config, arguments, &path, &answer);
             print(&ours.unwrap_or_else(|refusal| {
                 note(&in_full(&refusal));
-                tell::spawn(arguments);
+                tell::spawn(&config, arguments);
                 answer
             }));
             ExitCode::SUCCESS

@@ -8,10 +8,10 @@ use crate::{args::Arguments, config::Config, link, sys::process};
 pub const VERB: &str = "tap-tell";
 
 /// Starts that process, detached; failing means that the collector does not learn it from us.
-pub fn spawn(arguments: &Arguments) {
+pub fn spawn(config: &Config, arguments: &Arguments) {
     let words = ["containerd-shim-tap-v2", VERB, "-namespace", &arguments.namespace, "-id", &arguments.id];
     let argv: Vec<String> = words.into_iter().map(str::to_owned).collect();
-    let env = [("SHIMTAP_COLLECTOR".to_owned(), Config::load().collector)];
+    let env = [("SHIMTAP_COLLECTOR".to_owned(), config.collector.clone())];
     let _ = process::spawn_self(&argv, &env, &[]);
 }
 

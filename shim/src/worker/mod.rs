@@ -32,10 +32,10 @@ const OVER: i32 = 0;
 
 /// After the inner shim is gone, this long is waited for the collector to take the last bytes.
 const LINGER_NS: u64 = 5_000_000_000;
-/// Connections and output that do not end by themselves are ended after this.
-const HOLD_ON_NS: u64 = 10_000_000_000;
 /// The same where none was ever attached.
 const LINGER_ALONE_NS: u64 = 1_000_000_000;
+/// Connections and output that do not end by themselves are ended after this.
+const HOLD_ON_NS: u64 = 10_000_000_000;
 
 /// How often it is looked whether it is over.
 const LOOK_NS: u64 = 50_000_000;
