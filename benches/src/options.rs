@@ -24,7 +24,7 @@ pub const USAGE: &str = "[--quick] [--packaged] [--turns N] [--favour] [--only P
   --packaged  the distribution's containerd instead of the pinned one
   --turns N   how often each side is measured
   --favour    takes most of the CPU from whoever else uses the machine
-  --only PART of node: heavy, flood or slow";
+  --only PART of node: heavy, flood or slow; of throughput: absent, attached or file; of start: absent or attached";
 
 impl Options {
     /// Reads the words after the bench's name.
@@ -50,6 +50,11 @@ impl Options {
     /// How many turns: as asked, else `quick` or `full`.
     pub fn turns(&self, quick: usize, full: usize) -> usize {
         self.turns.unwrap_or(if self.quick { quick } else { full })
+    }
+
+    /// Is this part of the bench asked for?
+    pub fn wants(&self, part: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == part)
     }
 
     /// One of two values, for a quick and for a full run.

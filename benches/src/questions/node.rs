@@ -47,7 +47,7 @@ pub fn run(options: &Options) -> Result<()> {
     let slow = Load { name: "slow", containers: many, rate: 10_000 / many };
     // What is asked for may not saturate a quick machine: this is more than any carries.
     let flood = Load { name: "flood", containers: 8, rate: 15_000 };
-    let wanted = |load: &Load| options.only.as_deref().is_none_or(|only| only == load.name);
+    let wanted = |load: &Load| options.wants(load.name);
     for load in [heavy, flood, slow].into_iter().filter(wanted) {
         populate(&arms, load)?;
         rounds(&arms, load, options, false, &mut report)?;

@@ -16,10 +16,14 @@ pub fn run(options: &Options) -> Result<()> {
     let mut report = Report::start("start", options)?;
     let node = both_sides(options.version)?;
     let turns = options.turns(10, 100);
-    measure(&node, turns, "no collector", &mut report)?;
-    let witness = Witness::start(&node, true)?;
-    measure(&node, turns, "collector with file", &mut report)?;
-    witness.stop()?;
+    if options.wants("absent") {
+        measure(&node, turns, "no collector", &mut report)?;
+    }
+    if options.wants("attached") {
+        let witness = Witness::start(&node, true)?;
+        measure(&node, turns, "collector with file", &mut report)?;
+        witness.stop()?;
+    }
     node.finish()
 }
 

@@ -28,10 +28,16 @@ pub fn run(options: &Options) -> Result<()> {
     let node = both_sides(options.version)?;
     let bytes: u64 = options.pick(128 << 20, 1 << 30);
     let turns = options.turns(3, 8);
-    measure(&node, turns, bytes, "no collector, target >= 0.98", None, &mut report)?;
-    for (case, with_file) in
-        [("collector without file, target >= 0.90", false), ("collector with file, target >= 0.90", true)]
-    {
+    if options.wants("absent") {
+        measure(&node, turns, bytes, "no collector, target >= 0.98", None, &mut report)?;
+    }
+    for (part, case, with_file) in [
+        ("attached", "collector without file, target >= 0.90", false),
+        ("file", "collector with file, target >= 0.90", true),
+    ] {
+        if !options.wants(part) {
+            continue;
+        }
         let witness = Witness::start(&node, with_file)?;
         measure(&node, turns, bytes, case, Some(&witness), &mut report)?;
         witness.stop()?;
