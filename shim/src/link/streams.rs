@@ -11,14 +11,15 @@ use ttrpc::r#async::CSSender;
 use super::client::up;
 use crate::{
     block::{Block, Stream, StreamState, Task, linked, words::wide},
+    sys::monotonic_ns,
     tee::ring::RingView,
 };
 
-/// After this long without a byte the next ones go at once.
-const QUIET: Duration = Duration::from_millis(50);
-/// Else they wait for company this long: with many slow containers a message per few lines, and its acknowledgement, cost
-/// more than the lines (docs/costs.md). 64 KiB never wait.
-const GATHER: Duration = Duration::from_millis(100);
+/// Once something was sent, what comes next waits for company until the next multiple of this on the clock that all
+/// wrappers of a node share: with many slow containers a message per few lines, and its acknowledgement, cost more than
+/// the lines (docs/costs.md), and a collector that is woken by one wrapper takes what all the others bring as well.
+/// 64 KiB never wait, nor do the first bytes after a quiet time of the whole wrapper.
+const GATHER_NS: u64 = 100_000_000;
 
 /// A look that came between two words of the relay thread is repeated after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -28,7 +29,8 @@ struct Cursor {
     index: usize,
     /// Next raw offset to send.
     at: u64,
-    sent_at: Option<Instant>,
+    /// Until then what comes waits for company; until then the timer comes in any case.
+    gather_until: Option<Instant>,
     wanted: bool,
     closed: bool,
 }
@@ -82,7 +84,7 @@ impl Cursors {
         let start = stream.start.load(Ordering::Acquire);
         let at = position.next.unwrap_or_else(|| start.max(stream.acked.load(Ordering::Acquire)));
         stream.unwanted.store(u32::from(!position.capture), Ordering::Release);
-        let cursor = Cursor { index, at, sent_at: None, wanted: position.capture, closed: false };
+        let cursor = Cursor { index, at, gather_until: None, wanted: position.capture, closed: false };
         self.cursors.insert(position.handle, cursor);
     }
 
@@ -152,16 +154,17 @@ impl Cursors {
         if cursor.at >= pos {
             cursor.closed = ended;
             let close = Close { handle, end: pos, exact: true, ..Default::default() };
-            return ended.then_some(Next::body(from_wrapper::Body::Close(close)));
+            // Who has just written writes again: the timer looks, so that its next byte need not wake us.
+            let look = cursor.gather_until.filter(|at| *at > Instant::now()).map(Next::Later);
+            return if ended { Some(Next::body(from_wrapper::Body::Close(close))) } else { look };
         }
         if in_flight >= WINDOW {
             // The next acknowledgement wakes us.
             return None;
         }
         let unsent = pos.saturating_sub(cursor.at);
-        let gather_until = cursor.sent_at.filter(|at| at.elapsed() < QUIET).map(|at| at + GATHER);
-        if let Some(at) = gather_until.filter(|at| *at > Instant::now() && !ended && unsent < wide(DATA_MAX))
-        {
+        let gathers = cursor.gather_until.filter(|at| *at > Instant::now() && !ended);
+        if let Some(at) = gathers.filter(|_| unsent < wide(DATA_MAX)) {
             return Some(Next::Later(at));
         }
         let Some(bytes) = self.ring.read(stream, cursor.at, DATA_MAX) else {
@@ -171,7 +174,7 @@ impl Cursors {
         let (time_offset, time_ns) = RingView::times(stream, cursor.at, bytes.len()).into_iter().unzip();
         let offset = cursor.at;
         cursor.at = cursor.at.saturating_add(wide(bytes.len()));
-        cursor.sent_at = Some(Instant::now());
+        cursor.gather_until = Some(next_tick());
         stream.sent.store(cursor.at, Ordering::Relaxed);
         let data = Data { handle, offset, bytes, time_offset, time_ns, ..Default::default() };
         Some(Next::body(from_wrapper::Body::Data(data)))
@@ -195,6 +198,11 @@ impl Next {
     fn body(body: from_wrapper::Body) -> Self {
         Self::Body(Box::new(body))
     }
+}
+
+/// The next common tick.
+fn next_tick() -> Instant {
+    Instant::now() + Duration::from_nanos(GATHER_NS.saturating_sub(monotonic_ns() % GATHER_NS))
 }
 
 fn gap(handle: u32, from: u64, to: u64) -> Gap {

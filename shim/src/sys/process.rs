@@ -96,6 +96,12 @@ pub fn set_name_and_undumpable(name: &CStr) {
     let _ = nix::sys::prctl::set_dumpable(false);
 }
 
+/// Lets the kernel serve timers of this thread, and of those that it starts, up to 2 ms late, together with others that
+/// fall due then: a node runs hundreds of wrappers.
+pub fn set_lenient_timers() {
+    let _ = nix::sys::prctl::set_timerslack(2_000_000);
+}
+
 /// pidfd_open(2): readable when the process has ended.
 pub fn pidfd(pid: Pid) -> Kernel<OwnedFd> {
     // SAFETY: pidfd_open takes plain numbers and returns a new descriptor (close-on-exec by definition) or -1.

@@ -26,6 +26,8 @@ use crate::{
 pub struct Tee {
     pub(crate) chunks: ChunkPool,
     running: Vec<Running>,
+    /// The tap was seen empty by this worker, which has put nothing into it since.
+    tap_is_empty: bool,
     /// /dev/null, where output goes that nobody will ever read; opened when first needed.
     nowhere: Option<File>,
 }
@@ -47,6 +49,8 @@ struct Running {
     trim_ns: Option<u64>,
     /// When a stream that failed is tried again.
     retry_ns: Option<u64>,
+    /// How much is in its pipe, where this worker has made every move since that was certain. `None`: ask the kernel.
+    in_pipe: Option<usize>,
 }
 
 // === impl Tee ===
@@ -58,7 +62,7 @@ impl Tee {
         // When the last byte moved died with the predecessor; now is the safe guess, a hold then waits a little more.
         let begun = || Running { moved_ns: monotonic_ns(), ..Running::default() };
         running.resize_with(block.tables().streams().len(), begun);
-        Ok(Self { chunks: ChunkPool::recover(block)?, running, nowhere: None })
+        Ok(Self { chunks: ChunkPool::recover(block)?, running, tap_is_empty: false, nowhere: None })
     }
 
     fn running(&mut self, stream: usize) -> &mut Running {

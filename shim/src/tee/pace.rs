@@ -3,6 +3,9 @@
 //! containerd pays a wake-up and a write for each read of its FIFO, and so do we; where several lines gather, a short wait
 //! gives back more than it takes. Never on the first bytes after quiet, never with a terminal, never across an exit, and never so long that
 //! the FIFO could fill to half: the container must not notice.
+//!
+//! Waits end at whole multiples of their length on the clock that all processes of the node share. So the wrappers of a
+//! node wake by one timer, and containerd finds what all of them bring in one go instead of being woken for each.
 
 /// Moves within a second from which on a stream counts as busy.
 const BUSY_MOVES: u32 = 16;
@@ -58,8 +61,14 @@ impl Pace {
     pub fn moved(&mut self, now: u64, bytes: u64, coalesce_ms: u32) {
         self.moves.add(now, 1, SECOND_NS);
         self.bytes.add(now, bytes, RATE_NS);
-        let wait = self.wait_ns(now, u64::from(coalesce_ms).saturating_mul(1_000_000));
-        self.until_ns = (wait >= WORTH_NS).then(|| now.saturating_add(wait));
+        let longest = u64::from(coalesce_ms).saturating_mul(1_000_000);
+        let wait = self.wait_ns(now, longest);
+        self.until_ns = (wait >= WORTH_NS).then(|| {
+            let until = now.saturating_add(wait);
+            // The last common tick before that: once met, the moves of a stream stay with it.
+            let tick = until.saturating_sub(until % longest.max(1));
+            if tick > now { tick } else { until }
+        });
     }
 
     fn wait_ns(&self, now: u64, longest_ns: u64) -> u64 {
@@ -107,7 +116,25 @@ mod tests {
     #[test]
     fn a_busy_stream_of_short_lines_waits_as_long_as_it_is_told() {
         let pace = paced(5, 200, 100, 20);
-        assert_eq!(pace.due_ns(), Some(10 * SECOND_NS + 99 * 5 * MS + 20 * MS));
+        let last = 10 * SECOND_NS + 99 * 5 * MS;
+        assert_eq!(
+            pace.due_ns().map(|at| (at % (20 * MS), at - last)),
+            Some((0, 5 * MS)),
+            "to the common tick"
+        );
+        let pace = paced(5, 200, 101, 20);
+        assert_eq!(
+            pace.due_ns().map(|at| at - last),
+            Some(25 * MS),
+            "a whole wait, from one tick to the next"
+        );
+    }
+
+    #[test]
+    fn a_wait_too_short_for_a_tick_ends_by_itself() {
+        let pace = paced(1, 4096, 900, 20);
+        let now = 10 * SECOND_NS + 899 * MS;
+        assert!(pace.due_ns().is_some_and(|at| at > now && at <= now + 8 * MS));
     }
 
     #[test]

@@ -82,14 +82,16 @@ impl Worker {
             None => {
                 let pipe = self.pipes.acquire(&mut self.hands)?;
                 stream.pipe.store(link_to(Some(pipe)), Ordering::Release);
+                // The pool holds empty ones only.
+                self.tee.running(index).in_pipe = Some(0);
                 pipe
             }
         };
         let slot = Slot::pipe(pipe);
-        if fd::unread(self.hands.get(slot)?)? == 0 {
+        if self.in_pipe(index, pipe)? == 0 {
             let source = self.hands.get(Slot::stream(index))?;
             match fd::splice(source, self.hands.get(slot.plus(1))?, MOVE)? {
-                Moved::Bytes(_) => {}
+                Moved::Bytes(n) => self.tee.running(index).in_pipe = Some(n),
                 Moved::Blocked => {
                     self.return_pipe(stream, pipe);
                     // Somebody may hold the FIFO for ever, but the shim is done with the process.
@@ -116,16 +118,18 @@ impl Worker {
     }
 
     fn copy(&mut self, index: usize, stream: &Stream) -> Kernel<Step> {
+        let pipe = linked(&stream.pipe).ok_or(Errno::EBADF)?;
+        let filled = self.in_pipe(index, pipe)?;
         let (tap_out, tap_in) = (self.hands.get(Slot::TAP)?, self.hands.get(Slot::TAP.plus(1))?);
-        let pipe_out = self.hands.get(Slot::pipe(linked(&stream.pipe).ok_or(Errno::EBADF)?))?;
-        let mut teed = in_tap(tap_out);
+        let pipe_out = self.hands.get(Slot::pipe(pipe))?;
+        let mut teed = if self.tee.tap_is_empty { 0 } else { in_tap(tap_out) };
         // What is there and is not this stream's is nobody's.
         if teed > 0 && linked(&self.block.tables().tap_owner) != Some(index) {
             fd::forget(tap_out);
             teed = 0;
         }
         self.block.tables().tap_owner.store(link_to(Some(index)), Ordering::Release);
-        let filled = fd::unread(pipe_out)?;
+        self.tee.tap_is_empty = false;
         if teed == 0 && stream.unwanted.load(Ordering::Acquire) == 0 {
             let room = self.tee.chunks.reserve(stream, filled.min(MOVE));
             if room > 0
@@ -159,10 +163,22 @@ impl Worker {
                 }
             }
         }
+        self.tee.tap_is_empty = true;
         stream.next.store(pos.saturating_add(wide(passes(stream))), Ordering::Release);
         Phase::Pass.store(&stream.phase);
         self.block.tables().tap_owner.store(0, Ordering::Release);
         Ok(Step::Again)
+    }
+
+    /// Bytes in the stream's pipe: the kernel's count, which need not be asked where every move since the last answer was
+    /// this worker's.
+    fn in_pipe(&mut self, index: usize, pipe: usize) -> Kernel<usize> {
+        if let Some(known) = self.tee.running(index).in_pipe {
+            return Ok(known);
+        }
+        let asked = fd::unread(self.hands.get(Slot::pipe(pipe))?)?;
+        self.tee.running(index).in_pipe = Some(asked);
+        Ok(asked)
     }
 
     fn pass_on(&mut self, index: usize, stream: &Stream) -> Kernel<Step> {
@@ -173,19 +189,22 @@ impl Worker {
         let pipe = linked(&stream.pipe).ok_or(Errno::EBADF)?;
         let may_discard = self.may_discard(index);
         self.open_target(index)?;
+        let mut held = self.in_pipe(index, pipe)?;
         let pipe_out = self.hands.get(Slot::pipe(pipe))?;
-        let mut left = fd::unread(pipe_out)?.saturating_sub(rest);
-        while left > 0 {
+        while held > rest {
+            let left = held.saturating_sub(rest);
             match fd::splice(pipe_out, self.hands.get(Slot::stream(index).plus(2))?, left)? {
                 Moved::Bytes(n) => {
-                    left = left.saturating_sub(n);
+                    held = held.saturating_sub(n);
                     let running = self.tee.running(index);
+                    running.in_pipe = Some(held);
                     (running.stalled_ns, running.discarding) = (None, false);
                 }
                 Moved::Blocked | Moved::End if self.tee.is_stalled(index) && may_discard => {
                     let nowhere = self.tee.nowhere()?;
                     if let Moved::Bytes(n) = fd::splice(pipe_out, nowhere, left)? {
-                        left = left.saturating_sub(n);
+                        held = held.saturating_sub(n);
+                        self.tee.running(index).in_pipe = Some(held);
                         self.block.tables().counters.add_many(Counter::DiscardedAfterKill, wide(n));
                     }
                 }

@@ -80,6 +80,7 @@ pub struct Worker {
 /// The life of a forked worker, from what the keeper left it to its exit status.
 pub fn main(inheritance: Inheritance) -> i32 {
     process::set_name_and_undumpable(c"tap-worker");
+    process::set_lenient_timers();
     match Worker::recover(inheritance).and_then(Worker::run) {
         Ok(()) => OVER,
         Err(errno) => errno as i32,
