@@ -4,12 +4,9 @@
 //! Nothing here knows a wire, a file or a sink. Offsets are raw byte positions of the container's stream; the
 //! records of a stream tile its tape without overlap, whatever was cut off a message (a newline, a CR).
 
-use std::{
-    fmt,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
@@ -69,8 +66,17 @@ pub struct Origin {
     pub name: StreamName,
     /// The container.
     pub identity: Arc<Identity>,
-    /// Both as members of a JSON object, made by the first sink that needs them so.
-    pub json: OnceLock<String>,
+    /// What records have alike in JSON, made by the first sink that needs it so.
+    pub json: OnceLock<Stencil>,
+}
+
+/// What all records of a stream have alike, as pieces of a JSON object.
+#[derive(Debug)]
+pub struct Stencil {
+    /// From the time to the record's first offset.
+    pub names: Vec<u8>,
+    /// From its last offset to that within its id.
+    pub id: Vec<u8>,
 }
 
 /// What is peculiar about a record.
@@ -167,16 +173,12 @@ impl Flags {
 // === impl StreamName ===
 
 impl StreamName {
-    /// The record id of the record at `offset`: the same for the same bytes, however often they are delivered.
-    pub fn write_id(&self, out: &mut impl fmt::Write, offset: u64) -> fmt::Result {
-        write!(out, "{:016x}-", self.incarnation)?;
-        if !self.process.is_empty() {
-            out.write_str(&self.process)?;
-            out.write_char('-')?;
-        }
-        out.write_str(self.stream.label())?;
-        out.write_char('-')?;
-        out.write_str(itoa::Buffer::new().format(offset))
+    /// What the ids of its records begin with; the raw offset of the record follows. So the same bytes have the same id,
+    /// however often they are delivered.
+    #[must_use]
+    pub fn record_ids(&self) -> String {
+        let dash = if self.process.is_empty() { "" } else { "-" };
+        format!("{:016x}-{}{dash}{}-", self.incarnation, self.process, self.stream.label())
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::{
 use super::{
     Ingest,
     acks::Acks,
+    data::Data,
     fault::IngestFault,
     frames::{self, Frame, FrameReader},
     session::Session,
@@ -140,10 +141,9 @@ async fn read_all(
         let Some(frame) = next else { return Ok(End::Closed) };
         check(&frame, stream_id)?;
         if frame.header.flags & FLAG_NO_DATA == 0 {
-            let message = decode(&frame.body)?;
             let taken = tokio::select! {
                 // Cancel-safe: see `Session::take`.
-                taken = session.take(message) => taken?,
+                taken = take(&mut session, &frame) => taken?,
                 () = &mut stopped => return Ok(End::Stopped),
             };
             if let Some(answer) = taken {
@@ -156,6 +156,14 @@ async fn read_all(
         if frame.is_last() {
             return Ok(End::Closed);
         }
+    }
+}
+
+/// What a message is answered, if anything.
+async fn take(session: &mut Session, frame: &Frame) -> Result<Option<link::FromCollector>, IngestFault> {
+    match Data::of(&frame.body) {
+        Some(data) => session.data(data).await.map(|()| None),
+        None => session.take(decode(&frame.body)?).await,
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod deliver;
 mod encode;
+mod escape;
 mod output;
 
 use std::{sync::Arc, thread};

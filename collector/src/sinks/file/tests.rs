@@ -27,7 +27,7 @@ fn config(path: &Path, rotate_bytes: u64, keep: u32) -> config::File {
 
 fn write(output: &mut Output, text: &str) -> Result<u64, FileFault> {
     let mut pending = Pending::default();
-    pending.text().push_str(text);
+    pending.text().extend_from_slice(text.as_bytes());
     let writes = output.write(&mut pending)?;
     assert!(pending.is_empty());
     Ok(writes)
@@ -98,7 +98,7 @@ fn a_file_that_was_moved_or_removed_is_made_anew() {
 fn a_full_disk_keeps_what_is_pending() {
     let mut output = Output::open(&config(Path::new("/dev/full"), 1 << 20, 1)).expect("opens");
     let mut pending = Pending::default();
-    pending.text().push_str("line\n");
+    pending.text().extend_from_slice(b"line\n");
     let fault = output.write(&mut pending).expect_err("no room");
     assert_eq!(crate::sinks::errno_name(fault.source()), "ENOSPC");
     assert_eq!(pending.len(), 5);
@@ -141,9 +141,10 @@ fn origin() -> Origin {
 
 fn encoded(flags: Flags, body: Body) -> serde_json::Value {
     let origin = origin();
-    let mut out = String::new();
+    let mut out = Vec::new();
     let record = Record { from: 3, to: 9, time_ns: 1_700_000_000_000_000_005, flags, body };
     encode::Encoder::default().record(&mut out, &origin, &record);
+    let out = String::from_utf8(out).expect("JSON is text");
     assert!(out.ends_with("}\n") && out.matches('\n').count() == 1, "{out}");
     serde_json::from_str(&out).expect("JSON")
 }
@@ -196,12 +197,12 @@ fn the_bytes_of_records_stay_what_they_are() {
     let line = |bytes: &'static [u8]| Body::Line(Bytes::from_static(bytes));
     let mut encoder = encode::Encoder::default();
     let mut expect = |from: u64, to: u64, time_ns: u64, flags: Flags, body: Body, head: &str, tail: &str| {
-        let mut out = String::new();
+        let mut out = Vec::new();
         encoder.record(&mut out, &origin, &Record { from, to, time_ns, flags, body });
         let place = format!(
             "\"offset\":{{\"from\":{from},\"to\":{to}}},\"id\":\"00000000000000ff-ex\\\"ec-stderr-{from}\","
         );
-        assert_eq!(out, format!("{head},{names}{place}{tail}}}\n"));
+        assert_eq!(String::from_utf8(out).expect("text"), format!("{head},{names}{place}{tail}}}\n"));
     };
     let (none, second) = (Flags::NONE, 1_700_000_000_000_000_000);
     let head = |ns: &str| format!("{{\"time\":\"2023-11-14T22:13:20.{ns}Z\",\"time_ns\":1700000000{ns}");
