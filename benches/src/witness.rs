@@ -59,7 +59,7 @@ impl Witness {
             if let Some(status) = ended {
                 bail!("the collector ended with {status}: {}", fs::read_to_string(&log).unwrap_or_default());
             }
-            Ok(TcpStream::connect(&witness.address).is_ok().then_some(()))
+            Ok((socket.exists() && TcpStream::connect(&witness.address).is_ok()).then_some(()))
         })?;
         Ok(witness)
     }

@@ -167,7 +167,7 @@ fn flags(out: &mut Vec<u8>, flags: Flags, utf8: bool) {
     let set = Flags::NAMES.iter().filter(|(flag, _)| flags.has(*flag)).map(|(_, name)| *name);
     let names: Vec<_> = set.chain((!utf8).then_some("not_utf8")).collect();
     put(out, ",\"flags\":[\"");
-    put(out, &names.join("\",\""));
+    put(out, names.join("\",\""));
     put(out, "\"]");
 }
 
