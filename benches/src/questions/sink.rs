@@ -25,6 +25,8 @@ use crate::witness::Witness;
 
 const WIDTH: usize = 216;
 const GB: f64 = 1e9;
+/// USER_HZ, the same on every Linux that we run on.
+const TICKS_PER_SECOND: f64 = 100.0;
 
 /// What is sent, and how.
 #[derive(Debug, Clone)]
@@ -44,6 +46,8 @@ struct Load {
 struct Cost {
     felt: Felt,
     used: Usage,
+    /// In user mode, by the kernel's ticks.
+    user_s: f64,
     took: Duration,
 }
 
@@ -137,6 +141,8 @@ fn ask(
     if let [ours, other] = costs.as_slice() {
         let cpu = |costs: &[Cost]| each(costs, Cost::cpu_per_gb);
         report.row("CPU per byte, this / the other, per turn", "", &ratios(&cpu(other), &cpu(ours)), "")?;
+        let user = |costs: &[Cost]| each(costs, Cost::user_per_gb);
+        report.row("of it outside the kernel, likewise", "", &ratios(&user(other), &user(ours)), "")?;
     }
     if let Some(ours) = costs.first().filter(|_| !cats.is_empty()) {
         let ours = each(ours, Cost::cpu_per_gb);
@@ -148,6 +154,7 @@ fn ask(
 
 fn show(load: &Load, with_file: bool, costs: &[Cost], report: &mut Report) -> Result<()> {
     report.row("CPU per GB", "s", &each(costs, Cost::cpu_per_gb), "")?;
+    report.row("of it outside the kernel", "s", &each(costs, Cost::user_per_gb), "")?;
     report.row("CPU per million lines", "s", &each(costs, Cost::cpu_per_million), "")?;
     if load.every.is_zero() {
         report.row("speed", "MB/s", &each(costs, Cost::megabytes_per_second), "")?;
@@ -178,12 +185,17 @@ fn once(load: &Load, with_file: bool, program: &Path, dir: &Path) -> Result<Cost
     send(&mut feeds, load, load.messages / 20, Duration::ZERO)?;
     feeds.iter_mut().try_for_each(Feed::settle)?;
     let (felt, used, start) = (Felt::of(&feeds), Usage::of(&[witness.pid()]), Instant::now());
+    let user_s = user_seconds(witness.pid())?;
     send(&mut feeds, load, load.messages, load.every)?;
     feeds.iter_mut().try_for_each(Feed::close)?;
     feeds.iter_mut().try_for_each(Feed::settle)?;
     let took = start.elapsed();
-    let cost =
-        Cost { felt: Felt::of(&feeds).since(felt), used: Usage::of(&[witness.pid()]).since(used), took };
+    let cost = Cost {
+        felt: Felt::of(&feeds).since(felt),
+        used: Usage::of(&[witness.pid()]).since(used),
+        user_s: user_seconds(witness.pid())? - user_s,
+        took,
+    };
     drop(feeds);
     witness.stop()?;
     Ok(cost)
@@ -205,6 +217,16 @@ fn send(feeds: &mut [Feed], load: &Load, messages: usize, every: Duration) -> Re
     Ok(())
 }
 
+/// What a process has used in user mode: most of the rest is the kernel's writing of the file, which no code of ours
+/// makes cheaper and which varies most.
+fn user_seconds(pid: i32) -> Result<f64> {
+    let path = format!("/proc/{pid}/stat");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let ticks =
+        text.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(11)?.parse::<u64>().ok());
+    Ok(float64(ticks.with_context(|| format!("{path} has no utime"))?) / TICKS_PER_SECOND)
+}
+
 fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
@@ -223,6 +245,10 @@ impl Cost {
 
     fn cpu_per_gb(&self) -> f64 {
         self.cpu_s() / self.bytes() * GB
+    }
+
+    fn user_per_gb(&self) -> f64 {
+        self.user_s / self.bytes() * GB
     }
 
     fn cpu_per_million(&self) -> f64 {
