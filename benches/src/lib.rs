@@ -6,8 +6,10 @@
 
 pub mod bed;
 pub mod favour;
+pub mod feed;
 pub mod footprint;
 pub mod options;
+pub mod plain;
 pub mod pour;
 pub mod questions;
 pub mod report;

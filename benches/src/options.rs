@@ -1,5 +1,7 @@
 //! The command line that all benches understand.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail};
 use shimtap_tests::rig::Version;
 
@@ -16,25 +18,38 @@ pub struct Options {
     pub favour: bool,
     /// Only the part of the bench that has this name, where it has parts.
     pub only: Option<String>,
+    /// Another build of the collector, to be asked the same in turns.
+    pub against: Option<PathBuf>,
 }
 
 /// What may follow a bench's name.
-pub const USAGE: &str = "[--quick] [--packaged] [--turns N] [--favour] [--only PART]
+pub const USAGE: &str = "[--quick] [--packaged] [--turns N] [--favour] [--only PART] [--against PROGRAM]
   --quick     a shorter run: shows that it works, is not to be cited
   --packaged  the distribution's containerd instead of the pinned one
   --turns N   how often each side is measured
   --favour    takes most of the CPU from whoever else uses the machine
-  --only PART of node: heavy, flood or slow; of throughput: absent, attached or file; of start: absent or attached";
+  --only PART of node: heavy, flood or slow; of throughput: absent, attached or file; of start: absent or attached;
+              of sink: busy, json, steady, slow or many
+  --against PROGRAM  of sink: another build of the collector, measured in turns with this one";
 
 impl Options {
     /// Reads the words after the bench's name.
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Options> {
-        let mut options =
-            Options { quick: false, version: Version::Pinned, turns: None, favour: false, only: None };
+        let mut options = Options {
+            quick: false,
+            version: Version::Pinned,
+            turns: None,
+            favour: false,
+            only: None,
+            against: None,
+        };
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--quick" => options.quick = true,
                 "--only" => options.only = Some(words.next().context("--only needs a name")?),
+                "--against" => {
+                    options.against = Some(words.next().context("--against needs a program")?.into());
+                }
                 "--favour" => options.favour = true,
                 "--packaged" => options.version = Version::Packaged,
                 "--turns" => {

@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -26,7 +26,11 @@ pub struct Witness {
 impl Witness {
     /// Starts one where the node's wrappers look for it, and waits until it listens.
     pub fn start(node: &Node, with_file: bool) -> Result<Witness> {
-        let dir = node.dir();
+        Witness::start_at(node.dir(), &node.collector_socket(), &tools::collector()?, with_file)
+    }
+
+    /// Starts `program` as a collector that keeps everything in `dir` and listens on `socket`.
+    pub fn start_at(dir: &Path, socket: &Path, program: &Path, with_file: bool) -> Result<Witness> {
         for folder in ["col", "kept"] {
             fs::create_dir_all(dir.join(folder)).with_context(|| format!("create {folder}"))?;
         }
@@ -35,7 +39,7 @@ impl Witness {
         let file = dir.join("kept/lines.jsonl");
         let mut text = format!(
             "[ingest]\nsocket = \"{}\"\n[control]\nsocket = \"{}\"\n[metrics]\nlisten = \"{address}\"\n",
-            node.collector_socket().display(),
+            socket.display(),
             dir.join("col/control.sock").display(),
         );
         if with_file {
@@ -44,7 +48,7 @@ impl Witness {
         let config = dir.join("witness.toml");
         fs::write(&config, text).context("write the collector's configuration")?;
         let log = fs::File::create(dir.join("witness.log")).context("open the collector's log")?;
-        let mut command = Command::new(tools::collector()?);
+        let mut command = Command::new(program);
         command.args(["collector", "--config"]).arg(&config);
         command.stdin(Stdio::null()).stdout(log.try_clone().context("duplicate the log")?).stderr(log);
         let child = command.spawn().context("start the collector")?;
@@ -55,9 +59,14 @@ impl Witness {
             if let Some(status) = ended {
                 bail!("the collector ended with {status}: {}", fs::read_to_string(&log).unwrap_or_default());
             }
-            Ok(TcpStream::connect(&witness.address).is_ok().then_some(()))
+            Ok((socket.exists() && TcpStream::connect(&witness.address).is_ok()).then_some(()))
         })?;
         Ok(witness)
+    }
+
+    /// The file that it writes, where it has one.
+    pub fn file(&self) -> &Path {
+        &self.file
     }
 
     /// Its pid.

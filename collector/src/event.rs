@@ -4,12 +4,9 @@
 //! Nothing here knows a wire, a file or a sink. Offsets are raw byte positions of the container's stream; the
 //! records of a stream tile its tape without overlap, whatever was cut off a message (a newline, a CR).
 
-use std::{
-    fmt,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc, MutexGuard, OnceLock, PoisonError,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
@@ -69,8 +66,17 @@ pub struct Origin {
     pub name: StreamName,
     /// The container.
     pub identity: Arc<Identity>,
-    /// Both as members of a JSON object, made by the first sink that needs them so.
-    pub json: OnceLock<String>,
+    /// What records have alike in JSON, made by the first sink that needs it so.
+    pub json: OnceLock<Stencil>,
+}
+
+/// What all records of a stream have alike, as pieces of a JSON object.
+#[derive(Debug)]
+pub struct Stencil {
+    /// From the time to the record's first offset.
+    pub names: Vec<u8>,
+    /// From its last offset to that within its id.
+    pub id: Vec<u8>,
 }
 
 /// What is peculiar about a record.
@@ -117,16 +123,24 @@ pub struct Batch {
 }
 
 /// How far a stream is durable. Shared by the stage that makes it so and the connection that acknowledges it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Progress {
     durable: AtomicU64,
-    /// `durable` when somebody was last woken.
-    woken_at: AtomicU64,
-    wake: std::sync::Mutex<Option<Arc<Notify>>>,
+    /// Who waits for this offset waits for nothing else: reaching it is told at once.
+    awaited: AtomicU64,
+    due: std::sync::Mutex<Option<Arc<Due>>>,
 }
 
-/// Durable bytes after which an acknowledgement does not wait for its turn: a quarter of the window, so that a
-/// busy stream never stands still for an ack.
+/// What of a connection's streams has become durable since somebody last looked, and the call to look at once.
+#[derive(Debug, Default)]
+pub struct Due {
+    bytes: AtomicU64,
+    at_once: AtomicBool,
+    called: Notify,
+}
+
+/// Durable bytes of a wrapper after which an acknowledgement does not wait for its time. What a session holds of
+/// unfinished lines is bounded by the same figure, so that half of the window is free at any time.
 const URGENT_BYTES: u64 = shimtap_proto::link::WINDOW / 4;
 
 // === impl Flags ===
@@ -167,16 +181,12 @@ impl Flags {
 // === impl StreamName ===
 
 impl StreamName {
-    /// The record id of the record at `offset`: the same for the same bytes, however often they are delivered.
-    pub fn write_id(&self, out: &mut impl fmt::Write, offset: u64) -> fmt::Result {
-        write!(out, "{:016x}-", self.incarnation)?;
-        if !self.process.is_empty() {
-            out.write_str(&self.process)?;
-            out.write_char('-')?;
-        }
-        out.write_str(self.stream.label())?;
-        out.write_char('-')?;
-        out.write_str(itoa::Buffer::new().format(offset))
+    /// What the ids of its records begin with; the raw offset of the record follows. So the same bytes have the same id,
+    /// however often they are delivered.
+    #[must_use]
+    pub fn record_ids(&self) -> String {
+        let dash = if self.process.is_empty() { "" } else { "-" };
+        format!("{:016x}-{}{dash}{}-", self.incarnation, self.process, self.stream.label())
     }
 }
 
@@ -197,6 +207,12 @@ impl Batch {
 
 // === impl Progress ===
 
+impl Default for Progress {
+    fn default() -> Self {
+        Self { durable: AtomicU64::new(0), awaited: AtomicU64::new(u64::MAX), due: Default::default() }
+    }
+}
+
 impl Progress {
     /// Every byte below this is durable.
     #[must_use]
@@ -204,23 +220,73 @@ impl Progress {
         self.durable.load(Ordering::Acquire)
     }
 
-    /// Says that every byte below `offset` is durable; `urgent` wakes whoever acknowledges at once.
+    /// Says that every byte below `offset` is durable; `urgent` calls whoever acknowledges at once.
     pub fn advance(&self, offset: u64, urgent: bool) {
-        let before = self.durable.fetch_max(offset, Ordering::AcqRel);
+        let before = self.durable.fetch_max(offset, Ordering::SeqCst);
         if offset <= before && !urgent {
             return;
         }
-        if urgent || offset.saturating_sub(self.woken_at.load(Ordering::Relaxed)) >= URGENT_BYTES {
-            self.woken_at.store(offset, Ordering::Relaxed);
-            let wake = self.wake.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-            if let Some(wake) = wake {
-                wake.notify_one();
+        let due = self.due().clone();
+        if let Some(due) = due {
+            due.add(offset.saturating_sub(before));
+            if urgent || offset >= self.awaited.load(Ordering::SeqCst) {
+                due.call();
             }
         }
     }
 
-    /// From here on `wake` is told of progress (a stream changes connections when its wrapper comes back).
-    pub fn report_to(&self, wake: Arc<Notify>) {
-        *self.wake.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(wake);
+    /// Calls as soon as every byte below `offset` is durable, which may be now.
+    pub fn wait_for(&self, offset: u64) {
+        self.awaited.store(offset, Ordering::SeqCst);
+        if self.durable.load(Ordering::SeqCst) >= offset
+            && let Some(due) = &*self.due()
+        {
+            due.call();
+        }
+    }
+
+    /// From here on `due` is told of progress (a stream changes connections when its wrapper comes back).
+    pub fn report_to(&self, due: Arc<Due>) {
+        *self.due() = Some(due);
+    }
+
+    fn due(&self) -> MutexGuard<'_, Option<Arc<Due>>> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Due ===
+
+impl Due {
+    /// Waits until something is to be looked at. Cancel-safe.
+    pub async fn called(&self) {
+        self.called.notified().await;
+    }
+
+    /// Wakes whoever waits, who need not acknowledge yet.
+    pub fn wake(&self) {
+        self.called.notify_one();
+    }
+
+    /// True where an acknowledgement is due whatever its time. It is taken to be on its way from here on.
+    pub fn take_call(&self) -> bool {
+        self.at_once.swap(false, Ordering::AcqRel)
+    }
+
+    /// All that is durable is being acknowledged.
+    pub fn begin(&self) {
+        self.bytes.store(0, Ordering::Relaxed);
+    }
+
+    fn add(&self, bytes: u64) {
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before < URGENT_BYTES && before.saturating_add(bytes) >= URGENT_BYTES {
+            self.call();
+        }
+    }
+
+    fn call(&self) {
+        self.at_once.store(true, Ordering::Release);
+        self.called.notify_one();
     }
 }

@@ -13,6 +13,7 @@ mod event;
 mod ingest;
 mod limited;
 mod metrics;
+mod priority;
 mod process;
 mod sinks;
 mod socket;

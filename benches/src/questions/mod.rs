@@ -4,6 +4,7 @@ pub mod idle;
 pub mod memory;
 pub mod node;
 pub mod relay;
+pub mod sink;
 pub mod start;
 pub mod steady;
 pub mod throughput;
@@ -19,12 +20,13 @@ pub type Ask = fn(&Options) -> Result<()>;
 pub type Question = (&'static str, Ask, &'static str);
 
 /// All questions.
-pub const ALL: [Question; 7] = [
+pub const ALL: [Question; 8] = [
     ("start", start::run, "how much longer does `ctr run … true` take?"),
     ("throughput", throughput::run, "how fast does 1 GiB go through stdout?"),
     ("steady", steady::run, "does a steady 50 MB/s get through whole?"),
     ("memory", memory::run, "how much memory does a wrapper hold, and where?"),
     ("idle", idle::run, "how often is the wrapper of a quiet pod woken?"),
     ("relay", relay::run, "how long does the relay hold up a request?"),
+    ("sink", sink::run, "what does the collector use per line, and how fast is it?"),
     ("node", node::run, "what does a whole node pay under many containers' lines?"),
 ];

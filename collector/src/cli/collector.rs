@@ -20,6 +20,7 @@ use crate::{
     config::Config,
     ingest::{Ingest, ListenFault, Listener, Streams},
     metrics::{Registry, Totals},
+    priority,
     sinks::{
         Outlet,
         file::{FileFault, FileSink},
@@ -112,6 +113,8 @@ fn serve(config: &Config) -> Result<(), CollectorFault> {
     let (stop, stopped) = watch::channel(false);
     let running = collector.start(&stopped)?;
     drop(inside);
+    // The admin thread is there by now and keeps its priority: a busy node must not make us look unhealthy.
+    priority::yield_to_workloads();
     runtime.block_on(running.until_signal(stop));
     // What is still running has had its time.
     runtime.shutdown_background();

@@ -6,9 +6,9 @@ use std::sync::{
 };
 
 use shimtap_proto::link;
-use tokio::sync::Notify;
 
 use super::streams::Slot;
+use crate::event::Due;
 
 /// Shared by the two directions of a connection.
 #[derive(Debug, Default)]
@@ -16,8 +16,17 @@ pub(super) struct Acks {
     inner: Mutex<Inner>,
     /// True while the writing side looks again by itself after a while.
     armed: AtomicBool,
-    /// Woken when there is something to acknowledge now, or when the first thing to wait for appears.
-    pub(super) wake: Arc<Notify>,
+    /// Calls when there is something to acknowledge now, and when the first thing to wait for appears.
+    pub(super) due: Arc<Due>,
+}
+
+/// What waits to be acknowledged, and so how long it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outstanding {
+    /// Output: the wrapper keeps it meanwhile, and does not notice.
+    Output,
+    /// An event, and perhaps output: a wrapper whose pod is over stays for it.
+    Event,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +51,7 @@ struct Stream {
 impl Acks {
     /// From here on this connection acknowledges that stream.
     pub(super) fn watch(&self, task: u32, handle: u32, slot: &Arc<Slot>) {
-        slot.progress.report_to(Arc::clone(&self.wake));
+        slot.progress.report_to(Arc::clone(&self.due));
         let mut inner = self.inner();
         inner.streams.retain(|stream| stream.handle != handle);
         inner.streams.push(Stream { task, handle, slot: Arc::clone(slot), sent: 0, closing: None });
@@ -58,9 +67,9 @@ impl Acks {
         let mut inner = self.inner();
         if let Some(stream) = inner.streams.iter_mut().find(|stream| stream.handle == handle) {
             stream.closing = stream.slot.end();
+            // Held by the stream as well as by us, and it asks for no lock of ours.
+            stream.slot.progress.wait_for(stream.slot.submitted());
         }
-        drop(inner);
-        self.wake.notify_one();
     }
 
     /// An event was taken.
@@ -68,25 +77,30 @@ impl Acks {
         let mut inner = self.inner();
         inner.event = inner.event.max(Some(seq));
         drop(inner);
-        self.expect();
+        // Also where output is waited for already: an event has less time.
+        self.due.wake();
     }
 
     /// Something went to the sink: it will have to be acknowledged.
     pub(super) fn expect(&self) {
         if !self.armed.swap(true, Ordering::AcqRel) {
-            self.wake.notify_one();
+            self.due.wake();
         }
     }
 
-    /// True while something went to the sink (or is an event) and is not acknowledged; whoever asks looks again by
+    /// What went to the sink (or is an event) and is not acknowledged, if anything; whoever asks looks again by
     /// itself then.
-    pub(super) fn outstanding(&self) -> bool {
+    pub(super) fn outstanding(&self) -> Option<Outstanding> {
         // Before looking: what appears meanwhile wakes, at worst for nothing.
         self.armed.store(false, Ordering::Release);
         let inner = self.inner();
-        let outstanding = inner.event != inner.event_sent
-            || inner.streams.iter().any(|s| s.slot.submitted() > s.sent || s.closing.is_some());
-        if outstanding {
+        let output = |stream: &Stream| stream.slot.submitted() > stream.sent || stream.closing.is_some();
+        let outstanding = if inner.event != inner.event_sent {
+            Some(Outstanding::Event)
+        } else {
+            inner.streams.iter().any(output).then_some(Outstanding::Output)
+        };
+        if outstanding.is_some() {
             self.armed.store(true, Ordering::Release);
         }
         outstanding
@@ -94,6 +108,8 @@ impl Acks {
 
     /// What can be acknowledged now, if anything; it counts as acknowledged from here on.
     pub(super) fn collect(&self) -> Option<link::Ack> {
+        // Before looking: what becomes durable meanwhile counts for the next one.
+        self.due.begin();
         let mut inner = self.inner();
         let mut ack = link::Ack::new();
         for stream in &mut inner.streams {

@@ -16,19 +16,25 @@ use tokio::{
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{mpsc, watch},
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
 use super::{
     Ingest,
-    acks::Acks,
+    acks::{Acks, Outstanding},
+    data::Data,
     fault::IngestFault,
     frames::{self, Frame, FrameReader},
     session::Session,
 };
 
-/// Longest wait of an acknowledgement that is not urgent; the protocol promises 100 ms.
-const ACK_DELAY: Duration = Duration::from_millis(80);
+/// How long what is durable may go unacknowledged where nobody waits for it; the protocol promises 500 ms. Each
+/// acknowledgement wakes a wrapper, and there is one per pod.
+const ACK_DELAY: Duration = Duration::from_millis(450);
+/// The same where an event is among it: a wrapper whose pod is over stays until its events were taken.
+const EVENT_DELAY: Duration = Duration::from_millis(50);
+/// The same where only acknowledgements keep us: the sink works on the last bytes.
+const LAST_DELAY: Duration = Duration::from_millis(5);
 /// How long nothing comes before long unfinished lines are delivered in pieces.
 const FRAGMENT_DELAY: Duration = Duration::from_millis(200);
 /// A peer that takes nothing for this long is not there. Answers are a few hundred bytes.
@@ -140,10 +146,9 @@ async fn read_all(
         let Some(frame) = next else { return Ok(End::Closed) };
         check(&frame, stream_id)?;
         if frame.header.flags & FLAG_NO_DATA == 0 {
-            let message = decode(&frame.body)?;
             let taken = tokio::select! {
                 // Cancel-safe: see `Session::take`.
-                taken = session.take(message) => taken?,
+                taken = take(&mut session, &frame) => taken?,
                 () = &mut stopped => return Ok(End::Stopped),
             };
             if let Some(answer) = taken {
@@ -159,6 +164,14 @@ async fn read_all(
     }
 }
 
+/// What a message is answered, if anything.
+async fn take(session: &mut Session, frame: &Frame) -> Result<Option<link::FromCollector>, IngestFault> {
+    match Data::of(&frame.body) {
+        Some(data) => session.data(data).await.map(|()| None),
+        None => session.take(decode(&frame.body)?).await,
+    }
+}
+
 /// Sends answers and acknowledgements; ends when the other side was dropped and nothing is left to acknowledge.
 async fn write_all(
     mut write: OwnedWriteHalf,
@@ -167,25 +180,44 @@ async fn write_all(
     mut answers: mpsc::Receiver<link::FromCollector>,
 ) -> Result<(), IngestFault> {
     let mut reading = true;
+    // When what is durable is acknowledged at the latest.
+    let mut due: Option<Instant> = None;
     loop {
-        let outstanding = acks.outstanding();
-        if !reading && !outstanding {
-            return Ok(());
-        }
+        due = match acks.outstanding() {
+            None if !reading => return Ok(()),
+            None => None,
+            Some(what) => {
+                let latest = Instant::now() + if reading { delay(what) } else { LAST_DELAY };
+                Some(due.map_or(latest, |due| due.min(latest)))
+            }
+        };
         tokio::select! {
             // Each of these only says that it is time to look again.
             answer = answers.recv(), if reading => match answer {
                 Some(answer) => send(&mut write, stream_id, &answer).await?,
                 None => reading = false,
             },
-            () = acks.wake.notified() => {}
-            () = sleep(ACK_DELAY), if outstanding => {}
+            () = acks.due.called() => {}
+            // Not polled where nothing is outstanding.
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
+        if !acks.due.take_call() && due.is_none_or(|due| due > Instant::now()) {
+            continue;
+        }
+        due = None;
         if let Some(ack) = acks.collect() {
             let ack =
                 link::FromCollector { body: Some(from_collector::Body::Ack(ack)), ..Default::default() };
             send(&mut write, stream_id, &ack).await?;
         }
+    }
+}
+
+/// How long what is outstanding may wait where nothing calls.
+const fn delay(what: Outstanding) -> Duration {
+    match what {
+        Outstanding::Output => ACK_DELAY,
+        Outstanding::Event => EVENT_DELAY,
     }
 }
 

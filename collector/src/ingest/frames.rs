@@ -11,8 +11,8 @@ use tokio::{
 
 use super::fault::IngestFault;
 
-/// How much is read at once: a whole message of the usual largest size.
-const READ_BYTES: usize = 64 << 10;
+/// How much is read at once: a whole message of the usual largest size, with what stands around its bytes.
+const READ_BYTES: usize = shimtap_proto::link::DATA_MAX + (8 << 10);
 
 /// One frame.
 #[derive(Debug)]

@@ -1,11 +1,12 @@
 //! The ttrpc server that wrappers connect to, by docs/protocol.md.
 //!
 //! Layers: `frames` (bytes to frames, with limits), `connection` (handshake, the two directions of one
-//! connection), `session` (what messages mean), `streams` (positions, which outlive connections), `acks`.
+//! connection), `data` and `session` (what messages mean), `streams` (positions, which outlive connections), `acks`.
 //! A peer can cause a count, a rate-limited log line and the end of its own connection, and nothing else.
 
 mod acks;
 mod connection;
+mod data;
 mod event_label;
 mod fault;
 mod frames;

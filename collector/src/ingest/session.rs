@@ -5,13 +5,13 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use bytes::Bytes;
 use protobuf::MessageField;
 use shimtap_proto::link::{self, from_collector, from_wrapper};
 
 use super::{
     Ingest,
     acks::Acks,
+    data::Data,
     event_label::EventLabel,
     fault::IngestFault,
     streams::{Refused, Slot},
@@ -130,7 +130,7 @@ impl Session {
         message: link::FromWrapper,
     ) -> Result<Option<link::FromCollector>, IngestFault> {
         match message.body {
-            Some(from_wrapper::Body::Data(data)) => self.data(data).await?,
+            Some(from_wrapper::Body::Data(data)) => self.data(data.into()).await?,
             Some(from_wrapper::Body::Gap(gap)) => self.gap(&gap).await?,
             Some(from_wrapper::Body::Close(close)) => self.close(&close).await?,
             Some(from_wrapper::Body::Open(open)) => return self.open(&open).map(Some),
@@ -197,18 +197,18 @@ impl Session {
         Ok(answer(from_collector::Body::Ready(ready)))
     }
 
-    async fn data(&mut self, mut data: link::Data) -> Result<(), IngestFault> {
-        let handle = data.handle;
+    /// Takes bytes, as `take` does.
+    pub(super) async fn data(&mut self, data: Data) -> Result<(), IngestFault> {
+        let Data { handle, ref bytes, .. } = data;
         let slot = self.slot(handle)?;
-        if data.bytes.len() > link::DATA_MAX {
+        if bytes.len() > link::DATA_MAX {
             return Err(IngestFault::Order("a Data of more than 64 KiB"));
         }
-        let bytes = Bytes::from(std::mem::take(&mut data.bytes));
         // A line per newline, the end of a hole, and the pieces of a long line.
-        let records = memchr::memchr_iter(b'\n', &bytes).count().saturating_add(4);
+        let records = memchr::memchr_iter(b'\n', bytes).count().saturating_add(4);
         let before = slot.held();
         let room = self.ingest.outlet.room(records, bytes.len().saturating_add(before)).await;
-        let batch = slot.data(self.id, &data, bytes).map_err(|refused| refusal(handle, &slot, refused))?;
+        let batch = slot.data(self.id, data, records).map_err(|refused| refusal(handle, &slot, refused))?;
         self.submit(batch, room);
         self.account(before, &slot);
         Ok(())

@@ -13,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use shimtap_proto::link;
 use tokio::time::Instant;
 
+use super::data::Data;
 use crate::{
     event::{Batch, Body, Flags, HoleReason, Origin, Progress, Record, StreamName},
     metrics::{StreamCounts, Totals},
@@ -168,13 +168,15 @@ impl Slot {
         }
     }
 
-    /// Takes bytes. The caller has taken room for what may come out.
-    pub(super) fn data(&self, owner: u64, data: &link::Data, bytes: Bytes) -> Result<Option<Batch>, Refused> {
+    /// Takes bytes, of which at most `records` records are made. The caller has taken room for those.
+    pub(super) fn data(&self, owner: u64, data: Data, records: usize) -> Result<Option<Batch>, Refused> {
         let mut state = self.owned(owner)?;
-        let mut records = Vec::new();
+        let mut records = Vec::with_capacity(records);
         let times = Times { offsets: &data.time_offset, ns: &data.time_ns, otherwise: now_ns() };
-        let taken =
-            state.tape.data(data.offset, bytes, times, &self.clock, &mut records).map_err(Refused::Fault)?;
+        let taken = state
+            .tape
+            .data(data.offset, data.bytes, times, &self.clock, &mut records)
+            .map_err(Refused::Fault)?;
         drop(state);
         let stream = self.origin.name.stream;
         self.counts.bytes.fetch_add(taken.bytes, Ordering::Relaxed);
@@ -241,13 +243,13 @@ impl Slot {
     /// Counts what goes out, and packs it.
     fn batch(&self, records: Vec<Record>, last: bool) -> Option<Batch> {
         let stream = self.origin.name.stream;
+        let mut lines = 0;
         for record in &records {
             let bytes = record.to.saturating_sub(record.from);
             match &record.body {
                 Body::Line(_) => {
                     if !record.flags.has(Flags::PARTIAL) {
-                        self.counts.lines.fetch_add(1, Ordering::Relaxed);
-                        self.totals.log_lines.add(stream, 1);
+                        lines += 1;
                     }
                 }
                 Body::Hole(reason) => {
@@ -258,6 +260,8 @@ impl Slot {
             }
         }
         let end = records.last()?.to;
+        self.counts.lines.fetch_add(lines, Ordering::Relaxed);
+        self.totals.log_lines.add(stream, lines);
         self.submitted.store(end, Ordering::Relaxed);
         Some(Batch {
             origin: Arc::clone(&self.origin),

@@ -108,7 +108,7 @@ impl Splitter {
 
     /// A newline came: `tail` is the line's last bytes with it, `to` the raw offset behind it.
     fn finish(&mut self, tail: Bytes, to: u64, clock: &Clock, out: &mut Vec<Record>) {
-        let line = if self.held.is_empty() {
+        let mut line = if self.held.is_empty() {
             tail
         } else {
             let mut line = std::mem::take(&mut self.held);
@@ -116,7 +116,8 @@ impl Splitter {
             Bytes::from(line)
         };
         let message = line.strip_suffix(b"\r\n").or_else(|| line.strip_suffix(b"\n")).unwrap_or(&line).len();
-        self.emit(line.slice(..message), to, Flags::NONE, clock, out);
+        line.truncate(message);
+        self.emit(line, to, Flags::NONE, clock, out);
     }
 
     /// The unfinished line is as long as we keep. A CR at its end stays: a LF may follow, and then it is no text.

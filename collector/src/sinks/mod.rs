@@ -5,4 +5,4 @@ pub mod file;
 mod queue;
 
 pub use errno::errno_name;
-pub use queue::{Backlog, Outlet, Room, Waiting};
+pub use queue::{Backlog, Exit, Outlet, Room, Waiting};

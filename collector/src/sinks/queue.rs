@@ -3,9 +3,12 @@
 //! Room is taken before a stream's position moves, so that giving up while waiting for it loses nothing. When
 //! there is none, the connection that wants it is read no further, and its wrapper keeps the bytes.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -28,7 +31,26 @@ pub struct Queue {
     capacity: usize,
     waiting: Arc<AtomicUsize>,
     batches: mpsc::UnboundedSender<Waiting>,
+    gathered: Arc<Gathered>,
 }
+
+/// A queue's exit.
+#[derive(Debug)]
+pub struct Exit {
+    batches: mpsc::UnboundedReceiver<Waiting>,
+    gathered: Arc<Gathered>,
+}
+
+/// Ends a sink's wait for more.
+#[derive(Debug, Default)]
+struct Gathered {
+    enough: Mutex<bool>,
+    changed: Condvar,
+}
+
+/// A queue that holds this much is not waited for. It is below what a wrapper whose window is full has in the queue: of
+/// its 256 KiB less than 64 KiB wait for an acknowledgement, and less than 64 KiB for the end of a line.
+const ENOUGH: usize = 128 << 10;
 
 /// How much is in a queue.
 #[derive(Clone, Debug, Default)]
@@ -57,11 +79,13 @@ pub struct Waiting {
 impl Outlet {
     /// A queue for `capacity` bytes, and its exit.
     #[must_use]
-    pub fn queue(capacity: usize) -> (Self, mpsc::UnboundedReceiver<Waiting>) {
+    pub fn queue(capacity: usize) -> (Self, Exit) {
         let capacity = capacity.min(Semaphore::MAX_PERMITS);
         let (batches, exit) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(capacity));
-        (Self::Queue(Queue { room, capacity, waiting: Arc::default(), batches }), exit)
+        let gathered: Arc<Gathered> = Arc::default();
+        let exit = Exit { batches: exit, gathered: Arc::clone(&gathered) };
+        (Self::Queue(Queue { room, capacity, waiting: Arc::default(), batches, gathered }), exit)
     }
 
     /// Waits for room for `records` records that together hold `bytes` bytes of output. Cancel-safe.
@@ -82,7 +106,14 @@ impl Outlet {
             Self::Nowhere => batch.done(),
             // Refused only when the sink's thread is gone: then the process ends, and the wrapper, which was not
             // told that these bytes are durable, sends them to the next one.
-            Self::Queue(queue) => drop(queue.batches.send(Waiting { batch, _room: room })),
+            Self::Queue(queue) => {
+                let enough =
+                    batch.last || queue.waiting.load(Ordering::Relaxed) >= ENOUGH.min(queue.capacity / 2);
+                drop(queue.batches.send(Waiting { batch, _room: room }));
+                if enough {
+                    queue.gathered.set();
+                }
+            }
         }
     }
 
@@ -93,6 +124,50 @@ impl Outlet {
             Self::Nowhere => Backlog::default(),
             Self::Queue(queue) => Backlog(Arc::clone(&queue.waiting)),
         }
+    }
+}
+
+// === impl Exit ===
+
+impl Exit {
+    /// The next batch; waits for it. `None` when the entrance is gone and the queue is empty.
+    pub fn recv(&mut self) -> Option<Waiting> {
+        self.batches.blocking_recv()
+    }
+
+    /// The next batch, if it is there.
+    pub fn try_recv(&mut self) -> Option<Waiting> {
+        self.batches.try_recv().ok()
+    }
+
+    /// Waits for more batches to come: for `limit`, and less where there is enough already, where somebody waits for a
+    /// batch (it is its stream's last), or where no more can come.
+    pub fn gather(&self, limit: Duration) {
+        if !self.batches.is_closed() {
+            self.gathered.wait(limit);
+        }
+    }
+}
+
+// === impl Gathered ===
+
+impl Gathered {
+    fn set(&self) {
+        let mut enough = self.enough();
+        if !*enough {
+            *enough = true;
+            self.changed.notify_one();
+        }
+    }
+
+    /// What was set before the batches are taken is done with by taking them.
+    fn wait(&self, limit: Duration) {
+        let waited = self.changed.wait_timeout_while(self.enough(), limit, |enough| !*enough);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+    }
+
+    fn enough(&self) -> MutexGuard<'_, bool> {
+        self.enough.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,19 +5,18 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use proptest::prelude::*;
 use protobuf::EnumOrUnknown;
 use shimtap_proto::link::{self, from_collector::Body as Down, from_wrapper::Body as Up};
-use tokio::sync::mpsc;
 
 use super::{Ingest, Session};
 use crate::{
     closed::Closed,
     config,
     event::{Body, Flags, StreamKind},
-    ingest::Streams,
+    ingest::{Streams, acks::Outstanding},
     metrics::{Registry, Totals},
-    sinks::{Outlet, Waiting},
+    sinks::{Exit, Outlet},
 };
 
-fn ingest() -> (Arc<Ingest>, mpsc::UnboundedReceiver<Waiting>) {
+fn ingest() -> (Arc<Ingest>, Exit) {
     let totals: Arc<Totals> = Arc::default();
     let (outlet, exit) = Outlet::queue(1 << 28);
     let config = config::Ingest {
@@ -110,13 +109,9 @@ struct Seen {
     bytes: u64,
 }
 
-fn judge(
-    ingest: &Ingest,
-    exit: &mut mpsc::UnboundedReceiver<Waiting>,
-    forgotten: bool,
-) -> Result<(), TestCaseError> {
+fn judge(ingest: &Ingest, exit: &mut Exit, forgotten: bool) -> Result<(), TestCaseError> {
     let mut streams: BTreeMap<String, Seen> = BTreeMap::new();
-    while let Ok(waiting) = exit.try_recv() {
+    while let Some(waiting) = exit.try_recv() {
         let batch = &waiting.batch;
         prop_assert!(!batch.records.is_empty());
         let name = format!("{:?}", batch.origin.name);
@@ -222,4 +217,54 @@ async fn an_event_before_its_open_is_not_lost() {
         now.take(link::FromWrapper { body: Some(body), ..Default::default() }).await.expect("taken");
     }
     assert_eq!(ingest.registry.containers()[0].live().exit_status, Some(4));
+}
+
+#[tokio::test]
+async fn an_acknowledgement_is_called_for_by_a_quarter_of_the_window_and_by_an_end() {
+    let (ingest, mut exit) = ingest();
+    let mut now = session(&ingest, 1);
+    let acks = now.acks();
+    let mut say = async |body| {
+        let taken = now.take(link::FromWrapper { body: Some(body), ..Default::default() }).await;
+        taken.expect("taken");
+    };
+    let mut write = || exit.try_recv().expect("a batch").batch.done();
+    let lines = |handle, offset| {
+        let bytes = [vec![b'x'; (40 << 10) - 1], b"\n".to_vec()].concat();
+        Up::Data(link::Data { handle, offset, bytes, ..Default::default() })
+    };
+    let close = |handle, end| Up::Close(link::Close { handle, end, ..Default::default() });
+    let offsets = |ack: Option<link::Ack>| {
+        let ack = ack.expect("something is durable");
+        ack.streams.iter().map(|stream| (stream.handle, stream.offset)).collect::<Vec<_>>()
+    };
+    say(Up::Open(open(0))).await;
+    assert_eq!(acks.outstanding(), None);
+    // 40 KiB of each stream: what counts is the wrapper's.
+    say(lines(1, 0)).await;
+    write();
+    assert_eq!((acks.outstanding(), acks.due.take_call()), (Some(Outstanding::Output), false));
+    say(lines(2, 0)).await;
+    assert!(!acks.due.take_call(), "not durable yet");
+    write();
+    assert!(acks.due.take_call());
+    assert_eq!(offsets(acks.collect()), [(1, 40 << 10), (2, 40 << 10)]);
+    assert_eq!((acks.outstanding(), acks.due.take_call()), (None, false));
+    // An end whose bytes are durable.
+    say(lines(1, 40 << 10)).await;
+    write();
+    assert!(!acks.due.take_call());
+    say(close(1, 80 << 10)).await;
+    assert!(acks.due.take_call());
+    // An end before its bytes are.
+    say(lines(2, 40 << 10)).await;
+    say(close(2, 80 << 10)).await;
+    assert!(!acks.due.take_call());
+    write();
+    assert!(acks.due.take_call());
+    assert_eq!(offsets(acks.collect()), [(1, 80 << 10), (2, 80 << 10)]);
+    assert_eq!(acks.outstanding(), None);
+    // An event has its own time.
+    say(Up::Event(link::Event { seq: 1, ..Default::default() })).await;
+    assert_eq!(acks.outstanding(), Some(Outstanding::Event));
 }

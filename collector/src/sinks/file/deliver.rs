@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::{
@@ -14,17 +13,15 @@ use super::{
 };
 use crate::{
     metrics::Totals,
-    sinks::{Waiting, errno_name},
+    sinks::{Exit, Waiting, errno_name},
 };
 
 /// Bytes after which lines are written without looking for more. One write of this size costs little more than
 /// one of a page, and a stall holds no more than this in the air.
 const WRITE_BYTES: usize = 256 << 10;
 /// How long lines are gathered for one write while few come. Each wake-up and each write then serves several
-/// containers, and an acknowledgement is not due for ten times as long.
-const GATHER: Duration = Duration::from_millis(5);
-/// A write of this size shows that many come: then gathering would only hold back the next window.
-const BUSY_BYTES: usize = 32 << 10;
+/// containers, and an acknowledgement that nobody waits for is not due for ten times as long.
+const GATHER: Duration = Duration::from_millis(25);
 /// First pause after a failure; doubled each time up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// A disk that has room again is found within this time.
@@ -41,7 +38,7 @@ pub struct Stop {
 #[derive(Debug)]
 pub(super) struct Deliver {
     output: Output,
-    queue: mpsc::UnboundedReceiver<Waiting>,
+    queue: Exit,
     totals: Arc<Totals>,
     stop: Arc<Stop>,
     encoder: Encoder,
@@ -70,12 +67,7 @@ impl Stop {
 // === impl Deliver ===
 
 impl Deliver {
-    pub(super) fn new(
-        output: Output,
-        queue: mpsc::UnboundedReceiver<Waiting>,
-        totals: Arc<Totals>,
-        stop: Arc<Stop>,
-    ) -> Self {
+    pub(super) fn new(output: Output, queue: Exit, totals: Arc<Totals>, stop: Arc<Stop>) -> Self {
         Self {
             output,
             queue,
@@ -89,17 +81,13 @@ impl Deliver {
 
     /// Runs until the queue is closed and empty, or until it is told to give up.
     pub(super) fn run(mut self) {
-        let mut busy = false;
-        while let Some(first) = self.queue.blocking_recv() {
-            if !busy && !self.queue.is_closed() {
-                self.stop.pause(GATHER);
-            }
+        while let Some(first) = self.queue.recv() {
+            self.queue.gather(GATHER);
             self.take(first);
             while self.pending.len() < WRITE_BYTES {
-                let Ok(next) = self.queue.try_recv() else { break };
+                let Some(next) = self.queue.try_recv() else { break };
                 self.take(next);
             }
-            busy = self.pending.len() >= BUSY_BYTES;
             if !self.write_all() {
                 warn!(bytes = self.pending.len(), "giving up unwritten lines; they stay unacknowledged");
                 return;

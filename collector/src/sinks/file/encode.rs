@@ -1,83 +1,137 @@
 //! A record as one line of JSON. The shape is documented in docs/configuration.md ("The file").
 //!
-//! Lossless: a message that is not UTF-8 travels as base64 and says so.
-
-use std::fmt::Write;
+//! Lossless: a message that is not UTF-8 travels as base64 and says so. Every line of a node passes through here: what
+//! the records of a stream or of a second have alike is made once and copied, and nothing is allocated per record.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
+use super::escape;
 use crate::{
-    event::{Body, Flags, HoleReason, Origin, Record},
+    event::{Body, Flags, HoleReason, Origin, Record, Stencil},
     time::write_rfc3339,
 };
 
+const NS_PER_SEC: u64 = 1_000_000_000;
+/// More than a record takes beside its message and what its stream's records have alike.
+const REST_MAX: usize = 256;
+
 /// Writes records. It keeps the second it wrote last, because most records are of the same one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Encoder {
     second: u64,
-    /// That second as text, up to the point before its digits; empty = none yet.
-    text: String,
+    /// `{"time":"2026-11-21T02:12:41.`
+    time: String,
+    /// `Z","time_ns":1795227161`, the first digits of the number.
+    time_ns: String,
+    base64: String,
 }
 
 // === impl Encoder ===
 
-impl Encoder {
-    /// Appends one record and its newline.
-    pub(super) fn record(&mut self, out: &mut String, origin: &Origin, record: &Record) {
-        let mut digits = itoa::Buffer::new();
-        out.push_str("{\"time\":\"");
-        self.time(out, record.time_ns);
-        out.push_str("\",\"time_ns\":");
-        out.push_str(digits.format(record.time_ns));
-        out.push(',');
-        out.push_str(origin.json.get_or_init(|| members(origin)));
-        out.push_str("\"offset\":{\"from\":");
-        out.push_str(digits.format(record.from));
-        out.push_str(",\"to\":");
-        out.push_str(digits.format(record.to));
-        out.push_str("},\"id\":\"");
-        // Writing to a string cannot fail.
-        let _ = origin.name.write_id(&mut Escaped(out), record.from);
-        out.push_str("\",");
-        let utf8 = match &record.body {
-            Body::Line(message) => push_message(out, message),
-            Body::Hole(reason) => {
-                push_gap(out, record, *reason);
-                true
-            }
-        };
-        push_flags(out, record.flags, utf8);
-        out.push_str("}\n");
-    }
-
-    fn time(&mut self, out: &mut String, time_ns: u64) {
-        let (second, ns) = (time_ns / 1_000_000_000, time_ns % 1_000_000_000);
-        if self.text.is_empty() || second != self.second {
-            self.second = second;
-            self.text.clear();
-            let _ = write_rfc3339(&mut self.text, time_ns);
-            // What follows the seconds is `.` and nine digits and `Z`.
-            self.text.truncate(self.text.len().saturating_sub(10));
-        }
-        out.push_str(&self.text);
-        let mut digits = itoa::Buffer::new();
-        // A one in front keeps the zeros.
-        out.push_str(digits.format(ns.saturating_add(1_000_000_000)).get(1..).unwrap_or_default());
-        out.push('Z');
+impl Default for Encoder {
+    fn default() -> Self {
+        let mut encoder =
+            Self { second: 0, time: String::new(), time_ns: String::new(), base64: String::new() };
+        encoder.begin_second(0);
+        encoder
     }
 }
 
-/// The members that every record of a stream has alike, with a comma at the end.
-fn members(origin: &Origin) -> String {
+impl Encoder {
+    /// Appends one record and its newline.
+    pub(super) fn record(&mut self, out: &mut Vec<u8>, origin: &Origin, record: &Record) {
+        let stencil = origin.json.get_or_init(|| stencil(origin));
+        let length = match &record.body {
+            Body::Line(message) => message.len(),
+            Body::Hole(_) => 0,
+        };
+        out.reserve(stencil.names.len() + stencil.id.len() + length + REST_MAX);
+        self.time(out, record.time_ns);
+        put(out, &stencil.names);
+        let (mut from, mut to) = (itoa::Buffer::new(), itoa::Buffer::new());
+        let from = from.format(record.from);
+        put(out, from);
+        put(out, ",\"to\":");
+        put(out, to.format(record.to));
+        put(out, &stencil.id);
+        put(out, from);
+        let utf8 = match &record.body {
+            Body::Line(message) => self.message(out, message),
+            Body::Hole(reason) => {
+                gap(out, record, *reason);
+                true
+            }
+        };
+        flags(out, record.flags, utf8);
+        put(out, "}\n");
+    }
+
+    fn time(&mut self, out: &mut Vec<u8>, time_ns: u64) {
+        let (second, ns) = (time_ns / NS_PER_SEC, time_ns % NS_PER_SEC);
+        if second != self.second {
+            self.begin_second(second);
+        }
+        let mut digits = itoa::Buffer::new();
+        // A one in front keeps the zeros.
+        let digits = digits.format(ns.saturating_add(NS_PER_SEC)).get(1..).unwrap_or_default();
+        put(out, &self.time);
+        put(out, digits);
+        put(out, &self.time_ns);
+        // The number has no leading zeros; but for the first second of 1970 it ends in the same nine digits.
+        let mut number = itoa::Buffer::new();
+        put(out, if second == 0 { number.format(ns) } else { digits });
+    }
+
+    fn begin_second(&mut self, second: u64) {
+        self.second = second;
+        self.time.clear();
+        self.time.push_str("{\"time\":\"");
+        // Writing to a string cannot fail.
+        let _ = write_rfc3339(&mut self.time, second.saturating_mul(NS_PER_SEC));
+        // What follows the seconds is `.` and nine digits and `Z`.
+        self.time.truncate(self.time.len().saturating_sub(10));
+        self.time_ns.clear();
+        self.time_ns.push_str("Z\",\"time_ns\":");
+        if second != 0 {
+            self.time_ns.push_str(itoa::Buffer::new().format(second));
+        }
+    }
+
+    /// Appends the message; false where it is not UTF-8.
+    fn message(&mut self, out: &mut Vec<u8>, message: &[u8]) -> bool {
+        // Looked at as a whole first, without a way out, so that many bytes are compared at once: nearly every line
+        // is ASCII with nothing to escape.
+        if escape::is_plain_ascii(message) {
+            put(out, "\",\"message\":\"");
+            out.extend_from_slice(message);
+        } else if let Ok(text) = std::str::from_utf8(message) {
+            put(out, "\",\"message\":\"");
+            escape::push(out, text);
+        } else {
+            put(out, "\",\"message_base64\":\"");
+            self.base64.clear();
+            STANDARD.encode_string(message, &mut self.base64);
+            put(out, &self.base64);
+            put(out, "\"");
+            return false;
+        }
+        put(out, "\"");
+        true
+    }
+}
+
+/// What the records of a stream have alike.
+fn stencil(origin: &Origin) -> Stencil {
     let (name, identity) = (&origin.name, &*origin.identity);
-    let mut out = String::with_capacity(256);
+    let mut names = Vec::with_capacity(1024);
+    names.push(b',');
     let mut member = |key: &str, value: Option<&str>| {
         if let Some(value) = value {
-            out.push('"');
-            out.push_str(key);
-            out.push_str("\":");
-            push_string(&mut out, value);
-            out.push(',');
+            put(&mut names, "\"");
+            put(&mut names, key);
+            put(&mut names, "\":\"");
+            escape::push(&mut names, value);
+            put(&mut names, "\",");
         }
     };
     member("namespace", identity.namespace.as_deref());
@@ -91,90 +145,32 @@ fn members(origin: &Origin) -> String {
     member("incarnation", Some(&format!("{:016x}", name.incarnation)));
     member("process", Some(&name.process));
     member("stream", Some(name.stream.label()));
-    out
+    put(&mut names, "\"offset\":{\"from\":");
+    let mut id = b"},\"id\":\"".to_vec();
+    escape::push(&mut id, &name.record_ids());
+    Stencil { names, id }
 }
 
-fn push_gap(out: &mut String, record: &Record, reason: HoleReason) {
-    let bytes = record.to.saturating_sub(record.from);
-    let _ = write!(
-        out,
-        "\"gap\":{{\"from\":{},\"to\":{},\"bytes\":{bytes},\"reason\":\"{}\"}}",
-        record.from,
-        record.to,
-        reason.label()
-    );
+/// Appends the end of the id, and the gap.
+fn gap(out: &mut Vec<u8>, record: &Record, reason: HoleReason) {
+    let (from, to) = (record.from, record.to);
+    let (bytes, reason) = (to.saturating_sub(from), reason.label());
+    let text =
+        format!("\",\"gap\":{{\"from\":{from},\"to\":{to},\"bytes\":{bytes},\"reason\":\"{reason}\"}}");
+    put(out, &text);
 }
 
-/// Appends the message; false where it is not UTF-8.
-fn push_message(out: &mut String, message: &[u8]) -> bool {
-    if let Ok(text) = std::str::from_utf8(message) {
-        out.push_str("\"message\":");
-        push_string(out, text);
-        true
-    } else {
-        out.push_str("\"message_base64\":\"");
-        STANDARD.encode_string(message, out);
-        out.push('"');
-        false
-    }
-}
-
-fn push_flags(out: &mut String, flags: Flags, utf8: bool) {
+fn flags(out: &mut Vec<u8>, flags: Flags, utf8: bool) {
     if flags == Flags::NONE && utf8 {
         return;
     }
     let set = Flags::NAMES.iter().filter(|(flag, _)| flags.has(*flag)).map(|(_, name)| *name);
     let names: Vec<_> = set.chain((!utf8).then_some("not_utf8")).collect();
-    out.push_str(",\"flags\":[\"");
-    out.push_str(&names.join("\",\""));
-    out.push_str("\"]");
+    put(out, ",\"flags\":[\"");
+    put(out, names.join("\",\""));
+    put(out, "\"]");
 }
 
-/// True for a byte that stands for itself in a JSON string.
-const fn is_plain(byte: u8) -> bool {
-    byte >= 0x20 && byte != b'"' && byte != b'\\'
-}
-
-/// Appends a JSON string, quotes included.
-fn push_string(out: &mut String, text: &str) {
-    out.push('"');
-    // Looked at as a whole first, without a way out, so that many bytes are compared at once: nearly every line
-    // has nothing to escape.
-    if text.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
-        out.push_str(text);
-    } else {
-        push_escaped(out, text);
-    }
-    out.push('"');
-}
-
-fn push_escaped(out: &mut String, text: &str) {
-    // Pieces without anything to escape are copied whole.
-    let mut plain = 0;
-    for (at, byte) in text.bytes().enumerate().filter(|(_, byte)| !is_plain(*byte)) {
-        out.push_str(text.get(plain..at).unwrap_or_default());
-        plain = at.saturating_add(1);
-        match byte {
-            b'"' => out.push_str("\\\""),
-            b'\\' => out.push_str("\\\\"),
-            b'\n' => out.push_str("\\n"),
-            b'\r' => out.push_str("\\r"),
-            b'\t' => out.push_str("\\t"),
-            other => {
-                let _ = write!(out, "\\u{other:04x}");
-            }
-        }
-    }
-    out.push_str(text.get(plain..).unwrap_or_default());
-}
-
-/// Writes into the inside of a JSON string.
-struct Escaped<'a>(&'a mut String);
-
-impl Write for Escaped<'_> {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        // An exec id is the only part that could hold anything to escape.
-        push_escaped(self.0, text);
-        Ok(())
-    }
+fn put(out: &mut Vec<u8>, text: impl AsRef<[u8]>) {
+    out.extend_from_slice(text.as_ref());
 }

@@ -5,17 +5,16 @@
 
 mod deliver;
 mod encode;
+mod escape;
 mod output;
 
 use std::{sync::Arc, thread};
 
-use tokio::sync::mpsc;
-
 pub use deliver::Stop;
 pub use output::FileFault;
 
-use super::Waiting;
-use crate::{config, metrics::Totals};
+use super::Exit;
+use crate::{config, metrics::Totals, priority};
 use deliver::Deliver;
 use output::Output;
 
@@ -33,17 +32,16 @@ impl FileSink {
     ///
     /// # Errors
     /// The file cannot be opened now; the configuration or the disk is at fault.
-    pub fn start(
-        config: &config::File,
-        queue: mpsc::UnboundedReceiver<Waiting>,
-        totals: Arc<Totals>,
-    ) -> Result<Self, FileFault> {
+    pub fn start(config: &config::File, queue: Exit, totals: Arc<Totals>) -> Result<Self, FileFault> {
         let output = Output::open(config)?;
         let stop = Arc::new(Stop::default());
         let deliver = Deliver::new(output, queue, totals, Arc::clone(&stop));
         let thread = thread::Builder::new()
             .name("file-sink".into())
-            .spawn(move || deliver.run())
+            .spawn(move || {
+                priority::yield_to_workloads();
+                deliver.run();
+            })
             .map_err(|source| FileFault::Thread { source })?;
         Ok(Self { thread, stop })
     }

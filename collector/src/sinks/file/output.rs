@@ -159,7 +159,7 @@ impl Output {
 /// Encoded lines on their way into the file.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    text: String,
+    text: Vec<u8>,
     done: usize,
 }
 
@@ -167,7 +167,7 @@ pub(super) struct Pending {
 
 impl Pending {
     /// Where to append lines.
-    pub(super) fn text(&mut self) -> &mut String {
+    pub(super) fn text(&mut self) -> &mut Vec<u8> {
         &mut self.text
     }
 
@@ -181,7 +181,7 @@ impl Pending {
     }
 
     fn rest(&self) -> &[u8] {
-        self.text.as_bytes().get(self.done..).unwrap_or_default()
+        self.text.get(self.done..).unwrap_or_default()
     }
 
     fn advance(&mut self, written: usize) {
