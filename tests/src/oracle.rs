@@ -5,7 +5,9 @@
 //! that the sink itself admits.
 
 mod cri_log;
+mod holes;
 mod sink;
 
 pub use cri_log::{CriLog, cri_log};
+pub use holes::holes;
 pub use sink::{Judgement, Piece, StreamKey, Tape, Tapes, one_tape, sink};
