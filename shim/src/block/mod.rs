@@ -143,4 +143,6 @@ impl Block {
 }
 
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod tests;

@@ -18,6 +18,9 @@ use crate::{
 
 /// Within this time so many deaths (`deaths_max`) are a loop.
 const LOOP_NS: u64 = 10_000_000_000;
+/// A hung worker takes seconds to be found out, so fewer of them in a longer time are one too.
+const HUNG_LOOP_NS: u64 = 30_000_000_000;
+const HUNG_MAX: usize = 3;
 /// How long safe mode lasts the first time; each further time twice as long, up to 64 times.
 const SAFE_NS: u64 = 600_000_000_000;
 const SAFE_DOUBLINGS: u32 = 6;
@@ -142,12 +145,17 @@ impl Care {
     fn is_loop(&self, now: u64) -> bool {
         let max = usize::try_from(self.deaths_max.load(Ordering::Relaxed)).unwrap_or(DEATHS).min(DEATHS);
         let died = self.died.load(Ordering::Acquire);
-        let from = self.since_ns.load(Ordering::Acquire).max(now.saturating_sub(LOOP_NS));
-        let counts = |n: u64| {
-            let death = self.death(n);
-            Reason::load(&death.reason) != Reason::Replaced && death.died_ns.load(Ordering::Acquire) >= from
+        let since = self.since_ns.load(Ordering::Acquire);
+        let within = |span: u64, counts: fn(Reason) -> bool| {
+            let from = since.max(now.saturating_sub(span));
+            let recent = (died.saturating_sub(DEATHS as u64)..died).map(|n| self.death(n));
+            recent
+                .filter(|d| counts(Reason::load(&d.reason)) && d.died_ns.load(Ordering::Acquire) >= from)
+                .count()
         };
-        max > 0 && (died.saturating_sub(DEATHS as u64)..died).filter(|n| counts(*n)).count() >= max
+        max > 0
+            && (within(LOOP_NS, |reason| reason != Reason::Replaced) >= max
+                || within(HUNG_LOOP_NS, |reason| reason == Reason::Hung) >= HUNG_MAX)
     }
 
     fn dare_less(&self, now: u64) {
@@ -208,6 +216,18 @@ mod tests {
         care.deaths_max.store(5, Ordering::Relaxed);
         assert!((0..20).all(|n| die(care, Reason::Replaced, 100 * SECOND + n) == Mode::Normal));
         assert_eq!(care.restarts[Reason::Replaced as usize].load(Ordering::Relaxed), 20);
+    }
+
+    #[test]
+    fn three_hung_ones_in_half_a_minute_are_a_loop_too() {
+        let hang = |times: &[u64]| -> Vec<Mode> {
+            let block = Block::create().unwrap();
+            let care = &block.tables().care;
+            care.deaths_max.store(5, Ordering::Relaxed);
+            times.iter().map(|at| die(care, Reason::Hung, *at * SECOND)).collect()
+        };
+        assert_eq!(hang(&[100, 106, 112]), [Mode::Normal, Mode::Normal, Mode::Safe]);
+        assert!(hang(&[100, 120, 140, 160]).iter().all(|m| *m == Mode::Normal));
     }
 
     #[test]

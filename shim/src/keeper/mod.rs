@@ -14,6 +14,8 @@ pub mod protocol;
 mod sweep;
 mod wait;
 
+#[cfg(test)]
+pub use deaths::Cause;
 pub use sweep::{TASK_LINK, belongs_to, remove_files, remove_tasks, sweep};
 
 use std::{

@@ -6,7 +6,7 @@
 mod announce;
 mod client;
 mod pulse;
-mod report;
+pub(crate) mod report;
 mod session;
 mod stats;
 mod streams;
