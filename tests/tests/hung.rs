@@ -1,7 +1,7 @@
 //! Hung is dead, on real containerd: exec, exit and removal go on while a worker or a keeper stands still or spins, and the
 //! collector says what became of it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -47,11 +47,14 @@ fn goes_on(version: Version, name: &'static str, hang: fn(i32) -> Result<()>) ->
         let (cri, pod, id) = pod(node)?;
         let victim = role(node, name)?;
         hang(victim)?;
-        let began = Instant::now();
-        let said = cri.exec(&id, &["sh", "-c", "exit 7"], 10)?;
+        // containerd 2 itself gives up a State after 2 s; an exec that begins with one is then refused, and asked again.
+        let said = eventually(Duration::from_secs(8), "an exec", || {
+            match cri.exec(&id, &["sh", "-c", "exit 7"], 10) {
+                Err(e) if format!("{e:#}").contains("DeadlineExceeded") => Ok(None),
+                said => said.map(Some),
+            }
+        })?;
         ensure!(said.exit_code == 7, "exec: {said:?}");
-        // The RPCs of an exec are several, and containerd's own work is in it too.
-        ensure!(began.elapsed() < Duration::from_secs(8), "exec took {:?}", began.elapsed());
         let second = Wanted { name: "second", command: &["sh", "-c", "exit 5"], ..Wanted::default() };
         let second = cri.run(&pod, &second).context("a container beside it")?;
         ensure!(cri.await_exit(&second)?.exit_code == 5, "its exit");

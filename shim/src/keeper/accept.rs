@@ -31,10 +31,7 @@ impl Keeper {
         self.accept_again_ns = 0;
         while let Some(conn) = self.free_conn() {
             match self.accept_one(conn) {
-                Ok(()) => {
-                    // Whoever connects waits for the worker from now on: it has to give a sign soon.
-                    self.arm(GRACE_NS);
-                }
+                Ok(()) => {}
                 Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) => {
                     // The backlog keeps the connection; descriptors may come back.
                     self.block.tables().counters.add(Counter::AcceptsDelayed);
@@ -59,7 +56,10 @@ impl Keeper {
             Ok(raw) => {
                 let socket = std::mem::ManuallyDrop::new(fd::adopt(raw));
                 // A worker that cannot be told now finds it in the table.
-                let send = |worker| pair::send(worker, &notice, &[socket.as_fd()]);
+                let send = |worker| {
+                    self.expect_sign();
+                    pair::send(worker, &notice, &[socket.as_fd()])
+                };
                 let told = worker.filter(|_| same_user(&socket)).is_some_and(|worker| send(worker).is_ok());
                 if told { 0 } else { UNTOLD }
             }
@@ -81,6 +81,11 @@ impl Keeper {
             self.unannounced.push_back(conn);
         }
         Ok(())
+    }
+
+    /// Whoever connects waits for the worker from now on. Before it is told, not after: being told, it sets the switch anew.
+    pub(super) fn expect_sign(&self) {
+        self.arm(GRACE_NS);
     }
 
     fn free_conn(&self) -> Option<usize> {

@@ -319,6 +319,7 @@ impl Keeper {
                 self.unannounced.pop_front();
                 continue;
             };
+            self.expect_sign();
             if pair::send(worker.pair.as_fd(), &Notice::accepted(conn), &[socket.as_fd()]).is_err() {
                 // Its queue is full, or it is dead: its successor finds the connection in the table.
                 return;
