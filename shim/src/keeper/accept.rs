@@ -14,7 +14,7 @@ use nix::sys::socket::{SockFlag, accept4, getsockopt, sockopt::PeerCredentials};
 use super::{BREATH_MS, GRACE_NS, Keeper, protocol::Notice};
 use crate::{
     block::{CONNS, Conn, ConnState, Slot, counters::Counter},
-    sys::{Errno, Kernel, fd, monotonic_ns, pair, process},
+    sys::{Errno, Kernel, epoll, fd, monotonic_ns, pair, process},
 };
 
 /// Exit status of a child that has accepted and could not tell the worker; no errno has this number.
@@ -29,7 +29,7 @@ impl Keeper {
     /// Takes what waits on the listener.
     pub(super) fn accept_all(&mut self) {
         self.accept_again_ns = 0;
-        while let Some(conn) = self.free_conn() {
+        while let Some(conn) = self.free_conn().filter(|_| self.somebody_waits()) {
             match self.accept_one(conn) {
                 Ok(()) => {}
                 Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) => {
@@ -81,6 +81,11 @@ impl Keeper {
             self.unannounced.push_back(conn);
         }
         Ok(())
+    }
+
+    /// Asked before each, since an attempt costs a process.
+    fn somebody_waits(&self) -> bool {
+        self.slots.get(&Slot::LISTENER).is_some_and(|l| epoll::readable_within(l.as_fd(), 0) == Ok(true))
     }
 
     /// Whoever connects waits for the worker from now on. Before it is told, not after: being told, it sets the switch anew.
