@@ -26,6 +26,13 @@ struct RawConfig {
     tee: RawTee,
     stats: RawStats,
     start: RawStart,
+    safe_mode: RawSafeMode,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+struct RawSafeMode {
+    deaths: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
@@ -68,6 +75,8 @@ pub struct Config {
     pub stats_bound_ms: u32,
     /// How long `start` waits for the first worker before it hands out the inner shim's address.
     pub ready_ms: u16,
+    /// So many deaths of workers within ten seconds mean safe mode; 0 = never.
+    pub safe_mode_deaths: u32,
     /// The file is there and cannot be used.
     pub fault: Option<String>,
 }
@@ -109,6 +118,8 @@ impl Config {
             stats_bound_ms: raw.stats.foreign_bound_ms.unwrap_or(2000),
             // The longest that a pod may start later because of us (README, limits).
             ready_ms: raw.start.ready_ms.unwrap_or(300),
+            // The block remembers eight.
+            safe_mode_deaths: raw.safe_mode.deaths.unwrap_or(5).min(8),
             fault,
         }
     }
@@ -147,7 +158,7 @@ mod tests {
         assert_eq!(config.inner["containerd-shim-tap-v2"], Path::new("/usr/bin/containerd-shim-runc-v2"));
         assert_eq!((config.collector.as_str(), config.coalesce_ms), ("/s", 50));
         assert_eq!(config.stats_interval_ms, 100, "no busier than ten a second");
-        assert_eq!(config.stats_bound_ms, 2000);
+        assert_eq!((config.stats_bound_ms, config.safe_mode_deaths), (2000, 5));
     }
 
     #[test]

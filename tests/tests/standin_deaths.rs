@@ -48,6 +48,11 @@ impl Trap<'_> {
         tracer::arm(self.pod.worker()?.pid, self.at)
     }
 
+    /// Stops the keeper where it waits, instead.
+    fn set_for_keeper(&self) -> Result<Armed> {
+        tracer::arm(self.pod.keeper()?.pid, self.at)
+    }
+
     /// To be called once the operation is over, however it ended.
     fn spring(&self, armed: Armed) -> Result<Outcome> {
         let outcome = armed.finish()?;
@@ -367,6 +372,23 @@ fn a_new_connection() -> Result<()> {
     sweep("accept", &talker(), |pod, trap| {
         let fifos = created(pod)?;
         let armed = trap.set()?;
+        let other = pod.connect()?;
+        let request = api::ConnectRequest { id: "task".to_owned(), ..Default::default() };
+        let stream = other.send("Connect", &request)?;
+        armed.go()?;
+        let answer = other.answer(stream, PATIENCE).context("on the new connection");
+        let outcome = trap.spring(armed)?;
+        answer?.message::<api::ConnectResponse>()?;
+        Ok(Done { outcome, fifos: Some(fifos), others: vec![other], alive: Alive::Created })
+    })
+}
+
+/// The keeper dies around accepting: the connection, or the place in the queue, is not lost with it.
+#[test]
+fn a_new_connection_while_the_keeper_dies() -> Result<()> {
+    sweep("accept, keeper", &talker(), |pod, trap| {
+        let fifos = created(pod)?;
+        let armed = trap.set_for_keeper()?;
         let other = pod.connect()?;
         let request = api::ConnectRequest { id: "task".to_owned(), ..Default::default() };
         let stream = other.send("Connect", &request)?;

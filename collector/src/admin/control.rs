@@ -40,6 +40,15 @@ pub struct PsWrapper {
     pub worker_pid: u32,
     /// How many workers it has had.
     pub generation: u64,
+    /// It moves bytes without looking into them.
+    #[serde(default)]
+    pub safe_mode: bool,
+    /// containerd's namespace.
+    #[serde(default)]
+    pub namespace: String,
+    /// The id whose `start` made it: the sandbox's under CRI.
+    #[serde(default)]
+    pub pod: String,
 }
 
 /// One task. Absent = not known.
@@ -145,6 +154,9 @@ fn ps(registry: &Registry) -> Ps {
             keeper_pid: about.keeper_pid,
             worker_pid: about.worker_pid,
             generation: about.generation,
+            safe_mode: about.safe_mode,
+            namespace: about.namespace,
+            pod: about.id,
         }
     });
     Ps {

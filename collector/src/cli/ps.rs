@@ -12,7 +12,7 @@ use std::{
 
 use super::Exit;
 use crate::{
-    admin::{Ps, PsContainer, PsStream},
+    admin::{Ps, PsContainer, PsStream, PsWrapper},
     config::DEFAULT_CONTROL_SOCKET,
     time::now_ns,
 };
@@ -87,17 +87,45 @@ const HEAD: [&str; 12] = [
     "SHIM",
 ];
 
+const WRAPPER_HEAD: [&str; 8] =
+    ["NAMESPACE", "WRAPPER OF", "SHIM", "VERSION", "KEEPER", "WORKER", "GENERATION", "MODE"];
+
 fn table(ps: &Ps, now_ns: u64) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
     rows.extend(ps.containers.iter().map(|container| row(container, now_ns)));
-    let mut widths = [0; HEAD.len()];
-    for row in &rows {
+    let mut out = columns(&rows);
+    if !ps.wrappers.is_empty() {
+        let mut rows = vec![WRAPPER_HEAD.map(str::to_owned)];
+        rows.extend(ps.wrappers.iter().map(wrapper_row));
+        out.push('\n');
+        out.push_str(&columns(&rows));
+    }
+    out
+}
+
+fn wrapper_row(wrapper: &PsWrapper) -> [String; WRAPPER_HEAD.len()] {
+    let pid = |pid: u32| if pid == 0 { "-".to_owned() } else { pid.to_string() };
+    [
+        wrapper.namespace.clone(),
+        wrapper.pod.chars().take(13).collect(),
+        shim(&wrapper.inner).to_owned(),
+        wrapper.version.clone(),
+        pid(wrapper.keeper_pid),
+        pid(wrapper.worker_pid),
+        wrapper.generation.to_string(),
+        if wrapper.safe_mode { "safe" } else { "normal" }.to_owned(),
+    ]
+}
+
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
         }
     }
     let mut out = String::new();
-    for row in &rows {
+    for row in rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(widths) {
             let _ = write!(line, "{cell:<width$}  ");

@@ -89,6 +89,10 @@ families! {
     RPC_IN_FLIGHT Own Gauge "shimtap_rpc_in_flight" ["method"] "Requests without an answer.";
     RPC_OLDEST Own Gauge "shimtap_rpc_in_flight_oldest_seconds" ["method"] "Age of the oldest request without an answer.";
     WRAPPER_COUNTS Own Counter "shimtap_wrapper_counts_total" ["name"] "Counters that wrappers report, see docs/protocol.md.";
+    WRAPPER_RESTARTS Own Counter "shimtap_wrapper_restarts_total" ["reason"] "Workers and keepers of wrappers that were replaced, by why.";
+    WRAPPER_SAFE_MODE Own Gauge "shimtap_wrapper_safe_mode" [] "Connected wrappers that move bytes without looking into them; `shimtap ps` names them.";
+    WRAPPER_GENERATION Own Gauge "shimtap_wrapper_generation" [] "Most workers that a connected wrapper has had; 1 where none was ever replaced.";
+    WRAPPER_WITHOUT_WORKER Own Counter "shimtap_wrapper_without_worker_seconds_total" [] "Time in which wrappers had no worker.";
     CONNECTIONS Own Gauge "shimtap_ingest_connections" [] "Connections open.";
     CONNECTIONS_TOTAL Own Counter "shimtap_ingest_connections_total" [] "Connections accepted.";
     INGEST_FAULTS Own Counter "shimtap_ingest_faults_total" ["fault"] "Connections refused or closed because of a fault.";

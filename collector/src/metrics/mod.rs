@@ -14,6 +14,7 @@ mod labels;
 mod own;
 mod process;
 mod registry;
+mod restarts;
 mod sample;
 mod text;
 mod totals;

@@ -7,6 +7,7 @@ use super::{
     families::Family,
     labels, process,
     registry::Registry,
+    restarts::{RestartLabel, Survival},
     text::{Text, Value},
 };
 use crate::{
@@ -73,6 +74,25 @@ fn rpcs(text: &mut Text, registry: &Registry) {
     for (name, n) in &rpcs.counts {
         writer.sample(&label("name", name.label()), Value::Whole(*n), None);
     }
+    survival(text, registry, &rpcs.survival);
+}
+
+fn survival(text: &mut Text, registry: &Registry, survival: &Survival) {
+    let mut writer = text.family(&f::WRAPPER_RESTARTS);
+    for reason in RestartLabel::ALL {
+        let count = survival.restarts.get(reason).copied().unwrap_or(0);
+        writer.sample(&label("reason", reason.label()), Value::Whole(count), None);
+    }
+    let about: Vec<_> = registry.attached().iter().map(|wrapper| wrapper.about()).collect();
+    let safe = about.iter().filter(|about| about.safe_mode).count();
+    let safe = u64::try_from(safe).unwrap_or(u64::MAX);
+    text.family(&f::WRAPPER_SAFE_MODE).sample("", Value::Whole(safe), None);
+    let mut writer = text.family(&f::WRAPPER_GENERATION);
+    if let Some(most) = about.iter().map(|about| about.generation).max() {
+        writer.sample("", Value::Whole(most), None);
+    }
+    let without = Value::Ns(survival.without_worker_ns);
+    text.family(&f::WRAPPER_WITHOUT_WORKER).sample("", without, None);
 }
 
 fn ingest(text: &mut Text, registry: &Registry) {

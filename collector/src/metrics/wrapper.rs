@@ -15,6 +15,7 @@ use std::{
 use shimtap_proto::link;
 use tokio::time::Instant;
 
+use super::restarts::Survival;
 use crate::closed::{Closed, closed};
 
 closed! {
@@ -46,8 +47,8 @@ closed! {
         NotCaptured => "not_captured",
         /// Connections after the first.
         LinkReconnects => "link_reconnects",
-        /// Workers replaced.
-        WorkerDeaths => "worker_deaths",
+        /// New connections that waited for a descriptor.
+        AcceptsDelayed => "accepts_delayed",
         /// Output of killed tasks that containerd's end did not take.
         DiscardedAfterKill => "discarded_after_kill_bytes",
         /// Output that no collector had taken when its place was needed.
@@ -133,6 +134,12 @@ pub struct About {
     pub worker_pid: u32,
     /// How many workers it has had.
     pub generation: u64,
+    /// It moves bytes without looking into them.
+    pub safe_mode: bool,
+    /// containerd's namespace.
+    pub namespace: String,
+    /// The id whose `start` made it.
+    pub id: String,
 }
 
 /// Figures of one method.
@@ -159,6 +166,8 @@ pub struct Rpcs {
     pub methods: BTreeMap<RpcMethod, Rpc>,
     /// Wrappers' own counters.
     pub counts: BTreeMap<WrapperCount, u64>,
+    /// Their restarts.
+    pub survival: Survival,
 }
 
 // === impl Wrapper ===
@@ -226,7 +235,11 @@ impl Wrapper {
             inner: binary.rsplit('/').next().unwrap_or(binary).to_owned(),
             keeper_pid: told.hello.keeper_pid,
             worker_pid: told.hello.worker_pid,
-            generation: told.hello.generation,
+            // A wrapper that has not reported yet has said it in its greeting.
+            generation: told.hello.generation.max(told.report.generation),
+            safe_mode: told.report.safe_mode,
+            namespace: told.hello.namespace.clone(),
+            id: told.hello.id.clone(),
         }
     }
 
@@ -242,7 +255,7 @@ impl Wrapper {
         let attached = self.is_attached();
         let told = self.told();
         let since = told.at.elapsed();
-        let mut rpcs = Rpcs::default();
+        let mut rpcs = Rpcs { survival: Survival::of(&told.report), ..Rpcs::default() };
         for count in &told.report.counts {
             let known = WrapperCount::ALL.iter().copied().find(|known| known.label() == count.name);
             let sum = rpcs.counts.entry(known.unwrap_or(WrapperCount::Other)).or_default();
@@ -281,6 +294,7 @@ impl Rpcs {
         for (method, rpc) in &other.methods {
             self.methods.entry(*method).or_default().add(rpc);
         }
+        self.survival.add(&other.survival);
     }
 }
 

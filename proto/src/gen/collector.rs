@@ -2357,6 +2357,8 @@ pub struct Event {
     pub process_spec: ::std::vec::Vec<u8>,
     // @@protoc_insertion_point(field:shimtap.v1.Event.container)
     pub container: ::std::string::String,
+    // @@protoc_insertion_point(field:shimtap.v1.Event.restart)
+    pub restart: ::protobuf::EnumOrUnknown<RestartReason>,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.Event.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -2420,6 +2422,9 @@ impl ::protobuf::Message for Event {
                 98 => {
                     self.container = is.read_string()?;
                 },
+                104 => {
+                    self.restart = is.read_enum_or_unknown()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -2468,6 +2473,9 @@ impl ::protobuf::Message for Event {
         if !self.container.is_empty() {
             my_size += ::protobuf::rt::string_size(12, &self.container);
         }
+        if self.restart != ::protobuf::EnumOrUnknown::new(RestartReason::RESTART_REASON_UNSPECIFIED) {
+            my_size += ::protobuf::rt::int32_size(13, self.restart.value());
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -2510,6 +2518,9 @@ impl ::protobuf::Message for Event {
         if !self.container.is_empty() {
             os.write_string(12, &self.container)?;
         }
+        if self.restart != ::protobuf::EnumOrUnknown::new(RestartReason::RESTART_REASON_UNSPECIFIED) {
+            os.write_enum(13, ::protobuf::EnumOrUnknown::value(&self.restart))?;
+        }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
     }
@@ -2539,6 +2550,7 @@ impl ::protobuf::Message for Event {
         self.signal = 0;
         self.process_spec.clear();
         self.container.clear();
+        self.restart = ::protobuf::EnumOrUnknown::new(RestartReason::RESTART_REASON_UNSPECIFIED);
         self.special_fields.clear();
     }
 
@@ -2556,6 +2568,7 @@ impl ::protobuf::Message for Event {
             signal: 0,
             process_spec: ::std::vec::Vec::new(),
             container: ::std::string::String::new(),
+            restart: ::protobuf::EnumOrUnknown::from_i32(0),
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -2572,6 +2585,14 @@ pub struct Report {
     pub methods: ::std::vec::Vec<MethodReport>,
     // @@protoc_insertion_point(field:shimtap.v1.Report.connections)
     pub connections: u32,
+    // @@protoc_insertion_point(field:shimtap.v1.Report.safe_mode)
+    pub safe_mode: bool,
+    // @@protoc_insertion_point(field:shimtap.v1.Report.generation)
+    pub generation: u64,
+    // @@protoc_insertion_point(field:shimtap.v1.Report.without_worker_ns)
+    pub without_worker_ns: u64,
+    // @@protoc_insertion_point(field:shimtap.v1.Report.restarts)
+    pub restarts: ::std::vec::Vec<Restarts>,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.Report.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -2608,6 +2629,18 @@ impl ::protobuf::Message for Report {
                 24 => {
                     self.connections = is.read_uint32()?;
                 },
+                32 => {
+                    self.safe_mode = is.read_bool()?;
+                },
+                40 => {
+                    self.generation = is.read_uint64()?;
+                },
+                48 => {
+                    self.without_worker_ns = is.read_uint64()?;
+                },
+                58 => {
+                    self.restarts.push(is.read_message()?);
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -2631,6 +2664,19 @@ impl ::protobuf::Message for Report {
         if self.connections != 0 {
             my_size += ::protobuf::rt::uint32_size(3, self.connections);
         }
+        if self.safe_mode != false {
+            my_size += 1 + 1;
+        }
+        if self.generation != 0 {
+            my_size += ::protobuf::rt::uint64_size(5, self.generation);
+        }
+        if self.without_worker_ns != 0 {
+            my_size += ::protobuf::rt::uint64_size(6, self.without_worker_ns);
+        }
+        for value in &self.restarts {
+            let len = value.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        };
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -2646,6 +2692,18 @@ impl ::protobuf::Message for Report {
         if self.connections != 0 {
             os.write_uint32(3, self.connections)?;
         }
+        if self.safe_mode != false {
+            os.write_bool(4, self.safe_mode)?;
+        }
+        if self.generation != 0 {
+            os.write_uint64(5, self.generation)?;
+        }
+        if self.without_worker_ns != 0 {
+            os.write_uint64(6, self.without_worker_ns)?;
+        }
+        for v in &self.restarts {
+            ::protobuf::rt::write_message_field_with_cached_size(7, v, os)?;
+        };
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
     }
@@ -2666,6 +2724,10 @@ impl ::protobuf::Message for Report {
         self.counts.clear();
         self.methods.clear();
         self.connections = 0;
+        self.safe_mode = false;
+        self.generation = 0;
+        self.without_worker_ns = 0;
+        self.restarts.clear();
         self.special_fields.clear();
     }
 
@@ -2674,6 +2736,113 @@ impl ::protobuf::Message for Report {
             counts: ::std::vec::Vec::new(),
             methods: ::std::vec::Vec::new(),
             connections: 0,
+            safe_mode: false,
+            generation: 0,
+            without_worker_ns: 0,
+            restarts: ::std::vec::Vec::new(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:shimtap.v1.Restarts)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct Restarts {
+    // message fields
+    // @@protoc_insertion_point(field:shimtap.v1.Restarts.reason)
+    pub reason: ::protobuf::EnumOrUnknown<RestartReason>,
+    // @@protoc_insertion_point(field:shimtap.v1.Restarts.count)
+    pub count: u64,
+    // special fields
+    // @@protoc_insertion_point(special_field:shimtap.v1.Restarts.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a Restarts {
+    fn default() -> &'a Restarts {
+        <Restarts as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl Restarts {
+    pub fn new() -> Restarts {
+        ::std::default::Default::default()
+    }
+}
+
+impl ::protobuf::Message for Restarts {
+    const NAME: &'static str = "Restarts";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.reason = is.read_enum_or_unknown()?;
+                },
+                16 => {
+                    self.count = is.read_uint64()?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if self.reason != ::protobuf::EnumOrUnknown::new(RestartReason::RESTART_REASON_UNSPECIFIED) {
+            my_size += ::protobuf::rt::int32_size(1, self.reason.value());
+        }
+        if self.count != 0 {
+            my_size += ::protobuf::rt::uint64_size(2, self.count);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if self.reason != ::protobuf::EnumOrUnknown::new(RestartReason::RESTART_REASON_UNSPECIFIED) {
+            os.write_enum(1, ::protobuf::EnumOrUnknown::value(&self.reason))?;
+        }
+        if self.count != 0 {
+            os.write_uint64(2, self.count)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> Restarts {
+        Restarts::new()
+    }
+
+    fn clear(&mut self) {
+        self.reason = ::protobuf::EnumOrUnknown::new(RestartReason::RESTART_REASON_UNSPECIFIED);
+        self.count = 0;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static Restarts {
+        static instance: Restarts = Restarts {
+            reason: ::protobuf::EnumOrUnknown::from_i32(0),
+            count: 0,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -3972,6 +4141,91 @@ impl ::protobuf::Enum for StatsSource {
 impl ::std::default::Default for StatsSource {
     fn default() -> Self {
         StatsSource::STATS_SOURCE_UNSPECIFIED
+    }
+}
+
+
+#[derive(Clone,Copy,PartialEq,Eq,Debug,Hash)]
+// @@protoc_insertion_point(enum:shimtap.v1.RestartReason)
+pub enum RestartReason {
+    // @@protoc_insertion_point(enum_value:shimtap.v1.RestartReason.RESTART_REASON_UNSPECIFIED)
+    RESTART_REASON_UNSPECIFIED = 0,
+    // @@protoc_insertion_point(enum_value:shimtap.v1.RestartReason.RESTART_REASON_UNKNOWN)
+    RESTART_REASON_UNKNOWN = 1,
+    // @@protoc_insertion_point(enum_value:shimtap.v1.RestartReason.RESTART_REASON_KILLED)
+    RESTART_REASON_KILLED = 2,
+    // @@protoc_insertion_point(enum_value:shimtap.v1.RestartReason.RESTART_REASON_CRASHED)
+    RESTART_REASON_CRASHED = 3,
+    // @@protoc_insertion_point(enum_value:shimtap.v1.RestartReason.RESTART_REASON_FAILED)
+    RESTART_REASON_FAILED = 4,
+    // @@protoc_insertion_point(enum_value:shimtap.v1.RestartReason.RESTART_REASON_HUNG)
+    RESTART_REASON_HUNG = 5,
+    // @@protoc_insertion_point(enum_value:shimtap.v1.RestartReason.RESTART_REASON_LINK_HUNG)
+    RESTART_REASON_LINK_HUNG = 6,
+    // @@protoc_insertion_point(enum_value:shimtap.v1.RestartReason.RESTART_REASON_REPLACED)
+    RESTART_REASON_REPLACED = 7,
+    // @@protoc_insertion_point(enum_value:shimtap.v1.RestartReason.RESTART_REASON_KEEPER_LOST)
+    RESTART_REASON_KEEPER_LOST = 8,
+    // @@protoc_insertion_point(enum_value:shimtap.v1.RestartReason.RESTART_REASON_KEEPER_HUNG)
+    RESTART_REASON_KEEPER_HUNG = 9,
+}
+
+impl ::protobuf::Enum for RestartReason {
+    const NAME: &'static str = "RestartReason";
+
+    fn value(&self) -> i32 {
+        *self as i32
+    }
+
+    fn from_i32(value: i32) -> ::std::option::Option<RestartReason> {
+        match value {
+            0 => ::std::option::Option::Some(RestartReason::RESTART_REASON_UNSPECIFIED),
+            1 => ::std::option::Option::Some(RestartReason::RESTART_REASON_UNKNOWN),
+            2 => ::std::option::Option::Some(RestartReason::RESTART_REASON_KILLED),
+            3 => ::std::option::Option::Some(RestartReason::RESTART_REASON_CRASHED),
+            4 => ::std::option::Option::Some(RestartReason::RESTART_REASON_FAILED),
+            5 => ::std::option::Option::Some(RestartReason::RESTART_REASON_HUNG),
+            6 => ::std::option::Option::Some(RestartReason::RESTART_REASON_LINK_HUNG),
+            7 => ::std::option::Option::Some(RestartReason::RESTART_REASON_REPLACED),
+            8 => ::std::option::Option::Some(RestartReason::RESTART_REASON_KEEPER_LOST),
+            9 => ::std::option::Option::Some(RestartReason::RESTART_REASON_KEEPER_HUNG),
+            _ => ::std::option::Option::None
+        }
+    }
+
+    fn from_str(str: &str) -> ::std::option::Option<RestartReason> {
+        match str {
+            "RESTART_REASON_UNSPECIFIED" => ::std::option::Option::Some(RestartReason::RESTART_REASON_UNSPECIFIED),
+            "RESTART_REASON_UNKNOWN" => ::std::option::Option::Some(RestartReason::RESTART_REASON_UNKNOWN),
+            "RESTART_REASON_KILLED" => ::std::option::Option::Some(RestartReason::RESTART_REASON_KILLED),
+            "RESTART_REASON_CRASHED" => ::std::option::Option::Some(RestartReason::RESTART_REASON_CRASHED),
+            "RESTART_REASON_FAILED" => ::std::option::Option::Some(RestartReason::RESTART_REASON_FAILED),
+            "RESTART_REASON_HUNG" => ::std::option::Option::Some(RestartReason::RESTART_REASON_HUNG),
+            "RESTART_REASON_LINK_HUNG" => ::std::option::Option::Some(RestartReason::RESTART_REASON_LINK_HUNG),
+            "RESTART_REASON_REPLACED" => ::std::option::Option::Some(RestartReason::RESTART_REASON_REPLACED),
+            "RESTART_REASON_KEEPER_LOST" => ::std::option::Option::Some(RestartReason::RESTART_REASON_KEEPER_LOST),
+            "RESTART_REASON_KEEPER_HUNG" => ::std::option::Option::Some(RestartReason::RESTART_REASON_KEEPER_HUNG),
+            _ => ::std::option::Option::None
+        }
+    }
+
+    const VALUES: &'static [RestartReason] = &[
+        RestartReason::RESTART_REASON_UNSPECIFIED,
+        RestartReason::RESTART_REASON_UNKNOWN,
+        RestartReason::RESTART_REASON_KILLED,
+        RestartReason::RESTART_REASON_CRASHED,
+        RestartReason::RESTART_REASON_FAILED,
+        RestartReason::RESTART_REASON_HUNG,
+        RestartReason::RESTART_REASON_LINK_HUNG,
+        RestartReason::RESTART_REASON_REPLACED,
+        RestartReason::RESTART_REASON_KEEPER_LOST,
+        RestartReason::RESTART_REASON_KEEPER_HUNG,
+    ];
+}
+
+impl ::std::default::Default for RestartReason {
+    fn default() -> Self {
+        RestartReason::RESTART_REASON_UNSPECIFIED
     }
 }
 

@@ -36,8 +36,8 @@ pub enum Counter {
     NotCaptured,
     /// Connections to a collector after the first.
     LinkReconnects,
-    /// Workers that the keeper has replaced.
-    WorkerDeaths,
+    /// New connections that waited because descriptors were short.
+    AcceptsDelayed,
     /// Bytes of killed tasks that containerd's end did not take.
     DiscardedAfterKill,
     /// Bytes that no collector had taken when their task's entry was needed for another.
@@ -60,7 +60,7 @@ impl Counter {
         (Self::ConfigFaults, "config_faults"),
         (Self::NotCaptured, "not_captured"),
         (Self::LinkReconnects, "link_reconnects"),
-        (Self::WorkerDeaths, "worker_deaths"),
+        (Self::AcceptsDelayed, "accepts_delayed"),
         (Self::DiscardedAfterKill, "discarded_after_kill_bytes"),
         (Self::EvictedBytes, "evicted_bytes"),
     ];

@@ -1,10 +1,11 @@
-//! The tables of the block, layout version 1: plain words, no behaviour.
+//! The tables of the block, layout version 2: plain words, no behaviour.
 //!
 //! An index of 0 in a word that names a table entry means "none"; entry `n` is stored as `n + 1`.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use super::{
+    care::Care,
     counters::{Counters, MethodCounters},
     text::Text,
 };
@@ -43,7 +44,8 @@ macro_rules! states {
         #[repr(u32)]
         $vis enum $name { $(#[$fmeta])* $first, $($(#[$vmeta])* $variant,)* }
         impl $name {
-            const ALL: &'static [Self] = &[Self::$first, $(Self::$variant,)*];
+            /// All, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[Self::$first, $(Self::$variant,)*];
             /// Reads the word with acquire order; a value of no state reads as the first one.
             pub fn load(word: &AtomicU32) -> Self {
                 let raw = word.load(Ordering::Acquire);
@@ -56,6 +58,8 @@ macro_rules! states {
         }
     };
 }
+
+pub(super) use states;
 
 states! {
     /// One direction of a connection.
@@ -299,6 +303,8 @@ shared_layout! {
         pub unwanted: AtomicU32,
         /// Next place in `marks`.
         pub mark: AtomicU32,
+        /// Raw offset up to which a byte that is missing from the ring is missing because of safe mode.
+        pub uncopied: AtomicU64,
         pub marks: [Mark; MARKS],
         pub inner_path: Text<PATH>,
         pub outer_path: Text<PATH>,
@@ -358,6 +364,8 @@ shared_layout! {
         /// The request whose event is being pushed.
         pub event_pending: AtomicU32,
         _reserved_events: AtomicU32,
+        /// Deaths, and what follows from them.
+        pub care: Care,
         pub counters: Counters,
         pub methods: [MethodCounters; 20],
         /// keeper: descriptor number + 1 of each slot it holds.
@@ -390,6 +398,8 @@ impl Slot {
     pub const WATCH: Self = Self(2);
     /// The tap: a pipe, so this and the next.
     pub const TAP: Self = Self(3);
+    /// The dead man's switch (docs/adr/0006): a timer that the worker keeps from running out.
+    pub const SWITCH: Self = Self(5);
 
     /// containerd's end of a connection.
     pub fn outer(conn: usize) -> Self {

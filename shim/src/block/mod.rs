@@ -1,13 +1,14 @@
 //! The memory block: everything that must outlive a worker, laid out as plain atomics in a memfd.
 //!
-//! Layout version 1. It is a format between releases (a new worker reads an old worker's block), so fields are
+//! Layout version 2 (1 was never released). It is a format between releases (a new worker reads an old worker's block), so fields are
 //! never moved or reused; a change that cannot be made by appending raises [`LAYOUT`]. What a word means is
 //! written where it is declared; a state word is stored last, with release order, after what it speaks of.
 //!
-//! Who writes what: the *keeper* writes `held` and, before the first worker, the identity; the *relay thread* of the
+//! Who writes what: the *keeper* writes `held`, `care` and, before the first worker, the identity; the *relay thread* of the
 //! one living worker writes everything else, except the words marked "link:", which its link thread writes.
 //! The offsets of the big areas (frames, output chunks, announcements) follow from [`Places`].
 
+pub mod care;
 pub mod counters;
 pub mod layout;
 pub mod text;
@@ -24,7 +25,7 @@ use crate::sys::{
 pub use layout::*;
 
 /// Layout version of this release.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 /// First word of every block: "shimtap" and a zero.
 pub const MAGIC: u64 = u64::from_be_bytes(*b"shimtap\0");
 
@@ -141,5 +142,7 @@ impl Block {
     }
 }
 
+#[cfg(test)]
+mod damage;
 #[cfg(test)]
 mod tests;

@@ -1,15 +1,24 @@
 //! Accepting: the keeper does it itself, since a connection accepted by a worker would die with it.
+//!
+//! And it does not do it alone (docs/adr/0008): accept(2) gives the connection to one process, which would take it along
+//! if it were killed before it has handed it on. So a child accepts and hands on, that shares the keeper's table of
+//! descriptors while it lives: for either to be killed leaves the connection with the other.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::atomic::Ordering;
+use std::{
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::atomic::Ordering,
+};
 
 use nix::sys::socket::{SockFlag, accept4, getsockopt, sockopt::PeerCredentials};
 
-use super::{BREATH_MS, Keeper};
+use super::{BREATH_MS, GRACE_NS, Keeper, protocol::Notice};
 use crate::{
-    block::{CONNS, Conn, ConnState, Slot},
-    sys::{Errno, fd, monotonic_ns},
+    block::{CONNS, Conn, ConnState, Slot, counters::Counter},
+    sys::{Errno, Kernel, epoll, fd, monotonic_ns, pair, process},
 };
+
+/// Exit status of a child that has accepted and could not tell the worker; no errno has this number.
+const UNTOLD: i32 = 255;
 
 impl Keeper {
     /// Is there room, and is it time?
@@ -20,27 +29,68 @@ impl Keeper {
     /// Takes what waits on the listener.
     pub(super) fn accept_all(&mut self) {
         self.accept_again_ns = 0;
-        while let Some(conn) = self.free_conn() {
-            let Some(listener) = self.slots.get(&Slot::LISTENER) else { return };
-            match accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK) {
-                Ok(raw) => {
-                    let socket = fd::adopt(raw);
-                    if !same_user(&socket) {
-                        continue;
-                    }
-                    if self.hold(Slot::outer(conn), socket).is_ok() {
-                        self.unannounced.push_back(conn);
-                    }
-                }
+        while let Some(conn) = self.free_conn().filter(|_| self.somebody_waits()) {
+            match self.accept_one(conn) {
+                Ok(()) => {}
                 Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) => {
                     // The backlog keeps the connection; descriptors may come back.
+                    self.block.tables().counters.add(Counter::AcceptsDelayed);
                     self.accept_again_ns = monotonic_ns().saturating_add(u64::from(BREATH_MS) * 1_000_000);
                     return;
                 }
-                Err(Errno::EINTR | Errno::ECONNABORTED) => {}
+                Err(Errno::EINTR | Errno::ECONNABORTED | Errno::EPERM) => {}
                 Err(_) => return,
             }
         }
+    }
+
+    /// One connection into the entry `conn`. EPERM: it was another user's, and is closed.
+    fn accept_one(&mut self, conn: usize) -> Kernel<()> {
+        let listener = self.slots.get(&Slot::LISTENER).ok_or(Errno::EBADF)?;
+        let worker = self.worker.as_ref().map(|w| w.pair.as_fd());
+        let notice = Notice::accepted(conn);
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        // The lowest free number: whatever the child comes to, its connection is there or nowhere.
+        let number = process::duplicate(listener.as_fd())?.as_raw_fd();
+        let accepted = process::with_shared_descriptors(|| match accept4(listener.as_raw_fd(), flags) {
+            Ok(raw) => {
+                let socket = std::mem::ManuallyDrop::new(fd::adopt(raw));
+                // A worker that cannot be told now finds it in the table.
+                let send = |worker| {
+                    self.expect_sign();
+                    pair::send(worker, &notice, &[socket.as_fd()])
+                };
+                let told = worker.filter(|_| same_user(&socket)).is_some_and(|worker| send(worker).is_ok());
+                if told { 0 } else { UNTOLD }
+            }
+            Err(errno) => errno as i32,
+        });
+        let (socket, told) = match accepted {
+            Ok(end) if fd::is_open(number) => (fd::adopt(number), end == Some(0)),
+            // Killed before it could accept.
+            Ok(None | Some(0 | UNTOLD)) => return Err(Errno::EINTR),
+            Ok(Some(errno)) => return Err(Errno::from_raw(errno)),
+            // Processes are refused: then alone.
+            Err(_) => (fd::adopt(accept4(listener.as_raw_fd(), flags)?), false),
+        };
+        if !same_user(&socket) {
+            return Err(Errno::EPERM);
+        }
+        self.hold(Slot::outer(conn), socket)?;
+        if !told {
+            self.unannounced.push_back(conn);
+        }
+        Ok(())
+    }
+
+    /// Asked before each, since an attempt costs a process.
+    fn somebody_waits(&self) -> bool {
+        self.slots.get(&Slot::LISTENER).is_some_and(|l| epoll::readable_within(l.as_fd(), 0) == Ok(true))
+    }
+
+    /// Whoever connects waits for the worker from now on. Before it is told, not after: being told, it sets the switch anew.
+    pub(super) fn expect_sign(&self) {
+        self.arm(GRACE_NS);
     }
 
     fn free_conn(&self) -> Option<usize> {

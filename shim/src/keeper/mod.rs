@@ -7,11 +7,16 @@
 //! It lives until the worker says that the inner shim is gone and all is said.
 
 mod accept;
+mod deaths;
+mod next;
 mod open;
 pub mod protocol;
 mod sweep;
+mod wait;
 
-pub use sweep::{TASK_LINK, belongs_to, remove_files, remove_tasks};
+#[cfg(test)]
+pub use deaths::Cause;
+pub use sweep::{TASK_LINK, belongs_to, remove_files, remove_tasks, sweep};
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,20 +25,19 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use nix::{
-    poll::{PollFd, PollFlags, poll},
-    unistd::Pid,
-};
+use nix::{sys::signalfd::SignalFd, unistd::Pid};
 
 use self::protocol::{Answer, Notice, Operation, Request};
 use crate::{
-    block::{Block, Slot, counters::Counter},
+    block::{
+        Block, Slot,
+        care::{Mode, Reason},
+    },
     sys::{
         Errno, Kernel, epoll, fd, monotonic_ns,
         pair::{self, Received},
-        process,
+        process, timer,
     },
-    worker,
 };
 
 /// Environment of an exec'ed keeper: numbers of inherited descriptors.
@@ -50,9 +54,10 @@ pub const FD_FLOOR: i32 = 16;
 /// While descriptors are short, or no worker can be made, the cause is looked at again after this time.
 const BREATH_MS: u16 = 100;
 
-/// A worker that lives shorter than this was stillborn; the next one waits so much longer for each in a row.
-const STILLBORN_NS: u64 = 3_000_000;
-const STILLBORN_PAUSE_NS: u64 = 10_000_000;
+/// A quiet worker gives a sign of life this often (docs/adr/0006).
+pub const BEAT_NS: u64 = 3_500_000_000;
+/// So much later than it should have given one, it is taken for hung; also after an accepted connection.
+pub const GRACE_NS: u64 = 2_000_000_000;
 
 /// A descriptor table and a worker to serve.
 pub struct Keeper {
@@ -67,13 +72,20 @@ pub struct Keeper {
     /// When the last worker began, and how many in a row died at once.
     worker_began_ns: u64,
     stillborn: u64,
+    /// Descriptors in reserve, for the moment when a worker is needed and there are no others.
+    spares: Vec<OwnedFd>,
+    /// Where SIGUSR2 arrives; none where the kernel refused it.
+    asked: Option<SignalFd>,
 }
 
 struct WorkerEnd {
     pair: OwnedFd,
     pidfd: OwnedFd,
+    pid: Pid,
     /// It has hung up and will be dead in a moment.
     closed: bool,
+    /// It was sent SIGKILL; nothing is left but to wait for its end.
+    doomed: bool,
 }
 
 /// What a forked worker starts from.
@@ -84,6 +96,10 @@ pub struct Inheritance {
     pub slots: BTreeMap<Slot, OwnedFd>,
     /// The worker's end of the pair.
     pub pair: OwnedFd,
+    /// How much it dares.
+    pub mode: Mode,
+    /// It runs in the process of a keeper that could not fork.
+    pub stands_in: bool,
 }
 
 /// Runs the keeper that `start` or an orphaned worker exec'ed. Returns its exit status.
@@ -99,6 +115,20 @@ fn inherited(name: &str) -> Option<OwnedFd> {
     (raw > 2 && fd::is_open(raw)).then(|| fd::adopt(raw)).and_then(|fd| fd::raise(fd, FD_FLOOR).ok())
 }
 
+/// The worker that made this keeper, if it has lived to see it.
+fn adopt_worker(block: &Block, pair: OwnedFd) -> Option<WorkerEnd> {
+    let pid = i32::try_from(block.tables().worker_pid.load(Ordering::Acquire)).unwrap_or(0);
+    let pid = Pid::from_raw(pid);
+    let pidfd = raised(process::pidfd(pid)).ok();
+    // A pair that has not hung up now proves that the number was still the worker's when it was opened.
+    let alive = !epoll::has_hung_up(pair.as_fd());
+    let found = pidfd.filter(|_| alive).map(|pidfd| WorkerEnd::new(pair, pidfd, pid));
+    if found.is_none() {
+        deaths::found_dead(&block.tables().care, pid);
+    }
+    found
+}
+
 // === impl Keeper ===
 
 impl Keeper {
@@ -109,23 +139,16 @@ impl Keeper {
         let _ = nix::unistd::chdir("/");
         let block = Block::open(inherited(ENV_BLOCK).ok_or(Errno::EBADF)?)?;
         let slots = Self::adopt_slots(&block);
+        process::reap_children_ourselves();
+        let asked = process::take_by_descriptor(nix::sys::signal::Signal::SIGUSR2).ok();
         block.tables().keeper_pid.store(std::process::id(), Ordering::Release);
-        let worker = match inherited(ENV_PAIR) {
-            Some(pair) => {
-                let pid = i32::try_from(block.tables().worker_pid.load(Ordering::Acquire)).unwrap_or(0);
-                let pidfd = raised(process::pidfd(Pid::from_raw(pid))).ok();
-                // A pair that has not hung up now proves that the number was still the worker's when it was opened.
-                let alive = !epoll::has_hung_up(pair.as_fd());
-                pidfd.filter(|_| alive).map(|pidfd| WorkerEnd { pair, pidfd, closed: false })
-            }
-            None => None,
-        };
+        let worker = inherited(ENV_PAIR).and_then(|pair| adopt_worker(&block, pair));
         let ready = inherited(ENV_READY);
         if ready.is_some() {
             // The first of its kind; later ones inherit it.
             process::be_easier_to_spare();
         }
-        Ok(Self {
+        let mut keeper = Self {
             block,
             slots,
             worker,
@@ -134,7 +157,14 @@ impl Keeper {
             accept_again_ns: 0,
             worker_began_ns: 0,
             stillborn: 0,
-        })
+            spares: Vec::new(),
+            asked,
+        };
+        keeper.make_switch()?;
+        // A worker that was busy replacing us has had other things to do than to give signs.
+        keeper.arm(BEAT_NS.saturating_add(GRACE_NS));
+        keeper.keep_spares();
+        Ok(keeper)
     }
 
     /// The numbers in `held` are this process's, inherited over exec.
@@ -172,7 +202,16 @@ impl Keeper {
             self.announce();
             if woken.death {
                 self.bury();
+            } else if woken.switch
+                && self.slots.get(&Slot::SWITCH).is_some_and(|s| timer::has_run_out(s.as_fd()))
+            {
+                // Hung is dead: fenced by its pidfd, buried when it is gone.
+                self.end_worker(Reason::Hung);
             }
+            if woken.asked {
+                self.hear_request();
+            }
+            self.tend_mode();
             if self.block.tables().over.load(Ordering::Acquire) != 0 {
                 sweep::sweep(&self.block);
                 return Ok(());
@@ -180,76 +219,10 @@ impl Keeper {
         }
     }
 
-    /// The next worker begins at once, unless several in a row have died at once: a fault that kills every worker must not
-    /// cost the machine a core.
-    fn may_fork(&self) -> bool {
-        let pause_ns = self.stillborn.min(10).saturating_mul(STILLBORN_PAUSE_NS);
-        monotonic_ns() >= self.worker_began_ns.saturating_add(pause_ns)
-    }
-
-    /// Forks a worker. In the parent: self, with or (where fork was refused) without it. In the child: the
-    /// worker's exit status, when it is over.
-    fn next_worker(mut self) -> Result<Self, i32> {
-        let Ok((ours, theirs)) = pair::pair() else { return Ok(self) };
-        // Room for the pidfd is made sure of before there is a child that would need it.
-        let Ok(room) = process::duplicate(ours.as_fd()) else { return Ok(self) };
-        let (Ok(ours), Ok(theirs)) = (fd::raise(ours, FD_FLOOR), fd::raise(theirs, FD_FLOOR)) else {
-            return Ok(self);
-        };
-        // Whatever a dead worker was not told of is in the table for the next one to find.
-        self.unannounced.clear();
-        self.worker_began_ns = monotonic_ns();
-        self.block.tables().generation.fetch_add(1, Ordering::AcqRel);
-        match process::fork_worker() {
-            Ok(Some(pid)) => {
-                self.block
-                    .tables()
-                    .worker_pid
-                    .store(u32::try_from(pid.as_raw()).unwrap_or(0), Ordering::Release);
-                drop(room);
-                match process::pidfd(pid) {
-                    Ok(pidfd) => self.worker = Some(WorkerEnd { pair: ours, pidfd, closed: false }),
-                    // Never one that cannot be watched: it would be a second one beside the next.
-                    Err(_) => drop(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)),
-                }
-                Ok(self)
-            }
-            Ok(None) => {
-                drop((ours, room, self.worker, self.ready, self.unannounced));
-                Err(worker::main(Inheritance { block: self.block, slots: self.slots, pair: theirs }))
-            }
-            Err(_) => Ok(self),
+    fn hear_request(&mut self) {
+        if let Some(Ok(Some(_))) = self.asked.as_ref().map(SignalFd::read_signal) {
+            self.told_to_leave_safe_mode();
         }
-    }
-
-    fn wait(&self) -> Kernel<Woken> {
-        let mut fds = Vec::with_capacity(3);
-        let accepting = self.slots.get(&Slot::LISTENER).filter(|_| self.may_accept());
-        if let Some(listener) = accepting {
-            fds.push((PollFd::new(listener.as_fd(), PollFlags::POLLIN), Woken::LISTENER));
-        }
-        if let Some(worker) = &self.worker {
-            let mut events = PollFlags::POLLIN;
-            events.set(PollFlags::POLLOUT, !self.unannounced.is_empty());
-            if !worker.closed {
-                fds.push((PollFd::new(worker.pair.as_fd(), events), Woken::WORKER));
-            }
-            fds.push((PollFd::new(worker.pidfd.as_fd(), PollFlags::POLLIN), Woken::DEATH));
-        }
-        let waits_for_time = self.worker.is_none() || self.accept_again_ns != 0;
-        let timeout = if waits_for_time { i32::from(BREATH_MS) } else { -1 };
-        let (mut polled, kinds): (Vec<_>, Vec<_>) = fds.into_iter().unzip();
-        match poll(
-            &mut polled,
-            nix::poll::PollTimeout::try_from(timeout).unwrap_or(nix::poll::PollTimeout::NONE),
-        ) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(e) => return Err(e),
-        }
-        let hit = |kind: u8| {
-            polled.iter().zip(&kinds).any(|(p, k)| *k == kind && p.revents().is_some_and(|r| !r.is_empty()))
-        };
-        Ok(Woken { listener: hit(Woken::LISTENER), worker: hit(Woken::WORKER), death: hit(Woken::DEATH) })
     }
 
     /// Does what the worker has asked for, all of it.
@@ -287,11 +260,13 @@ impl Keeper {
     fn perform(&mut self, request: &Request<'_>) -> Kernel<()> {
         match request.operation {
             Operation::Ready => {
+                self.block.tables().care.note_ready(monotonic_ns());
                 if let Some(ready) = self.ready.take() {
                     let _ = nix::unistd::write(&ready, b"1");
                 }
                 Ok(())
             }
+            Operation::Ping => Ok(()),
             Operation::Drop => {
                 for n in 0..request.count {
                     self.release(request.slot.plus(n));
@@ -338,23 +313,13 @@ impl Keeper {
         self.slots.remove(&slot);
     }
 
-    /// A worker's end: first everything it had asked for, then the next one may come.
-    fn bury(&mut self) {
-        self.serve();
-        self.worker = None;
-        let lived = monotonic_ns().saturating_sub(self.worker_began_ns);
-        self.stillborn = if lived < STILLBORN_NS { self.stillborn.saturating_add(1) } else { 0 };
-        if self.block.tables().over.load(Ordering::Acquire) == 0 {
-            self.block.tables().counters.add(Counter::WorkerDeaths);
-        }
-    }
-
     fn announce(&mut self) {
         while let (Some(conn), Some(worker)) = (self.unannounced.front().copied(), &self.worker) {
             let Some(socket) = self.slots.get(&Slot::outer(conn)) else {
                 self.unannounced.pop_front();
                 continue;
             };
+            self.expect_sign();
             if pair::send(worker.pair.as_fd(), &Notice::accepted(conn), &[socket.as_fd()]).is_err() {
                 // Its queue is full, or it is dead: its successor finds the connection in the table.
                 return;
@@ -368,14 +333,10 @@ fn raised(fd: Kernel<OwnedFd>) -> Kernel<OwnedFd> {
     fd.and_then(|fd| fd::raise(fd, FD_FLOOR))
 }
 
-struct Woken {
-    listener: bool,
-    worker: bool,
-    death: bool,
-}
+// === impl WorkerEnd ===
 
-impl Woken {
-    const LISTENER: u8 = 0;
-    const WORKER: u8 = 1;
-    const DEATH: u8 = 2;
+impl WorkerEnd {
+    fn new(pair: OwnedFd, pidfd: OwnedFd, pid: Pid) -> Self {
+        Self { pair, pidfd, pid, closed: false, doomed: false }
+    }
 }

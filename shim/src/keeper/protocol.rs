@@ -27,6 +27,8 @@ pub enum Operation {
     Pipe,
     /// A slot that the keeper filled by itself: a connection whose announcement came without its socket.
     Fetch,
+    /// Nothing but an answer: is the keeper there?
+    Ping,
 }
 
 /// One request.
@@ -76,7 +78,7 @@ fn word(bytes: &[u8], n: usize) -> Option<u32> {
 // === impl Operation ===
 
 impl Operation {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Ready,
         Self::Drop,
         Self::InnerFifo,
@@ -85,12 +87,13 @@ impl Operation {
         Self::Connect,
         Self::Pipe,
         Self::Fetch,
+        Self::Ping,
     ];
 
     /// How many descriptors its answer brings.
     pub fn makes(self) -> u32 {
         match self {
-            Self::Ready | Self::Drop => 0,
+            Self::Ready | Self::Drop | Self::Ping => 0,
             Self::InnerFifo | Self::OuterReader | Self::OuterWriter | Self::Connect | Self::Fetch => 1,
             Self::Pipe => 2,
         }

@@ -32,7 +32,10 @@ pub fn run(block: &'static Block, board: &'static Switchboard) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() else {
         return;
     };
-    runtime.block_on(serve(block, board));
+    runtime.block_on(async {
+        tokio::spawn(board.pulse.answer());
+        serve(block, board).await;
+    });
 }
 
 async fn serve(block: &'static Block, board: &'static Switchboard) {
@@ -61,6 +64,7 @@ async fn rest(block: &Block, board: &Switchboard, pause: Duration) {
     let until = Instant::now() + pause;
     let Ok(wake) = board.link_end() else { return sleep(pause).await };
     announce::keep_all(block);
+    board.pulse.beat();
     // Cancel-safe: readable() changes nothing.
     while let Ok(Ok(())) = timeout_at(until, wake.readable()).await {
         let _ = wake.try_read(&mut [0u8; 64]);

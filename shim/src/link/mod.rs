@@ -5,7 +5,8 @@
 
 mod announce;
 mod client;
-mod report;
+mod pulse;
+pub(crate) mod report;
 mod session;
 mod stats;
 mod streams;
@@ -23,6 +24,8 @@ use std::{
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shimtap_proto::link::StatsSource;
 use tokio::net::unix::pipe;
+
+use self::pulse::Pulse;
 
 use crate::{
     block::{Block, Stream, StreamState, TaskState, linked},
@@ -42,6 +45,8 @@ pub struct Switchboard {
     link: (OwnedFd, OwnedFd),
     /// The link thread wants to be woken by the next byte.
     armed: AtomicU32,
+    /// Whether the link thread still turns.
+    pub(crate) pulse: Pulse,
     attached: AtomicBool,
     /// The link thread is waiting for something to do, so that what it is asked for is done soon.
     listening: AtomicBool,
@@ -66,6 +71,7 @@ pub fn spawn(block: &'static Block, board: &'static Switchboard) {
     let body = move || {
         // On a machine without a free cycle the container comes first; what does not fit the ring is counted.
         process::yield_to_others();
+        board.pulse.begin();
         loop {
             board.set_attached(false);
             if catch_unwind(AssertUnwindSafe(|| client::run(block, board))).is_ok() {
@@ -90,6 +96,7 @@ impl Switchboard {
             relay: raised(OwnedFd::from(relay))?,
             link: (raised(reader)?, raised(writer)?),
             armed: AtomicU32::new(0),
+            pulse: Pulse::new()?,
             attached: AtomicBool::new(false),
             listening: AtomicBool::new(false),
             ever: AtomicBool::new(false),

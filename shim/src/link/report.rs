@@ -3,13 +3,18 @@
 use std::sync::atomic::Ordering;
 
 use shimtap_proto::{
-    link::{Count, MethodReport, Report},
+    link::{Count, MethodReport, Report, Restarts},
     ttrpc::Method,
 };
 
 use crate::{
-    block::{Block, ConnState, Pending, PendingState, Tables, counters::Counter},
+    block::{
+        Block, ConnState, Pending, PendingState, Tables,
+        care::{Mode, Reason},
+        counters::Counter,
+    },
     sys::monotonic_ns,
+    worker::on_the_wire,
 };
 
 /// Remembers what was last said.
@@ -47,8 +52,22 @@ fn make(tables: &Tables) -> Report {
         counts: counts.collect(),
         methods: Method::ALL.into_iter().filter_map(|m| method(tables, m)).collect(),
         connections: u32::try_from(open).unwrap_or(u32::MAX),
+        safe_mode: Mode::load(&tables.care.mode) != Mode::Normal
+            || tables.care.stand_in.load(Ordering::Acquire) != 0,
+        generation: tables.generation.load(Ordering::Acquire),
+        without_worker_ns: tables.care.without_worker_ns.load(Ordering::Relaxed),
+        restarts: restarts(tables),
         ..Default::default()
     }
+}
+
+fn restarts(tables: &Tables) -> Vec<Restarts> {
+    let count = |reason: &Reason| {
+        let count = tables.care.restarts.get(*reason as usize)?.load(Ordering::Relaxed);
+        let reason = on_the_wire(*reason).into();
+        (count > 0).then(|| Restarts { reason, count, ..Default::default() })
+    };
+    Reason::ALL.iter().filter_map(count).collect()
 }
 
 fn method(tables: &Tables, method: Method) -> Option<MethodReport> {

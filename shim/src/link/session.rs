@@ -105,6 +105,7 @@ impl Session {
     pub async fn run(mut self) -> Result<(), SessionEnd> {
         let wake = self.board.link_end()?;
         while self.block.tables().over.load(Ordering::Acquire) == 0 {
+            self.board.pulse.beat();
             // Armed before looking: what moves while we look wakes us.
             self.board.armed.store(1, Ordering::Release);
             let flush = self.say().await?;

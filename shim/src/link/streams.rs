@@ -146,9 +146,16 @@ impl Cursors {
             cursor.at = pos;
         }
         if cursor.at < start {
-            let gap = gap(handle, cursor.at, start);
-            cursor.at = start;
-            stream.sent.store(start, Ordering::Relaxed);
+            // What safe mode passed on is one Gap, what was lost before or after it another.
+            let uncopied = stream.uncopied.load(Ordering::Acquire);
+            let (end, reason) = if cursor.at < uncopied {
+                (start.min(uncopied), GapReason::GAP_REASON_SAFE_MODE)
+            } else {
+                (start, GapReason::GAP_REASON_OVERFLOW)
+            };
+            let gap = gap(handle, cursor.at, end, reason);
+            cursor.at = end;
+            stream.sent.store(end, Ordering::Relaxed);
             return Some(Next::body(from_wrapper::Body::Gap(gap)));
         }
         if cursor.at >= pos {
@@ -205,6 +212,6 @@ fn next_tick() -> Instant {
     Instant::now() + Duration::from_nanos(GATHER_NS.saturating_sub(monotonic_ns() % GATHER_NS))
 }
 
-fn gap(handle: u32, from: u64, to: u64) -> Gap {
-    Gap { handle, from, to, reason: GapReason::GAP_REASON_OVERFLOW.into(), ..Default::default() }
+fn gap(handle: u32, from: u64, to: u64, reason: GapReason) -> Gap {
+    Gap { handle, from, to, reason: reason.into(), ..Default::default() }
 }

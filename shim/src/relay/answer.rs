@@ -197,6 +197,7 @@ impl Worker {
         match PendingState::load(&pending.state) {
             PendingState::Free => {}
             PendingState::Swallow => PendingState::Free.store(&pending.state),
+            _ if self.is_safe() => PendingState::Free.store(&pending.state),
             PendingState::Open | PendingState::Held | PendingState::Leaving => {
                 self.account(index);
                 let ours = pending.release.load(Ordering::Acquire) == SYNTHETIC;

@@ -9,6 +9,7 @@ mod hold;
 mod pending;
 mod pump;
 mod request;
+mod safe;
 mod take;
 
 use std::{

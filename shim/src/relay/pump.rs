@@ -8,7 +8,7 @@ use std::{os::fd::BorrowedFd, sync::atomic::Ordering};
 
 use nix::sys::socket::Shutdown;
 
-use super::{ANSWERS, REQUESTS, STARVED_NS, Want, take::Taken};
+use super::{ANSWERS, REQUESTS, STARVED_NS, Want, request::Out, take::Taken};
 use crate::{
     block::{
         Dir, DirState, FRAME_AREA, Slot, link_to, linked,
@@ -151,7 +151,7 @@ impl Worker {
             };
         }
         // Everything decided here is found again by a successor: see request.rs and answer.rs.
-        match if dir == REQUESTS { self.request(conn) } else { self.answer(conn) } {
+        match self.decide(conn, dir, len) {
             Some(out) => {
                 store(&entry.changed, usize::from(out.changed));
                 store(&entry.out_len, out.len);
@@ -162,6 +162,14 @@ impl Worker {
             }
             None => self.frame_done(conn, dir, entry),
         }
+    }
+
+    /// What an assembled frame leaves as.
+    fn decide(&mut self, conn: usize, dir: usize, len: usize) -> Option<Out> {
+        if self.is_safe() {
+            return self.as_it_came(conn, dir, len);
+        }
+        if dir == REQUESTS { self.request(conn) } else { self.answer(conn) }
     }
 
     fn put(&mut self, conn: usize, dir: usize, entry: &Dir) -> Kernel<Step> {

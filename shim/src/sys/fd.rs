@@ -108,12 +108,17 @@ pub fn pipe() -> Kernel<(OwnedFd, OwnedFd)> {
     nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
 }
 
-/// Moves a descriptor to a number at or above `floor`, close-on-exec, so that low numbers stay free for hand-over.
+/// Moves a descriptor to a number at or above `floor`, close-on-exec, so that low numbers stay free for hand-over. Where
+/// no such number is left it stays where it is, unless that is stdio's.
 pub fn raise(fd: OwnedFd, floor: i32) -> Kernel<OwnedFd> {
     if fd.as_raw_fd() >= floor {
         return Ok(fd);
     }
-    nix::fcntl::fcntl(fd.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(floor)).map(adopt)
+    match nix::fcntl::fcntl(fd.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(floor)) {
+        Ok(raised) => Ok(adopt(raised)),
+        Err(_) if fd.as_raw_fd() > 2 => Ok(fd),
+        Err(e) => Err(e),
+    }
 }
 
 /// Takes ownership of a descriptor number that this process holds and nobody else owns: one that was inherited

@@ -9,6 +9,7 @@ pub mod fd;
 pub mod pair;
 pub mod process;
 pub mod shared;
+pub mod timer;
 
 pub use nix::errno::Errno;
 

@@ -60,7 +60,8 @@ pub fn receive(from: BorrowedFd<'_>) -> Kernel<Received> {
         let got = match recvmsg::<()>(from.as_raw_fd(), &mut parts, Some(&mut control), flags) {
             Ok(got) => got,
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Received::Nothing),
-            Err(Errno::ECONNRESET) => return Ok(Received::Closed),
+            // Said once, before what still waits here: the other end went without having read all of ours.
+            Err(Errno::ECONNRESET) => return receive(from),
             Err(e) => return Err(e),
         };
         // Truncated control data (descriptors are short) leaves the message without them; the reader asks again.
@@ -77,4 +78,26 @@ pub fn receive(from: BorrowedFd<'_>) -> Kernel<Received> {
     }
     bytes.truncate(n);
     Ok(Received::Message(bytes, fds))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    /// The kernel reports the reset first, and the queue behind it would be lost with it.
+    #[test]
+    fn what_was_sent_before_an_end_arrives_although_the_end_came_with_unread_messages() {
+        let (ours, theirs) = pair().unwrap();
+        send(ours.as_fd(), b"unread", &[]).unwrap();
+        send(theirs.as_fd(), b"a connection", &[ours.as_fd()]).unwrap();
+        drop(theirs);
+        let first = receive(ours.as_fd()).unwrap();
+        assert!(
+            matches!(&first, Received::Message(b, fds) if b == b"a connection" && fds.len() == 1),
+            "{first:?}"
+        );
+        assert!(matches!(receive(ours.as_fd()), Ok(Received::Closed)));
+    }
 }

@@ -10,7 +10,11 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+    sys::{
+        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+        signalfd::{SfdFlags, SignalFd},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
     unistd::{ForkResult, Pid, fork},
 };
 
@@ -27,6 +31,37 @@ pub fn fork_worker() -> Kernel<Option<Pid>> {
     match unsafe { fork() }? {
         ForkResult::Parent { child } => Ok(Some(child)),
         ForkResult::Child => Ok(None),
+    }
+}
+
+/// Runs `work` in a child that shares this process's table of descriptors and nothing else, and waits for its end: what
+/// either opens, both have, and either's death leaves it with the other. `Some(exit status)`, or `None` where it was killed.
+/// To be called with one thread.
+pub fn with_shared_descriptors(work: impl FnOnce() -> i32) -> Kernel<Option<i32>> {
+    let flags = libc::CLONE_FILES | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM and with no stack given this is fork(2), from a process with one thread, so the child may
+    // go on with everything; it never returns from here.
+    // JUSTIFICATION: no library offers a fork with shared descriptors, which alone outlive the death of either side.
+    #[expect(unsafe_code, reason = "clone")]
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0usize, 0usize, 0usize, 0usize) };
+    let pid = Errno::result(pid)?;
+    if pid == 0 {
+        let _ = nix::sys::prctl::set_name(c"tap-accept");
+        let status = work();
+        // SAFETY: ends this process at once; nothing of its parent's is flushed or run twice.
+        // JUSTIFICATION: std's exit would run what belongs to the parent.
+        #[expect(unsafe_code, reason = "_exit")]
+        unsafe {
+            libc::_exit(status)
+        }
+    }
+    let pid = Pid::from_raw(i32::try_from(pid).map_err(|_| Errno::ESRCH)?);
+    loop {
+        match waitpid(pid, Some(WaitPidFlag::__WALL)) {
+            Ok(WaitStatus::Exited(_, status)) => return Ok(Some(status)),
+            Err(Errno::EINTR) => {}
+            Ok(_) | Err(_) => return Ok(None),
+        }
     }
 }
 
@@ -76,18 +111,59 @@ fn become_image(argv: &[*const libc::c_char], env: &[*const libc::c_char], inher
     }
 }
 
-/// Ignores what must not end a keeper or worker before its pod, and lets the kernel reap children.
+/// Ignores what must not end a keeper or worker before its pod. A fault ends it at once, and as the signal that it is:
+/// Rust's runtime would take the first SIGSEGV or SIGBUS for a stack overflow's.
 pub fn ignore_signals() {
-    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    let reap = SigAction::new(SigHandler::SigIgn, SaFlags::SA_NOCLDWAIT, SigSet::empty());
-    let plain =
-        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE, Signal::SIGUSR1, Signal::SIGUSR2];
-    for (signal, action) in plain.into_iter().map(|s| (s, &ignore)).chain([(Signal::SIGCHLD, &reap)]) {
-        // SAFETY: SIG_IGN installs no handler, so nothing can run in signal context.
-        // JUSTIFICATION: sigaction is unsafe for the sake of handlers.
-        #[expect(unsafe_code, reason = "sigaction")]
-        let _ = unsafe { sigaction(signal, &action.clone()) };
+    for signal in [Signal::SIGSEGV, Signal::SIGBUS] {
+        dispose(signal, SigHandler::SigDfl, SaFlags::empty());
     }
+    let ignored =
+        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE, Signal::SIGUSR1, Signal::SIGUSR2];
+    for signal in ignored {
+        dispose(signal, SigHandler::SigIgn, SaFlags::empty());
+    }
+}
+
+/// The kernel reaps our children; nobody here asks how they ended.
+pub fn let_children_go() {
+    dispose(Signal::SIGCHLD, SigHandler::SigIgn, SaFlags::SA_NOCLDWAIT);
+}
+
+/// Our children wait to be asked how they ended.
+pub fn reap_children_ourselves() {
+    dispose(Signal::SIGCHLD, SigHandler::SigDfl, SaFlags::empty());
+}
+
+fn dispose(signal: Signal, handler: SigHandler, flags: SaFlags) {
+    let action = SigAction::new(handler, flags, SigSet::empty());
+    // SAFETY: neither SIG_IGN nor SIG_DFL is a handler of ours, so nothing of ours runs in signal context.
+    // JUSTIFICATION: sigaction is unsafe for the sake of handlers.
+    #[expect(unsafe_code, reason = "sigaction")]
+    let _ = unsafe { sigaction(signal, &action) };
+}
+
+/// A descriptor on which this signal arrives instead of interrupting anything. To be called with one thread.
+pub fn take_by_descriptor(signal: Signal) -> Kernel<SignalFd> {
+    let mut set = SigSet::empty();
+    set.add(signal);
+    set.thread_block()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// The state letter of a process in stat(5): `S` for one that waits for work. `None` where it is gone or cannot be seen.
+/// Asking does not wake it.
+pub fn state_of(pid: Pid) -> Option<char> {
+    state_in(&format!("/proc/{pid}/stat"))
+}
+
+/// The same of one of our own threads.
+pub fn state_of_thread(tid: i32) -> Option<char> {
+    state_in(&format!("/proc/self/task/{tid}/stat"))
+}
+
+fn state_in(path: &str) -> Option<char> {
+    // The name before it stands in parentheses and may contain any character.
+    std::fs::read_to_string(path).ok()?.rsplit_once(") ")?.1.chars().next()
 }
 
 /// Names the calling thread (`ps -o comm`), forbids core dumps of this process.

@@ -252,7 +252,24 @@ impl Worker {
             }
         }
         TaskState::Created.store(&task.state);
+        self.retire_namesakes(index);
         self.board.wake_link();
+    }
+
+    /// A living task of that id cannot have been created again: its Delete passed unseen, in safe mode.
+    fn retire_namesakes(&mut self, index: usize) {
+        let id = self.task(index).id.get();
+        let lives = |t: &Task| {
+            !matches!(TaskState::load(&t.state), TaskState::Free | TaskState::Creating | TaskState::Deleted)
+        };
+        let tasks = self.block.tables().tasks().iter().enumerate();
+        let same = tasks.filter(|(n, t)| *n != index && lives(t) && t.id.is(&id)).map(|(n, _)| n);
+        for stale in same.collect::<Vec<_>>() {
+            let task = self.task(stale);
+            task.deleted_ns.store(unix_ns(), Ordering::Relaxed);
+            TaskState::Deleted.store(&task.state);
+            self.pump_task_streams(stale);
+        }
     }
 
     /// Create failed: nothing of ours is left when the error is forwarded, and containerd's FIFOs are as the inner shim
@@ -389,7 +406,15 @@ fn clear_task(task: &Task) {
 fn clear_stream(stream: &Stream) {
     let words = [&stream.pipe, &stream.teed, &stream.filled, &stream.unwanted, &stream.mark];
     words.into_iter().for_each(|w| w.store(0, Ordering::Relaxed));
-    let counts = [&stream.pos, &stream.next, &stream.start, &stream.ring, &stream.acked, &stream.sent];
+    let counts = [
+        &stream.pos,
+        &stream.next,
+        &stream.start,
+        &stream.ring,
+        &stream.acked,
+        &stream.sent,
+        &stream.uncopied,
+    ];
     counts.into_iter().for_each(|w| w.store(0, Ordering::Relaxed));
     for mark in &stream.marks {
         mark.time_ns.store(0, Ordering::Relaxed);

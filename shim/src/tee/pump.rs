@@ -130,7 +130,7 @@ impl Worker {
         }
         self.block.tables().tap_owner.store(link_to(Some(index)), Ordering::Release);
         self.tee.tap_is_empty = false;
-        if teed == 0 && stream.unwanted.load(Ordering::Acquire) == 0 {
+        if teed == 0 && stream.unwanted.load(Ordering::Acquire) == 0 && !self.is_safe() {
             let room = self.tee.chunks.reserve(stream, filled.min(MOVE));
             if room > 0
                 && let Moved::Bytes(n) = fd::tee(pipe_out, tap_in, room)?
@@ -212,6 +212,9 @@ impl Worker {
             }
         }
         if load(&stream.teed) == 0 && moving > 0 {
+            if self.is_safe() {
+                stream.uncopied.store(next, Ordering::Release);
+            }
             self.tee.chunks.skip(stream, next);
         }
         stream.pos.store(next, Ordering::Release);

@@ -71,7 +71,9 @@ impl Shape {
         let into = usize::try_from(offset.checked_sub(self.base)?).ok()?;
         let n = into / CHUNK;
         let chunk = (n < self.len).then(|| stream.chunks.get(self.place(n)))??;
-        Some((usize::from(chunk.load(Ordering::Acquire)), into % CHUNK))
+        let chunk = usize::from(chunk.load(Ordering::Acquire));
+        // Beyond only in a damaged block.
+        (chunk < CHUNKS).then_some((chunk, into % CHUNK))
     }
 
     fn end(self) -> u64 {
@@ -100,8 +102,12 @@ impl ChunkPool {
         let pos = stream.pos.load(Ordering::Acquire);
         let want_end = pos.saturating_add(wide(want));
         while Shape::load(stream).end() < want_end && self.append(stream, pos) {}
-        // Full: as many of the oldest chunks go as this move needs.
-        while Shape::load(stream).end() < want_end {
+        // Full: as many of the oldest chunks go as this move needs; where even a whole ring is not enough, the block is
+        // damaged and the stream does without a copy.
+        for _ in 0..2 * STREAM_CHUNKS {
+            if Shape::load(stream).end() >= want_end {
+                break;
+            }
             self.make_way(stream);
             if !self.append(stream, pos) {
                 break;
@@ -230,7 +236,7 @@ impl ChunkPool {
     fn give(&mut self, stream: &Stream, place: usize) {
         let Some(cell) = stream.chunks.get(place) else { return };
         let chunk = usize::from(cell.load(Ordering::Acquire));
-        if self.warm.len() < SPARE {
+        if chunk < CHUNKS && self.warm.len() < SPARE {
             self.warm.push(chunk);
         } else {
             self.cool(chunk);
@@ -238,6 +244,9 @@ impl ChunkPool {
     }
 
     fn cool(&mut self, chunk: usize) {
+        if chunk >= CHUNKS {
+            return;
+        }
         let (start, _) = Places::chunks();
         let _ = punch(self.block.memfd(), start.saturating_add(chunk.saturating_mul(CHUNK)), CHUNK);
         self.fresh.push(chunk);

@@ -229,6 +229,7 @@ fn identify(who: &Who<'_>, block: &Block) -> Result<(), Errno> {
     tables.coalesce_ms.store(who.config.coalesce_ms, Ordering::Relaxed);
     tables.stats_interval_ms.store(who.config.stats_interval_ms, Ordering::Relaxed);
     tables.stats_bound_ms.store(who.config.stats_bound_ms, Ordering::Relaxed);
+    tables.care.deaths_max.store(who.config.safe_mode_deaths, Ordering::Relaxed);
     if who.config.fault.is_some() {
         tables.counters.add(Counter::ConfigFaults);
     }

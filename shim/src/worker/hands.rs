@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    block::{Block, Slot, linked},
+    block::{Block, Slot, care::Reason, linked},
     keeper::{
         self, FD_FLOOR,
         protocol::{Operation, Request, ToWorker},
@@ -41,12 +41,17 @@ pub struct Hands {
     pair_is_new: bool,
     /// No further keeper is made before (CLOCK_MONOTONIC ns).
     keeper_again_ns: u64,
+    /// It did not answer, as opposed to being gone.
+    mute: bool,
+    /// Keepers that were replaced and not yet spoken of: why, and their pids.
+    replaced: VecDeque<(Reason, u32)>,
 }
 
 enum Reply {
     Done(Vec<OwnedFd>),
     Refused(Errno),
     KeeperGone,
+    KeeperMute,
 }
 
 // === impl Hands ===
@@ -63,6 +68,8 @@ impl Hands {
             orphaned: false,
             pair_is_new: false,
             keeper_again_ns: 0,
+            mute: false,
+            replaced: VecDeque::new(),
         }
     }
 
@@ -110,9 +117,19 @@ impl Hands {
         }
     }
 
-    /// Tells the keeper that this worker is at work.
-    pub fn ready(&mut self) {
-        let _ = self.ask(Operation::Ready, Slot::LISTENER, 0, "");
+    /// Tells the keeper that this worker is at work; false where there is none to tell.
+    pub fn ready(&mut self) -> bool {
+        self.ask(Operation::Ready, Slot::LISTENER, 0, "").is_ok()
+    }
+
+    /// Has the keeper answer; one that does not is replaced.
+    pub fn check_keeper(&mut self) {
+        let _ = self.ask(Operation::Ping, Slot::LISTENER, 0, "");
+    }
+
+    /// The next keeper that was replaced and not yet spoken of.
+    pub fn next_replaced(&mut self) -> Option<(Reason, u32)> {
+        self.replaced.pop_front()
     }
 
     /// The next connection that was announced and not yet taken up.
@@ -168,11 +185,16 @@ impl Hands {
         for _ in 0..2 {
             if self.orphaned {
                 self.replace_keeper()?;
+                // It never had what was given back; by now the slot may be that of something new.
+                if operation == Operation::Drop {
+                    return Ok(Vec::new());
+                }
             }
             match self.ask_once(operation, slot, count, path) {
                 Reply::Done(fds) => return Ok(fds),
                 Reply::Refused(errno) => return Err(errno),
                 Reply::KeeperGone => self.orphaned = true,
+                Reply::KeeperMute => (self.orphaned, self.mute) = (true, true),
             }
         }
         Err(Errno::EOWNERDEAD)
@@ -189,6 +211,7 @@ impl Hands {
                 Err(Errno::EAGAIN | Errno::ENOBUFS) if monotonic_ns() < deadline => {
                     epoll::writable_within(self.pair.as_fd(), 100);
                 }
+                Err(Errno::EAGAIN | Errno::ENOBUFS) => return Reply::KeeperMute,
                 Err(_) => return Reply::KeeperGone,
             }
         }
@@ -211,7 +234,7 @@ impl Hands {
                 Ok(Received::Nothing) | Err(_) => {
                     let now = monotonic_ns();
                     if now >= deadline {
-                        return Reply::KeeperGone;
+                        return Reply::KeeperMute;
                     }
                     let left = u16::try_from((deadline - now).div_ceil(1_000_000)).unwrap_or(1000);
                     let _ = epoll::readable_within(self.pair.as_fd(), left);
@@ -229,6 +252,8 @@ impl Hands {
         }
         self.keeper_again_ns = now.saturating_add(KEEPER_PAUSE_NS);
         self.fence_old_keeper();
+        // What it handed over before its end is ours.
+        self.receive();
 
         let tables = self.block.tables();
         let (ours, theirs) = pair::pair()?;
@@ -251,6 +276,13 @@ impl Hands {
             (keeper::ENV_PAIR.to_owned(), theirs.as_raw_fd().to_string()),
         ];
         let keeper = process::spawn_self(&argv, &env, &inherit)?;
+        let mute = std::mem::take(&mut self.mute);
+        let reason = if mute { Reason::KeeperHung } else { Reason::KeeperLost };
+        let lost = tables.keeper_pid.load(Ordering::Acquire);
+        if lost != 0 {
+            tables.care.count(reason);
+            self.replaced.push_back((reason, lost));
+        }
         // At once, not when it has begun: should it stay mute, this is who is ended, and nobody else.
         tables.keeper_pid.store(u32::try_from(keeper.as_raw()).unwrap_or(0), Ordering::Release);
         self.pair = ours;

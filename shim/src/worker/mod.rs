@@ -4,6 +4,8 @@
 //! and in the kernel, so that a worker may die at any instruction and its successor goes on. It waits for containerd
 //! and the inner shim and for nothing else: not for the link thread, a disk, or a log.
 
+mod beat;
+mod deaths;
 pub mod hands;
 mod pipes;
 mod recover;
@@ -16,9 +18,12 @@ use std::{
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
-pub use self::{hands::Hands, pipes::Pipes};
+pub use self::{deaths::on_the_wire, hands::Hands, pipes::Pipes};
 use crate::{
-    block::{Block, CONNS, Slot},
+    block::{
+        Block, CONNS, Slot,
+        care::{Mode, Reason},
+    },
     events::EventRing,
     keeper::Inheritance,
     link::{self, Switchboard},
@@ -27,7 +32,7 @@ use crate::{
     tee::Tee,
 };
 
-/// Exit status of a worker whose pod is over.
+/// Exit status of a worker whose pod is over, or that makes way for its successor.
 const OVER: i32 = 0;
 
 /// After the inner shim is gone, this long is waited for the collector to take the last bytes.
@@ -57,6 +62,8 @@ pub enum Token {
     Source(usize),
     /// A stream's outer FIFO.
     Target(usize),
+    /// Connections that the keeper has not accepted yet.
+    Queue,
 }
 
 /// Everything the loop works with.
@@ -75,12 +82,18 @@ pub struct Worker {
     inner_gone_ns: Option<u64>,
     /// When the idle connection to it is tried again.
     watch_again_ns: Option<u64>,
+    /// How much it dares, for all its life.
+    pub(crate) mode: Mode,
+    /// It runs in the process of a keeper that could not fork.
+    stands_in: bool,
+    beat: beat::Beat,
 }
 
 /// The life of a forked worker, from what the keeper left it to its exit status.
 pub fn main(inheritance: Inheritance) -> i32 {
     process::set_name_and_undumpable(c"tap-worker");
     process::set_lenient_timers();
+    process::let_children_go();
     match Worker::recover(inheritance).and_then(Worker::run) {
         Ok(()) => OVER,
         Err(errno) => errno as i32,
@@ -102,6 +115,7 @@ impl Token {
             Self::Inner(n) => (4, n),
             Self::Source(n) => (5, n),
             Self::Target(n) => (6, n),
+            Self::Queue => (7, 0),
         };
         kind * Self::WIDTH + u64::try_from(index).unwrap_or(0)
     }
@@ -116,6 +130,7 @@ impl Token {
             4 => Self::Inner(index),
             5 => Self::Source(index),
             6 => Self::Target(index),
+            7 => Self::Queue,
             _ => return None,
         })
     }
@@ -125,15 +140,29 @@ impl Token {
 
 impl Worker {
     fn run(mut self) -> Kernel<()> {
-        link::spawn(self.block, self.board);
+        if self.mode != Mode::Bare {
+            link::spawn(self.block, self.board);
+        }
         self.watch_inner();
-        self.hands.ready();
+        // A refusal costs the notice of a keeper that is hung, nothing else.
+        let _ = self.watch_queue();
+        if self.stands_in {
+            self.block.tables().care.note_ready(monotonic_ns());
+        } else {
+            self.hands.ready();
+        }
+        self.tell_deaths();
         self.pump_everything();
         let mut events = [EpollEvent::empty(); 32];
         loop {
-            self.tend()?;
+            if self.tend()? {
+                return Ok(());
+            }
             if self.is_over() {
                 self.block.tables().over.store(1, Ordering::Release);
+                if self.stands_in && self.hands.is_orphaned() {
+                    crate::keeper::sweep(self.block);
+                }
                 return Ok(());
             }
             let n = self.poller.wait(&mut events, self.next_wake_ms())?;
@@ -158,12 +187,17 @@ impl Worker {
             Token::Inner(conn) => self.conn_event(conn, 1, flags),
             Token::Source(stream) => self.source_event(stream, flags),
             Token::Target(stream) => self.stream_pump(stream),
+            Token::Queue => self.queue_has_moved(monotonic_ns()),
         }
     }
 
-    /// What is due by time or by another thread's doing rather than by a descriptor.
-    fn tend(&mut self) -> Kernel<()> {
+    /// What is due by time or by another thread's doing rather than by a descriptor. True: this worker is to end, and
+    /// another to begin.
+    fn tend(&mut self) -> Kernel<bool> {
         let now = monotonic_ns();
+        if self.tend_beat(now) || self.is_relieved() {
+            return Ok(true);
+        }
         self.tend_streams(now);
         self.tend_held(now);
         self.tend_starved(now);
@@ -178,7 +212,18 @@ impl Worker {
             self.poller.forget(Token::Keeper.number());
         }
         let listening = (!self.hands.is_orphaned()).then_some(EpollFlags::EPOLLIN);
-        self.poller.want(Token::Keeper.number(), self.hands.pair(), listening)
+        self.poller.want(Token::Keeper.number(), self.hands.pair(), listening)?;
+        self.tell_replaced_keepers();
+        Ok(false)
+    }
+
+    /// A stand-in has made a keeper that works: its part is over.
+    fn is_relieved(&mut self) -> bool {
+        if !self.stands_in || self.hands.is_orphaned() || !self.hands.ready() {
+            return false;
+        }
+        self.block.tables().care.announce(Reason::Replaced);
+        true
     }
 
     fn next_wake_ms(&self) -> Option<u16> {
@@ -192,6 +237,7 @@ impl Worker {
             self.starved_until_ns(),
             self.watch_again_ns,
             self.hands.keeper_due_ns(),
+            Some(self.beat_due_ns()),
         ]
         .into_iter()
         .flatten()
@@ -213,6 +259,7 @@ impl Worker {
     /// Connections that the keeper has announced, also those that came along with an answer to something else.
     fn adopt_accepted(&mut self) {
         while let Some(conn) = self.hands.next_accepted() {
+            self.sign_is_due();
             self.conn_begin(conn);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
-use super::{Hands, Pipes, Worker};
+use super::{Hands, Pipes, Worker, beat::Beat};
 use crate::{
     block::{Block, Slot},
     events::EventRing,
@@ -34,10 +34,16 @@ impl Worker {
             unfinished: BTreeSet::new(),
             inner_gone_ns: None,
             watch_again_ns: None,
+            mode: inheritance.mode,
+            stands_in: inheritance.stands_in,
+            beat: Beat::default(),
         };
         worker.watch_link(board.relay_wake())?;
         worker.finish_tap();
         worker.finish_event();
+        if worker.is_safe() {
+            worker.let_go();
+        }
         Ok(worker)
     }
 }

@@ -12,6 +12,7 @@ pub mod process;
 pub mod procs;
 pub mod script;
 pub mod serve;
+pub mod stall;
 pub mod task;
 pub mod tracer;
 pub mod verbs;

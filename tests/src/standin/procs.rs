@@ -86,6 +86,9 @@ pub fn keepers(namespace: &str) -> Result<Vec<Process>> {
             && p.argv.get(1).is_some_and(|a| a == "tap-keeper")
             && p.has_flag("-namespace", namespace)
     });
+    // A keeper's child that accepts a connection is none.
+    let pids: Vec<Pid> = found.iter().map(|p| p.pid).collect();
+    found.retain(|p| p.name != "tap-accept" && !pids.contains(&p.parent));
     Ok(found)
 }
 
@@ -100,11 +103,33 @@ pub fn worker(keeper: Pid) -> Result<Process> {
     let pids = list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
     let mut found: Vec<Process> = pids.filter_map(|pid| Process::read(Pid::from_raw(pid))).collect();
     found.extend(Process::read(keeper).and_then(|k| Process::read(k.parent)).filter(|p| p.name == WORKER));
-    found.retain(|p| p.state != 'Z');
+    found.retain(|p| p.state != 'Z' && p.name == WORKER);
     match found.len() {
         1 => found.pop().context("one worker"),
         _ => bail!("workers of keeper {keeper}: {found:?}"),
     }
+}
+
+/// Every process of a namespace, whatever it is: for messages.
+///
+/// # Errors
+/// As [`all`].
+pub fn of(namespace: &str) -> Result<Vec<Process>> {
+    let mut found = all()?;
+    found.retain(|p| p.has_flag("-namespace", namespace));
+    Ok(found)
+}
+
+/// Every living worker of a namespace, whoever's child it is. The child of one is a keeper that has not begun yet.
+///
+/// # Errors
+/// As [`all`].
+pub fn workers(namespace: &str) -> Result<Vec<Process>> {
+    let mut found = all()?;
+    found.retain(|p| p.state != 'Z' && p.name == WORKER && p.has_flag("-namespace", namespace));
+    let pids: Vec<Pid> = found.iter().map(|p| p.pid).collect();
+    found.retain(|p| !pids.contains(&p.parent));
+    Ok(found)
 }
 
 /// Waits for the worker of a keeper that is not `before`.

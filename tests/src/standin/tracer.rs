@@ -218,8 +218,9 @@ fn waits(call: i64) -> bool {
     if call == libc::SYS_epoll_wait || call == libc::SYS_poll {
         return true;
     }
-    // read: for the plain programs on which the tracer itself is tested.
-    call == libc::SYS_epoll_pwait
+    // read: for the plain programs on which the tracer itself is tested; restart_syscall: a poll that was interrupted, taken up again.
+    call == libc::SYS_restart_syscall
+        || call == libc::SYS_epoll_pwait
         || call == libc::SYS_epoll_pwait2
         || call == libc::SYS_ppoll
         || call == libc::SYS_read

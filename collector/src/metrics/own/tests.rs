@@ -57,6 +57,17 @@ fn report(create: u64) -> link::Report {
             },
             link::MethodReport { method: "Frobnicate".into(), count: 1, ..Default::default() },
         ],
+        safe_mode: create > 2,
+        generation: create,
+        without_worker_ns: 2_500_000_000,
+        restarts: vec![
+            link::Restarts {
+                reason: link::RestartReason::RESTART_REASON_CRASHED.into(),
+                count: 2,
+                ..Default::default()
+            },
+            link::Restarts { reason: EnumOrUnknown::from_i32(99), count: 1, ..Default::default() },
+        ],
         ..Default::default()
     }
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
 
 use crate::standin::{
@@ -65,8 +65,23 @@ impl Lab {
     /// The file cannot be written.
     pub fn wrap(&self, invoked: &str, inner: &Path) -> Result<()> {
         // A start that ran out of time would leave the pod unwrapped, and the test would be about nothing.
-        let text = format!("[inner]\n\"{invoked}\" = \"{}\"\n[start]\nready_ms = 20000\n", inner.display());
+        // Tests kill faster than any fault would; what safe mode does is asked where it is meant.
+        let text = format!(
+            "[inner]\n\"{invoked}\" = \"{}\"\n[start]\nready_ms = 20000\n[safe_mode]\ndeaths = 0\n",
+            inner.display()
+        );
         fs::write(self.dir.join("shim.toml"), text).context("shim.toml")
+    }
+
+    /// Changes what [`Lab::wrap`] has written.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be written.
+    pub fn reconfigure(&self, from: &str, to: &str) -> Result<()> {
+        let path = self.dir.join("shim.toml");
+        let text = fs::read_to_string(&path).context("shim.toml")?;
+        ensure!(text.contains(from), "{from:?} is not in shim.toml");
+        fs::write(&path, text.replace(from, to)).context("shim.toml")
     }
 
     /// Where everything is.

@@ -34,7 +34,16 @@ pub fn wrapping(flavour: Flavour, api: &str, answer: &str) -> Result<(Lab, Shim)
 /// # Errors
 /// `start` failed, or handed out the stand-in's own address.
 pub fn wrapped(script: &Script) -> Result<Pod> {
-    let (lab, shim) = wrapping(Flavour::V1_6, "2", "plain")?;
+    wrapped_in(script, |_| Ok(()))
+}
+
+/// The same, in a lab that was prepared.
+///
+/// # Errors
+/// As [`wrapped`], and where the preparation failed.
+pub fn wrapped_in(script: &Script, prepare: impl FnOnce(&mut Lab) -> Result<()>) -> Result<Pod> {
+    let (mut lab, shim) = wrapping(Flavour::V1_6, "2", "plain")?;
+    prepare(&mut lab)?;
     let pod = Pod::start(lab, shim, "task", script)?;
     pod.keeper()?;
     Ok(pod)

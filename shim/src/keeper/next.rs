@@ -1,0 +1,110 @@
+//! The next worker: a fork, or where forking is refused the keeper itself.
+//!
+//! Nothing that may be short is needed at that moment: no path, no loader, and the descriptors it takes are kept in
+//! reserve.
+
+use std::{os::fd::AsFd, sync::atomic::Ordering};
+
+use super::{FD_FLOOR, GRACE_NS, Inheritance, Keeper, WorkerEnd};
+use crate::{
+    block::{Slot, care::Mode},
+    sys::{Errno, Kernel, fd, monotonic_ns, pair, process, timer},
+    worker,
+};
+
+/// A worker that lives shorter than this was stillborn; the next one waits so much longer for each in a row.
+const STILLBORN_NS: u64 = 3_000_000;
+const STILLBORN_PAUSE_NS: u64 = 10_000_000;
+
+/// Descriptors kept in reserve: a pair, a pidfd, and what a worker makes for itself.
+const SPARES: usize = 10;
+
+impl Keeper {
+    /// The next worker begins at once, unless several in a row have died at once: a fault that kills every worker must not
+    /// cost the machine a core.
+    pub(super) fn may_fork(&self) -> bool {
+        let pause_ns = self.stillborn.min(10).saturating_mul(STILLBORN_PAUSE_NS);
+        monotonic_ns() >= self.worker_began_ns.saturating_add(pause_ns)
+    }
+
+    /// Takes note of how long the dead one lived.
+    pub(super) fn note_life(&mut self) {
+        let lived = monotonic_ns().saturating_sub(self.worker_began_ns);
+        self.stillborn = if lived < STILLBORN_NS { self.stillborn.saturating_add(1) } else { 0 };
+    }
+
+    /// Fills the reserve, as far as it goes.
+    pub(super) fn keep_spares(&mut self) {
+        while self.spares.len() < SPARES {
+            match process::duplicate(self.block.memfd()) {
+                Ok(spare) => self.spares.push(spare),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Forks a worker. In the parent: self, with or (for want of descriptors) without it. In the child, and in a keeper
+    /// that had to stand in: the worker's exit status, when it is over.
+    pub(super) fn next_worker(mut self) -> Result<Self, i32> {
+        self.spares.clear();
+        let ends = pair::pair().and_then(|(ours, theirs)| {
+            // Room for the pidfd is made sure of before there is a child that would need it.
+            let room = process::duplicate(ours.as_fd())?;
+            Ok((fd::raise(ours, FD_FLOOR)?, fd::raise(theirs, FD_FLOOR)?, room))
+        });
+        let Ok((ours, theirs, room)) = ends else { return Ok(self) };
+        // Whatever a dead worker was not told of is in the table for the next one to find.
+        self.unannounced.clear();
+        self.worker_began_ns = monotonic_ns();
+        self.block.tables().generation.fetch_add(1, Ordering::AcqRel);
+        self.arm(GRACE_NS);
+        match process::fork_worker() {
+            Ok(Some(pid)) => {
+                self.block
+                    .tables()
+                    .worker_pid
+                    .store(u32::try_from(pid.as_raw()).unwrap_or(0), Ordering::Release);
+                drop(room);
+                match process::pidfd(pid) {
+                    Ok(pidfd) => self.worker = Some(WorkerEnd::new(ours, pidfd, pid)),
+                    // Never one that cannot be watched: it would be a second one beside the next.
+                    Err(_) => drop(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)),
+                }
+                self.keep_spares();
+                Ok(self)
+            }
+            Ok(None) => {
+                let mode = Mode::load(&self.block.tables().care.mode);
+                drop((ours, room));
+                Err(self.become_worker(theirs, mode, false))
+            }
+            Err(_) => {
+                // A pod without a worker is a pod without RPCs: this process does the work, and makes a keeper when it can.
+                drop((ours, room));
+                self.block.tables().keeper_pid.store(0, Ordering::Release);
+                self.block.tables().care.stand_in.store(1, Ordering::Release);
+                Err(self.become_worker(theirs, Mode::Safe, true))
+            }
+        }
+    }
+
+    fn become_worker(self, pair: std::os::fd::OwnedFd, mode: Mode, stands_in: bool) -> i32 {
+        drop((self.worker, self.ready, self.unannounced, self.asked));
+        worker::main(Inheritance { block: self.block, slots: self.slots, pair, mode, stands_in })
+    }
+
+    /// Sets the dead man's switch.
+    pub(super) fn arm(&self, ns: u64) {
+        if let Some(switch) = self.slots.get(&Slot::SWITCH) {
+            let _ = timer::set(switch.as_fd(), ns);
+        }
+    }
+
+    /// Makes the switch where this is the first keeper.
+    pub(super) fn make_switch(&mut self) -> Kernel<()> {
+        if self.slots.contains_key(&Slot::SWITCH) {
+            return Ok(());
+        }
+        timer::countdown().and_then(|switch| self.hold(Slot::SWITCH, switch)).map_err(|_| Errno::EMFILE)
+    }
+}

@@ -1,0 +1,150 @@
+//! Hung is dead, on real containerd: exec, exit and removal go on while a worker or a keeper stands still or spins, and the
+//! collector says what became of it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use shimtap_tests::line::tape;
+use shimtap_tests::on_each_containerd;
+use shimtap_tests::oracle::{cri_log, one_tape};
+use shimtap_tests::rig::cri::{Cri, Pod, Wanted};
+use shimtap_tests::rig::process::signal;
+use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually};
+use shimtap_tests::standin::stall;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const LINES: u64 = 12_000;
+const BUSY: [&str; 5] = ["speaker", "lines=12000", "rate=1000", "width=100", "exit=3"];
+
+on_each_containerd!(
+    a_worker_is_stopped,
+    a_worker_spins,
+    a_keeper_is_stopped,
+    a_keeper_spins,
+    faults_mean_safe_mode,
+);
+
+fn pod(node: &Node) -> Result<(&Cri, Pod, String)> {
+    let cri = node.cri()?;
+    let pod = cri.run_pod("p")?;
+    let id = cri.run(&pod, &Wanted { name: "busy", command: &BUSY, ..Wanted::default() })?;
+    Ok((cri, pod, id))
+}
+
+fn role(node: &Node, name: &str) -> Result<i32> {
+    let found = eventually(LIMIT, name, || {
+        let mut found = node.wrappers(name)?;
+        Ok((found.len() == 1).then(|| found.pop()).flatten())
+    })?;
+    Ok(found.pid)
+}
+
+/// All that containerd does to a pod, in time, while `hang` has its effect.
+fn goes_on(version: Version, name: &'static str, hang: fn(i32) -> Result<()>) -> Result<()> {
+    Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
+        let (cri, pod, id) = pod(node)?;
+        let victim = role(node, name)?;
+        hang(victim)?;
+        // containerd 2 itself gives up a State after 2 s; an exec that begins with one is then refused, and asked again.
+        let said = eventually(Duration::from_secs(8), "an exec", || {
+            match cri.exec(&id, &["sh", "-c", "exit 7"], 10) {
+                Err(e) if format!("{e:#}").contains("DeadlineExceeded") => Ok(None),
+                said => said.map(Some),
+            }
+        })?;
+        ensure!(said.exit_code == 7, "exec: {said:?}");
+        let second = Wanted { name: "second", command: &["sh", "-c", "exit 5"], ..Wanted::default() };
+        let second = cri.run(&pod, &second).context("a container beside it")?;
+        ensure!(cri.await_exit(&second)?.exit_code == 5, "its exit");
+        let next =
+            eventually(LIMIT, "a successor", || Ok(role(node, name).ok().filter(|next| *next != victim)))?;
+        ensure!(next != victim, "the old one");
+        let status = cri.await_exit(&id)?;
+        ensure!(status.exit_code == 3, "{status:?}");
+        let log = cri_log(&cri.log_path(&pod, "busy"))?;
+        ensure!(log.stdout == tape(1, LINES, 100), "{} bytes in the log", log.stdout.len());
+        cri.remove_pod(&pod)
+    })
+}
+
+fn stop(pid: i32) -> Result<()> {
+    signal(pid, Signal::SIGSTOP)
+}
+
+fn spin(pid: i32) -> Result<()> {
+    stall::spin(Pid::from_raw(pid))
+}
+
+fn a_worker_is_stopped(version: Version) -> Result<()> {
+    goes_on(version, "tap-worker", stop)
+}
+
+fn a_worker_spins(version: Version) -> Result<()> {
+    goes_on(version, "tap-worker", spin)
+}
+
+fn a_keeper_is_stopped(version: Version) -> Result<()> {
+    goes_on(version, "tap-keeper", stop)
+}
+
+fn a_keeper_spins(version: Version) -> Result<()> {
+    goes_on(version, "tap-keeper", spin)
+}
+
+/// Safe mode passes everything on, is seen, survives a restart of containerd, and ends with a signal to the keeper.
+fn faults_mean_safe_mode(version: Version) -> Result<()> {
+    let setup = Setup::new(version, Shim::Wrapped(Hook::Opt)).with_collector();
+    setup.shim_toml("[start]\nready_ms = 20000\n[stats]\ninterval_ms = 500\n").run(|node| {
+        let (cri, pod, id) = pod(node)?;
+        for _ in 0..5 {
+            let worker = role(node, "tap-worker")?;
+            signal(worker, Signal::SIGSEGV)?;
+            eventually(LIMIT, "the next worker", || {
+                Ok(role(node, "tap-worker").ok().filter(|next| *next != worker))
+            })?;
+        }
+        let said = |series: &str| -> Result<Option<f64>> {
+            let page = node.collector(|collector| collector.get("/metrics"))?;
+            let value = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+            value.map(|value| value.parse().context("a number")).transpose()
+        };
+        eventually(LIMIT, "safe mode to be seen", || {
+            Ok((said("shimtap_wrapper_safe_mode")? == Some(1.0)).then_some(()))
+        })?;
+        eventually(LIMIT, "its causes to be seen", || {
+            let crashed = said("shimtap_wrapper_restarts_total{reason=\"crashed\"}")?;
+            Ok((crashed == Some(5.0)).then_some(()))
+        })?;
+        ensure!(said("shimtap_wrapper_generation")?.is_some_and(|n| n >= 6.0), "generation");
+        let without = said("shimtap_wrapper_without_worker_seconds_total")?;
+        ensure!(without.is_some_and(|s| s > 0.0 && s < 5.0), "time without a worker: {without:?}");
+        let exec = cri.exec(&id, &["sh", "-c", "exit 7"], 10)?;
+        ensure!(exec.exit_code == 7, "exec in safe mode: {exec:?}");
+        node.stop_daemon(Signal::SIGKILL)?;
+        node.start_daemon()?;
+        node.cri()?.await_ready()?;
+        ensure!(cri.is_ready(&pod)?, "the pod is lost");
+        signal(role(node, "tap-keeper")?, Signal::SIGUSR2)?;
+        eventually(LIMIT, "safe mode to end", || {
+            Ok((said("shimtap_wrapper_safe_mode")? == Some(0.0)).then_some(()))
+        })?;
+        let status = cri.await_exit(&id)?;
+        ensure!(status.exit_code == 3, "{status:?}");
+        let log = cri_log(&cri.log_path(&pod, "busy"))?;
+        let written = tape(1, LINES, 100);
+        ensure!(log.stdout == written, "{} bytes in the log", log.stdout.len());
+        // What safe mode passed on without a copy is admitted, by its name.
+        let end = u64::try_from(written.len())?;
+        let tape = eventually(LIMIT, "all of it in the sink", || {
+            let tapes = node.collector(|collector| collector.sink())?;
+            Ok(one_tape(&tapes, &id, "stdout")?.filter(|tape| tape.end() >= end).cloned())
+        })?;
+        let judgement = tape.judge(&written)?;
+        ensure!(judgement.accounted() == end && !judgement.gaps.is_empty(), "{judgement:?} of {end} bytes");
+        let gap = said("shimtap_log_gap_bytes_total{stream=\"stdout\",reason=\"safe_mode\"}")?;
+        ensure!(gap.is_some_and(|bytes| bytes > 0.0), "bytes of safe mode: {gap:?}");
+        cri.remove_pod(&pod)
+    })
+}

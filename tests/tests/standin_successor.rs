@@ -1,0 +1,365 @@
+//! The successor can always start: without the binary, without a process to be had, without a descriptor to be had; and
+//! where workers die one after the other, in safe mode.
+//!
+//! Processes are refused by a pids cgroup of the test's own, descriptors by prlimit(2) from outside.
+
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use containerd_shim_protos::api;
+use nix::{
+    libc,
+    sys::{
+        ptrace,
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+use shimtap_tests::standin::{
+    client::{
+        PATIENCE,
+        audit::exactly_once,
+        launch::Flavour,
+        pod::{self, Fifos, Pod},
+        wrapped::{WRAPPER, binary, wrapped, wrapped_in, wrapping},
+    },
+    procs::{self, Process},
+    script::{Output, Script},
+};
+
+fn talker() -> Script {
+    let stdout = Output { pause_us: 500, ..Output::lines(10_000_000, 80) };
+    Script { stdout, until_killed: true, ..Script::default() }
+}
+
+/// The pod answers, its output goes on, and a new connection is served.
+fn is_well(pod: &Pod, fifos: &Fifos) -> Result<()> {
+    pod.answers().context("the old connection")?;
+    let fresh = pod.connect()?;
+    let answer = fresh.call("Connect", &pod::connect("task")).context("a new connection")?;
+    answer.message::<api::ConnectResponse>()?;
+    let before = fifos.stdout.len_so_far();
+    fifos.stdout.wait_len(before + 4000, PATIENCE).context("output goes on")
+}
+
+/// The rest of its life: all lines whole, every request once.
+fn ends_well(pod: &Pod, fifos: &Fifos) -> Result<()> {
+    pod.connection.call("Kill", &pod::kill("task", "", 9))?.message::<api::Empty>()?;
+    ensure!(pod.wait()? == 137, "exit status");
+    let out = fifos.stdout.to_end(PATIENCE)?;
+    let mut want = Output { lines: u64::try_from(out.len() / 80)? + 1, ..talker().stdout }.bytes("stdout");
+    want.truncate(out.len());
+    ensure!(out == want, "{} bytes, not all in their place", out.len());
+    pod.finish()
+}
+
+fn next_keeper(pod: &Pod, before: Pid) -> Result<Process> {
+    let next = || pod.keeper().ok().filter(|k| k.pid != before && k.name == "tap-keeper");
+    procs::wait(PATIENCE, || format!("a keeper after {before}"), next)
+}
+
+fn both_die_in_turn(pod: &Pod, fifos: &Fifos) -> Result<()> {
+    for _ in 0..3 {
+        let keeper = pod.keeper()?;
+        let worker = pod.worker()?;
+        procs::kill(worker.pid)?;
+        procs::next_worker(keeper.pid, Some(worker.pid), PATIENCE)?;
+        is_well(pod, fifos)?;
+        procs::kill(keeper.pid)?;
+        next_keeper(pod, keeper.pid)?;
+        is_well(pod, fifos)?;
+    }
+    Ok(())
+}
+
+/// A wrapper that runs from a file of its own, and that file.
+fn from_own_file() -> Result<(Pod, PathBuf)> {
+    let (lab, mut shim) = wrapping(Flavour::V1_6, "2", "plain")?;
+    let copy = lab.dir().join(WRAPPER);
+    fs::copy(binary(WRAPPER)?, &copy).context("copying the wrapper")?;
+    shim.binary.clone_from(&copy);
+    let pod = Pod::start(lab, shim, "task", &talker())?;
+    pod.keeper()?;
+    Ok((pod, copy))
+}
+
+#[test]
+fn the_binary_was_removed() -> Result<()> {
+    let (pod, file) = from_own_file()?;
+    let fifos = pod.run()?;
+    fs::remove_file(file)?;
+    both_die_in_turn(&pod, &fifos)?;
+    ends_well(&pod, &fifos)
+}
+
+/// As a package does it: a new file under the old name. What runs on is the old one.
+#[test]
+fn the_binary_was_replaced() -> Result<()> {
+    let (pod, file) = from_own_file()?;
+    let fifos = pod.run()?;
+    let next = file.with_extension("new");
+    fs::write(&next, "#!/bin/false\n")?;
+    fs::rename(&next, &file)?;
+    both_die_in_turn(&pod, &fifos)?;
+    let image = fs::read_link(format!("/proc/{}/exe", pod.keeper()?.pid))?;
+    ensure!(image.display().to_string().ends_with("(deleted)"), "a keeper of the old image: {image:?}");
+    ends_well(&pod, &fifos)
+}
+
+/// A pids cgroup (v1 or v2) in which nobody may be born.
+struct Barren(PathBuf);
+
+impl Barren {
+    /// None where this machine has no pids controller that we may use.
+    fn make(name: &str) -> Option<Self> {
+        let dir = Path::new("/sys/fs/cgroup/pids").join(format!("shimtap-{name}"));
+        fs::create_dir(&dir).ok().filter(|()| dir.join("pids.max").exists()).map(|()| Self(dir))
+    }
+
+    fn take_in(&self, pid: Pid) -> Result<()> {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).context("cgroup.procs")
+    }
+
+    fn allow(&self, pids: &str) -> Result<()> {
+        fs::write(self.0.join("pids.max"), pids).context("pids.max")
+    }
+}
+
+impl Drop for Barren {
+    fn drop(&mut self) {
+        for pid in fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
+            let _moved = fs::write("/sys/fs/cgroup/pids/cgroup.procs", pid);
+        }
+        let _removed = fs::remove_dir(&self.0);
+    }
+}
+
+/// Fork is refused when the worker dies: the keeper does its work, and makes a keeper when it may.
+#[test]
+fn no_process_is_to_be_had() -> Result<()> {
+    let pod = wrapped(&talker())?;
+    let Some(barren) = Barren::make(pod.lab.namespace()) else {
+        println!("skipped: no pids cgroup can be made here (runs on cgroup v1 hosts as root)");
+        return Ok(());
+    };
+    let fifos = pod.run()?;
+    let (keeper, worker) = (pod.keeper()?, pod.worker()?);
+    barren.allow("1")?;
+    for pid in [keeper.pid, worker.pid] {
+        barren.take_in(pid)?;
+    }
+    procs::kill(worker.pid)?;
+    let stands_in = || Process::read(keeper.pid).filter(|p| p.name == "tap-worker");
+    procs::wait(PATIENCE, || "the keeper to stand in".to_owned(), stands_in)?;
+    // No new connection: nobody is there to accept it. All that is open goes on.
+    let state = pod.connection.call("State", &pod::state("task", ""))?;
+    state.message::<api::StateResponse>().context("State")?;
+    let before = fifos.stdout.len_so_far();
+    fifos.stdout.wait_len(before + 4000, PATIENCE).context("output goes on")?;
+    let idle = ticks(keeper.pid)?;
+    shimtap_tests::rig::patience::throughout(Duration::from_secs(1), "a second", || Ok(true))?;
+    let spent = ticks(keeper.pid)? - idle;
+    ensure!(spent < 60, "it spins: {spent} ticks in a second");
+    barren.allow("max")?;
+    next_keeper(&pod, keeper.pid).context("a keeper, once it is allowed")?;
+    let relieved = || (!keeper.alive()).then_some(());
+    procs::wait(PATIENCE, || "the stand-in to be relieved".to_owned(), relieved)?;
+    is_well(&pod, &fifos)?;
+    both_die_in_turn(&pod, &fifos)?;
+    ends_well(&pod, &fifos)
+}
+
+/// CPU time of a process in ticks of 10 ms.
+fn ticks(pid: Pid) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("stat")?;
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let field = |n: usize| -> Result<u64> { Ok(fields.get(n).context("stat")?.parse()?) };
+    Ok(field(11)? + field(12)?)
+}
+
+/// The soft limit of a process's descriptors.
+fn limit_descriptors(pid: Pid, soft: u64) -> Result<u64> {
+    set_limit(pid, libc::RLIMIT_NOFILE, soft)
+}
+
+/// A soft limit of a process, at most its hard one; gives what it was.
+fn set_limit(pid: Pid, what: libc::__rlimit_resource_t, soft: u64) -> Result<u64> {
+    let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: plain numbers and a pointer to a live rlimit.
+    #[expect(unsafe_code, reason = "prlimit of another process")]
+    let rc = unsafe { libc::prlimit(pid.as_raw(), what, std::ptr::null(), &raw mut old) };
+    ensure!(rc == 0, "reading the limit");
+    let new = libc::rlimit { rlim_cur: soft.min(old.rlim_max), rlim_max: old.rlim_max };
+    // SAFETY: as above.
+    #[expect(unsafe_code, reason = "prlimit of another process")]
+    let rc = unsafe { libc::prlimit(pid.as_raw(), what, &raw const new, std::ptr::null_mut()) };
+    ensure!(rc == 0, "setting the limit");
+    Ok(old.rlim_cur)
+}
+
+/// No descriptor is left: who connects waits in the queue, nobody spins, a worker's death is survived all the same.
+#[test]
+fn no_descriptor_is_to_be_had() -> Result<()> {
+    let pod = wrapped(&talker())?;
+    let fifos = pod.run()?;
+    let keeper = pod.keeper()?;
+    let open = fs::read_dir(format!("/proc/{}/fd", keeper.pid))?
+        .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u64>().ok())
+        .collect::<Vec<_>>();
+    // The first free number is beyond the limit.
+    let first_free = (0..).find(|n| !open.contains(n)).context("a free number")?;
+    let before = limit_descriptors(keeper.pid, first_free)?;
+    let waiting = pod.connect()?;
+    let stream = waiting.send("Connect", &pod::connect("task"))?;
+    let idle = ticks(keeper.pid)?;
+    let pause = Duration::from_secs(1);
+    shimtap_tests::rig::patience::throughout(pause, "nobody to be accepted", || {
+        Ok(waiting.frames().is_empty() && waiting.ended().is_none())
+    })?;
+    let spent = ticks(keeper.pid)? - idle;
+    ensure!(spent < 20, "the keeper spins: {spent} ticks in a second");
+    pod.answers().context("the old connection")?;
+    let worker = pod.worker()?;
+    procs::kill(worker.pid)?;
+    procs::next_worker(keeper.pid, Some(worker.pid), PATIENCE).context("a worker without descriptors")?;
+    pod.answers().context("the old connection, by the next worker")?;
+    // The worker was forked under the limit.
+    limit_descriptors(pod.worker()?.pid, before)?;
+    limit_descriptors(keeper.pid, before)?;
+    waiting.answer(stream, PATIENCE).context("who had to wait")?.message::<api::ConnectResponse>()?;
+    is_well(&pod, &fifos)?;
+    ends_well(&pod, &fifos)
+}
+
+/// Five faults in ten seconds; gives how many workers there were.
+fn five_faults(pod: &Pod) -> Result<()> {
+    let began = Instant::now();
+    for _ in 0..5 {
+        let keeper = pod.keeper()?.pid;
+        let worker = pod.worker()?;
+        kill(worker.pid, Signal::SIGSEGV).context("a fault")?;
+        procs::next_worker(keeper, Some(worker.pid), PATIENCE)?;
+    }
+    ensure!(began.elapsed() < Duration::from_secs(10), "five faults took {:?}", began.elapsed());
+    Ok(())
+}
+
+fn faulty(script: &Script) -> Result<Pod> {
+    wrapped_in(script, |lab| lab.reconfigure("deaths = 0", "deaths = 5"))
+}
+
+/// Where State's answer says that the task writes to.
+fn stdout_of(pod: &Pod) -> Result<PathBuf> {
+    let state = pod.connection.call("State", &pod::state("task", ""))?;
+    Ok(PathBuf::from(state.message::<api::StateResponse>()?.stdout))
+}
+
+#[test]
+fn five_faults_mean_safe_mode_and_a_signal_ends_it() -> Result<()> {
+    let pod = faulty(&talker())?;
+    let fifos = pod.run()?;
+    let outer = fifos.stdout.path().to_owned();
+    ensure!(stdout_of(&pod)? == outer, "normally State names containerd's FIFO");
+    five_faults(&pod)?;
+    // Nothing is looked into: State says what the shim says. Whoever opens that comes to containerd's FIFO.
+    let inner = stdout_of(&pod)?;
+    ensure!(inner != outer, "in safe mode State passes as it is");
+    ensure!(fs::canonicalize(&inner)? == fs::canonicalize(&outer)?, "{inner:?} leads to {outer:?}");
+    is_well(&pod, &fifos)?;
+    exec(&pod, "in-safe-mode")?;
+    // A second task comes and goes; we stay out of it.
+    let keeper = pod.keeper()?;
+    let worker = pod.worker()?;
+    kill(keeper.pid, Signal::SIGUSR2)?;
+    procs::next_worker(keeper.pid, Some(worker.pid), PATIENCE)?;
+    ensure!(stdout_of(&pod)? == outer, "State is rewritten again");
+    exec(&pod, "after-safe-mode")?;
+    is_well(&pod, &fifos)?;
+    ends_well(&pod, &fifos)?;
+    exactly_once(&pod.lab, &[&pod.connection])
+}
+
+fn exec(pod: &Pod, id: &str) -> Result<()> {
+    let script = Script { stdout: Output::lines(20, 77), exit_status: 7, ..Script::default() };
+    let fifos = pod.fifos(id)?;
+    let c = &pod.connection;
+    c.call("Exec", &pod::exec_request("task", id, &script, &fifos))?.message::<api::Empty>()?;
+    let wait = c.send("Wait", &pod::wait("task", id))?;
+    c.call("Start", &pod::start("task", id))?.message::<api::StartResponse>()?;
+    let exit = c.answer(wait, PATIENCE)?.message::<api::WaitResponse>()?;
+    ensure!(exit.exit_status == 7, "exit status {}", exit.exit_status);
+    fifos.check(&script)?;
+    c.call("Delete", &pod::delete("task", id))?.message::<api::DeleteResponse>().map(drop)
+}
+
+/// A task that begins and ends in safe mode is none of ours: its FIFOs are the shim's own business.
+#[test]
+fn a_task_that_begins_in_safe_mode() -> Result<()> {
+    let script = Script { stdout: Output::lines(500, 80), exit_status: 3, ..Script::default() };
+    let pod = faulty(&script)?;
+    pod.answers().ok();
+    five_faults(&pod)?;
+    let fifos = pod.run()?;
+    ensure!(stdout_of(&pod)? == fifos.stdout.path(), "Create passed as it was");
+    ensure!(pod.wait()? == 3, "exit status");
+    fifos.check(&script)?;
+    pod.finish()
+}
+
+/// Requests in flight when safe mode begins are answered once and rightly, also those whose answer was held.
+#[test]
+fn requests_in_flight_survive_the_change() -> Result<()> {
+    let script = Script { hold_open_ms: 3000, exit_delay_ms: 1500, exit_status: 3, ..Script::default() };
+    let pod = faulty(&script)?;
+    let _fifos = pod.run()?;
+    let wait = pod.connection.send("Wait", &pod::wait("task", ""))?;
+    five_faults(&pod)?;
+    let exit = pod.connection.answer(wait, PATIENCE)?.message::<api::WaitResponse>()?;
+    ensure!(exit.exit_status == 3, "exit status {}", exit.exit_status);
+    pod.finish()?;
+    exactly_once(&pod.lab, &[&pod.connection])
+}
+
+/// A core dump would hold every descriptor until it is written, by a pipe handler for as long as that takes.
+#[test]
+fn a_fault_dumps_no_core() -> Result<()> {
+    let pod = wrapped(&talker())?;
+    let fifos = pod.run()?;
+    let core = |pid: Pid| set_limit(pid, libc::RLIMIT_CORE, u64::MAX);
+    // The same death of a program that may be dumped: where that leaves no core either, nothing is to be seen here.
+    let mut plain = Command::new("/bin/sleep").arg("1000").current_dir(pod.lab.dir()).spawn()?;
+    let pid = Pid::from_raw(i32::try_from(plain.id())?);
+    core(pid)?;
+    kill(pid, Signal::SIGSEGV)?;
+    if !plain.wait()?.core_dumped() {
+        println!("skipped: this machine dumps no cores (runs where RLIMIT_CORE may be raised)");
+        return Ok(());
+    }
+    let (keeper, worker) = (pod.keeper()?.pid, pod.worker()?.pid);
+    core(worker)?;
+    let dumped = thread::spawn(move || -> Result<bool> {
+        // The parent reads the status first unless the reader traces.
+        ptrace::seize(worker, ptrace::Options::empty())?;
+        kill(worker, Signal::SIGSEGV)?;
+        loop {
+            match waitpid(worker, Some(WaitPidFlag::__WALL))? {
+                WaitStatus::Signaled(_, Signal::SIGSEGV, dumped) => return Ok(dumped),
+                WaitStatus::Stopped(_, signal) => ptrace::cont(worker, signal)?,
+                other => ensure!(other == WaitStatus::StillAlive, "{other:?}"),
+            }
+        }
+    });
+    let dumped = dumped.join().map_err(|_| anyhow!("the tracer panicked"))??;
+    ensure!(!dumped, "the worker's core was dumped");
+    procs::next_worker(keeper, Some(worker), PATIENCE)?;
+    is_well(&pod, &fifos)?;
+    ends_well(&pod, &fifos)
+}
