@@ -16,6 +16,7 @@ pub mod process;
 pub mod run;
 mod seed;
 pub mod tools;
+pub mod vm;
 
 pub use config::{Hook, Shim};
 pub use node::{Node, Setup};
