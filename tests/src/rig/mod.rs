@@ -8,7 +8,7 @@ pub mod collector;
 mod config;
 pub mod cri;
 pub mod ctr;
-mod image;
+pub mod image;
 mod leftovers;
 pub mod node;
 pub mod patience;

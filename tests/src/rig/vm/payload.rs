@@ -1,7 +1,6 @@
 //! The second disk: our programs, the tests, the pinned containerd, the containers' image, and the plan.
 //!
-//! Made anew for each run, in a second or two. What is only big because of its debug information is stripped, except for the
-//! speaker, by whose bytes the rig finds the containers' image.
+//! Made anew for each run, in a few seconds. What is only big because of its debug information is stripped.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::base::administrator;
-use super::plan::{PLAN, Plan};
+use super::plan::{IMAGE, PLAN, Plan};
 use crate::rig::run::{Finished, run};
 use crate::rig::{Version, image, tools};
 
@@ -26,16 +25,12 @@ const SPARE_BYTES: u64 = 16 << 20;
 pub fn build(dir: &Path, plan: &Plan, tests: &[(String, PathBuf)]) -> Result<PathBuf> {
     let _ = fs::remove_dir_all(dir);
     let root = dir.join("payload");
-    for folder in ["bin", "tests", "rig/bin", "rig/images", "packaging"] {
+    for folder in ["bin", "tests", "rig/bin", "packaging"] {
         let folder = root.join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     }
     for program in [tools::wrapper()?, tools::collector()?, tools::guest()?] {
         strip(&program, &root.join("bin"))?;
-    }
-    let busybox = tools::in_path("busybox").context("busybox is not installed (package busybox-static)")?;
-    for program in [tools::speaker()?, busybox] {
-        copy(&program, &root.join("bin"))?;
     }
     for (name, program) in tests {
         strip_as(program, &root.join("tests").join(name))?;
@@ -45,7 +40,8 @@ pub fn build(dir: &Path, plan: &Plan, tests: &[(String, PathBuf)]) -> Result<Pat
             copy(program, &root.join("rig/bin"))?;
         }
     }
-    copy(&image::archive()?, &root.join("rig/images"))?;
+    let image = root.join(IMAGE);
+    fs::copy(image::archive()?, &image).context("copy the containers' image")?;
     copy(&packaging("systemd/shimtap.service"), &root.join("packaging"))?;
     let text = serde_json::to_vec_pretty(plan).context("write the plan")?;
     fs::write(root.join(PLAN), text).context("write the plan")?;

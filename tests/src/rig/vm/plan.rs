@@ -5,14 +5,19 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+
+use crate::rig::Version;
 
 /// Where the guest sees the payload.
 pub const PAYLOAD: &str = "/opt/shimtap";
 /// The plan's file on the payload.
 pub const PLAN: &str = "plan.json";
+/// The containers' image on the payload.
+pub const IMAGE: &str = "rig/image.tar";
 
 const BEGIN: &str = "=== begin ";
 const END: &str = "=== end ";
@@ -93,6 +98,25 @@ impl Plan {
 // === impl Suite ===
 
 impl Suite {
+    /// The guest's own checks, under that name.
+    pub fn checks(name: &str, limit: Duration) -> Suite {
+        let limit_secs = limit.as_secs();
+        Suite { name: name.to_owned(), program: Program::Checks, arguments: Vec::new(), limit_secs }
+    }
+
+    /// An integration test of this workspace: all of its tests, or those whose name contains `filter`. Where there is no
+    /// pinned containerd, its tests are left out, as `./dev test` does outside.
+    pub fn of_test(test: &str, filter: Option<&str>, limit: Duration) -> Suite {
+        // One at a time: two daemons that start side by side on an emulated machine are late for everybody's patience.
+        let mut arguments: Vec<String> = ["--include-ignored", "--test-threads=1"].map(str::to_owned).into();
+        arguments.extend(filter.map(str::to_owned));
+        if Version::Pinned.tools().is_err() {
+            arguments.extend(["--skip", "pinned::"].map(str::to_owned));
+        }
+        let name = filter.map_or_else(|| test.to_owned(), |filter| format!("{test}:{filter}"));
+        Suite { name, program: Program::Test(test.to_owned()), arguments, limit_secs: limit.as_secs() }
+    }
+
     /// The line that goes before its output.
     pub fn begins(&self) -> String {
         format!("{BEGIN}{}", self.name)
