@@ -4,7 +4,9 @@
 //! It reads what others wrote and never what the code under test says about itself, except for the gaps
 //! that the sink itself admits.
 
+pub mod cgroup;
 mod cri_log;
+pub mod exposition;
 mod holes;
 mod sink;
 

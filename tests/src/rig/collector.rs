@@ -100,15 +100,7 @@ impl Collector {
 
     /// Body of `GET path`; an error where the answer is not 200.
     pub fn get(&self, path: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(&self.address).context("connect to the metrics")?;
-        stream.set_read_timeout(Some(LIMIT)).context("set a limit")?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: rig\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).context("ask for the metrics")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).context("read the metrics")?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a head")?;
-        ensure!(head.starts_with("HTTP/1.1 200"), "GET {path}: {head}");
-        Ok(body.to_owned())
+        get(&self.address, path)
     }
 
     /// Ends it with `signal` and waits for its end; its file stays.
@@ -133,6 +125,19 @@ impl Drop for Collector {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Body of `GET path` at `address` (`host:port`); an error where the answer is not 200.
+pub fn get(address: &str, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address).context("connect to the metrics")?;
+    stream.set_read_timeout(Some(LIMIT)).context("set a limit")?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: rig\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).context("ask for the metrics")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).context("read the metrics")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a head")?;
+    ensure!(head.starts_with("HTTP/1.1 200"), "GET {path}: {head}");
+    Ok(body.to_owned())
 }
 
 /// An address of this machine that nobody listens on at the moment.

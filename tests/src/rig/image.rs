@@ -28,8 +28,14 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Two tests of one process must not build the same image at the same time.
 static BUILDING: Mutex<()> = Mutex::new(());
 
+/// Names an image that is ready, where finding it by its content is too slow: in an emulated machine.
+pub const READY: &str = "SHIMTAP_RIG_IMAGE";
+
 /// Path of a tar that `ctr images import` takes; built where it is not there yet.
 pub fn archive() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(READY) {
+        return Ok(PathBuf::from(path));
+    }
     let _alone = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let busybox = tools::in_path("busybox").context("busybox is not installed (package busybox-static)")?;
     let speaker = tools::speaker()?;

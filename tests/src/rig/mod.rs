@@ -8,7 +8,7 @@ pub mod collector;
 mod config;
 pub mod cri;
 pub mod ctr;
-mod image;
+pub mod image;
 mod leftovers;
 pub mod node;
 pub mod patience;
@@ -16,6 +16,7 @@ pub mod process;
 pub mod run;
 mod seed;
 pub mod tools;
+pub mod vm;
 
 pub use config::{Hook, Shim};
 pub use node::{Node, Setup};

@@ -114,6 +114,11 @@ pub fn speaker() -> Result<PathBuf> {
     ours("speaker")
 }
 
+/// What runs inside the node VM, built together with this test.
+pub fn guest() -> Result<PathBuf> {
+    ours("guest")
+}
+
 /// Where `./dev` keeps what it builds and what the rig caches.
 pub fn cache_dir() -> PathBuf {
     std::env::var_os("SHIMTAP_RIG_CACHE")

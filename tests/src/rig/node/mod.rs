@@ -6,7 +6,7 @@
 mod end;
 mod setup;
 
-pub use setup::Setup;
+pub use setup::{PATIENT, Setup};
 
 use std::cell::{OnceCell, RefCell};
 use std::fs;

@@ -1,0 +1,9 @@
+//! Inside the node VM: how a plan is run, and checks of a whole node (systemd, its containerd, the collector's unit).
+//!
+//! Nothing of this may ever run on a machine that somebody needs.
+
+pub mod checks;
+mod node;
+pub mod plan;
+mod pods;
+mod unit;

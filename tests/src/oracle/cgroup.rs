@@ -1,0 +1,187 @@
+//! What the kernel's own cgroup files say of a container, under the names that the exposition uses.
+//!
+//! Read with nothing of ours in between, in either cgroup version. A figure that the kernel does not have is not in here;
+//! neither is a CFS figure where no period has elapsed, because then nobody counts.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::oracle::exposition::Shown;
+
+/// Figures by cAdvisor's family name; seconds and bytes, devices together.
+pub type Figures = BTreeMap<&'static str, f64>;
+
+/// The kernel gathers memory figures per CPU and lazily: that much may move although nothing happens.
+const MEMORY_MOVES_BYTES: f64 = 512.0 * 1024.0;
+/// Seconds are compared after they were written as text.
+const ROUNDING: f64 = 1e-6;
+
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// Whether the machine has the unified hierarchy.
+pub fn is_v2() -> bool {
+    Path::new(ROOT).join("cgroup.controllers").exists()
+}
+
+/// The figures of the cgroup at `path` below each hierarchy's root.
+pub fn figures(path: &str) -> Result<Figures> {
+    let path = path.trim_start_matches('/');
+    if is_v2() { of_v2(&Path::new(ROOT).join(path)) } else { of_v1(path) }
+}
+
+/// The cgroup of a process, in the hierarchy that accounts memory.
+pub fn of_process(pid: i32) -> Result<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).context("read a process's cgroup")?;
+    let mut rows = text.lines().map(|row| row.splitn(3, ':').collect::<Vec<_>>());
+    let row = rows.find(|row| row.get(1).is_some_and(|names| names.is_empty() || names.contains("memory")));
+    let path = row.as_deref().and_then(|row| row.get(2)).context("it is in no cgroup")?;
+    Ok((*path).to_owned())
+}
+
+/// Demands of a container that rests that every figure of the kernel is shown and lies between what the kernel said
+/// `before` and `after`, and that nothing is shown that the kernel does not have.
+pub fn agree(before: &Figures, shown: &Shown, after: &Figures) -> Result<()> {
+    let mut wrong = Vec::new();
+    for (name, low) in before {
+        let high = after.get(name).copied().unwrap_or(*low);
+        let slack = if name.contains("memory") { MEMORY_MOVES_BYTES } else { ROUNDING };
+        match shown.values.get(*name) {
+            Some(value) if (low.min(high) - slack..=low.max(high) + slack).contains(value) => {}
+            // The shims of 1.6 do not say it on cgroup v2.
+            None if *name == "container_memory_max_usage_bytes" && is_v2() => {}
+            other => wrong.push(format!("{name}: shown {other:?}, the kernel says {low} to {high}")),
+        }
+    }
+    for name in shown.values.keys() {
+        let counted = ["container_cpu_", "container_memory_", "container_fs_", "container_oom"];
+        if counted.iter().any(|start| name.starts_with(start)) && !before.contains_key(name.as_str()) {
+            wrong.push(format!("{name} is shown, and the kernel has no such figure"));
+        }
+    }
+    ensure!(wrong.is_empty(), "{wrong:#?}\nbefore: {before:#?}\nafter: {after:#?}\nshown: {shown:#?}");
+    Ok(())
+}
+
+fn of_v2(dir: &Path) -> Result<Figures> {
+    let mut found = Figures::new();
+    let cpu = rows(&dir.join("cpu.stat"))?;
+    for (name, key) in [
+        ("container_cpu_usage_seconds_total", "usage_usec"),
+        ("container_cpu_user_seconds_total", "user_usec"),
+        ("container_cpu_system_seconds_total", "system_usec"),
+    ] {
+        found.insert(name, *cpu.get(key).with_context(|| format!("cpu.stat has no {key}"))? / 1e6);
+    }
+    throttling(&mut found, &cpu, "throttled_usec", 1e6);
+
+    let memory = rows(&dir.join("memory.stat"))?;
+    let stat = |key: &str| memory.get(key).copied().with_context(|| format!("memory.stat has no {key}"));
+    let usage = single(&dir.join("memory.current"))?;
+    found.insert("container_memory_usage_bytes", usage);
+    found.insert("container_memory_working_set_bytes", (usage - stat("inactive_file")?).max(0.0));
+    found.insert("container_memory_rss", stat("anon")?);
+    found.insert("container_memory_cache", stat("file")?);
+    found.insert("container_memory_mapped_file", stat("file_mapped")?);
+    found.insert("container_memory_swap", single(&dir.join("memory.swap.current"))?);
+    if let Ok(peak) = single(&dir.join("memory.peak")) {
+        found.insert("container_memory_max_usage_bytes", peak);
+    }
+    let kills = rows(&dir.join("memory.events"))?.get("oom_kill").copied().context("no oom_kill")?;
+    found.insert("container_oom_events_total", kills);
+    found.insert("container_threads", single(&dir.join("pids.current"))?);
+
+    let io = fs::read_to_string(dir.join("io.stat")).context("read io.stat")?;
+    for (name, key) in [
+        ("container_fs_reads_total", "rios="),
+        ("container_fs_writes_total", "wios="),
+        ("container_fs_reads_bytes_total", "rbytes="),
+        ("container_fs_writes_bytes_total", "wbytes="),
+    ] {
+        let values = io.split_whitespace().filter_map(|word| word.strip_prefix(key)?.parse::<f64>().ok());
+        sum(&mut found, name, values);
+    }
+    Ok(found)
+}
+
+fn of_v1(path: &str) -> Result<Figures> {
+    let at =
+        |controller: &str, file: &str| -> PathBuf { Path::new(ROOT).join(controller).join(path).join(file) };
+    let mut found = Figures::new();
+    found.insert("container_cpu_usage_seconds_total", single(&at("cpuacct", "cpuacct.usage"))? / 1e9);
+    let modes = rows(&at("cpuacct", "cpuacct.stat"))?;
+    for (name, key) in
+        [("container_cpu_user_seconds_total", "user"), ("container_cpu_system_seconds_total", "system")]
+    {
+        // In ticks of 10 ms, whatever the kernel's own are.
+        found.insert(name, *modes.get(key).with_context(|| format!("cpuacct.stat has no {key}"))? / 100.0);
+    }
+    throttling(&mut found, &rows(&at("cpu", "cpu.stat"))?, "throttled_time", 1e9);
+
+    let memory = rows(&at("memory", "memory.stat"))?;
+    let stat = |key: &str| memory.get(key).copied().with_context(|| format!("memory.stat has no {key}"));
+    let usage = single(&at("memory", "memory.usage_in_bytes"))?;
+    found.insert("container_memory_usage_bytes", usage);
+    found.insert("container_memory_working_set_bytes", (usage - stat("total_inactive_file")?).max(0.0));
+    found.insert("container_memory_rss", stat("total_rss")?);
+    found.insert("container_memory_cache", stat("total_cache")?);
+    found.insert("container_memory_mapped_file", stat("total_mapped_file")?);
+    found.insert("container_memory_max_usage_bytes", single(&at("memory", "memory.max_usage_in_bytes"))?);
+    found.insert("container_memory_failcnt", single(&at("memory", "memory.failcnt"))?);
+    if let Ok(both) = single(&at("memory", "memory.memsw.usage_in_bytes")) {
+        found.insert("container_memory_swap", (both - usage).max(0.0));
+    }
+    if let Some(kills) = rows(&at("memory", "memory.oom_control"))?.get("oom_kill") {
+        found.insert("container_oom_events_total", *kills);
+    }
+    found.insert("container_threads", single(&at("pids", "pids.current"))?);
+
+    for (file, read, write) in [
+        ("blkio.throttle.io_serviced_recursive", "container_fs_reads_total", "container_fs_writes_total"),
+        (
+            "blkio.throttle.io_service_bytes_recursive",
+            "container_fs_reads_bytes_total",
+            "container_fs_writes_bytes_total",
+        ),
+    ] {
+        // Not every kernel has it.
+        let text = fs::read_to_string(at("blkio", file)).unwrap_or_default();
+        for (name, operation) in [(read, " Read "), (write, " Write ")] {
+            sum(&mut found, name, text.lines().filter_map(|row| row.split_once(operation)?.1.parse().ok()));
+        }
+    }
+    Ok(found)
+}
+
+fn throttling(found: &mut Figures, rows: &BTreeMap<String, f64>, time: &str, per_second: f64) {
+    let value = |key: &str| rows.get(key).copied().filter(|_| rows.get("nr_periods") > Some(&0.0));
+    for (name, value) in [
+        ("container_cpu_cfs_periods_total", value("nr_periods")),
+        ("container_cpu_cfs_throttled_periods_total", value("nr_throttled")),
+        ("container_cpu_cfs_throttled_seconds_total", value(time).map(|time| time / per_second)),
+    ] {
+        found.extend(value.map(|value| (name, value)));
+    }
+}
+
+/// The sum of `values`, unless there is none.
+fn sum(found: &mut Figures, name: &'static str, values: impl Iterator<Item = f64>) {
+    if let Some(sum) = values.reduce(|one, other| one + other) {
+        found.insert(name, sum);
+    }
+}
+
+/// A file of one number.
+fn single(path: &Path) -> Result<f64> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    text.trim().parse().with_context(|| format!("{} says {text:?}", path.display()))
+}
+
+/// A file of rows with a key and a number.
+fn rows(path: &Path) -> Result<BTreeMap<String, f64>> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let rows = text.lines().filter_map(|row| row.split_once(' '));
+    Ok(rows.filter_map(|(key, value)| Some((key.to_owned(), value.trim().parse().ok()?))).collect())
+}

@@ -1,0 +1,52 @@
+//! A Prometheus exposition as a scraper reads it: the rows of one container.
+//!
+//! Knows the text format and nothing of what stands in it.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+
+/// What one container shows: per family the sum over its rows (devices), and the newest time of any row.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Shown {
+    /// Values by family name.
+    pub values: BTreeMap<String, f64>,
+    /// Unix ms; 0 where no row has a time.
+    pub time_ms: u64,
+}
+
+/// The rows of `text` that have the label `container` with this value.
+pub fn of_container(text: &str, container: &str) -> Result<Shown> {
+    let label = format!("container=\"{container}\"");
+    let mut shown = Shown::default();
+    for row in text.lines().filter(|row| !row.starts_with('#')) {
+        let Some((name, rest)) = row.split_once('{') else { continue };
+        let (labels, rest) = rest.rsplit_once('}').with_context(|| format!("no end of labels: {row}"))?;
+        if !labels.split(',').any(|pair| pair == label) {
+            continue;
+        }
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        ensure!((1..=2).contains(&words.len()), "a row with {} numbers: {row}", words.len());
+        let value = words.first().context("no value")?;
+        let value: f64 = value.parse().with_context(|| format!("a value: {row}"))?;
+        *shown.values.entry(name.to_owned()).or_default() += value;
+        if let Some(time) = words.get(1) {
+            shown.time_ms = shown.time_ms.max(time.parse().with_context(|| format!("a time: {row}"))?);
+        }
+    }
+    Ok(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_one_container_are_summed_per_family() {
+        let text = "# HELP a b\na{container=\"x\",d=\"1\"} 1.5 1000\na{container=\"x\",d=\"2\"} 2 1001\n\
+                    a{container=\"xy\"} 7 9000\nb{container=\"x\"} 3\n";
+        let shown = of_container(text, "x").expect("it parses");
+        assert_eq!(shown.time_ms, 1001);
+        assert_eq!(shown.values, BTreeMap::from([("a".to_owned(), 3.5), ("b".to_owned(), 3.0)]));
+    }
+}

@@ -1,0 +1,57 @@
+//! A whole node in a VM: cgroup v2, systemd, another kernel. One boot; each suite that the guest ran is a test here.
+//!
+//! The suites are the ordinary ones, the same programs that run outside, and the guest's own checks
+//! (`src/guest/checks`). What they say is in `target/rig/vm/last/report.log`. See docs/node-vm.md.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use shimtap_tests::rig::vm::{self, Plan, Report, Suite};
+
+/// From power-on to power-off, on a machine that does other things as well.
+const LIMIT: Duration = Duration::from_secs(900);
+/// What one suite may take.
+const SUITE_LIMIT: Duration = Duration::from_secs(400);
+
+/// The suites: the integration test (none = the guest's own checks), and which of its tests. Others take minutes on an
+/// emulated machine: `./dev vm NAME` runs them.
+const SUITES: [(&str, Option<&str>); 3] =
+    [("checks", None), ("kernel_facts", None), ("numbers", Some("every_number"))];
+
+/// What the guest said; the first test that asks boots it.
+static REPORT: OnceLock<Result<Report, String>> = OnceLock::new();
+
+mod in_the_vm {
+    use super::{Result, passed};
+
+    macro_rules! suites {
+        ($($suite:ident),* $(,)?) => {
+            $(
+                #[test]
+                #[ignore = "boots a virtual machine: `sudo ./dev test` runs it"]
+                fn $suite() -> Result<()> {
+                    passed(stringify!($suite))
+                }
+            )*
+        };
+    }
+
+    suites!(checks, kernel_facts, numbers);
+}
+
+fn passed(name: &str) -> Result<()> {
+    let report = REPORT.get_or_init(|| vm::run(&plan(), LIMIT).map_err(|fault| format!("{fault:?}")));
+    let report = report.as_ref().map_err(|fault| anyhow!("{fault}"))?;
+    let suite = plan().suites.into_iter().find(|suite| suite.name.split(':').next() == Some(name));
+    let suite = suite.with_context(|| format!("{name} is not in the plan"))?;
+    report.passed(&suite.name).with_context(|| format!("on {}", report.node)).map(drop)
+}
+
+fn plan() -> Plan {
+    let suites = SUITES.iter().map(|(name, filter)| match *name {
+        "checks" => Suite::checks(name, SUITE_LIMIT),
+        test => Suite::of_test(test, *filter, SUITE_LIMIT),
+    });
+    Plan { suites: suites.collect() }
+}

@@ -1,0 +1,107 @@
+//! The numbers under cAdvisor's names are right or absent: each is held against the kernel's cgroup files, read before
+//! and after the sample, of a container that has worked and now rests.
+//!
+//! Runs on whichever cgroup version the machine has, and on v2 in the node VM.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use shimtap_tests::on_each_containerd;
+use shimtap_tests::oracle::cgroup::{self, Figures};
+use shimtap_tests::oracle::exposition::of_container;
+use shimtap_tests::rig::run::run;
+use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually};
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+on_each_containerd!(every_number_is_the_kernels_or_absent, an_oom_kill_is_counted);
+
+/// Writes and reads a disk past the cache, fills memory, burns its quota of CPU, says so, and rests.
+const WORK: &str = "dd if=/dev/zero of=/disk/f bs=65536 count=32 oflag=direct && \
+    dd if=/disk/f of=/dev/null bs=65536 iflag=direct && cat /disk/f >/dev/null && rm /disk/f || exit 1; \
+    x=$(head -c 4000000 /dev/zero | tr '\\0' x); \
+    i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done; echo $? >/host/rests; sleep 1000";
+
+fn every_number_is_the_kernels_or_absent(version: Version) -> Result<()> {
+    Setup::new(version, Shim::Wrapped(Hook::Opt)).with_collector().run(|node| {
+        let disk = std::env::temp_dir().join(format!("{}-disk", node.mark()));
+        std::fs::create_dir_all(&disk).context("create a folder on a disk")?;
+        let answer = bracketed(node, &disk.to_string_lossy());
+        std::fs::remove_dir_all(&disk).context("remove the folder on the disk")?;
+        answer
+    })
+}
+
+fn bracketed(node: &Node, disk: &str) -> Result<()> {
+    let mount = format!("type=bind,src={disk},dst=/disk,options=rbind:rw");
+    let flags = ["--detach", "--null-io", "--cpus", "0.5", "--mount", &mount];
+    // runc's own folder is the machine's: the name must be nobody else's.
+    let id = format!("worker-{}", node.mark());
+    run(node.run_command(&id, &flags, &["sh", "-c", WORK]), LIMIT)?.ok().context("run the worker")?;
+    eventually(LIMIT, "the worker to rest", || Ok(node.host_dir().join("rests").exists().then_some(())))?;
+    let group = format!("{}/{id}", node.mark());
+    // It may still be on its way into sleep: two readings that agree on its CPU time show that it is there.
+    let mut last = None;
+    let before = eventually(LIMIT, "its CPU time to stand still", || {
+        let now = cgroup::figures(&group)?;
+        let cpu = now.get("container_cpu_usage_seconds_total").copied();
+        let stands = last == cpu;
+        last = cpu;
+        Ok(stands.then_some(now))
+    })?;
+    let since = now_ms()?;
+    let shown = eventually(LIMIT, "a sample of the resting worker", || {
+        let text = node.collector(|collector| collector.get("/metrics/cadvisor?scope=all"))?;
+        let shown = of_container(&text, &id)?;
+        Ok((shown.time_ms > since).then_some(shown))
+    })?;
+    let after = cgroup::figures(&group)?;
+    node.remove(&id)?;
+    has_worked(&before)?;
+    cgroup::agree(&before, &shown, &after)
+}
+
+/// The worker did what it was meant to: otherwise the comparison says less than it seems to.
+fn has_worked(figures: &Figures) -> Result<()> {
+    for name in ["container_cpu_cfs_throttled_seconds_total", "container_memory_rss"] {
+        let value = figures.get(name).with_context(|| format!("the worker left no {name}"))?;
+        ensure!(*value > 0.0, "{name} is {value}");
+    }
+    if cgroup::is_v2() {
+        for name in ["container_fs_reads_bytes_total", "container_fs_writes_bytes_total"] {
+            let bytes = figures.get(name).with_context(|| format!("the worker left no {name}"))?;
+            ensure!(*bytes >= f64::from(32 * 65536), "{name} is {bytes}");
+        }
+    }
+    Ok(())
+}
+
+/// A child of the container is killed for want of memory while the container lives on and is shown.
+fn an_oom_kill_is_counted(version: Version) -> Result<()> {
+    Setup::new(version, Shim::Wrapped(Hook::Opt)).with_collector().run(|node| {
+        let flags = ["--detach", "--null-io", "--memory-limit", "33554432"];
+        let script = "speaker eat=200; echo $? >/host/killed; sleep 1000";
+        let id = format!("eater-{}", node.mark());
+        run(node.run_command(&id, &flags, &["sh", "-c", script]), LIMIT)?.ok().context("run it")?;
+        let killed = eventually(LIMIT, "the kill", || {
+            let text = std::fs::read_to_string(node.host_dir().join("killed")).unwrap_or_default();
+            Ok(text.trim().parse::<i32>().ok())
+        })?;
+        ensure!(killed == 137, "it ended with {killed}");
+        let truth = cgroup::figures(&format!("{}/{id}", node.mark()))?;
+        let truth = truth.get("container_oom_events_total").copied();
+        eventually(LIMIT, "the kill in a sample", || {
+            let text = node.collector(|collector| collector.get("/metrics/cadvisor?scope=all"))?;
+            let shown = of_container(&text, &id)?.values.get("container_oom_events_total").copied();
+            // Not every kernel of v1 counts them.
+            Ok((shown == truth && truth.is_none_or(|kills| kills > 0.0)).then_some(()))
+        })
+        .with_context(|| format!("the kernel counted {truth:?}"))?;
+        node.remove(&id)
+    })
+}
+
+fn now_ms() -> Result<u64> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).context("a clock before 1970")?;
+    u64::try_from(since.as_millis()).context("a time")
+}
