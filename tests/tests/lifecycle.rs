@@ -9,7 +9,6 @@ use shimtap_tests::line::tape;
 use shimtap_tests::on_each_containerd;
 use shimtap_tests::oracle::cri_log;
 use shimtap_tests::rig::cri::Wanted;
-use shimtap_tests::rig::node::NAMESPACE;
 use shimtap_tests::rig::run::run;
 use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually, same_with_and_without};
 
@@ -265,7 +264,7 @@ fn delete_of_what_was_never_ours(version: Version) -> Result<()> {
             std::fs::create_dir_all(bundle.join("rootfs")).context("create a bundle")?;
             std::fs::write(bundle.join("config.json"), "{}").context("write its spec")?;
             let mut command = Command::new(program);
-            command.args(["-namespace", NAMESPACE, "-address"]).arg(node.socket());
+            command.args(["-namespace", node.namespace(), "-address"]).arg(node.socket());
             command.arg("-publish-binary").arg(&node.tools().containerd);
             command.args(["-id", "never", "-bundle"]).arg(&bundle).arg("delete");
             let shims = node.tools().runc_shim.parent().context("the shim has no folder")?;

@@ -1,6 +1,6 @@
 //! `ctr`, containerd's own client: runs containers the way the node's shim asks for.
 //!
-//! Every call has a limit. Containers live in one namespace, in cgroups below the node's mark.
+//! Every call has a limit. Containers live in the node's namespace, in cgroups below its mark.
 
 use std::process::Command;
 use std::time::Duration;
@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::rig::image::IMAGE;
-use crate::rig::node::NAMESPACE;
 use crate::rig::run::{Finished, Running, run};
 use crate::rig::{Hook, Node, Shim, eventually};
 
@@ -18,7 +17,7 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 impl Node {
     /// A `ctr` in the node's namespace, for what the methods below do not cover.
     pub fn ctr_command(&self, arguments: &[&str]) -> Command {
-        self.command_in(NAMESPACE, arguments)
+        self.command_in(self.namespace(), arguments)
     }
 
     fn command_in(&self, namespace: &str, arguments: &[&str]) -> Command {
@@ -39,7 +38,7 @@ impl Node {
 
     /// `ctr run FLAGS IMAGE id COMMAND` with the node's shim, not started yet.
     pub fn run_command(&self, id: &str, flags: &[&str], command: &[&str]) -> Command {
-        self.note(NAMESPACE, id);
+        self.note(self.namespace(), id);
         let fifos = self.dir().join("fifo");
         let host = format!("type=bind,src={},dst=/host,options=rbind:rw", self.host_dir().display());
         let mut ctr = self.ctr_command(&["run", "--fifo-dir"]);

@@ -25,7 +25,8 @@ impl Seed {
     /// Names the seed for `tools` and the image in `archive`; it may not be there yet.
     pub fn of(tools: &Tools, archive: &Path) -> Result<Seed> {
         let image = archive.file_stem().context("the archive has no name")?.to_string_lossy().into_owned();
-        let name = format!("{}-{image}", tools.release);
+        // The layout: 2 has the image in every namespace that a node may hold.
+        let name = format!("{}-2-{image}", tools.release);
         Ok(Seed { path: tools::cache_dir().join("roots").join(name) })
     }
 

@@ -32,8 +32,9 @@ use crate::rig::{Hook, Shim, eventually, image};
 /// How long a daemon may take to answer its first call, on a busy machine with two cores.
 const START: Duration = Duration::from_secs(30);
 
-/// The containerd namespace of what `ctr` runs.
-pub const NAMESPACE: &str = "rig";
+/// The containerd namespaces of what `ctr` runs; a node holds one for itself. runc keeps its containers by namespace and id
+/// for the whole machine, so that two nodes with one namespace could not both have a container `a`.
+const NAMESPACES: [&str; 4] = ["rig-0", "rig-1", "rig-2", "rig-3"];
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -50,7 +51,8 @@ pub struct Node {
     cri: OnceCell<Cri>,
     /// (namespace, id) of every shim that may have been started, to know their sockets.
     ids: RefCell<Vec<(String, String)>>,
-    _lock: Flock<fs::File>,
+    namespace: &'static str,
+    _locks: [Flock<fs::File>; 2],
 }
 
 impl Node {
@@ -62,6 +64,7 @@ impl Node {
             Shim::Wrapped(_) => tools::wrapper()?,
         };
         let lock = lock(setup.alone)?;
+        let (namespace, namespace_lock) = free_namespace()?;
         let mark = format!("st{}", unique());
         let dir = Path::new("/run").join(&mark);
         let node = Node {
@@ -74,7 +77,8 @@ impl Node {
             collector: RefCell::new(None),
             cri: OnceCell::new(),
             ids: RefCell::new(Vec::new()),
-            _lock: lock,
+            namespace,
+            _locks: [lock, namespace_lock],
         };
         node.lay_out()?;
         if node.setup.collector {
@@ -84,6 +88,11 @@ impl Node {
         Ok(node)
     }
 
+    /// The containerd namespace of what `ctr` runs here.
+    pub fn namespace(&self) -> &'static str {
+        self.namespace
+    }
+
     /// Starts the daemon with the images in place, importing them where nobody has done it before.
     fn start_seeded(&self) -> Result<()> {
         let archive = image::archive().context("build the image")?;
@@ -91,8 +100,9 @@ impl Node {
         let root = self.dir.join("root");
         if !seed.plant(&root)? {
             self.start_daemon()?;
-            self.import(NAMESPACE, &archive)?;
-            self.import("k8s.io", &archive)?;
+            for namespace in NAMESPACES.into_iter().chain(["k8s.io"]) {
+                self.import(namespace, &archive)?;
+            }
             self.stop_daemon(Signal::SIGTERM)?;
             seed.keep(&root)?;
         }
@@ -303,6 +313,21 @@ pub(crate) fn unique() -> String {
 /// A number that no other caller of this process gets.
 pub(crate) fn number() -> u32 {
     NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The first namespace that no node on this machine holds; where each is held, the last one when it becomes free.
+fn free_namespace() -> Result<(&'static str, Flock<fs::File>)> {
+    for (number, namespace) in NAMESPACES.into_iter().enumerate() {
+        let path = format!("/run/shimtap-rig.{namespace}.lock");
+        let file = fs::File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.with_context(|| format!("open {path}"))?;
+        let last = number + 1 == NAMESPACES.len();
+        let how = if last { FlockArg::LockExclusive } else { FlockArg::LockExclusiveNonblock };
+        if let Ok(lock) = Flock::lock(file, how) {
+            return Ok((namespace, lock));
+        }
+    }
+    anyhow::bail!("no namespace could be locked")
 }
 
 /// Nodes share the machine, except one that measures time, which has it alone.
