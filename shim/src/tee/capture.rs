@@ -313,6 +313,7 @@ impl Worker {
         TaskState::Deleted.store(&task.state);
         // Each stream ends as soon as it is empty: now, or when containerd has taken the rest.
         self.pump_task_streams(index);
+        task.streams.iter().filter_map(linked).for_each(|stream| self.stream_close(stream));
         self.remove_task_dir(task);
         self.board.wake_link();
     }
@@ -324,7 +325,19 @@ impl Worker {
         let _ = self.open_target(index);
         self.hands.give_back(Slot::stream(index).plus(2), 1);
         StreamState::Ended.store(&self.stream(index).state);
+        self.stream_close(index);
         self.board.wake_link();
+    }
+
+    /// The readers of an ended stream go with its task's Delete, whether or not the collector has everything yet: a
+    /// FIFO that is open anywhere counts 64 KiB of the pipe budget, which is one for all containers of the node.
+    pub(super) fn stream_close(&mut self, index: usize) {
+        let stream = self.stream(index);
+        let deleted = linked(&stream.task)
+            .is_some_and(|task| TaskState::load(&self.task(task).state) == TaskState::Deleted);
+        if deleted && StreamState::load(&stream.state) == StreamState::Ended {
+            self.hands.give_back(Slot::stream(index), 3);
+        }
     }
 
     fn stream_unregister(&mut self, index: usize) {

@@ -105,6 +105,8 @@ impl Worker {
     pub(crate) fn stream_pump(&mut self, stream: usize) {
         let entry = self.stream(stream);
         if !matches!(StreamState::load(&entry.state), StreamState::Setup | StreamState::Live) {
+            // A predecessor may have died before it had closed what an ended one holds.
+            self.stream_close(stream);
             return;
         }
         let want = self.stream_turn(stream);

@@ -1,5 +1,5 @@
 //! What speaks inside the containers of the tests: lines that are provable from their number, at a chosen
-//! pace, on either stream; pipes held open by a grandchild; memory that is eaten.
+//! pace, on either stream; pipes held open by a grandchild; memory that is eaten; pipes that are asked for.
 //!
 //! It never retries and never hides a failed write: its exit status is part of what tests compare.
 
@@ -8,10 +8,11 @@ use std::os::unix::fs::FileExt;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use shimtap_tests::line::line;
 
 const USAGE: &str = "speaker [lines=N] [seed=S] [width=W] [rate=LINES_PER_SECOND] [to=out|err|both] \
-[batch=LINES_PER_WRITE] [count=FILE] [tail=TEXT] [hold=SECONDS] [eat=MIB] [sleep=MILLISECONDS] [exit=STATUS]";
+[batch=LINES_PER_WRITE] [count=FILE] [tail=TEXT] [hold=SECONDS] [eat=MIB] [pipes=N] [sleep=MILLISECONDS] [exit=STATUS]";
 
 #[derive(Debug)]
 struct Order {
@@ -25,6 +26,7 @@ struct Order {
     tail: Option<String>,
     hold: Option<String>,
     eat: u64,
+    pipes: u64,
     sleep: u64,
     exit: u8,
 }
@@ -60,6 +62,7 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Order, String> {
         tail: None,
         hold: None,
         eat: 0,
+        pipes: 0,
         sleep: 0,
         exit: 0,
     };
@@ -80,6 +83,7 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Order, String> {
             "tail" => order.tail = Some(value.to_owned()),
             "hold" => order.hold = Some(value.to_owned()),
             "eat" => order.eat = number()?,
+            "pipes" => order.pipes = number()?,
             "sleep" => order.sleep = number()?,
             "exit" => order.exit = u8::try_from(number()?).map_err(|error| error.to_string())?,
             _ => return Err(format!("{key}: unknown")),
@@ -100,7 +104,25 @@ fn obey(order: &Order) -> io::Result<()> {
     }
     std::thread::sleep(Duration::from_millis(order.sleep));
     eat(order.eat);
+    if order.pipes > 0 {
+        println!("{}", whole_pipes(order.pipes)?);
+    }
     Ok(())
+}
+
+/// Makes up to `most` pipes and says how many had their full 64 KiB: the kernel gives less where the user's account of
+/// pipe pages is used up.
+fn whole_pipes(most: u64) -> io::Result<u64> {
+    const WHOLE: i32 = 64 << 10;
+    let mut made = Vec::new();
+    for n in 0..most {
+        let (reader, writer) = io::pipe()?;
+        if fcntl(&reader, FcntlArg::F_GETPIPE_SZ)? < WHOLE {
+            return Ok(n);
+        }
+        made.push((reader, writer));
+    }
+    Ok(most)
 }
 
 fn speak(order: &Order) -> io::Result<()> {

@@ -6,6 +6,7 @@
 //! runs no containers; what its "processes" write and when they end is told by a [`script::Script`] in the
 //! bundle, so that the client knows every byte beforehand.
 
+pub mod census;
 pub mod client;
 pub mod journal;
 pub mod process;

@@ -268,6 +268,45 @@ pub struct ExecSyncRequest {
     pub timeout: i64,
 }
 
+/// Exec: as ExecSync, over the streaming server.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ExecRequest {
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    #[prost(string, repeated, tag = "2")]
+    pub cmd: Vec<String>,
+    #[prost(bool, tag = "3")]
+    pub tty: bool,
+    #[prost(bool, tag = "4")]
+    pub stdin: bool,
+    #[prost(bool, tag = "5")]
+    pub stdout: bool,
+    #[prost(bool, tag = "6")]
+    pub stderr: bool,
+}
+
+/// Attach.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AttachRequest {
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    #[prost(bool, tag = "2")]
+    pub stdin: bool,
+    #[prost(bool, tag = "3")]
+    pub tty: bool,
+    #[prost(bool, tag = "4")]
+    pub stdout: bool,
+    #[prost(bool, tag = "5")]
+    pub stderr: bool,
+}
+
+/// Where the streams of an Exec or an Attach are to be had.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StreamingUrl {
+    #[prost(string, tag = "1")]
+    pub url: String,
+}
+
 /// What a command in a container said, and how it ended.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct ExecSyncResponse {

@@ -18,11 +18,12 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use messages::{
-    ContainerConfig, ContainerId, ContainerMetadata, ContainerStatsResponse, ContainerStatusResponse,
-    CreateContainerRequest, Empty, ExecSyncRequest, ImageSpec, ImageStatusRequest, ImageStatusResponse,
-    LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
-    LinuxSandboxSecurityContext, Mount, NamespaceOption, PodSandboxConfig, PodSandboxId, PodSandboxMetadata,
-    PodSandboxStatusResponse, RunPodSandboxRequest, StopContainerRequest,
+    AttachRequest, ContainerConfig, ContainerId, ContainerMetadata, ContainerStatsResponse,
+    ContainerStatusResponse, CreateContainerRequest, Empty, ExecRequest, ExecSyncRequest, ImageSpec,
+    ImageStatusRequest, ImageStatusResponse, LinuxContainerConfig, LinuxContainerResources,
+    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount,
+    NamespaceOption, PodSandboxConfig, PodSandboxId, PodSandboxMetadata, PodSandboxStatusResponse,
+    RunPodSandboxRequest, StopContainerRequest, StreamingUrl,
 };
 pub use messages::{ContainerState, ExecSyncResponse};
 
@@ -274,6 +275,27 @@ impl Cri {
     pub fn exec(&self, id: &str, command: &[&str], timeout_secs: i64) -> Result<ExecSyncResponse> {
         let cmd = command.iter().map(|word| (*word).to_owned()).collect();
         self.call("ExecSync", ExecSyncRequest { container_id: id.to_owned(), cmd, timeout: timeout_secs })
+    }
+
+    /// The address at which a command's streams are to be had; it runs once somebody comes for them. With a terminal
+    /// there is no stderr of its own.
+    pub fn exec_url(&self, id: &str, command: &[&str], tty: bool) -> Result<String> {
+        let request = ExecRequest {
+            container_id: id.to_owned(),
+            cmd: command.iter().map(|word| (*word).to_owned()).collect(),
+            tty,
+            stdin: true,
+            stdout: true,
+            stderr: !tty,
+        };
+        Ok(self.call::<_, StreamingUrl>("Exec", request)?.url)
+    }
+
+    /// The address at which a running container's streams are to be had.
+    pub fn attach_url(&self, id: &str, tty: bool) -> Result<String> {
+        let request =
+            AttachRequest { container_id: id.to_owned(), stdin: true, tty, stdout: true, stderr: !tty };
+        Ok(self.call::<_, StreamingUrl>("Attach", request)?.url)
     }
 
     /// CPU time that containerd reports for a container, in ns; none where it does not know.
