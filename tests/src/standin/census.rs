@@ -64,10 +64,12 @@ fn one(pid: Pid, link: &Path) -> Option<Open> {
 const FLOOR: i32 = 16;
 
 /// Descriptors that a process has twice: of one pipe, FIFO or socket, in the same mode. Each has a slot of its own, so
-/// there must be none.
+/// there must be none. (The keeper keeps descriptors in reserve for its next worker: duplicates of the block, no slots.)
 #[must_use]
 pub fn twice(open: &[Open]) -> Vec<Open> {
-    let slots = || open.iter().filter(|o| o.fd >= FLOOR && !o.target.starts_with("anon_inode:"));
+    let is_slot =
+        |o: &&Open| o.fd >= FLOOR && !o.target.starts_with("anon_inode:") && !o.target.starts_with("/memfd:");
+    let slots = || open.iter().filter(is_slot);
     let pairs = slots().zip(slots().skip(1));
     pairs.filter(|(a, b)| (&a.target, a.mode) == (&b.target, b.mode)).map(|(a, _)| a.clone()).collect()
 }
