@@ -23,8 +23,8 @@ use shimtap_tests::standin::{
 
 const TASKS: usize = 100;
 const STREAMS: usize = 2 * TASKS;
-/// The tap, two free pipes of the pool, and the link thread's wake-up.
-const STANDING: usize = 4;
+/// The tap, two free pipes of the pool, and the link thread's wake-up and prod.
+const STANDING: usize = 5;
 /// A pipe of default size.
 const WHOLE: u64 = 64 << 10;
 /// More pipes than the default account has room for.
