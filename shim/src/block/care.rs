@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::layout::states;
+use super::states::states;
 use crate::sys::shared::shared_layout;
 
 /// Deaths that are remembered; the counts by reason go on for ever.

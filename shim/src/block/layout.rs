@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use super::{
+    Slot,
     care::Care,
     counters::{Counters, MethodCounters},
     text::Text,
@@ -13,14 +14,14 @@ use crate::sys::shared::shared_layout;
 
 /// Connections at a time.
 pub const CONNS: usize = CONN_COUNT as usize;
-const CONN_COUNT: u32 = 128;
+pub(super) const CONN_COUNT: u32 = 128;
 /// Requests in flight at a time that are observed; more are forwarded unobserved and counted.
 pub const PENDINGS: usize = 512;
 /// Tasks at a time, ended ones included until the collector has their last bytes.
 pub const TASKS: usize = 128;
 /// Captured streams at a time.
 pub const STREAMS: usize = STREAM_COUNT as usize;
-const STREAM_COUNT: u32 = 256;
+pub(super) const STREAM_COUNT: u32 = 256;
 /// Pipes in the pool: bytes on their way, of frames or of output.
 pub const PIPES: usize = 2 * CONNS + STREAMS;
 /// Chunks one stream may own: 1 MiB.
@@ -33,124 +34,6 @@ pub const ID: usize = 128;
 pub const PATH: usize = 512;
 /// Largest Wait answer that is held; a larger one goes at once.
 pub const HELD: usize = 256;
-
-/// Words of a state machine: an enum stored in an `AtomicU32`.
-macro_rules! states {
-    ($(#[$meta:meta])* $vis:vis enum $name:ident {
-        $(#[$fmeta:meta])* $first:ident, $($(#[$vmeta:meta])* $variant:ident,)*
-    }) => {
-        $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[repr(u32)]
-        $vis enum $name { $(#[$fmeta])* $first, $($(#[$vmeta])* $variant,)* }
-        impl $name {
-            /// All, in the order of their numbers.
-            pub const ALL: &'static [Self] = &[Self::$first, $(Self::$variant,)*];
-            /// Reads the word with acquire order; a value of no state reads as the first one.
-            pub fn load(word: &AtomicU32) -> Self {
-                let raw = word.load(Ordering::Acquire);
-                Self::ALL.iter().copied().find(|s| *s as u32 == raw).unwrap_or(Self::$first)
-            }
-            /// Stores the word with release order.
-            pub fn store(self, word: &AtomicU32) {
-                word.store(self as u32, Ordering::Release);
-            }
-        }
-    };
-}
-
-pub(super) use states;
-
-states! {
-    /// One direction of a connection.
-    pub enum DirState {
-        /// Between two frames; pipe empty; SO_PEEK_OFF 0.
-        Idle,
-        /// SO_PEEK_OFF of the source counts what is left of a frame that goes over unchanged.
-        Pass,
-        /// SO_PEEK_OFF of the source counts what is left of a frame that is read into the first frame area.
-        Assemble,
-        /// The next piece of `out_len` bytes goes from the area into the (empty) pipe.
-        Put,
-        /// The pipe holds that piece; `put_end` is where it ends.
-        Out,
-        /// All of it has left; what the frame meant is to be concluded.
-        Finish,
-        /// No framing any more: bytes move as they come.
-        Raw,
-        /// The source has ended and the target was told.
-        Ended,
-    }
-}
-
-states! {
-    /// A connection that the keeper accepted.
-    pub enum ConnState {
-        /// Not in use (or accepted and not yet seen by a worker).
-        Free,
-        /// Accepted; not a byte yet, so no connection to the inner shim.
-        Quiet,
-        /// Both ends are there.
-        Up,
-        /// To be given back.
-        Closing,
-    }
-}
-
-states! {
-    /// A request in flight.
-    pub enum PendingState {
-        Free,
-        /// Waits for its answer.
-        Open,
-        /// Answered by the inner shim; the answer is in `held`.
-        Held,
-        /// The held (or our own) answer is on its way out.
-        Leaving,
-        /// Answered by us; the inner shim's late answer is to be swallowed.
-        Swallow,
-    }
-}
-
-states! {
-    /// A container's init process.
-    pub enum TaskState {
-        Free,
-        /// Create is in flight.
-        Creating,
-        Created,
-        Running,
-        Exited,
-        /// Its Delete was answered. Kept until the collector has everything.
-        Deleted,
-    }
-}
-
-states! {
-    /// A captured stream.
-    pub enum StreamState {
-        Free,
-        /// Descriptors are being made, Create is not yet accepted.
-        Setup,
-        Live,
-        /// All was passed on and containerd's end was closed.
-        Ended,
-    }
-}
-
-states! {
-    /// Where a stream's bytes are (docs/adr/0002).
-    pub enum Phase {
-        /// Pipe and tap empty: the next move is inner FIFO → pipe.
-        Fill,
-        /// Bytes in the pipe, none of them copied.
-        Tee,
-        /// The tap holds a copy of the first `teed` of `filled` bytes.
-        Drain,
-        /// The copy is in the ring up to `next`; the pipe still has bytes to pass on.
-        Pass,
-    }
-}
 
 shared_layout! {
     /// One direction of a connection.
@@ -374,81 +257,6 @@ shared_layout! {
         pub pendings: [Pending; PENDINGS],
         pub tasks: [Task; TASKS],
         pub streams: [Stream; STREAMS],
-    }
-}
-
-/// A place in the keeper's table of descriptors. Each descriptor that matters has exactly one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Slot(u32);
-
-// === impl Slot ===
-
-impl Slot {
-    const CONN_AT: u32 = 8;
-    const STREAM_AT: u32 = Self::CONN_AT + 2 * CONN_COUNT;
-    const PIPE_AT: u32 = Self::STREAM_AT + 3 * STREAM_COUNT;
-    /// How many there are.
-    pub const COUNT: usize = Self::PIPE_AT as usize + 2 * PIPES;
-
-    /// The socket that containerd connects to.
-    pub const LISTENER: Self = Self(0);
-    /// The lock whose holder lives (see `run_dir`).
-    pub const ALIVE: Self = Self(1);
-    /// An idle connection to the inner shim: its end is the inner shim's end.
-    pub const WATCH: Self = Self(2);
-    /// The tap: a pipe, so this and the next.
-    pub const TAP: Self = Self(3);
-    /// The dead man's switch (docs/adr/0006): a timer that the worker keeps from running out.
-    pub const SWITCH: Self = Self(5);
-
-    /// containerd's end of a connection.
-    pub fn outer(conn: usize) -> Self {
-        Self::at(Self::CONN_AT, conn, 2, 0)
-    }
-
-    /// The inner shim's end of a connection.
-    pub fn inner(conn: usize) -> Self {
-        Self::at(Self::CONN_AT, conn, 2, 1)
-    }
-
-    /// A stream's inner FIFO (reader), then containerd's FIFO: reader, writer.
-    pub fn stream(stream: usize) -> Self {
-        Self::at(Self::STREAM_AT, stream, 3, 0)
-    }
-
-    /// A pipe of the pool: read end, and the next slot its write end.
-    pub fn pipe(pipe: usize) -> Self {
-        Self::at(Self::PIPE_AT, pipe, 2, 0)
-    }
-
-    fn at(base: u32, index: usize, width: u32, offset: u32) -> Self {
-        let index = u32::try_from(index).unwrap_or(u32::MAX / 4);
-        Self(base.saturating_add(index.saturating_mul(width)).saturating_add(offset))
-    }
-
-    /// The slot `n` places on.
-    pub fn plus(self, n: u32) -> Self {
-        Self(self.0.saturating_add(n))
-    }
-
-    /// The slot before.
-    pub fn minus_one(self) -> Self {
-        Self(self.0.saturating_sub(1))
-    }
-
-    /// As stored in a message.
-    pub fn number(self) -> u32 {
-        self.0
-    }
-
-    /// From a message; `None` where there is no such slot.
-    pub fn from_number(n: u32) -> Option<Self> {
-        usize::try_from(n).is_ok_and(|n| n < Self::COUNT).then_some(Self(n))
-    }
-
-    /// As an index.
-    pub fn index(self) -> usize {
-        usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 }
 

@@ -11,6 +11,8 @@
 pub mod care;
 pub mod counters;
 pub mod layout;
+pub mod slot;
+pub mod states;
 pub mod text;
 pub mod words;
 
@@ -23,6 +25,8 @@ use crate::sys::{
 };
 
 pub use layout::*;
+pub use slot::Slot;
+pub use states::{ConnState, DirState, PendingState, Phase, StreamState, TaskState};
 
 /// Layout version of this release.
 pub const LAYOUT: u32 = 2;

@@ -1,10 +1,11 @@
 //! The tee: every byte from a container's FIFO to containerd's, with a copy for the collector made on the way.
 //!
 //! A byte's way: inner FIFO → pipe (splice) → outer FIFO (splice), and from the pipe by tee(2) into the tap, which is
-//! read at once into the mapped ring. `capture` makes and ends streams, `pump` moves, `ring` keeps the copy, `pace`
-//! says when. containerd's end is the only thing that may make it wait, as the unwrapped shim would.
+//! read at once into the mapped ring. `capture` makes streams, `pump` moves, `ring` keeps the copy, `pace` says
+//! when, `ending` closes. containerd's end is the only thing that may make it wait, as the unwrapped shim would.
 
 mod capture;
+mod ending;
 mod pace;
 mod pump;
 pub mod ring;

@@ -1,0 +1,165 @@
+//! What becomes of a captured task: Create accepted or refused, deleted, forgotten. Its streams are closed towards
+//! containerd before the answer that tells it so, and nothing of ours is left behind.
+
+use std::sync::atomic::Ordering;
+
+use crate::{
+    block::{Slot, StreamState, Task, TaskState, linked},
+    sys::{
+        fd::{self, Moved},
+        unix_ns,
+    },
+    worker::{Token, Worker},
+};
+
+impl Worker {
+    /// Create was accepted.
+    pub(crate) fn task_created(&mut self, index: usize, pid: u32) {
+        let task = self.task(index);
+        if TaskState::load(&task.state) != TaskState::Creating {
+            return;
+        }
+        task.pid.store(pid, Ordering::Relaxed);
+        task.created_ns.store(unix_ns(), Ordering::Relaxed);
+        for index in task.streams.iter().filter_map(linked) {
+            let stream = self.stream(index);
+            if StreamState::load(&stream.state) == StreamState::Setup {
+                // Whoever waits in open(2) for a writer waits no longer than for the inner shim's. Where this fails it
+                // is tried again with the first byte.
+                let _ = self.open_target(index);
+                StreamState::Live.store(&stream.state);
+            }
+        }
+        TaskState::Created.store(&task.state);
+        self.retire_namesakes(index);
+        self.board.wake_link();
+    }
+
+    /// A living task of that id cannot have been created again: its Delete passed unseen, in safe mode.
+    fn retire_namesakes(&mut self, index: usize) {
+        let id = self.task(index).id.get();
+        let lives = |t: &Task| {
+            !matches!(TaskState::load(&t.state), TaskState::Free | TaskState::Creating | TaskState::Deleted)
+        };
+        let tasks = self.block.tables().tasks().iter().enumerate();
+        let same = tasks.filter(|(n, t)| *n != index && lives(t) && t.id.is(&id)).map(|(n, _)| n);
+        for stale in same.collect::<Vec<_>>() {
+            let task = self.task(stale);
+            task.deleted_ns.store(unix_ns(), Ordering::Relaxed);
+            TaskState::Deleted.store(&task.state);
+            self.pump_task_streams(stale);
+        }
+    }
+
+    /// Create failed: nothing of ours is left when the error is forwarded, and containerd's FIFOs are as the inner shim
+    /// left ours: ended where it had opened them, untouched where it had not (the next Create may name them again).
+    pub(crate) fn task_undo(&mut self, index: usize) {
+        if !self.is_creating(index) {
+            return;
+        }
+        for stream in self.task(index).streams.iter().filter_map(linked) {
+            self.tee.running(stream).pace.over();
+            self.stream_pump(stream);
+            let open = StreamState::load(&self.stream(stream).state) == StreamState::Setup;
+            if open && self.source_has_writer(stream) {
+                self.stream_end(stream);
+            }
+        }
+        self.task_forget(index);
+    }
+
+    /// Has somebody the inner FIFO open for writing now? (One who has closed it again is seen as its end.)
+    fn source_has_writer(&self, index: usize) -> bool {
+        let ends = (self.hands.get(Slot::stream(index)), self.hands.get(Slot::TAP.plus(1)));
+        let (Ok(source), Ok(tap)) = ends else { return false };
+        // tee(2) consumes nothing; on an empty FIFO it is EAGAIN with a writer and 0 without one.
+        match fd::tee(source, tap, 1) {
+            Ok(Moved::Blocked) => true,
+            Ok(Moved::Bytes(_)) => {
+                if let Ok(tap) = self.hands.get(Slot::TAP) {
+                    fd::forget(tap);
+                }
+                true
+            }
+            Ok(Moved::End) | Err(_) => false,
+        }
+    }
+
+    /// Delete was answered: nothing more will come, whoever still holds the FIFO.
+    pub(crate) fn task_deleted(&mut self, index: usize) {
+        let task = self.task(index);
+        task.deleted_ns.store(unix_ns(), Ordering::Relaxed);
+        TaskState::Deleted.store(&task.state);
+        // Each stream ends as soon as it is empty: now, or when containerd has taken the rest.
+        self.pump_task_streams(index);
+        task.streams.iter().filter_map(linked).for_each(|stream| self.stream_close(stream));
+        self.remove_task_dir(task);
+        self.board.wake_link();
+    }
+
+    /// All is passed on: containerd gets its end of file. Returns when the keeper has closed the writer too.
+    pub(super) fn stream_end(&mut self, index: usize) {
+        self.stream_unregister(index);
+        // An end is told by a writer that goes, so there must have been one.
+        let _ = self.open_target(index);
+        self.hands.give_back(Slot::stream(index).plus(2), 1);
+        StreamState::Ended.store(&self.stream(index).state);
+        self.stream_close(index);
+        self.board.wake_link();
+    }
+
+    /// The readers of an ended stream go with its task's Delete, whether or not the collector has everything yet: a
+    /// FIFO that is open anywhere counts 64 KiB of the pipe budget, which is one for all containers of the node.
+    pub(super) fn stream_close(&mut self, index: usize) {
+        let stream = self.stream(index);
+        let deleted = linked(&stream.task)
+            .is_some_and(|task| TaskState::load(&self.task(task).state) == TaskState::Deleted);
+        if deleted && StreamState::load(&stream.state) == StreamState::Ended {
+            self.hands.give_back(Slot::stream(index), 3);
+        }
+    }
+
+    fn stream_unregister(&mut self, index: usize) {
+        let base = Slot::stream(index);
+        for (slot, token) in [(base, Token::Source(index)), (base.plus(2), Token::Target(index))] {
+            if let Ok(fd) = self.hands.get(slot) {
+                let _ = self.poller.want(token.number(), fd, None);
+            }
+        }
+    }
+
+    /// Entries of deleted tasks go when the collector has everything.
+    pub(crate) fn tend_tasks(&mut self) {
+        let done = |t: &Task| {
+            TaskState::load(&t.state) == TaskState::Deleted && t.link_done.load(Ordering::Acquire) != 0
+        };
+        let tasks = self.block.tables().tasks().iter().enumerate();
+        for index in tasks.filter(|(_, t)| done(t)).map(|(n, _)| n).collect::<Vec<_>>() {
+            self.task_forget(index);
+        }
+    }
+
+    pub(super) fn task_forget(&mut self, index: usize) {
+        let task = self.task(index);
+        for stream in task.streams.iter().filter_map(linked) {
+            self.stream_forget(stream);
+        }
+        if TaskState::load(&task.state) != TaskState::Deleted {
+            self.remove_task_dir(task);
+        }
+        TaskState::Free.store(&task.state);
+    }
+
+    pub(super) fn stream_forget(&mut self, index: usize) {
+        let stream = self.stream(index);
+        self.stream_unregister(index);
+        if let Some(pipe) = linked(&stream.pipe) {
+            stream.pipe.store(0, Ordering::Release);
+            self.pipes.discard(pipe, &mut self.hands);
+        }
+        self.hands.give_back(Slot::stream(index), 3);
+        self.tee.chunks.free_all(stream, 0);
+        *self.tee.running(index) = super::Running::default();
+        StreamState::Free.store(&stream.state);
+    }
+}
