@@ -11,7 +11,7 @@ use shimtap_tests::standin::{
         PATIENCE,
         audit::exactly_once,
         connection::Connection,
-        frame::{Frame, LARGEST, flag, header, kind},
+        frame::{Frame, LARGEST, header, kind},
         lab::Lab,
         launch::{Endpoint, Flavour, Shim},
         pod::{self, Fifos, Pod},
@@ -208,21 +208,7 @@ fn go_rules_hold_for_streams_and_unknown_services() -> Result<()> {
 #[test]
 fn streams_echo_their_data_frames() -> Result<()> {
     let pod = Pod::start(lab("plain", "2")?, standin(Flavour::V1_6), "stream", &Script::default())?;
-    let c = &pod.connection;
-    let mut open = Frame::request(c.next_stream(), STREAMING, "Stream", Vec::new())?;
-    open.flags = flag::REMOTE_OPEN;
-    c.send_bytes(&open.bytes())?;
-    let sent: Vec<Frame> =
-        (0..50u8).map(|n| Frame::data(open.stream, 0, vec![n; usize::from(n) * 100])).collect();
-    for frame in &sent {
-        c.send_bytes(&frame.bytes())?;
-    }
-    let last = Frame::data(open.stream, flag::REMOTE_CLOSED | flag::NO_DATA, Vec::new());
-    c.send_bytes(&last.bytes())?;
-    let back = c.wait_for(PATIENCE, |f| (f.len() == 51).then(|| f.to_vec()))?;
-    assert_eq!(back[..50], sent[..]);
-    assert_eq!(back[50], last);
-    Ok(())
+    pod.connection.is_echoed(STREAMING, 50, 100)
 }
 
 #[test]

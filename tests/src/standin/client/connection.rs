@@ -18,7 +18,7 @@ use containerd_shim_protos::protobuf::Message;
 
 use super::{
     PATIENCE,
-    frame::{Answer, Frame, HEADER, parse_header},
+    frame::{Answer, Frame, HEADER, flag, parse_header},
 };
 use crate::standin::journal::hash;
 
@@ -160,6 +160,26 @@ impl Connection {
     pub fn answer(&self, stream: u32, patience: Duration) -> Result<Answer> {
         let found = self.wait_for(patience, |frames| frames.iter().find(|f| f.stream == stream).cloned());
         found.context("waiting for the answer")?.answer()
+    }
+
+    /// A ttrpc stream to a service that sends back what it gets: `count` data frames of 0, `step`, 2 × `step` … bytes go and
+    /// come back as they went, and so does the end.
+    ///
+    /// # Errors
+    /// They do not, or not in time.
+    pub fn is_echoed(&self, service: &str, count: u8, step: usize) -> Result<()> {
+        let mut open = Frame::request(self.next_stream(), service, "Stream", Vec::new())?;
+        open.flags = flag::REMOTE_OPEN;
+        self.send_bytes(&open.bytes())?;
+        let data = |n: u8| Frame::data(open.stream, 0, vec![n; usize::from(n) * step]);
+        let last = Frame::data(open.stream, flag::REMOTE_CLOSED | flag::NO_DATA, Vec::new());
+        let sent: Vec<Frame> = (0..count).map(data).chain([last]).collect();
+        for frame in &sent {
+            self.send_bytes(&frame.bytes())?;
+        }
+        let back = self.wait_for(PATIENCE, |f| (f.len() == sent.len()).then(|| f.to_vec()))?;
+        ensure!(back == sent, "frames do not come back as they went");
+        Ok(())
     }
 
     /// Waits until `find` finds something in the frames that have come so far.
