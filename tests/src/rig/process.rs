@@ -47,9 +47,9 @@ impl Process {
 }
 
 /// All living processes (zombies left out) that carry the rig's `mark` in their environment or in the path
-/// of a cgroup, or have something open in its folder `dir`.
-pub fn marked(mark: &str, dir: &Path) -> Result<Vec<Process>> {
-    let mark = Mark { environment: format!("{MARK}={mark}"), cgroup: format!("/{mark}"), dir };
+/// of a cgroup, or have something open in one of its folders `dirs`.
+pub fn marked(mark: &str, dirs: [&Path; 2]) -> Result<Vec<Process>> {
+    let mark = Mark { environment: format!("{MARK}={mark}"), cgroup: format!("/{mark}"), dirs };
     let own = std::process::id().to_string();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").context("list /proc")? {
@@ -75,7 +75,7 @@ pub fn marked(mark: &str, dir: &Path) -> Result<Vec<Process>> {
 struct Mark<'a> {
     environment: String,
     cgroup: String,
-    dir: &'a Path,
+    dirs: [&'a Path; 2],
 }
 
 impl Mark<'_> {
@@ -92,7 +92,8 @@ impl Mark<'_> {
             return true;
         }
         let open = fs::read_dir(proc.join("fd")).into_iter().flatten().flatten();
-        open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| target.starts_with(self.dir))
+        let mut open = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+        open.any(|target| self.dirs.iter().any(|dir| target.starts_with(dir)))
     }
 }
 

@@ -18,7 +18,8 @@ const SETTLE: Duration = Duration::from_secs(10);
 impl Node {
     /// All living processes of this node.
     pub fn processes(&self) -> Result<Vec<Process>> {
-        process::marked(&self.mark, &self.dir)
+        // The wrappers' folder may lie elsewhere; their lock is open for as long as they live.
+        process::marked(&self.mark, [&self.dir, &self.run_dir()])
     }
 
     /// The wrapper's processes of that role (`tap-keeper`, `tap-worker`).
