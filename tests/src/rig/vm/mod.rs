@@ -24,7 +24,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::rig::tools;
+use crate::rig::Version;
+use crate::rig::tools::{self, Tools};
+
+/// The pinned containerd, where the guest is to run it too. It doubles the time, so SHIMTAP_VM_BRIEF leaves it out; CI never does.
+pub fn pinned() -> Option<Tools> {
+    let brief = std::env::var_os("SHIMTAP_VM_BRIEF").is_some();
+    Version::Pinned.tools().ok().filter(|_| !brief)
+}
 
 /// Boots a node, lets it run `plan` with the test programs that it names, and reads what came of it. `limit` is for all of
 /// it, from power-on to power-off.

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use super::base::administrator;
 use super::plan::{IMAGE, PLAN, Plan};
 use crate::rig::run::{Finished, run};
-use crate::rig::{Version, image, tools};
+use crate::rig::{image, tools};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -35,7 +35,7 @@ pub fn build(dir: &Path, plan: &Plan, tests: &[(String, PathBuf)]) -> Result<Pat
     for (name, program) in tests {
         strip_as(program, &root.join("tests").join(name))?;
     }
-    if let Ok(pinned) = Version::Pinned.tools() {
+    if let Some(pinned) = super::pinned() {
         for program in [&pinned.containerd, &pinned.ctr, &pinned.runc_shim] {
             copy(program, &root.join("rig/bin"))?;
         }

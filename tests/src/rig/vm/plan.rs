@@ -10,8 +10,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::rig::Version;
-
 /// Where the guest sees the payload.
 pub const PAYLOAD: &str = "/opt/shimtap";
 /// The plan's file on the payload.
@@ -104,13 +102,13 @@ impl Suite {
         Suite { name: name.to_owned(), program: Program::Checks, arguments: Vec::new(), limit_secs }
     }
 
-    /// An integration test of this workspace: all of its tests, or those whose name contains `filter`. Where there is no
-    /// pinned containerd, its tests are left out, as `./dev test` does outside.
+    /// An integration test of this workspace: all of its tests, or those whose name contains `filter`. Where the
+    /// guest has no pinned containerd ([`super::pinned`]), its tests are left out.
     pub fn of_test(test: &str, filter: Option<&str>, limit: Duration) -> Suite {
         // One at a time: two daemons that start side by side on an emulated machine are late for everybody's patience.
         let mut arguments: Vec<String> = ["--include-ignored", "--test-threads=1"].map(str::to_owned).into();
         arguments.extend(filter.map(str::to_owned));
-        if Version::Pinned.tools().is_err() {
+        if super::pinned().is_none() {
             arguments.extend(["--skip", "pinned::"].map(str::to_owned));
         }
         let name = filter.map_or_else(|| test.to_owned(), |filter| format!("{test}:{filter}"));
