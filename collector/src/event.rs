@@ -140,8 +140,8 @@ pub struct Due {
 }
 
 /// Durable bytes of a wrapper after which an acknowledgement does not wait for its time. What a session holds of
-/// unfinished lines is bounded by the same figure, so that half of the window is free at any time.
-const URGENT_BYTES: u64 = shimtap_proto::link::WINDOW / 4;
+/// unfinished lines is bounded by the same figure, so that most of the window is free at any time.
+const URGENT_BYTES: u64 = shimtap_proto::link::WINDOW / 8;
 
 // === impl Flags ===
 

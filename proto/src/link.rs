@@ -20,8 +20,9 @@ pub const COLLECTOR_SOCKET: &str = "/run/shimtap/collector.sock";
 pub const MESSAGE_MAX: usize = 1 << 20;
 /// Most bytes of container output in one [`Data`].
 pub const DATA_MAX: usize = 64 << 10;
-/// Most bytes of one stream that a wrapper sends ahead of acknowledgements.
-pub const WINDOW: u64 = 256 << 10;
+/// Most bytes of all its streams together that a wrapper sends ahead of acknowledgements: 10 ms at 50 MB/s, which two busy
+/// cores need for an answer now and then (docs/costs.md).
+pub const WINDOW: u64 = 512 << 10;
 /// Upper bounds, in nanoseconds, of [`MethodReport`]'s buckets; one more counts what is above the last.
 pub const BUCKETS_NS: [u64; 13] = [
     1_000_000,

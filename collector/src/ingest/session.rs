@@ -39,7 +39,7 @@ pub(super) struct Session {
 
 /// Unfinished lines of this many bytes together must not be held while nothing else comes. A wrapper sends no more
 /// than its window ahead of acknowledgements, and what it waits for may be the acknowledgement of these very bytes;
-/// a quarter leaves it enough to go on with.
+/// an eighth leaves it enough to go on with.
 const HELD_MAX: usize = 64 << 10;
 
 /// Most updates kept for tasks that are still to be announced; a pod has few containers.
