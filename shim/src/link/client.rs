@@ -62,12 +62,10 @@ async fn serve(block: &'static Block, board: &'static Switchboard) {
 /// Waits, and meanwhile writes down what is known of new tasks: their bundles may be gone when a collector comes.
 async fn rest(block: &Block, board: &Switchboard, pause: Duration) {
     let until = Instant::now() + pause;
-    let Ok(wake) = board.link_end() else { return sleep(pause).await };
+    let Ok(wake) = board.link.listen() else { return sleep(pause).await };
     announce::keep_all(block);
     board.pulse.beat();
-    // Cancel-safe: readable() changes nothing.
-    while let Ok(Ok(())) = timeout_at(until, wake.readable()).await {
-        let _ = wake.try_read(&mut [0u8; 64]);
+    while let Ok(Ok(())) = timeout_at(until, wake.rung()).await {
         announce::keep_all(block);
     }
 }

@@ -4,6 +4,7 @@
 //! words marked "link:") and on the [`Switchboard`].
 
 mod announce;
+mod bell;
 mod client;
 mod pulse;
 pub(crate) mod report;
@@ -12,7 +13,7 @@ mod stats;
 mod streams;
 
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Mutex,
@@ -23,10 +24,8 @@ use std::{
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shimtap_proto::link::StatsSource;
-use tokio::net::unix::pipe;
 
-use self::pulse::Pulse;
-
+use self::{bell::Bell, pulse::Pulse};
 use crate::{
     block::{Block, Stream, StreamState, TaskState, linked},
     keeper::FD_FLOOR,
@@ -41,8 +40,7 @@ const SAMPLES_MAX: usize = 256;
 /// Where relay and link thread leave word for each other.
 pub struct Switchboard {
     relay: OwnedFd,
-    /// A pipe (read end, write end), which tokio can wait on; a full one has woken it already.
-    link: (OwnedFd, OwnedFd),
+    link: Bell,
     /// The link thread wants to be woken by the next byte.
     armed: AtomicU32,
     /// Whether the link thread still turns.
@@ -90,11 +88,9 @@ impl Switchboard {
     /// A wake-up for either side and nothing else.
     pub fn new() -> Kernel<Self> {
         let relay = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let raised = |fd: OwnedFd| fd::raise(fd, FD_FLOOR);
-        let (reader, writer) = fd::pipe()?;
         Ok(Self {
-            relay: raised(OwnedFd::from(relay))?,
-            link: (raised(reader)?, raised(writer)?),
+            relay: fd::raise(OwnedFd::from(relay), FD_FLOOR)?,
+            link: Bell::new()?,
             armed: AtomicU32::new(0),
             pulse: Pulse::new()?,
             attached: AtomicBool::new(false),
@@ -142,7 +138,7 @@ impl Switchboard {
 
     /// Something other than output is there for the link.
     pub fn wake_link(&self) {
-        let _ = nix::unistd::write(&self.link.1, b"1");
+        self.link.ring();
     }
 
     /// Output moved: the link is woken if it sleeps, or if it has let much gather.
@@ -171,11 +167,6 @@ impl Switchboard {
         }
     }
 
-    /// A waitable end of the pipe by which the relay thread wakes the link thread.
-    fn link_end(&self) -> std::io::Result<pipe::Receiver> {
-        pipe::Receiver::from_owned_fd(process::duplicate(self.link.0.as_fd())?)
-    }
-
     fn take_samples(&self) -> Vec<Sample> {
         self.samples.lock().map(|mut s| std::mem::take(&mut *s)).unwrap_or_default()
     }
@@ -198,6 +189,6 @@ impl Switchboard {
     }
 
     fn pause_after_panic(&self) {
-        let _ = crate::sys::epoll::readable_within(self.link.0.as_fd(), 1000);
+        let _ = crate::sys::epoll::readable_within(self.link.as_fd(), 1000);
     }
 }

@@ -1,23 +1,16 @@
 //! Does the link thread still turn? It counts its turns; where it has taken none for long, it is prodded and has to.
 //!
-//! The relay thread only reads a number and writes to a pipe: whatever the link thread holds or waits for, it cannot
+//! The relay thread only reads a number and rings a bell: whatever the link thread holds or waits for, it cannot
 //! hold this.
 
-use std::{
-    os::fd::{AsFd, OwnedFd},
-    sync::atomic::{AtomicI32, AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
-use tokio::net::unix::pipe;
+use super::bell::Bell;
+use crate::sys::Kernel;
 
-use crate::{
-    keeper::FD_FLOOR,
-    sys::{Kernel, fd, process},
-};
-
-/// The count, and the pipe for prodding.
+/// The count, and the bell for prodding.
 pub struct Pulse {
-    pipe: (OwnedFd, OwnedFd),
+    bell: Bell,
     turns: AtomicU64,
     thread: AtomicI32,
 }
@@ -27,9 +20,7 @@ pub struct Pulse {
 impl Pulse {
     /// No turn yet.
     pub fn new() -> Kernel<Self> {
-        let (reader, writer) = fd::pipe()?;
-        let pipe = (fd::raise(reader, FD_FLOOR)?, fd::raise(writer, FD_FLOOR)?);
-        Ok(Self { pipe, turns: AtomicU64::new(0), thread: AtomicI32::new(0) })
+        Ok(Self { bell: Bell::new()?, turns: AtomicU64::new(0), thread: AtomicI32::new(0) })
     }
 
     /// Link thread: it is the calling one.
@@ -45,11 +36,8 @@ impl Pulse {
 
     /// Link thread: answers whoever prods, beside whatever else waits (a collector that takes nothing, a mute shim).
     pub async fn answer(&'static self) {
-        let reader = process::duplicate(self.pipe.0.as_fd()).map_err(std::io::Error::from);
-        let Ok(reader) = reader.and_then(pipe::Receiver::from_owned_fd) else { return };
-        // Cancel-safe: readable() changes nothing.
-        while reader.readable().await.is_ok() {
-            let _ = reader.try_read(&mut [0u8; 64]);
+        let Ok(ear) = self.bell.listen() else { return };
+        while ear.rung().await.is_ok() {
             self.beat();
         }
     }
@@ -61,7 +49,7 @@ impl Pulse {
 
     /// Relay thread: take one.
     pub fn prod(&self) {
-        let _ = nix::unistd::write(&self.pipe.1, b"1");
+        self.bell.ring();
     }
 
     /// Its number in /proc/self/task; 0 = it never began.

@@ -103,7 +103,7 @@ impl Session {
 
     /// Until the stream ends or the wrapper's life is over.
     pub async fn run(mut self) -> Result<(), SessionEnd> {
-        let wake = self.board.link_end()?;
+        let wake = self.board.link.listen()?;
         while self.block.tables().over.load(Ordering::Acquire) == 0 {
             self.board.pulse.beat();
             // Armed before looking: what moves while we look wakes us.
@@ -114,13 +114,10 @@ impl Session {
                 self.board.armed.store(0, Ordering::Release);
             }
             let until = flush.map_or(self.round, |at| at.min(self.round));
-            // Cancel-safe: readable() has no effect until cleared, recv() of ttrpc waits on a channel only, sleep is a timer.
+            // Cancel-safe: rung() forgets nothing before it returns, recv() of ttrpc waits on a channel only, sleep is a timer.
             self.board.listening.store(true, Ordering::Release);
             tokio::select! {
-                ready = wake.readable() => {
-                    ready?;
-                    let _ = wake.try_read(&mut [0u8; 64]);
-                }
+                rung = wake.rung() => rung?,
                 message = self.receiver.recv() => self.hear(message?),
                 () = sleep_until(until) => {}
             }
