@@ -135,7 +135,7 @@ impl Worker {
 
     /// Lets go what is due: holds, and Stats of loops that have waited long enough.
     pub(crate) fn tend_held(&mut self, now: u64) {
-        if self.relay.bounded.get() && !self.is_safe() {
+        if self.relay.bounded.get() {
             self.answer_overdue_stats(now);
         }
         if !self.relay.holding {
@@ -161,8 +161,7 @@ impl Worker {
     /// When the holds are looked at again (CLOCK_MONOTONIC ns).
     pub(crate) fn held_due_ns(&self) -> Option<u64> {
         let look = self.relay.holding.then(|| monotonic_ns().saturating_add(LOOK_NS));
-        let bounded =
-            (self.relay.bounded.get() && !self.is_safe()).then(|| self.next_stats_bound()).flatten();
+        let bounded = self.relay.bounded.get().then(|| self.next_stats_bound()).flatten();
         [look, bounded].into_iter().flatten().min()
     }
 

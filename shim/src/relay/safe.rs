@@ -11,10 +11,10 @@ use shimtap_proto::ttrpc::{BODY_MAX, HEADER_LEN, Header, HeaderFault, Method};
 use super::{REQUESTS, hold::RELEASED, request::Out, take::Taken};
 use crate::{
     block::{
-        ConnState, DirState, FRAME_AREA, Pending, PendingState, Places, Slot, StreamState, TaskState,
-        care::Mode, linked,
+        ConnState, DirState, FRAME_AREA, Pending, PendingState, Places, StreamState, TaskState, care::Mode,
+        linked,
     },
-    sys::{Errno, Kernel, fd},
+    sys::Kernel,
     worker::Worker,
 };
 
@@ -26,16 +26,10 @@ impl Worker {
 
     /// The next frame, by its header alone.
     pub(super) fn take_unseen(&mut self, conn: usize, dir: usize) -> Kernel<Taken> {
-        let source = self.hands.get(if dir == REQUESTS { Slot::outer(conn) } else { Slot::inner(conn) })?;
         let mut head = [0u8; HEADER_LEN];
-        fd::set_peek_off(source, 0)?;
-        let peeked = fd::peek(source, &mut head);
-        fd::set_peek_off(source, 0)?;
-        let head = match peeked {
-            Ok(None) => return Ok(Taken::Wait(super::Want::Source)),
-            Ok(Some(0)) | Err(Errno::ECONNRESET) => return Ok(Taken::End),
-            Ok(Some(n)) => head.get(..n).unwrap_or(&[]),
-            Err(e) => return Err(e),
+        let head = match self.peek(conn, dir, &mut head)? {
+            Ok(head) => head,
+            Err(taken) => return Ok(taken),
         };
         match Header::decode(head) {
             Ok(header) if header.length <= BODY_MAX => {
@@ -70,7 +64,6 @@ impl Worker {
                 }
             }
         }
-        self.relay.holding = true;
         for stream in tables.streams() {
             if StreamState::load(&stream.state) == StreamState::Live {
                 lead_to_outer(&stream.inner_path.get(), &stream.outer_path.get());

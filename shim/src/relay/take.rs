@@ -50,17 +50,10 @@ impl Worker {
         if self.is_safe() {
             return self.take_unseen(conn, dir);
         }
-        let source = self.hands.get(if dir == REQUESTS { Slot::outer(conn) } else { Slot::inner(conn) })?;
         let mut head = [0u8; HEADER_LEN + PEEK_MAX];
-        // Peeking moves the offset, so it is put back on both sides: before, in case a predecessor died in between.
-        fd::set_peek_off(source, 0)?;
-        let peeked = fd::peek(source, &mut head);
-        fd::set_peek_off(source, 0)?;
-        let head = match peeked {
-            Ok(None) => return Ok(Taken::Wait(Want::Source)),
-            Ok(Some(0)) | Err(Errno::ECONNRESET) => return Ok(Taken::End),
-            Ok(Some(n)) => head.get(..n).unwrap_or(&[]),
-            Err(e) => return Err(e),
+        let head = match self.peek(conn, dir, &mut head)? {
+            Ok(head) => head,
+            Err(taken) => return Ok(taken),
         };
         let (header, body) = match Header::decode(head) {
             Ok(header) => (header, head.get(HEADER_LEN..).unwrap_or(&[])),
@@ -82,6 +75,26 @@ impl Worker {
         self.block.tables().counters.add(Counter::Frames);
         let len = usize::try_from(header.length).unwrap_or(usize::MAX).saturating_add(HEADER_LEN);
         Ok(Taken::Frame { len, state })
+    }
+
+    /// What is at the source, as far as `head` has room for it; else what there is to do without.
+    pub(super) fn peek<'a>(
+        &self,
+        conn: usize,
+        dir: usize,
+        head: &'a mut [u8],
+    ) -> Kernel<Result<&'a [u8], Taken>> {
+        let source = self.hands.get(if dir == REQUESTS { Slot::outer(conn) } else { Slot::inner(conn) })?;
+        // Peeking moves the offset, so it is put back on both sides: before, in case a predecessor died in between.
+        fd::set_peek_off(source, 0)?;
+        let peeked = fd::peek(source, head);
+        fd::set_peek_off(source, 0)?;
+        match peeked {
+            Ok(None) => Ok(Err(Taken::Wait(Want::Source))),
+            Ok(Some(0)) | Err(Errno::ECONNRESET) => Ok(Err(Taken::End)),
+            Ok(Some(n)) => Ok(Ok(head.get(..n).unwrap_or(&[]))),
+            Err(e) => Err(e),
+        }
     }
 
     /// The peer has begun a frame; if it will never end it, the rest goes over as it is.
