@@ -49,9 +49,7 @@ impl Keeper {
 
     /// Safe mode has lasted long enough.
     pub(super) fn tend_mode(&mut self) {
-        let care = &self.block.tables().care;
-        let until = care.until_ns.load(Ordering::Acquire);
-        if Mode::load(&care.mode) != Mode::Normal && until != 0 && monotonic_ns() >= until {
+        if self.mode_due_ns().is_some_and(|due| monotonic_ns() >= due) {
             self.leave_safe_mode();
         }
     }

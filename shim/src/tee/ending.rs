@@ -44,11 +44,17 @@ impl Worker {
         let tasks = self.block.tables().tasks().iter().enumerate();
         let same = tasks.filter(|(n, t)| *n != index && lives(t) && t.id.is(&id)).map(|(n, _)| n);
         for stale in same.collect::<Vec<_>>() {
-            let task = self.task(stale);
-            task.deleted_ns.store(unix_ns(), Ordering::Relaxed);
-            TaskState::Deleted.store(&task.state);
-            self.pump_task_streams(stale);
+            self.task_over(stale);
         }
+    }
+
+    /// Nothing more will come, whoever still holds its FIFOs: each stream ends as soon as it is empty, now, or when containerd
+    /// has taken the rest.
+    fn task_over(&mut self, index: usize) {
+        let task = self.task(index);
+        task.deleted_ns.store(unix_ns(), Ordering::Relaxed);
+        TaskState::Deleted.store(&task.state);
+        self.pump_task_streams(index);
     }
 
     /// Create failed: nothing of ours is left when the error is forwarded, and containerd's FIFOs are as the inner shim
@@ -85,15 +91,10 @@ impl Worker {
         }
     }
 
-    /// Delete was answered: nothing more will come, whoever still holds the FIFO.
+    /// Delete was answered.
     pub(crate) fn task_deleted(&mut self, index: usize) {
-        let task = self.task(index);
-        task.deleted_ns.store(unix_ns(), Ordering::Relaxed);
-        TaskState::Deleted.store(&task.state);
-        // Each stream ends as soon as it is empty: now, or when containerd has taken the rest.
-        self.pump_task_streams(index);
-        task.streams.iter().filter_map(linked).for_each(|stream| self.stream_close(stream));
-        self.remove_task_dir(task);
+        self.task_over(index);
+        self.remove_task_dir(self.task(index));
         self.board.wake_link();
     }
 
