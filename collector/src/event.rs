@@ -141,7 +141,7 @@ pub struct Due {
 
 /// Durable bytes of a wrapper after which an acknowledgement does not wait for its time. What a session holds of
 /// unfinished lines is bounded by the same figure, so that most of the window is free at any time.
-const URGENT_BYTES: u64 = shimtap_proto::link::WINDOW / 8;
+pub const URGENT_BYTES: u64 = shimtap_proto::link::WINDOW / 8;
 
 // === impl Flags ===
 

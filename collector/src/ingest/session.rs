@@ -17,7 +17,7 @@ use super::{
     streams::{Refused, Slot},
 };
 use crate::{
-    event::{Batch, Origin, StreamKind, StreamName},
+    event::{Batch, Origin, StreamKind, StreamName, URGENT_BYTES},
     metrics::{Container, Sample, SampleSource, StreamCounts, Undecoded, Update, Wrapper},
 };
 
@@ -36,11 +36,6 @@ pub(super) struct Session {
     /// Bytes of unfinished lines of all streams. They are not acknowledged, so they take up the wrapper's window.
     held: usize,
 }
-
-/// Unfinished lines of this many bytes together must not be held while nothing else comes. A wrapper sends no more
-/// than its window ahead of acknowledgements, and what it waits for may be the acknowledgement of these very bytes;
-/// an eighth leaves it enough to go on with.
-const HELD_MAX: usize = 64 << 10;
 
 /// Most updates kept for tasks that are still to be announced; a pod has few containers.
 const EARLY: usize = 256;
@@ -96,9 +91,11 @@ impl Session {
         Arc::clone(&self.acks)
     }
 
-    /// True where unfinished lines must be delivered in pieces when nothing comes for a while.
-    pub(super) const fn holds_much(&self) -> bool {
-        self.held >= HELD_MAX
+    /// True where unfinished lines must be delivered in pieces when nothing comes for a while. A wrapper sends no more
+    /// than its window ahead of acknowledgements, and what it waits for may be the acknowledgement of these very bytes;
+    /// an eighth leaves it enough to go on with.
+    pub(super) fn holds_much(&self) -> bool {
+        u64::try_from(self.held).is_ok_and(|held| held >= URGENT_BYTES)
     }
 
     /// Delivers unfinished lines as pieces. Cancel-safe as `take` is.

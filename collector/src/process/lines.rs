@@ -9,8 +9,8 @@ use bytes::Bytes;
 use super::Clock;
 use crate::event::{Body, Flags, Record};
 
-/// Most raw bytes of one record, the line's end included. Half of the link's window: a wrapper sends no more
-/// than that ahead of acknowledgements, so a line that long must not be waited for any longer.
+/// Most raw bytes of one record, the line's end included. Half of the link's window: a wrapper sends no more than a
+/// window ahead of acknowledgements, and one line must not take up more of it.
 pub const LINE_MAX: usize = 256 << 10;
 
 /// When the bytes of one message were read: `(raw offset, Unix ns)`, ascending, the first at or below its start.
