@@ -1,7 +1,7 @@
 //! The memory block: everything that must outlive a worker, laid out as plain atomics in a memfd.
 //!
-//! Layout version 2 (1 was never released). It is a format between releases (a new worker reads an old worker's block), so fields are
-//! never moved or reused; a change that cannot be made by appending raises [`LAYOUT`]. What a word means is
+//! Layout version 2 (1 was never released). It is a format between releases (a new worker reads an old worker's block), so
+//! fields are never moved or reused; a change that cannot be made by appending raises [`LAYOUT`]. What a word means is
 //! written where it is declared; a state word is stored last, with release order, after what it speaks of.
 //!
 //! Who writes what: the *keeper* writes `held`, `care` and, before the first worker, the identity; the *relay thread* of the

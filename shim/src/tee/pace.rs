@@ -1,8 +1,8 @@
 //! When a stream that woke us often may wait a little, so that several lines travel in one move.
 //!
 //! containerd pays a wake-up and a write for each read of its FIFO, and so do we; where several lines gather, a short wait
-//! gives back more than it takes. Never on the first bytes after quiet, never with a terminal, never across an exit, and never so long that
-//! the FIFO could fill to half: the container must not notice.
+//! gives back more than it takes. Never on the first bytes after quiet, never with a terminal, never across an exit, and
+//! never so long that the FIFO could fill to half: the container must not notice.
 //!
 //! Waits end at whole multiples of their length on the clock that all processes of the node share. So the wrappers of a
 //! node wake by one timer, and containerd finds what all of them bring in one go instead of being woken for each.
