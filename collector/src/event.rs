@@ -37,6 +37,10 @@ closed! {
         DrainedAfterKill => "drained_after_kill",
         /// Capture was switched off.
         CaptureOff => "capture_off",
+        /// A rule says that the stream is not collected.
+        RuleDrop => "rule_drop",
+        /// The container wrote more lines than a rule allows.
+        RateLimit => "rate_limit",
         /// The wrapper went on at a later offset and claimed nothing: counted by us.
         Missing => "missing",
         /// A reason that this release does not know.

@@ -15,6 +15,8 @@ mod limited;
 mod metrics;
 mod priority;
 mod process;
+mod reload;
+mod rules;
 mod sinks;
 mod socket;
 mod time;

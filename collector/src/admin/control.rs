@@ -1,4 +1,4 @@
-//! The control socket: HTTP/1 with JSON, for root and our own user only. `GET /v1/ps` is all there is so far.
+//! The control socket: HTTP/1 with JSON, for root and our own user only.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -11,7 +11,7 @@ use hyper::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{metrics::plain, server::State};
+use super::{explain::explain, metrics::plain, server::State};
 use crate::metrics::{Container, Registry};
 
 /// What `shimtap ps` shows. Fields are only ever added.
@@ -122,21 +122,34 @@ pub struct PsStream {
     pub gap_bytes: u64,
     /// `open`, `closed`, `open_ended`.
     pub end: String,
-    /// Why it is not captured.
+    /// Why it is not captured; `rule`: by the configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_captured: Option<String>,
 }
 
 /// Answers one request.
 pub(super) fn answer(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    if request.method() != Method::GET {
-        return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/v1/ps") => json(&ps(&state.registry)),
+        (&Method::GET, "/v1/explain") => {
+            let rules = Arc::clone(&state.reloader.rules().borrow());
+            json(&explain(&state.registry, &rules))
+        }
+        // Reads a file of a few KiB on the admin thread: it is asked for by a person, and the answer is about that file.
+        (&Method::POST, "/v1/reload") => match state.reloader.reload() {
+            Ok(rules) => plain(StatusCode::OK, format!("the configuration holds: rules {rules}\n")),
+            Err(fault) => plain(StatusCode::CONFLICT, format!("nothing was changed: {fault}\n")),
+        },
+        (_, "/v1/ps" | "/v1/explain" | "/v1/reload") => {
+            plain(StatusCode::METHOD_NOT_ALLOWED, "GET for what is shown, POST for what is done\n")
+        }
+        _ => plain(StatusCode::NOT_FOUND, "no such page\n"),
     }
-    if request.uri().path() != "/v1/ps" {
-        return plain(StatusCode::NOT_FOUND, "no such page\n");
-    }
+}
+
+fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
     // Strings, numbers and lists of them cannot fail to become JSON.
-    let Ok(body) = serde_json::to_vec(&ps(&state.registry)) else {
+    let Ok(body) = serde_json::to_vec(value) else {
         return plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode\n");
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
@@ -200,7 +213,7 @@ fn container(container: &Arc<Container>) -> PsContainer {
                 lines: counts.lines.load(Ordering::Relaxed),
                 gap_bytes: counts.gap_bytes.total(),
                 end: counts.end().to_owned(),
-                not_captured: counts.not_captured.map(str::to_owned),
+                not_captured: counts.silent().map(str::to_owned),
             })
             .collect(),
     }

@@ -4,8 +4,10 @@
 //! never makes the collector look dead. Nothing here waits for the pipeline.
 
 mod control;
+mod explain;
 mod metrics;
 mod server;
 
 pub use control::{Ps, PsContainer, PsStream, PsWrapper};
+pub use explain::{Explained, ExplainedStream};
 pub use server::{Admin, AdminFault};

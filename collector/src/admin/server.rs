@@ -27,6 +27,7 @@ use crate::{
     config::{Config, Scope},
     limited::Limited,
     metrics::Registry,
+    reload::Reloader,
     socket::{SocketFault, UnixSocket},
 };
 
@@ -57,6 +58,7 @@ pub enum AdminFault {
 pub(super) struct State {
     pub(super) registry: Arc<Registry>,
     pub(super) scope: Scope,
+    pub(super) reloader: Arc<Reloader>,
     /// True from the moment wrappers can connect.
     pub(super) ready: watch::Receiver<bool>,
 }
@@ -91,6 +93,7 @@ impl Admin {
     pub fn bind(
         config: &Config,
         registry: Arc<Registry>,
+        reloader: Arc<Reloader>,
         ready: watch::Receiver<bool>,
     ) -> Result<Self, AdminFault> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -103,7 +106,7 @@ impl Admin {
             let _inside = runtime.enter();
             UnixSocket::bind(&config.control.socket)?
         };
-        let state = Arc::new(State { registry, scope: config.metrics.cadvisor_scope, ready });
+        let state = Arc::new(State { registry, scope: config.metrics.cadvisor_scope, reloader, ready });
         Ok(Self { metrics, control, state, runtime })
     }
 

@@ -12,6 +12,10 @@ usage:
   shimtap collector [--config PATH]      run the node's collector
   shimtap check [--config PATH]          say what is wrong with a configuration
   shimtap ps [--json] [--socket PATH]    list containers, as the collector sees them
+  shimtap explain [--json] [--socket PATH] WHOSE
+                                         say what rules do with a container's output, and which;
+                                         WHOSE: NAMESPACE/POD[/CONTAINER], or the beginning of an id
+  shimtap reload [--socket PATH]         have the collector read its configuration again
   shimtap --version
 
 PATH of the configuration is /etc/shimtap/collector.toml unless given; it need not exist.
@@ -38,6 +42,20 @@ pub enum Command {
         /// `--socket`
         socket: Option<PathBuf>,
     },
+    /// `shimtap explain`
+    Explain {
+        /// Which container.
+        whose: String,
+        /// `--json`
+        json: bool,
+        /// `--socket`
+        socket: Option<PathBuf>,
+    },
+    /// `shimtap reload`
+    Reload {
+        /// `--socket`
+        socket: Option<PathBuf>,
+    },
     /// `shimtap --help`
     Help,
     /// `shimtap --version`
@@ -51,8 +69,11 @@ pub enum Usage {
     #[error("{0}; see shimtap --help")]
     Option(#[from] lexopt::Error),
     /// No subcommand.
-    #[error("a subcommand is missing: collector, check or ps; see shimtap --help")]
+    #[error("a subcommand is missing: collector, check, ps, explain or reload; see shimtap --help")]
     Missing,
+    /// A subcommand's argument is not there.
+    #[error("explain needs a container: NAMESPACE/POD/CONTAINER or an id; see shimtap --help")]
+    Whose,
     /// An unknown subcommand.
     #[error("there is no subcommand {0}; see shimtap --help")]
     Unknown(String),
@@ -77,24 +98,28 @@ impl Command {
             Some(Arg::Value(name)) => name.string()?,
             Some(other) => return Err(other.unexpected().into()),
         };
-        let (mut config, mut socket, mut json) = (None, None, false);
+        let (mut config, mut socket, mut json, mut whose) = (None, None, false, None);
         let takes_config = matches!(name.as_str(), "collector" | "check");
-        let is_ps = name == "ps";
-        if !takes_config && !is_ps {
+        let takes_socket = matches!(name.as_str(), "ps" | "explain" | "reload");
+        let takes_json = matches!(name.as_str(), "ps" | "explain");
+        if !takes_config && !takes_socket {
             return Err(Usage::Unknown(name));
         }
         while let Some(arg) = parser.next()? {
             match arg {
                 Arg::Short('h') | Arg::Long("help") => return Ok(Self::Help),
                 Arg::Long("config") if takes_config => config = Some(PathBuf::from(parser.value()?)),
-                Arg::Long("socket") if is_ps => socket = Some(PathBuf::from(parser.value()?)),
-                Arg::Long("json") if is_ps => json = true,
+                Arg::Long("socket") if takes_socket => socket = Some(PathBuf::from(parser.value()?)),
+                Arg::Long("json") if takes_json => json = true,
+                Arg::Value(value) if name == "explain" && whose.is_none() => whose = Some(value.string()?),
                 other => return Err(other.unexpected().into()),
             }
         }
         Ok(match name.as_str() {
             "collector" => Self::Collector { config },
             "check" => Self::Check { config },
+            "explain" => Self::Explain { whose: whose.ok_or(Usage::Whose)?, json, socket },
+            "reload" => Self::Reload { socket },
             _ => Self::Ps { json, socket },
         })
     }
@@ -116,15 +141,25 @@ mod tests {
             parse(&["ps", "--json", "--socket=/s"]),
             Ok(Command::Ps { json: true, socket: Some("/s".into()) })
         );
+        assert_eq!(
+            parse(&["explain", "a/b/c"]),
+            Ok(Command::Explain { whose: "a/b/c".to_owned(), json: false, socket: None })
+        );
+        assert_eq!(parse(&["reload"]), Ok(Command::Reload { socket: None }));
         assert_eq!(parse(&["--version"]), Ok(Command::Version));
         assert_eq!(parse(&["ps", "-h"]), Ok(Command::Help));
     }
 
     #[test]
     fn what_is_not_understood_is_said() {
-        for args in
-            [&[][..], &["top"], &["ps", "--config", "/x"], &["collector", "--json"], &["check", "extra"]]
-        {
+        for args in [
+            &[][..],
+            &["top"],
+            &["ps", "--config", "/x"],
+            &["collector", "--json"],
+            &["check", "extra"],
+            &["explain"],
+        ] {
             let said = parse(args).expect_err("no command");
             assert!(said.ends_with("see shimtap --help"), "{said}");
         }

@@ -21,6 +21,7 @@ use crate::{
     ingest::{Ingest, ListenFault, Listener, Streams},
     metrics::{Registry, Totals},
     priority,
+    reload::Reloader,
     sinks::{
         Outlet,
         file::{FileFault, FileSink},
@@ -52,22 +53,26 @@ enum CollectorFault {
 struct Collector {
     listener: Listener,
     admin: Admin,
+    reloader: Arc<Reloader>,
     sink: Option<FileSink>,
     outlet: Outlet,
     ready: watch::Sender<bool>,
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 /// Everything that runs, and what ends it.
 struct Running {
     ingest: JoinHandle<()>,
     admin: thread::JoinHandle<()>,
+    reloader: Arc<Reloader>,
     sink: Option<FileSink>,
     outlet: Outlet,
     ready: watch::Sender<bool>,
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 /// Runs the collector until a signal ends it.
@@ -80,7 +85,7 @@ pub(super) fn run(path: Option<&Path>) -> Exit {
             return Exit::Failed;
         }
     };
-    match serve(&config) {
+    match serve(Arc::new(Reloader::new(path.map(Path::to_owned), config.clone())), &config) {
         Ok(()) => Exit::Done,
         Err(fault) => {
             eprintln!("shimtap collector: {fault}");
@@ -101,7 +106,7 @@ fn raise_descriptor_limit(config: &Config) {
     }
 }
 
-fn serve(config: &Config) -> Result<(), CollectorFault> {
+fn serve(reloader: Arc<Reloader>, config: &Config) -> Result<(), CollectorFault> {
     raise_descriptor_limit(config);
     // One thread for the pipeline: its work is small and handing it around costs more than it gains. The sink and
     // the admin interface have threads of their own.
@@ -109,7 +114,7 @@ fn serve(config: &Config) -> Result<(), CollectorFault> {
     // Built beside the runtime and not on it: the admin interface has one of its own, and where building fails
     // that must not be dropped from within another.
     let inside = runtime.enter();
-    let collector = Collector::build(config)?;
+    let collector = Collector::build(reloader, config)?;
     let (stop, stopped) = watch::channel(false);
     let running = collector.start(&stopped)?;
     drop(inside);
@@ -124,7 +129,7 @@ fn serve(config: &Config) -> Result<(), CollectorFault> {
 // === impl Collector ===
 
 impl Collector {
-    fn build(config: &Config) -> Result<Self, CollectorFault> {
+    fn build(reloader: Arc<Reloader>, config: &Config) -> Result<Self, CollectorFault> {
         let totals: Arc<Totals> = Arc::default();
         let mut outlet = Outlet::Nowhere;
         let mut sink = None;
@@ -135,17 +140,19 @@ impl Collector {
         }
         let registry = Arc::new(Registry::new(Arc::clone(&totals), outlet.backlog(), config.stats.interval));
         let (ready, is_ready) = watch::channel(false);
-        let admin = Admin::bind(config, Arc::clone(&registry), is_ready)?;
+        let admin = Admin::bind(config, Arc::clone(&registry), Arc::clone(&reloader), is_ready)?;
         let listener = Listener::bind(Arc::new(Ingest {
             config: config.ingest.clone(),
             stats: config.stats.clone(),
             registry,
             streams: Streams::new(totals, config.ingest.positions),
+            rules: reloader.rules(),
             outlet: outlet.clone(),
         }))?;
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
-        Ok(Self { listener, admin, sink, outlet, ready, terminate, interrupt })
+        let hangup = signal(SignalKind::hangup())?;
+        Ok(Self { listener, admin, reloader, sink, outlet, ready, terminate, interrupt, hangup })
     }
 
     fn start(self, stopped: &watch::Receiver<bool>) -> Result<Running, CollectorFault> {
@@ -154,8 +161,8 @@ impl Collector {
         let ingest = tokio::spawn(self.listener.run(stopped.clone()));
         self.ready.send_replace(true);
         info!(version = env!("CARGO_PKG_VERSION"), %metrics, "collector is ready");
-        let Self { sink, outlet, ready, terminate, interrupt, .. } = self;
-        Ok(Running { ingest, admin, sink, outlet, ready, terminate, interrupt })
+        let Self { reloader, sink, outlet, ready, terminate, interrupt, hangup, .. } = self;
+        Ok(Running { ingest, admin, reloader, sink, outlet, ready, terminate, interrupt, hangup })
     }
 }
 
@@ -164,9 +171,13 @@ impl Collector {
 impl Running {
     /// Waits for a signal, then ends everything in order.
     async fn until_signal(mut self, stop: watch::Sender<bool>) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
+                // What came of it is in the log: nobody waits for an answer.
+                _ = self.hangup.recv() => drop(self.reloader.reload()),
+            }
         }
         info!("stopping");
         self.ready.send_replace(false);

@@ -1,9 +1,12 @@
 //! The command line: one file per subcommand, and what exit statuses mean.
 
 mod args;
+mod ask;
 mod check;
 mod collector;
+mod explain;
 mod ps;
+mod reload;
 
 use std::{
     io::{self, Write},
@@ -51,6 +54,8 @@ pub fn run(command: &Command) -> Exit {
         }
         Command::Check { config } => check::run(config.as_deref()),
         Command::Collector { config } => collector::run(config.as_deref()),
+        Command::Explain { whose, json, socket } => explain::run(whose, *json, socket.as_deref()),
+        Command::Reload { socket } => reload::run(socket.as_deref()),
         Command::Ps { json, socket } => ps::run(*json, socket.as_deref()),
     }
 }

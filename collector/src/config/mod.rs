@@ -14,6 +14,7 @@ mod fault;
 mod file;
 mod ingest;
 mod metrics;
+mod rule;
 mod section;
 mod stats;
 
@@ -25,6 +26,8 @@ pub use metrics::{Metrics, Scope};
 pub use stats::Stats;
 
 use section::Document;
+
+use crate::rules::Rules;
 
 /// Where the configuration is looked for unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/shimtap/collector.toml";
@@ -42,6 +45,8 @@ pub struct Config {
     pub file: Option<File>,
     /// What wrappers are told about statistics.
     pub stats: Stats,
+    /// What is collected of whom.
+    pub rules: Rules,
 }
 
 /// Why there is no configuration.
@@ -83,6 +88,7 @@ impl Config {
         let control = control::Raw::read(&mut document);
         let sink = file::Raw::read(&mut document);
         let stats = stats::Raw::read(&mut document);
+        let rules = rule::read(&mut document);
         document.reject_unknown_sections();
         let mut faults = document.into_faults();
         let config = Self {
@@ -91,11 +97,29 @@ impl Config {
             control: control.resolve(&mut faults),
             file: sink.and_then(|raw| raw.resolve(&mut faults)),
             stats: stats.resolve(&mut faults),
+            rules,
         };
         if config.ingest.socket == config.control.socket {
             faults.push(None, "control.socket", "is the same path as ingest.socket; give it one of its own");
         }
         if faults.is_empty() { Ok(config) } else { Err(faults.sorted()) }
+    }
+}
+
+impl Config {
+    /// Sections in which the two differ, of those that cannot be changed while the collector runs.
+    #[must_use]
+    pub fn sections_unlike(&self, other: &Self) -> Vec<&'static str> {
+        // All fields, so that a new section is not forgotten here.
+        let Self { ingest, metrics, control, file, stats, rules: _ } = self;
+        let same = [
+            ("ingest", *ingest == other.ingest),
+            ("metrics", *metrics == other.metrics),
+            ("control", *control == other.control),
+            ("file", *file == other.file),
+            ("stats", *stats == other.stats),
+        ];
+        same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
     }
 }
 

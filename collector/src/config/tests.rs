@@ -90,3 +90,53 @@ fn a_file_that_was_named_must_be_there() {
         matches!(Config::load(Some(absent)), Err(ConfigFault::Unreadable { path, .. }) if path == absent)
     );
 }
+
+#[test]
+fn rules_keep_their_order_and_say_where_they_stand() {
+    let config = parse(concat!(
+        "[[rule]]\nname = \"quiet\"\nnamespace = [\"kube-*\", \"dev\"]\ncollect = false\n",
+        "[[rule]]\nredact = [\"email\", '\\d{3}-\\d{2}']\nlines_per_sec = 100\nannotations = { team = \"a*\" }\n",
+    ));
+    let config = config.expect("valid");
+    assert_eq!(config.rules.len(), 2);
+    let shown = format!("{:?}", config.rules);
+    assert!(shown.contains("name: \"quiet\", line: 1") && shown.contains("name: \"2\", line: 5"), "{shown}");
+    assert_eq!(parse("").expect("defaults").sections_unlike(&config), Vec::<&str>::new());
+}
+
+#[test]
+fn every_fault_of_a_rule_is_reported() {
+    let text = concat!(
+        "[[rule]]\n",                    // 1
+        "pod = 3\n",                     // 2
+        "stream = \"both\"\n",           // 3
+        "redact = [\"emial\", \"(\"]\n", // 4
+        "burst_lines = 5\n",             // 5
+        "colour = 1\n",                  // 6
+        "[[rule]]\n",                    // 7
+        "namespace = \"\"\n",            // 8
+        "collect = \"no\"\n",            // 9
+        "annotations = { a = 1 }\n",     // 10
+    );
+    let faults = parse(text).expect_err("faulty");
+    let seen: Vec<_> = faults.iter().map(|f| (f.line.unwrap_or(0), f.key.as_str())).collect();
+    assert_eq!(
+        seen,
+        [
+            (1, "rule"),
+            (2, "rule.pod"),
+            (3, "rule.stream"),
+            (4, "rule.redact"),
+            (4, "rule.redact"),
+            (5, "rule.burst_lines"),
+            (6, "rule.colour"),
+            (7, "rule"),
+            (8, "rule.namespace"),
+            (9, "rule.collect"),
+            (10, "rule.annotations.a"),
+        ],
+        "{faults}"
+    );
+    let said = parse("rule = 1\n").expect_err("no list").to_string();
+    assert!(said.contains("[[rule]]"), "{said}");
+}

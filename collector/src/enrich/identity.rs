@@ -3,7 +3,7 @@
 //! What is not known stays `None` and is left out of labels and records; nothing is guessed from an id. The names
 //! are frozen when the container is first seen, so that a series never changes its labels.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use shimtap_proto::link;
 
@@ -45,10 +45,14 @@ pub struct Identity {
     pub path: String,
     /// Base name of the shim inside; empty = not known.
     pub shim: String,
+    /// Annotations of the OCI spec that are no names of Kubernetes': those that containerd was told to pass on
+    /// (`pod_annotations`), and what other clients set.
+    pub annotations: BTreeMap<String, String>,
     /// True where this host's cgroups show the container (runc, crun), false where a VM or a sandbox hides it.
     pub host_visible: bool,
 }
 
+const CRI: &str = "io.kubernetes.cri.";
 const CRI_TYPE: &str = "io.kubernetes.cri.container-type";
 const CRI_NAMESPACE: &str = "io.kubernetes.cri.sandbox-namespace";
 const CRI_POD: &str = "io.kubernetes.cri.sandbox-name";
@@ -99,9 +103,27 @@ impl Identity {
             name: nerdctl.filter(|_| role == Role::Plain).unwrap_or_else(|| open.container.clone()),
             path,
             shim: shim.to_owned(),
+            annotations: own_annotations(open),
             host_visible,
         }
     }
+
+    /// The shim inside as people name it; empty = not known.
+    #[must_use]
+    pub fn runtime(&self) -> &str {
+        short_shim(&self.shim)
+    }
+}
+
+/// The part of a shim's name that tells it from others: `runc-v2` of `containerd-shim-runc-v2`.
+#[must_use]
+pub fn short_shim(name: &str) -> &str {
+    name.strip_prefix("containerd-shim-").unwrap_or(name)
+}
+
+fn own_annotations(open: &link::Open) -> BTreeMap<String, String> {
+    let own = open.annotations.iter().filter(|(key, _)| !key.starts_with(CRI));
+    own.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// True for shims whose containers are processes of this host in cgroups of their own.

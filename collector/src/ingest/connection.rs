@@ -129,11 +129,21 @@ async fn read_all(
 ) -> Result<End, IngestFault> {
     let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
     tokio::pin!(stopped);
+    let mut rules = session.watch_rules();
     loop {
         let next = tokio::select! {
             // Cancel-safe: bytes of an unfinished frame stay in the reader.
             next = reader.next() => next?,
             () = &mut stopped => return Ok(End::Stopped),
+            // Cancel-safe, and ends with an error only where the collector ends.
+            Ok(()) = rules.changed() => {
+                for answer in session.judge_again() {
+                    if answers.send(answer).await.is_err() {
+                        return Ok(End::Closed);
+                    }
+                }
+                continue;
+            }
             // Each message begins the time anew.
             () = sleep(FRAGMENT_DELAY), if session.holds_much() => {
                 tokio::select! {

@@ -7,6 +7,7 @@ use std::{
 
 use protobuf::MessageField;
 use shimtap_proto::link::{self, from_collector, from_wrapper};
+use tokio::sync::watch;
 
 use super::{
     Ingest,
@@ -14,11 +15,12 @@ use super::{
     data::Data,
     event_label::EventLabel,
     fault::IngestFault,
-    streams::{Refused, Slot},
+    streams::{Place, Refused, Slot},
 };
 use crate::{
     event::{Batch, Origin, StreamKind, StreamName, URGENT_BYTES},
     metrics::{Container, Sample, SampleSource, StreamCounts, Undecoded, Update, Wrapper},
+    rules::Rules,
 };
 
 /// One wrapper on one connection.
@@ -153,6 +155,7 @@ impl Session {
         for (_, update) in self.early.extract_if(.., |(task, _)| *task == open.task) {
             container.update(update);
         }
+        let rules = self.rules();
         let mut ready = link::Ready { task: open.task, ..link::Ready::default() };
         let mut handles = Vec::new();
         for stdio in &open.stdio {
@@ -176,14 +179,11 @@ impl Session {
                 identity: Arc::clone(&container.identity),
                 json: OnceLock::new(),
             });
-            let slot = self.ingest.streams.attach(&origin, &counts, &container.clock, self.id);
+            let times = (&container.clock, &container.budget);
+            let slot = self.ingest.streams.attach(&origin, &counts, times, self.id);
+            slot.judge(self.id, rules.judge(&container.identity, stream), !open.again);
             self.acks.watch(open.task, stdio.handle, &slot);
-            ready.streams.push(link::StreamPosition {
-                handle: stdio.handle,
-                next: slot.next(),
-                capture: true,
-                ..link::StreamPosition::default()
-            });
+            ready.streams.push(position(stdio.handle, slot.place()));
             handles.push(stdio.handle);
             self.held = self.held.saturating_add(slot.held());
             if let Some(old) = self.streams.insert(stdio.handle, Stream { slot }) {
@@ -192,6 +192,34 @@ impl Session {
         }
         self.tasks.insert(open.task, Task { container, handles });
         Ok(answer(from_collector::Body::Ready(ready)))
+    }
+
+    /// Tells when there are other rules.
+    pub(super) fn watch_rules(&self) -> watch::Receiver<Arc<Rules>> {
+        self.ingest.rules.clone()
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.ingest.rules.borrow())
+    }
+
+    /// Other rules hold from here on; gives what the wrapper must know of that.
+    pub(super) fn judge_again(&self) -> Vec<link::FromCollector> {
+        let rules = self.rules();
+        let mut answers = Vec::new();
+        for (task, Task { container, handles }) in &self.tasks {
+            let switched = handles.iter().filter_map(|handle| {
+                let slot = &self.streams.get(handle)?.slot;
+                let verdict = rules.judge(&container.identity, slot.origin.name.stream);
+                Some(position(*handle, slot.judge(self.id, verdict, false)?))
+            });
+            let streams: Vec<_> = switched.collect();
+            if !streams.is_empty() {
+                let ready = link::Ready { task: *task, streams, ..link::Ready::default() };
+                answers.push(answer(from_collector::Body::Ready(ready)));
+            }
+        }
+        answers
     }
 
     /// Takes bytes, as `take` does.
@@ -306,6 +334,11 @@ impl Drop for Session {
         }
         self.ingest.registry.detach(&self.wrapper);
     }
+}
+
+fn position(handle: u32, place: Place) -> link::StreamPosition {
+    let Place { next, capture } = place;
+    link::StreamPosition { handle, next, capture, ..link::StreamPosition::default() }
 }
 
 /// The figures of one stream of a container, known or new.

@@ -21,6 +21,7 @@ use crate::{
     event::{Batch, Body, Flags, HoleReason, Origin, Progress, Record, StreamName},
     metrics::{StreamCounts, Totals},
     process::{Clock, Tape, TapeFault, Times},
+    rules::{Budget, Censor, Verdict},
     time::now_ns,
 };
 
@@ -47,6 +48,7 @@ pub(super) struct Slot {
     pub(super) progress: Arc<Progress>,
     counts: Arc<StreamCounts>,
     clock: Arc<Clock>,
+    budget: Arc<Budget>,
     totals: Arc<Totals>,
     /// Raw offset behind the last record that went to the sink.
     submitted: AtomicU64,
@@ -56,10 +58,20 @@ pub(super) struct Slot {
 #[derive(Debug, Default)]
 struct State {
     tape: Tape,
+    censor: Censor,
     /// The connection that carries it now.
     owner: u64,
     /// Since when none does.
     detached: Option<Instant>,
+}
+
+/// Where a wrapper is to go on with a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The next byte that is wanted; `None`: what there is.
+    pub(super) next: Option<u64>,
+    /// False: none is.
+    pub(super) capture: bool,
 }
 
 /// The owner of a stream that no connection carries; connections are numbered from 1.
@@ -88,7 +100,7 @@ impl Streams {
         &self,
         origin: &Arc<Origin>,
         counts: &Arc<StreamCounts>,
-        clock: &Arc<Clock>,
+        (clock, budget): (&Arc<Clock>, &Arc<Budget>),
         owner: u64,
     ) -> Arc<Slot> {
         let mut table = self.table();
@@ -98,6 +110,7 @@ impl Streams {
                 progress: Arc::default(),
                 counts: Arc::clone(counts),
                 clock: Arc::clone(clock),
+                budget: Arc::clone(budget),
                 totals: Arc::clone(&self.totals),
                 submitted: AtomicU64::new(0),
                 state: Mutex::default(),
@@ -136,12 +149,35 @@ impl Streams {
     }
 }
 
+// === impl State ===
+
+impl State {
+    fn place(&self) -> Place {
+        Place { next: self.tape.next(), capture: !self.censor.is_off() }
+    }
+}
+
 // === impl Slot ===
 
 impl Slot {
-    /// The next byte that is wanted.
-    pub(super) fn next(&self) -> Option<u64> {
-        self.state().tape.next()
+    /// What becomes of it from here on; gives its new place where it is switched on or off by that. `fresh`: its wrapper
+    /// announces it for the first time.
+    pub(super) fn judge(&self, owner: u64, verdict: Verdict, fresh: bool) -> Option<Place> {
+        let mut state = self.owned(owner).ok()?;
+        let off = verdict.off;
+        let switched = state.censor.judge(Arc::new(verdict));
+        self.counts.off.store(off, Ordering::Relaxed);
+        if off && fresh {
+            // So that the end says how much was not collected.
+            state.tape.begin();
+        }
+        // Switched on again: what was not collected is not asked for now.
+        switched.then(|| Place { next: state.tape.next().filter(|_| off), capture: !off })
+    }
+
+    /// The next byte that is wanted, and whether any is.
+    pub(super) fn place(&self) -> Place {
+        self.state().place()
     }
 
     /// Raw offset behind the last record that went to the sink.
@@ -177,12 +213,11 @@ impl Slot {
             .tape
             .data(data.offset, data.bytes, times, &self.clock, &mut records)
             .map_err(Refused::Fault)?;
-        drop(state);
         let stream = self.origin.name.stream;
         self.counts.bytes.fetch_add(taken.bytes, Ordering::Relaxed);
         self.totals.log_bytes.add(stream, taken.bytes);
         self.totals.log_repeated.add(stream, taken.repeated);
-        Ok(self.batch(records, false))
+        Ok(self.batch(&mut state, records, false))
     }
 
     /// Takes the claim of a gap.
@@ -199,8 +234,7 @@ impl Slot {
         let mut records = Vec::new();
         let taken = state.tape.gap(gap.from, gap.to, reason, now_ns(), &self.clock, &mut records);
         taken.map_err(Refused::Fault)?;
-        drop(state);
-        Ok(self.batch(records, false))
+        Ok(self.batch(&mut state, records, false))
     }
 
     /// Takes the stream's end.
@@ -208,9 +242,8 @@ impl Slot {
         let mut state = self.owned(owner)?;
         let mut records = Vec::new();
         state.tape.close(close.end, now_ns(), &self.clock, &mut records).map_err(Refused::Fault)?;
-        drop(state);
         self.counts.close(close.exact);
-        Ok(self.batch(records, true))
+        Ok(self.batch(&mut state, records, true))
     }
 
     /// Gives what is there of the unfinished line, as a piece of it.
@@ -218,9 +251,8 @@ impl Slot {
         let mut state = self.owned(owner)?;
         let mut records = Vec::new();
         state.tape.fragment(&self.clock, &mut records);
-        drop(state);
         // The wrapper may be waiting for just this acknowledgement.
-        Ok(self.batch(records, true))
+        Ok(self.batch(&mut state, records, true))
     }
 
     /// Nobody will send the rest: gives the unfinished line, unless a connection carries the stream after all.
@@ -232,17 +264,19 @@ impl Slot {
         if state.tape.end().is_none() {
             self.counts.close(false);
         }
-        drop(state);
-        Ok(self.batch(records, true))
+        Ok(self.batch(&mut state, records, true))
     }
 
     fn is_orphan(&self, patience: Duration) -> bool {
         self.state().detached.is_some_and(|since| since.elapsed() >= patience)
     }
 
-    /// Counts what goes out, and packs it.
-    fn batch(&self, records: Vec<Record>, last: bool) -> Option<Batch> {
+    /// Does what rules say, counts what goes out, and packs it.
+    fn batch(&self, state: &mut State, mut records: Vec<Record>, last: bool) -> Option<Batch> {
         let stream = self.origin.name.stream;
+        let done = state.censor.apply(&mut records, &self.budget, Instant::now());
+        self.totals.redactions.add(done.redactions);
+        self.totals.limited_lines.add(done.limited_lines);
         let mut lines = 0;
         for record in &records {
             let bytes = record.to.saturating_sub(record.from);

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,6 +20,7 @@ use crate::{
     enrich::Identity,
     event::{HoleReason, StreamKind},
     process::Clock,
+    rules::Budget,
 };
 
 /// Names a task for good.
@@ -74,6 +75,8 @@ pub struct StreamCounts {
     pub process: String,
     /// Why it is not captured; `None` = it is.
     pub not_captured: Option<&'static str>,
+    /// A rule says that it is not collected.
+    pub off: AtomicBool,
     /// Bytes taken.
     pub bytes: AtomicU64,
     /// Lines made of them.
@@ -97,6 +100,8 @@ pub struct Container {
     pub spec: Spec,
     /// Gives its records their times.
     pub clock: Arc<Clock>,
+    /// What rules leave it of lines.
+    pub budget: Arc<Budget>,
     live: Mutex<Live>,
 }
 
@@ -172,11 +177,17 @@ impl StreamCounts {
             stream,
             process: process.to_owned(),
             not_captured,
+            off: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
             lines: AtomicU64::new(0),
             gap_bytes: Counts::default(),
             ended: AtomicU64::new(0),
         }
+    }
+
+    /// Why nothing of it comes; `None` = it does.
+    pub fn silent(&self) -> Option<&'static str> {
+        self.not_captured.or_else(|| self.off.load(Ordering::Relaxed).then_some("rule"))
     }
 
     /// The stream was closed; `exact` where its last bytes are known for sure.
@@ -217,6 +228,7 @@ impl Container {
                 memory_limit_bytes: open.memory_limit_bytes,
             },
             clock: Arc::default(),
+            budget: Arc::default(),
             live: Mutex::new(live),
         }
     }

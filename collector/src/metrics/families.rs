@@ -83,6 +83,8 @@ families! {
     LOG_LINES Own Counter "shimtap_log_lines_total" ["stream"] "Lines made of them.";
     LOG_REPEATED Own Counter "shimtap_log_repeated_bytes_total" ["stream"] "Bytes that came again after a reconnect and were dropped.";
     LOG_GAP_BYTES Own Counter "shimtap_log_gap_bytes_total" ["stream", "reason"] "Bytes of container output that are not here.";
+    LOG_REDACTIONS Own Counter "shimtap_log_redactions_total" [] "Secrets that rules took out of lines.";
+    LOG_LIMITED Own Counter "shimtap_log_limited_lines_total" [] "Lines that a rule's rate dropped; their bytes are gaps of reason rate_limit.";
     LOG_HOLES Own Counter "shimtap_log_holes_total" ["stream", "reason"] "Holes in container output.";
     RPC_DURATION Own Histogram "shimtap_rpc_duration_seconds" ["method"] "Time from request to answer of the inner shims.";
     RPC_ERRORS Own Counter "shimtap_rpc_errors_total" ["method"] "Answers with a status other than OK.";

@@ -37,6 +37,8 @@ fn logs(text: &mut Text, registry: &Registry) {
     by_label(text, &f::LOG_BYTES, "stream", &totals.log_bytes);
     by_label(text, &f::LOG_LINES, "stream", &totals.log_lines);
     by_label(text, &f::LOG_REPEATED, "stream", &totals.log_repeated);
+    text.family(&f::LOG_REDACTIONS).sample("", Value::Whole(totals.redactions.get()), None);
+    text.family(&f::LOG_LIMITED).sample("", Value::Whole(totals.limited_lines.get()), None);
     for (family, counts) in [(&f::LOG_GAP_BYTES, &totals.gap_bytes), (&f::LOG_HOLES, &totals.holes)] {
         let mut writer = text.family(family);
         for stream in StreamKind::ALL {

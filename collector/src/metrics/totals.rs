@@ -53,6 +53,10 @@ pub struct Totals {
     pub gap_bytes: PerStream<Counts<HoleReason>>,
     /// Holes they make.
     pub holes: PerStream<Counts<HoleReason>>,
+    /// Secrets taken out of lines.
+    pub redactions: Counter,
+    /// Lines that a rule's rate dropped.
+    pub limited_lines: Counter,
     /// Connections open now.
     pub connections: Gauge,
     /// Connections accepted.

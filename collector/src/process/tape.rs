@@ -72,6 +72,11 @@ impl Tape {
         self.next
     }
 
+    /// The stream is known from its first byte on, though none has come yet.
+    pub fn begin(&mut self) {
+        self.next.get_or_insert(0);
+    }
+
     /// Where the stream ends, once it was closed.
     #[must_use]
     pub fn end(&self) -> Option<u64> {

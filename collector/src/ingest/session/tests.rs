@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use proptest::prelude::*;
 use protobuf::EnumOrUnknown;
 use shimtap_proto::link::{self, from_collector::Body as Down, from_wrapper::Body as Up};
+use tokio::sync::watch;
 
 use super::{Ingest, Session};
 use crate::{
@@ -13,10 +14,18 @@ use crate::{
     event::{Body, Flags, StreamKind},
     ingest::{Streams, acks::Outstanding},
     metrics::{Registry, Totals},
+    rules::{Rate, Redactor, Rule, Rules},
     sinks::{Exit, Outlet},
 };
 
 fn ingest() -> (Arc<Ingest>, Exit) {
+    let (ingest, exit, _) = ruled();
+    (ingest, exit)
+}
+
+/// With the end that changes its rules.
+fn ruled() -> (Arc<Ingest>, Exit, watch::Sender<Arc<Rules>>) {
+    let (sender, rules) = watch::channel(Arc::default());
     let totals: Arc<Totals> = Arc::default();
     let (outlet, exit) = Outlet::queue(1 << 28);
     let config = config::Ingest {
@@ -34,9 +43,40 @@ fn ingest() -> (Arc<Ingest>, Exit) {
         stats: config::Stats { interval: Duration::from_secs(10) },
         registry: Arc::new(Registry::new(Arc::clone(&totals), outlet.backlog(), Duration::from_secs(10))),
         streams: Streams::new(totals, 3),
+        rules,
         outlet,
     };
-    (Arc::new(ingest), exit)
+    (Arc::new(ingest), exit, sender)
+}
+
+/// One rule for all streams, or none.
+fn rules(kind: u8) -> Arc<Rules> {
+    let nothing = Rule {
+        name: String::new(),
+        line: 1,
+        of: Default::default(),
+        collect: None,
+        redact: Redactor::default(),
+        rate: None,
+    };
+    let rule = match kind {
+        0 => return Arc::default(),
+        1 => Rule { collect: Some(false), ..nothing },
+        2 => Rule { rate: Some(Rate { lines_per_sec: 1, burst_lines: 2 }), ..nothing },
+        _ => Rule { redact: Redactor::of("a+").expect("a pattern"), ..nothing },
+    };
+    Arc::new(Rules::new(vec![rule]))
+}
+
+/// What happens to a session.
+#[derive(Clone, Debug)]
+enum Step {
+    Say(Option<Up>),
+    Rules(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![9 => message().prop_map(Step::Say), 1 => (0u8..4).prop_map(Step::Rules)]
 }
 
 fn hello() -> link::Hello {
@@ -181,20 +221,35 @@ proptest! {
     }
 
     #[test]
-    fn without_an_end_records_tile_over_reconnects(messages in prop::collection::vec(message(), 1..80)) {
+    fn without_an_end_records_tile_over_reconnects_and_changes_of_rules(
+        steps in prop::collection::vec(step(), 1..80),
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let (ingest, mut exit) = ingest();
+            let (ingest, mut exit, sender) = ruled();
             let (mut id, mut now) = (1, session(&ingest, 1));
             now.take(link::FromWrapper { body: Some(Up::Open(open(0))), ..Default::default() }).await.expect("open");
-            for body in messages.into_iter().filter(|body| !matches!(body, Some(Up::Gone(_)))) {
+            let mut off = false;
+            for step in steps {
+                let body = match step {
+                    Step::Say(Some(Up::Gone(_))) => continue,
+                    Step::Say(body) => body,
+                    Step::Rules(kind) => {
+                        sender.send_replace(rules(kind));
+                        let told = now.judge_again();
+                        prop_assert_eq!(told.is_empty(), off == (kind == 1));
+                        off = kind == 1;
+                        continue;
+                    }
+                };
                 if now.take(link::FromWrapper { body, ..Default::default() }).await.is_err() {
                     drop(now);
                     id += 1;
                     now = session(&ingest, id);
-                    now.take(link::FromWrapper { body: Some(Up::Open(open(0))), ..Default::default() })
-                        .await
-                        .expect("open");
+                    let body = Some(Up::Open(open(0)));
+                    let ready = now.take(link::FromWrapper { body, ..Default::default() }).await.expect("open");
+                    let Some(Down::Ready(ready)) = ready.and_then(|ready| ready.body) else { panic!("a ready") };
+                    prop_assert!(ready.streams.iter().all(|stream| stream.capture != off));
                 }
             }
             judge(&ingest, &mut exit, false)
