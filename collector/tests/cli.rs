@@ -73,16 +73,19 @@ fn check_says_everything_at_once() {
 }
 
 #[test]
-fn the_documented_configuration_is_one() {
+fn documented_configurations_are_some() {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md"));
     let page = page.expect("docs/configuration.md");
-    let example =
-        page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let examples: Vec<_> =
+        page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(examples.len() >= 2, "{}", examples.len());
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("c.toml");
-    fs::write(&path, example).expect("writable");
-    let checked = shimtap(&["check", "--config", path.to_str().expect("a plain path")]);
-    assert!(checked.status.success(), "{}", text(&checked.stderr));
+    for example in examples {
+        fs::write(&path, example).expect("writable");
+        let checked = shimtap(&["check", "--config", path.to_str().expect("a plain path")]);
+        assert!(checked.status.success(), "{}\n{example}", text(&checked.stderr));
+    }
 }
 
 #[test]

@@ -11,10 +11,12 @@ const COLLECT: &str = "shimtap.io/collect";
 const REDACT: &str = "shimtap.io/redact";
 const RATE: &str = "shimtap.io/lines-per-sec";
 
+/// Follows one annotation's value, as far as it can be understood; else says what is wrong with it.
+type Narrow = fn(&str, &By, &mut Verdict) -> Result<(), String>;
+
 /// Narrows `verdict` as far as the annotations can be understood; what cannot be is said among its reasons.
 pub(super) fn apply(annotations: &BTreeMap<String, String>, verdict: &mut Verdict) {
-    let each: [(&str, fn(&str, &By, &mut Verdict) -> Result<(), String>); 3] =
-        [(COLLECT, collect), (REDACT, redact), (RATE, rate)];
+    let each: [(&str, Narrow); 3] = [(COLLECT, collect), (REDACT, redact), (RATE, rate)];
     for (key, narrow) in each {
         let Some(value) = annotations.get(key) else { continue };
         let by = |fault| By::Annotation { key: key.to_owned(), fault };

@@ -26,6 +26,8 @@ pub struct Collector {
     child: Child,
     dir: PathBuf,
     address: String,
+    /// What its configuration says before anything was appended.
+    text: String,
 }
 
 impl Collector {
@@ -41,7 +43,7 @@ impl Collector {
              [metrics]\nlisten = \"{address}\"\n[file]\npath = \"{here}/kept/lines.jsonl\"\nrotate_bytes = 1073741824\n"
         );
         let config = dir.join("collector.toml");
-        fs::write(&config, text).context("write collector.toml")?;
+        fs::write(&config, &text).context("write collector.toml")?;
         let log = fs::File::options().create(true).append(true).open(dir.join("collector.log"));
         let log = log.context("open collector.log")?;
         let mut command = Command::new(tools::collector()?);
@@ -50,7 +52,7 @@ impl Collector {
         command.process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone().context("duplicate the log")?).stderr(log);
         let child = command.spawn().context("start the collector")?;
-        let mut collector = Collector { child, dir: dir.to_owned(), address };
+        let mut collector = Collector { child, dir: dir.to_owned(), address, text };
         collector.await_ready()?;
         Ok(collector)
     }
@@ -86,6 +88,21 @@ impl Collector {
     /// Its configuration file.
     pub fn config(&self) -> PathBuf {
         self.dir.join("collector.toml")
+    }
+
+    /// Appends to what its configuration said at first; whether it reads that is another matter.
+    pub fn configure(&self, more: &str) -> Result<()> {
+        fs::write(self.config(), format!("{}{more}", self.text)).context("write collector.toml")
+    }
+
+    /// What `shimtap WORDS --socket ITS` prints; an error with what it says where it fails.
+    pub fn shimtap(&self, words: &[&str]) -> Result<String> {
+        let socket = self.dir.join("col/control.sock");
+        let ran = Command::new(tools::collector()?).args(words).arg("--socket").arg(socket).output();
+        let ran = ran.context("run shimtap")?;
+        let said = String::from_utf8_lossy(&ran.stderr);
+        ensure!(ran.status.success(), "shimtap {} ended with {}: {said}", words.join(" "), ran.status);
+        String::from_utf8(ran.stdout).context("it prints text")
     }
 
     /// What its file holds.
