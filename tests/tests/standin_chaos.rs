@@ -99,7 +99,7 @@ fn exec(pod: &Pod, over: &AtomicBool) -> Result<(Connection, u32)> {
 /// Connections that come, ask once, and go; and some that only come and go.
 fn knock(pod: &Pod, over: &AtomicBool) -> Result<Vec<Connection>> {
     let mut all = Vec::new();
-    let request = api::ConnectRequest { id: "task".to_owned(), ..Default::default() };
+    let request = pod::connect("task");
     while !over.load(Ordering::Relaxed) {
         drop(pod.connect()?);
         let c = pod.connect()?;

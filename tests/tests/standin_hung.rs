@@ -180,7 +180,7 @@ fn a_keeper_that_is_stopped_just_before_the_exit() -> Result<()> {
 /// A keeper that nobody needs is found out too: were it not, the worker's death would be the pod's.
 #[test]
 fn a_keeper_that_is_stopped_while_all_is_quiet() -> Result<()> {
-    let pod = wrapped(&Script { until_killed: true, ..Script::default() })?;
+    let pod = wrapped(&Script::stayer())?;
     let _fifos = pod.run()?;
     let before = pod.keeper()?;
     let worker = pod.worker()?;
@@ -226,7 +226,7 @@ fn a_link_thread_that_spins() -> Result<()> {
 /// What a hung process costs must not become the price of a healthy one.
 #[test]
 fn a_quiet_pod_is_left_alone() -> Result<()> {
-    let pod = wrapped(&Script { until_killed: true, ..Script::default() })?;
+    let pod = wrapped(&Script::stayer())?;
     let _fifos = pod.run()?;
     let (keeper, worker) = (pod.keeper()?, pod.worker()?);
     let switches = |pid: Pid| -> Result<u64> {

@@ -63,7 +63,9 @@ impl Node {
             Shim::Unwrapped => PathBuf::new(),
             Shim::Wrapped(_) => tools::wrapper()?,
         };
-        let lock = lock(setup.alone)?;
+        // Nodes share the machine, except one that measures time, which has it alone.
+        let share = if setup.alone { FlockArg::LockExclusive } else { FlockArg::LockShared };
+        let lock = lock("rig", share)?;
         let (namespace, namespace_lock) = free_namespace()?;
         let mark = format!("st{}", unique());
         let dir = Path::new("/run").join(&mark);
@@ -317,24 +319,19 @@ pub(crate) fn number() -> u32 {
 
 /// The first namespace that no node on this machine holds; where each is held, the last one when it becomes free.
 fn free_namespace() -> Result<(&'static str, Flock<fs::File>)> {
-    for (number, namespace) in NAMESPACES.into_iter().enumerate() {
-        let path = format!("/run/shimtap-rig.{namespace}.lock");
-        let file = fs::File::options().create(true).truncate(false).write(true).open(&path);
-        let file = file.with_context(|| format!("open {path}"))?;
-        let last = number + 1 == NAMESPACES.len();
-        let how = if last { FlockArg::LockExclusive } else { FlockArg::LockExclusiveNonblock };
-        if let Ok(lock) = Flock::lock(file, how) {
+    let [rest @ .., last] = NAMESPACES;
+    for namespace in rest {
+        if let Ok(lock) = lock(&format!("rig.{namespace}"), FlockArg::LockExclusiveNonblock) {
             return Ok((namespace, lock));
         }
     }
-    anyhow::bail!("no namespace could be locked")
+    Ok((last, lock(&format!("rig.{last}"), FlockArg::LockExclusive)?))
 }
 
-/// Nodes share the machine, except one that measures time, which has it alone.
-fn lock(alone: bool) -> Result<Flock<fs::File>> {
-    let path = "/run/shimtap-rig.lock";
-    let file = fs::File::options().create(true).truncate(false).write(true).open(path);
+/// Locks one of the rig's names on this machine; the kernel forgets it with the process.
+fn lock(name: &str, how: FlockArg) -> Result<Flock<fs::File>> {
+    let path = format!("/run/shimtap-{name}.lock");
+    let file = fs::File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("open {path}"))?;
-    let how = if alone { FlockArg::LockExclusive } else { FlockArg::LockShared };
     Flock::lock(file, how).map_err(|(_, errno)| errno).with_context(|| format!("lock {path}"))
 }
