@@ -13,7 +13,7 @@ use crate::{
     event::{Body, Flags, StreamKind},
     ingest::{Streams, acks::Outstanding},
     metrics::{Registry, Totals},
-    sinks::{Exit, Outlet},
+    sinks::{Exit, Outlet, Source},
 };
 
 fn ingest() -> (Arc<Ingest>, Exit) {
