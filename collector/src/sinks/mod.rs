@@ -3,6 +3,10 @@
 mod errno;
 pub mod file;
 mod queue;
+mod source;
 
 pub use errno::errno_name;
-pub use queue::{Backlog, Exit, Outlet, Room, Waiting};
+#[cfg(test)]
+pub use queue::Exit;
+pub use queue::{Backlog, Outlet, Room, Waiting};
+pub use source::Source;

@@ -5,14 +5,18 @@
 
 use std::{
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
 
+use super::Source;
 use crate::event::{Batch, Record};
 
 /// Where connections put batches.
@@ -44,8 +48,8 @@ pub struct Exit {
 /// Ends a sink's wait for more.
 #[derive(Debug, Default)]
 struct Gathered {
-    enough: Mutex<bool>,
-    changed: Condvar,
+    enough: AtomicBool,
+    changed: Notify,
 }
 
 /// A queue that holds this much is not waited for. It is below what a wrapper whose window is full has in the queue: of
@@ -129,22 +133,18 @@ impl Outlet {
 
 // === impl Exit ===
 
-impl Exit {
-    /// The next batch; waits for it. `None` when the entrance is gone and the queue is empty.
-    pub fn recv(&mut self) -> Option<Waiting> {
-        self.batches.blocking_recv()
+impl Source for Exit {
+    async fn recv(&mut self) -> Option<Waiting> {
+        self.batches.recv().await
     }
 
-    /// The next batch, if it is there.
-    pub fn try_recv(&mut self) -> Option<Waiting> {
+    fn try_recv(&mut self) -> Option<Waiting> {
         self.batches.try_recv().ok()
     }
 
-    /// Waits for more batches to come: for `limit`, and less where there is enough already, where somebody waits for a
-    /// batch (it is its stream's last), or where no more can come.
-    pub fn gather(&self, limit: Duration) {
+    async fn gather(&mut self, limit: Duration) {
         if !self.batches.is_closed() {
-            self.gathered.wait(limit);
+            self.gathered.wait(limit).await;
         }
     }
 }
@@ -153,21 +153,22 @@ impl Exit {
 
 impl Gathered {
     fn set(&self) {
-        let mut enough = self.enough();
-        if !*enough {
-            *enough = true;
+        if !self.enough.swap(true, Ordering::AcqRel) {
             self.changed.notify_one();
         }
     }
 
     /// What was set before the batches are taken is done with by taking them.
-    fn wait(&self, limit: Duration) {
-        let waited = self.changed.wait_timeout_while(self.enough(), limit, |enough| !*enough);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
-    }
-
-    fn enough(&self) -> MutexGuard<'_, bool> {
-        self.enough.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn wait(&self, limit: Duration) {
+        // A permit that an earlier wait did not use may be there: what counts is the flag.
+        let enough = async {
+            while !self.enough.load(Ordering::Acquire) {
+                self.changed.notified().await;
+            }
+        };
+        // Out of time or not: what is there is taken.
+        let _ = timeout(limit, enough).await;
+        self.enough.store(false, Ordering::Release);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     ingest::{Streams, acks::Outstanding},
     metrics::{Registry, Totals},
     rules::{Rate, Redactor, Rule, Rules},
-    sinks::{Exit, Outlet},
+    sinks::{Exit, Outlet, Source},
 };
 
 fn ingest() -> (Arc<Ingest>, Exit) {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     metrics::Totals,
-    sinks::{Exit, Waiting, errno_name},
+    sinks::{Source, Waiting, errno_name},
 };
 
 /// Bytes after which lines are written without looking for more. One write of this size costs little more than
@@ -36,9 +36,9 @@ pub struct Stop {
 
 /// What the thread owns.
 #[derive(Debug)]
-pub(super) struct Deliver {
+pub(super) struct Deliver<S> {
     output: Output,
-    queue: Exit,
+    source: S,
     totals: Arc<Totals>,
     stop: Arc<Stop>,
     encoder: Encoder,
@@ -66,11 +66,11 @@ impl Stop {
 
 // === impl Deliver ===
 
-impl Deliver {
-    pub(super) fn new(output: Output, queue: Exit, totals: Arc<Totals>, stop: Arc<Stop>) -> Self {
+impl<S: Source> Deliver<S> {
+    pub(super) fn new(output: Output, source: S, totals: Arc<Totals>, stop: Arc<Stop>) -> Self {
         Self {
             output,
-            queue,
+            source,
             totals,
             stop,
             encoder: Encoder::default(),
@@ -79,13 +79,13 @@ impl Deliver {
         }
     }
 
-    /// Runs until the queue is closed and empty, or until it is told to give up.
-    pub(super) fn run(mut self) {
-        while let Some(first) = self.queue.recv() {
-            self.queue.gather(GATHER);
+    /// Runs until no more can come, or until it is told to give up. Blocks its thread while it writes.
+    pub(super) async fn run(mut self) {
+        while let Some(first) = self.source.recv().await {
+            self.source.gather(GATHER).await;
             self.take(first);
             while self.pending.len() < WRITE_BYTES {
-                let Some(next) = self.queue.try_recv() else { break };
+                let Some(next) = self.source.try_recv() else { break };
                 self.take(next);
             }
             if !self.write_all() {

@@ -13,7 +13,7 @@ use std::{sync::Arc, thread};
 pub use deliver::Stop;
 pub use output::FileFault;
 
-use super::Exit;
+use super::Source;
 use crate::{config, metrics::Totals, priority};
 use deliver::Deliver;
 use output::Output;
@@ -28,19 +28,25 @@ pub struct FileSink {
 // === impl FileSink ===
 
 impl FileSink {
-    /// Opens the file and starts the thread, which ends when the queue's entrance is gone and the queue is empty.
+    /// Opens the file and starts the thread, which ends when `source` says that no more will come.
     ///
     /// # Errors
     /// The file cannot be opened now; the configuration or the disk is at fault.
-    pub fn start(config: &config::File, queue: Exit, totals: Arc<Totals>) -> Result<Self, FileFault> {
+    pub fn start(
+        config: &config::File,
+        source: impl Source + 'static,
+        totals: Arc<Totals>,
+    ) -> Result<Self, FileFault> {
         let output = Output::open(config)?;
         let stop = Arc::new(Stop::default());
-        let deliver = Deliver::new(output, queue, totals, Arc::clone(&stop));
+        let deliver = Deliver::new(output, source, totals, Arc::clone(&stop));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.map_err(|source| FileFault::Thread { source })?;
         let thread = thread::Builder::new()
             .name("file-sink".into())
             .spawn(move || {
                 priority::yield_to_workloads();
-                deliver.run();
+                runtime.block_on(deliver.run());
             })
             .map_err(|source| FileFault::Thread { source })?;
         Ok(Self { thread, stop })
