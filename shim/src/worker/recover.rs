@@ -40,6 +40,7 @@ impl Worker {
         };
         worker.watch_link(board.relay_wake())?;
         worker.finish_tap();
+        worker.events.finish();
         worker.finish_event();
         if worker.is_safe() {
             worker.let_go();
