@@ -2,7 +2,7 @@
 //!
 //! An index of 0 in a word that names a table entry means "none"; entry `n` is stored as `n + 1`.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::{
     Slot,
@@ -10,7 +10,10 @@ use super::{
     counters::{Counters, MethodCounters},
     text::Text,
 };
-use crate::sys::shared::shared_layout;
+use crate::sys::{
+    atomic::{AtomicU8, AtomicU32, AtomicU64},
+    shared::shared_layout,
+};
 
 /// Connections at a time.
 pub const CONNS: usize = CONN_COUNT as usize;

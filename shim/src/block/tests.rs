@@ -39,7 +39,7 @@ fn what_is_no_block_of_ours_is_refused() {
 
 #[test]
 fn a_word_of_no_state_is_the_first_state() {
-    let word = std::sync::atomic::AtomicU32::new(9999);
+    let word = crate::sys::atomic::AtomicU32::new(9999);
     assert_eq!(DirState::load(&word), DirState::Idle);
     assert_eq!(TaskState::load(&word), TaskState::Free);
 }

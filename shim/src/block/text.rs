@@ -1,8 +1,11 @@
 //! A short string in the block.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
-use crate::sys::shared::shared_layout;
+use crate::sys::{
+    atomic::{AtomicU8, AtomicU32},
+    shared::shared_layout,
+};
 
 shared_layout! {
     /// At most `N` bytes of text. The length is stored last, so a half-written text is the empty one.

@@ -8,6 +8,8 @@
 
 mod accept;
 mod deaths;
+#[cfg(test)]
+mod in_process;
 mod next;
 mod open;
 pub mod protocol;
@@ -16,6 +18,8 @@ mod wait;
 
 #[cfg(test)]
 pub use deaths::Cause;
+#[cfg(test)]
+pub use in_process::InProcess;
 pub use sweep::{TASK_LINK, belongs_to, remove_files, remove_tasks, sweep};
 
 use std::{

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use shimtap_proto::{
     link::{Event, EventKind, StatsSource},
     ttrpc::{
-        Code, HEADER_LEN, Method, ResponseView,
+        Code, HEADER_LEN, Header, Method, ResponseView,
         rewrite::{Edit, replace},
         task::{ExitAnswer, PidAnswer, StateAnswer, StatsAnswer},
     },
@@ -33,7 +33,7 @@ impl Worker {
         let unchanged = Some(Out { changed: false, len });
         let frame = self.relay.lines.get(&conn).and_then(|l| l.area(ANSWERS, false)?.get(0, len));
         let Some(frame) = frame else { return unchanged };
-        let stream_id = shimtap_proto::ttrpc::Header::decode(&frame).map_or(0, |h| h.stream_id);
+        let stream_id = Header::decode(&frame).map_or(0, |h| h.stream_id);
         let Some(index) = self.pending_of(conn, stream_id) else { return unchanged };
         let pending = self.pending(index);
         let view = ResponseView::decode(frame.get(HEADER_LEN..).unwrap_or(&[])).ok();
@@ -194,6 +194,10 @@ impl Worker {
         let entry = self.dir(conn, dir);
         let Some(index) = linked(&entry.pending) else { return };
         let pending = self.pending(index);
+        if !self.is_of_frame(conn, dir, pending) {
+            entry.pending.store(0, Ordering::Release);
+            return;
+        }
         match PendingState::load(&pending.state) {
             PendingState::Free => {}
             PendingState::Swallow => PendingState::Free.store(&pending.state),
@@ -206,6 +210,15 @@ impl Worker {
             }
         }
         entry.pending.store(0, Ordering::Release);
+    }
+
+    /// Is this entry still that of the frame that has left? A predecessor may have freed it and died before it could say so
+    /// in the direction's entry, and since then another request may have come to it.
+    fn is_of_frame(&self, conn: usize, dir: usize, pending: &Pending) -> bool {
+        let area = self.relay.lines.get(&conn).and_then(|l| l.area(dir, false));
+        let header = area.and_then(|a| a.get(0, HEADER_LEN)).and_then(|head| Header::decode(&head).ok());
+        let same = |h: Header| h.stream_id == pending.stream_id.load(Ordering::Relaxed);
+        linked(&pending.conn) == Some(conn) && header.is_some_and(same)
     }
 
     fn account(&self, index: usize) {

@@ -7,6 +7,8 @@
 mod beat;
 mod deaths;
 pub mod hands;
+#[cfg(test)]
+mod model;
 mod pipes;
 mod recover;
 
@@ -143,17 +145,7 @@ impl Worker {
         if self.mode != Mode::Bare {
             link::spawn(self.block, self.board);
         }
-        self.watch_inner();
-        // A refusal costs the notice of a keeper that is hung, nothing else.
-        let _ = self.watch_queue();
-        if self.stands_in {
-            self.block.tables().care.note_ready(monotonic_ns());
-        } else {
-            self.hands.ready();
-        }
-        self.tell_deaths();
-        self.pump_everything();
-        let mut events = [EpollEvent::empty(); 32];
+        self.begin();
         loop {
             if self.tend()? {
                 return Ok(());
@@ -165,17 +157,38 @@ impl Worker {
                 }
                 return Ok(());
             }
-            let n = self.poller.wait(&mut events, self.next_wake_ms())?;
-            let unfinished = std::mem::take(&mut self.unfinished);
-            for event in events.iter().take(n) {
-                if let Some(token) = Token::from_number(event.data()) {
-                    self.handle(token, event.events());
-                }
-            }
-            for token in unfinished {
-                self.handle(token, EpollFlags::empty());
+            self.turn(self.next_wake_ms())?;
+        }
+    }
+
+    /// Takes up what a predecessor left.
+    fn begin(&mut self) {
+        self.watch_inner();
+        // A refusal costs the notice of a keeper that is hung, nothing else.
+        let _ = self.watch_queue();
+        if self.stands_in {
+            self.block.tables().care.note_ready(monotonic_ns());
+        } else {
+            self.hands.ready();
+        }
+        self.tell_deaths();
+        self.pump_everything();
+    }
+
+    /// Waits for events and sees to them, and to what had more to do.
+    fn turn(&mut self, longest_ms: Option<u16>) -> Kernel<()> {
+        let mut events = [EpollEvent::empty(); 32];
+        let n = self.poller.wait(&mut events, longest_ms)?;
+        let unfinished = std::mem::take(&mut self.unfinished);
+        for event in events.iter().take(n) {
+            if let Some(token) = Token::from_number(event.data()) {
+                self.handle(token, event.events());
             }
         }
+        for token in unfinished {
+            self.handle(token, EpollFlags::empty());
+        }
+        Ok(())
     }
 
     fn handle(&mut self, token: Token, flags: EpollFlags) {
