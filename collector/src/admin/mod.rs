@@ -7,5 +7,5 @@ mod control;
 mod metrics;
 mod server;
 
-pub use control::{Ps, PsContainer, PsStream, PsWrapper};
+pub use control::{Ps, PsContainer, PsStream, PsUnwrapped, PsWrapper};
 pub use server::{Admin, AdminFault};
