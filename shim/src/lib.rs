@@ -30,10 +30,13 @@ pub fn main() -> ExitCode {
     if argv.get(1).is_some_and(|word| word == keeper::VERB) {
         return ExitCode::from(u8::try_from(keeper::main()).unwrap_or(u8::MAX));
     }
-    let arguments = Arguments::parse(&argv);
-    if argv.get(1).is_some_and(|word| word == verbs::TELL) {
-        return verbs::tell(&arguments);
+    if let [_, rest @ ..] = argv.as_slice()
+        && rest.first().is_some_and(|word| word == verbs::TELL)
+    {
+        // Flags end at the first positional word, which is the verb's name here.
+        return verbs::tell(&Arguments::parse(rest));
     }
+    let arguments = Arguments::parse(&argv);
     // A wrapper that was started by a wrapper stands aside.
     if env::var_os(inner::MARKER).is_some() {
         return verbs::passthrough(&argv);

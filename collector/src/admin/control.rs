@@ -12,7 +12,7 @@ use hyper::{
 use serde::{Deserialize, Serialize};
 
 use super::{explain::explain, metrics::plain, server::State};
-use crate::metrics::{Container, Registry};
+use crate::metrics::{Container, Registry, Unwrapped};
 
 /// What `shimtap ps` shows. Fields are only ever added.
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,6 +23,22 @@ pub struct Ps {
     pub wrappers: Vec<PsWrapper>,
     /// Tasks known.
     pub containers: Vec<PsContainer>,
+    /// The last pods that were started without a wrapper, newest first; they may have ended since.
+    #[serde(default)]
+    pub unwrapped: Vec<PsUnwrapped>,
+}
+
+/// One pod that runs unwrapped.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PsUnwrapped {
+    /// Unix ns when the collector learnt of it.
+    pub time_ns: u64,
+    /// containerd's namespace.
+    pub namespace: String,
+    /// The id that was started: the sandbox's under CRI.
+    pub pod: String,
+    /// Why; empty = not said.
+    pub why: String,
 }
 
 /// One wrapper.
@@ -34,6 +50,9 @@ pub struct PsWrapper {
     pub version: String,
     /// Base name of the shim inside.
     pub inner: String,
+    /// Process id of the shim inside; 0 = unknown.
+    #[serde(default)]
+    pub inner_pid: u32,
     /// Process id of the keeper; 0 = unknown.
     pub keeper_pid: u32,
     /// Process id of the worker; 0 = unknown.
@@ -164,6 +183,7 @@ fn ps(registry: &Registry) -> Ps {
             id: format!("{:016x}", wrapper.id),
             version: about.version,
             inner: about.inner,
+            inner_pid: about.inner_pid,
             keeper_pid: about.keeper_pid,
             worker_pid: about.worker_pid,
             generation: about.generation,
@@ -176,7 +196,13 @@ fn ps(registry: &Registry) -> Ps {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         wrappers: wrappers.collect(),
         containers: registry.containers().iter().map(container).collect(),
+        unwrapped: registry.unwrapped().into_iter().map(unwrapped).collect(),
     }
+}
+
+fn unwrapped(pod: Unwrapped) -> PsUnwrapped {
+    let Unwrapped { time_ns, namespace, id, why } = pod;
+    PsUnwrapped { time_ns, namespace, pod: id, why }
 }
 
 fn container(container: &Arc<Container>) -> PsContainer {

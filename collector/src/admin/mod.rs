@@ -8,6 +8,6 @@ mod explain;
 mod metrics;
 mod server;
 
-pub use control::{Ps, PsContainer, PsStream, PsWrapper};
+pub use control::{Ps, PsContainer, PsStream, PsUnwrapped, PsWrapper};
 pub use explain::{Explained, ExplainedStream};
 pub use server::{Admin, AdminFault};

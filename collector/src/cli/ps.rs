@@ -6,7 +6,7 @@ use std::{fmt::Write as _, path::Path};
 
 use super::{Exit, ask::Collector};
 use crate::{
-    admin::{Ps, PsContainer, PsStream, PsWrapper},
+    admin::{Ps, PsContainer, PsStream, PsUnwrapped, PsWrapper},
     enrich::short_shim,
     time::now_ns,
 };
@@ -41,20 +41,33 @@ const HEAD: [&str; 12] = [
     "SHIM",
 ];
 
-const WRAPPER_HEAD: [&str; 8] =
-    ["NAMESPACE", "WRAPPER OF", "SHIM", "VERSION", "KEEPER", "WORKER", "GENERATION", "MODE"];
+const WRAPPER_HEAD: [&str; 9] =
+    ["NAMESPACE", "WRAPPER OF", "SHIM", "SHIM PID", "VERSION", "KEEPER", "WORKER", "GENERATION", "MODE"];
+
+const UNWRAPPED_HEAD: [&str; 4] = ["NAMESPACE", "UNWRAPPED", "SINCE", "WHY"];
 
 fn table(ps: &Ps, now_ns: u64) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
     rows.extend(ps.containers.iter().map(|container| row(container, now_ns)));
     let mut out = columns(&rows);
-    if !ps.wrappers.is_empty() {
-        let mut rows = vec![WRAPPER_HEAD.map(str::to_owned)];
-        rows.extend(ps.wrappers.iter().map(wrapper_row));
-        out.push('\n');
-        out.push_str(&columns(&rows));
-    }
+    out += &further(WRAPPER_HEAD, ps.wrappers.iter().map(wrapper_row));
+    out += &further(UNWRAPPED_HEAD, ps.unwrapped.iter().map(|pod| unwrapped_row(pod, now_ns)));
     out
+}
+
+/// Another table below, where there is something in it.
+fn further<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<_> = [head.map(str::to_owned)].into_iter().chain(rows).collect();
+    if rows.len() == 1 { String::new() } else { format!("\n{}", columns(&rows)) }
+}
+
+fn unwrapped_row(pod: &PsUnwrapped, now_ns: u64) -> [String; UNWRAPPED_HEAD.len()] {
+    [
+        pod.namespace.clone(),
+        pod.pod.chars().take(13).collect(),
+        age(now_ns.saturating_sub(pod.time_ns) / 1_000_000_000),
+        if pod.why.is_empty() { "-".to_owned() } else { pod.why.clone() },
+    ]
 }
 
 fn wrapper_row(wrapper: &PsWrapper) -> [String; WRAPPER_HEAD.len()] {
@@ -63,6 +76,7 @@ fn wrapper_row(wrapper: &PsWrapper) -> [String; WRAPPER_HEAD.len()] {
         wrapper.namespace.clone(),
         wrapper.pod.chars().take(13).collect(),
         shim(&wrapper.inner).to_owned(),
+        pid(wrapper.inner_pid),
         wrapper.version.clone(),
         pid(wrapper.keeper_pid),
         pid(wrapper.worker_pid),

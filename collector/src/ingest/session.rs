@@ -19,8 +19,11 @@ use super::{
 };
 use crate::{
     event::{Batch, Origin, StreamKind, StreamName, URGENT_BYTES},
-    metrics::{Container, Sample, SampleSource, StreamCounts, Undecoded, Update, Wrapper},
+    metrics::{
+        About, Container, Notice, Sample, SampleSource, StreamCounts, Undecoded, Unwrapped, Update, Wrapper,
+    },
     rules::Rules,
+    time::now_ns,
 };
 
 /// One wrapper on one connection.
@@ -135,13 +138,24 @@ impl Session {
             Some(from_wrapper::Body::Open(open)) => return self.open(&open).map(Some),
             Some(from_wrapper::Body::Stats(stats)) => self.stats(&stats)?,
             Some(from_wrapper::Body::Event(event)) => self.event(&event),
-            Some(from_wrapper::Body::Report(report)) => self.wrapper.reported(report),
+            Some(from_wrapper::Body::Report(report)) => self.report(report),
             Some(from_wrapper::Body::Gone(gone)) => self.gone(&gone)?,
             Some(from_wrapper::Body::Hello(_)) => return Err(IngestFault::Order("a second hello")),
             // A body of a later release: ignored, as the protocol says.
             _ => {}
         }
         Ok(None)
+    }
+
+    fn report(&self, report: link::Report) {
+        for notice in self.wrapper.reported(report) {
+            let about = self.wrapper.about();
+            notice.say(&about);
+            if let Notice::Unwrapped(why) = notice {
+                let About { namespace, id, .. } = about;
+                self.ingest.registry.note_unwrapped(Unwrapped { time_ns: now_ns(), namespace, id, why });
+            }
+        }
     }
 
     fn open(&mut self, open: &link::Open) -> Result<link::FromCollector, IngestFault> {

@@ -11,6 +11,7 @@ mod devices;
 mod exposition;
 mod families;
 mod labels;
+mod notices;
 mod own;
 mod process;
 mod registry;
@@ -21,10 +22,11 @@ mod totals;
 mod wrapper;
 
 pub use container::{Container, StreamCounts, Update};
-pub use registry::Registry;
+pub use notices::Notice;
+pub use registry::{Registry, Unwrapped};
 pub use sample::{Sample, SampleSource, Undecoded};
 pub use totals::Totals;
-pub use wrapper::Wrapper;
+pub use wrapper::{About, Wrapper};
 
 pub use cadvisor::render as render_cadvisor;
 pub use own::render as render_own;

@@ -198,12 +198,13 @@ shared_layout! {
 }
 
 shared_layout! {
-    /// Who this wrapper is; written once, before the first worker.
+    /// Who this wrapper is; written once, before the first worker, but for `inner_pid`.
     pub struct Identity {
         /// 64 random bits.
         pub wrapper: AtomicU64,
         /// 2 or 3.
         pub task_api: AtomicU32,
+        /// What the inner shim last called its own pid; 0 until it was asked.
         pub inner_pid: AtomicU32,
         /// Device, inode and change time of the inner shim's socket: its name on the disk may be taken over.
         pub inner_dev: AtomicU64,

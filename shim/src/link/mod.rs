@@ -6,6 +6,7 @@
 mod announce;
 mod bell;
 mod client;
+mod inner;
 mod pulse;
 pub(crate) mod report;
 mod session;

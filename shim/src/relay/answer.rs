@@ -10,7 +10,7 @@ use shimtap_proto::{
     ttrpc::{
         Code, HEADER_LEN, Header, Method, ResponseView,
         rewrite::{Edit, replace},
-        task::{ExitAnswer, PidAnswer, StateAnswer, StatsAnswer},
+        task::{ConnectAnswer, ExitAnswer, PidAnswer, StateAnswer, StatsAnswer},
     },
 };
 
@@ -104,6 +104,7 @@ impl Worker {
             }
             (Method::Delete, Some(task)) if ok && init => self.task_deleted(task),
             (Method::Stats, _) => self.stats_answered(pending, view),
+            (Method::Connect, _) if ok => self.shim_said_who_it_is(view),
             (Method::State, _) if ok => return self.changed_state(view, frame),
             _ => {}
         }
@@ -120,6 +121,14 @@ impl Worker {
             TaskState::Running.store(&entry.state);
         }
         self.board.wake_link();
+    }
+
+    /// What the peer of our connection is cannot be asked of the kernel: SO_PEERCRED names who called listen(2), which with
+    /// Go's shims is the `start` that has ended.
+    fn shim_said_who_it_is(&self, view: &ResponseView<'_>) {
+        if let Ok(answer) = ConnectAnswer::decode(view.payload) {
+            self.block.tables().identity.inner_pid.store(answer.shim_pid, Ordering::Relaxed);
+        }
     }
 
     /// A Kill or Delete was refused: its output is wanted as before.

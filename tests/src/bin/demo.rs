@@ -6,14 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use shimtap_tests::rig::run::{Running, run};
-use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually, tools};
+use shimtap_tests::rig::run::Running;
+use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually};
 
 /// How long anything of the demonstration may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -68,7 +68,7 @@ fn demo(once: bool) -> Result<()> {
     println!("\nthree containers, and what they write, read from the collector's file:\n");
     await_all(&node, &mut chatty, &mut lines, &interrupted)?;
     println!("\nthe first of these, as the file holds it:\n{}", lines.first);
-    show_ps(&node)?;
+    print!("shimtap ps:\n{}", node.collector(|collector| collector.ps_with(&[]))?);
     show_table(&node)?;
     if !once {
         println!(
@@ -171,15 +171,6 @@ fn table(node: &Node) -> Result<BTreeMap<String, BTreeMap<&'static str, f64>>> {
         }
     }
     Ok(rows)
-}
-
-/// What a person at the node would ask.
-fn show_ps(node: &Node) -> Result<()> {
-    let mut command = Command::new(tools::collector()?);
-    command.args(["ps", "--socket"]).arg(node.dir().join("col/control.sock"));
-    let said = run(command, LIMIT)?;
-    print!("shimtap ps:\n{}", said.ok()?.text());
-    Ok(())
 }
 
 fn show_table(node: &Node) -> Result<()> {

@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 
 use crate::oracle::{Tapes, sink};
 use crate::rig::process::{self, MARK};
+use crate::rig::run::run;
 use crate::rig::{eventually, tools};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -118,6 +119,18 @@ impl Collector {
     /// Body of `GET path`; an error where the answer is not 200.
     pub fn get(&self, path: &str) -> Result<String> {
         get(&self.address, path)
+    }
+
+    /// What `shimtap ps` prints, with these options.
+    pub fn ps_with(&self, options: &[&str]) -> Result<String> {
+        let mut command = Command::new(tools::collector()?);
+        command.args(["ps", "--socket"]).arg(self.dir.join("col/control.sock")).args(options);
+        Ok(run(command, LIMIT)?.ok().context("ask shimtap ps")?.text())
+    }
+
+    /// The same as JSON.
+    pub fn ps(&self) -> Result<serde_json::Value> {
+        serde_json::from_str(&self.ps_with(&["--json"])?).context("read what shimtap ps says")
     }
 
     /// Ends it with `signal` and waits for its end; its file stays.
