@@ -192,6 +192,29 @@ fn a_keeper_that_is_stopped_while_all_is_quiet() -> Result<()> {
     pod.answers()
 }
 
+/// Nobody needs the keeper any more but for its own end: it must not stay behind, stopped or spinning, with all it holds.
+#[test]
+fn a_keeper_that_is_stopped_as_its_pod_ends() -> Result<()> {
+    let pod = wrapped(&Script { until_killed: true, ..Script::default() })?;
+    let _fifos = pod.run()?;
+    prompt::<_, api::Empty>(&pod.connection, "Kill", &pod::kill("task", "", 9))?;
+    prompt::<_, api::WaitResponse>(&pod.connection, "Wait", &pod::wait("task", ""))?;
+    prompt::<_, api::DeleteResponse>(&pod.connection, "Delete", &pod::delete("task", ""))?;
+    let keeper = pod.keeper()?;
+    let down = api::ShutdownRequest { id: pod.id.clone(), ..Default::default() };
+    pod.connection.send("Shutdown", &down)?;
+    let ended = || pod.connection.ended();
+    procs::wait(PATIENCE, || "the connection to end".to_owned(), ended)?;
+    // What the shim's end needs of the keeper is done by then; what is left to wait for is the collector, for a second.
+    shimtap_tests::rig::patience::throughout(Duration::from_millis(300), "a pause", || Ok(keeper.alive()))?;
+    let _stopped = stop(keeper.pid)?;
+    let gone = || procs::of(pod.lab.namespace()).ok().filter(Vec::is_empty);
+    procs::wait(PATIENCE, || format!("all to leave: {:?}", procs::of(pod.lab.namespace())), gone)?;
+    let files = shimtap_tests::rig::leftovers::live_files(&pod.lab.run_dir())?;
+    ensure!(files.is_empty(), "files are left: {files:?}");
+    Ok(())
+}
+
 /// Each with its own settings, since what a link thread is given follows the stats interval.
 fn with_link(hang: impl FnOnce(Pid) -> Result<Option<Held>> + Send) -> Result<()> {
     let brisk = |lab: &mut shimtap_tests::standin::client::lab::Lab| {

@@ -151,8 +151,10 @@ impl Worker {
                 return Ok(());
             }
             if self.is_over() {
+                // One that hangs would stay behind with all that it holds: nobody looks at it once we are gone.
+                self.hands.check_keeper();
                 self.block.tables().over.store(1, Ordering::Release);
-                if self.stands_in && self.hands.is_orphaned() {
+                if self.hands.is_orphaned() {
                     crate::keeper::sweep(self.block);
                 }
                 return Ok(());

@@ -106,6 +106,11 @@ impl Tape {
         self.pieces.values().map(|(_, piece)| piece)
     }
 
+    /// How many lines, or pieces of lines, are in it.
+    pub fn lines(&self) -> usize {
+        self.pieces.values().filter(|(_, piece)| matches!(piece, Piece::Line(_))).count()
+    }
+
     /// Holds it against what was `written`: every byte up to the tape's end must be there and right, or be
     /// part of a gap; only ends of lines are left out of messages.
     pub fn judge(&self, written: &[u8]) -> Result<Judgement> {

@@ -9,7 +9,7 @@ mod config;
 pub mod cri;
 pub mod ctr;
 pub mod image;
-mod leftovers;
+pub mod leftovers;
 pub mod node;
 pub mod patience;
 pub mod process;

@@ -42,9 +42,17 @@ pub fn wrapped(script: &Script) -> Result<Pod> {
 /// # Errors
 /// As [`wrapped`], and where the preparation failed.
 pub fn wrapped_in(script: &Script, prepare: impl FnOnce(&mut Lab) -> Result<()>) -> Result<Pod> {
+    wrapped_as("task", script, prepare)
+}
+
+/// The same with another name for the task.
+///
+/// # Errors
+/// As [`wrapped_in`].
+pub fn wrapped_as(id: &str, script: &Script, prepare: impl FnOnce(&mut Lab) -> Result<()>) -> Result<Pod> {
     let (mut lab, shim) = wrapping(Flavour::V1_6, "2", "plain")?;
     prepare(&mut lab)?;
-    let pod = Pod::start(lab, shim, "task", script)?;
+    let pod = Pod::start(lab, shim, id, script)?;
     pod.keeper()?;
     Ok(pod)
 }
