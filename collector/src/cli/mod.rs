@@ -4,8 +4,10 @@ mod args;
 mod check;
 mod collector;
 mod ps;
+mod upgrade;
 
 use std::{
+    fmt::Write as _,
     io::{self, Write},
     process::{ExitCode, Termination},
 };
@@ -38,6 +40,26 @@ fn say(text: &str) {
     let _ = io::stdout().write_all(text.as_bytes());
 }
 
+/// A table: each column as wide as its widest cell.
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut out = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "{cell:<width$}  ");
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
 /// Runs a command to its end.
 pub fn run(command: &Command) -> Exit {
     match command {
@@ -52,5 +74,6 @@ pub fn run(command: &Command) -> Exit {
         Command::Check { config } => check::run(config.as_deref()),
         Command::Collector { config } => collector::run(config.as_deref()),
         Command::Ps { json, socket } => ps::run(*json, socket.as_deref()),
+        Command::Upgrade(wanted) => upgrade::run(wanted),
     }
 }

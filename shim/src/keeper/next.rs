@@ -58,6 +58,7 @@ impl Keeper {
         self.worker_began_ns = monotonic_ns();
         self.block.tables().generation.fetch_add(1, Ordering::AcqRel);
         self.arm(GRACE_NS);
+        self.note_next_worker();
         match process::fork_worker() {
             Ok(Some(pid)) => {
                 self.block

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
-use super::{Hands, Pipes, Worker, beat::Beat};
+use super::{Hands, Pipes, Worker, beat::Beat, image::Wait};
 use crate::{
     block::{Block, Slot},
     events::EventRing,
@@ -17,7 +17,10 @@ impl Worker {
     /// From the keeper's fork. Both lives of a wrapper start here: a first worker finds empty tables.
     pub(super) fn recover(inheritance: Inheritance) -> Kernel<Self> {
         let block: &'static Block = Box::leak(Box::new(inheritance.block));
+        block.make_ours()?;
         block.tables().worker_pid.store(std::process::id(), Ordering::Release);
+        #[cfg(next_layout)]
+        block.tables().workers.fetch_add(1, Ordering::AcqRel);
         let mut hands = Hands::new(block, inheritance.pair, inheritance.slots);
         hands.ensure(Operation::Pipe, Slot::TAP, "")?;
         let board: &'static Switchboard = Box::leak(Box::new(Switchboard::new()?));
@@ -37,6 +40,7 @@ impl Worker {
             mode: inheritance.mode,
             stands_in: inheritance.stands_in,
             beat: Beat::default(),
+            upgrade: Wait::default(),
         };
         worker.watch_link(board.relay_wake())?;
         worker.finish_tap();
