@@ -39,23 +39,24 @@ impl Keeper {
             // Told again after the keeper that was asked first had died.
             return Err(Errno::ECANCELED);
         }
-        self.hold(Slot::IMAGE, image)
+        self.hold(Slot::IMAGE, image)?;
+        self.to_become = true;
+        Ok(())
     }
 
     /// Does so, once the worker knows of all connections: the new image could not tell it.
     pub(super) fn tend_image(&mut self) {
-        if !self.slots.contains_key(&Slot::IMAGE) {
+        if !self.to_become {
             return;
         }
         if Upgrade::load(&self.block.tables().upgrade) != Upgrade::Asked {
-            // On trial, or given up.
-            if self.trial.is_none() {
-                self.forget_images();
-            }
-            return;
+            // The worker has given up.
+            self.to_become = false;
+            return self.release(Slot::IMAGE);
         }
         let served = self.unannounced.is_empty() && self.worker.as_ref().is_some_and(|w| !w.doomed);
         if served {
+            self.to_become = false;
             let refused = self.become_next();
             self.forget_images();
             self.give_up(Upgrade::Refused, refused);

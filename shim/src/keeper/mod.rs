@@ -78,6 +78,8 @@ pub struct Keeper {
     spares: Vec<OwnedFd>,
     /// Where SIGUSR2 arrives; none where the kernel refused it.
     asked: Option<SignalFd>,
+    /// The image in its slot is to be become.
+    to_become: bool,
     /// Where the image is a new one, for a while.
     trial: Option<image::Trial>,
 }
@@ -164,6 +166,7 @@ impl Keeper {
             stillborn: 0,
             spares: Vec::new(),
             asked,
+            to_become: false,
             trial: None,
         };
         keeper.make_switch()?;

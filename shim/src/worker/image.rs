@@ -20,7 +20,7 @@ use crate::{
         Block, DirState, Slot, Upgrade,
         care::{Mode, Reason},
     },
-    keeper::{Cause, ENV_BLOCK, ENV_PAIR, FD_FLOOR, Inheritance, inherited, protocol::Operation},
+    keeper::{Cause, ENV_BLOCK, ENV_PAIR, Inheritance, inherited, protocol::Operation},
     sys::{Errno, Kernel, fd, image, monotonic_ns, process, unix_ns},
 };
 
@@ -158,7 +158,7 @@ fn adopt_slots(list: &str) -> BTreeMap<Slot, OwnedFd> {
     for entry in list.split(',') {
         let Some((slot, number)) = entry.split_once(':') else { continue };
         let (Ok(slot), Ok(number)) = (slot.parse::<u32>(), number.parse::<i32>()) else { continue };
-        if let Some(slot) = Slot::from_number(slot).filter(|_| number >= FD_FLOOR && fd::is_open(number)) {
+        if let Some(slot) = Slot::from_number(slot).filter(|_| number > 2 && fd::is_open(number)) {
             numbers.insert(number, slot);
         }
     }
