@@ -16,6 +16,7 @@ mod relay;
 mod run_dir;
 mod sys;
 mod tee;
+mod upgrade;
 mod verbs;
 mod worker;
 
@@ -29,6 +30,15 @@ pub fn main() -> ExitCode {
     let argv: Vec<_> = env::args_os().collect();
     if argv.get(1).is_some_and(|word| word == keeper::VERB) {
         return ExitCode::from(u8::try_from(keeper::main()).unwrap_or(u8::MAX));
+    }
+    if argv.get(1).is_some_and(|word| word == worker::VERB) {
+        return ExitCode::from(u8::try_from(worker::main_of_image()).unwrap_or(u8::MAX));
+    }
+    if argv.get(1).is_some_and(|word| word == upgrade::VERB) {
+        return upgrade::main(&argv);
+    }
+    if argv.get(1).is_some_and(|word| word == upgrade::check::VERB) {
+        return upgrade::check::main();
     }
     if let [_, rest @ ..] = argv.as_slice()
         && rest.first().is_some_and(|word| word == verbs::TELL)

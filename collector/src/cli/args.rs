@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
 
+use super::upgrade::Wanted;
+
 /// What `--help` says.
 pub(super) const HELP: &str = "\
 shimtap - logs and metrics of containers, taken at their shims
@@ -16,8 +18,12 @@ usage:
                                          say what rules do with a container's output, and which;
                                          WHOSE: NAMESPACE/POD[/CONTAINER], or the beginning of an id
   shimtap reload [--socket PATH]         have the collector read its configuration again
+  shimtap upgrade [--all | ID...] [--dry-run] [--force] [--json] [--binary PATH] [--run-dir PATH]
+                                         bring running wrappers to another release, up or down
   shimtap --version
 
+ID is a pod's or container's, or its beginning. The binary to upgrade to is containerd-shim-tap-v2 beside shimtap, or
+in PATH; its wrappers' files are in /run/shimtap-shim.
 PATH of the configuration is /etc/shimtap/collector.toml unless given; it need not exist.
 exit status: 0 done, 1 failed (stderr says why), 64 wrong usage
 ";
@@ -56,6 +62,8 @@ pub enum Command {
         /// `--socket`
         socket: Option<PathBuf>,
     },
+    /// `shimtap upgrade`
+    Upgrade(Wanted),
     /// `shimtap --help`
     Help,
     /// `shimtap --version`
@@ -69,11 +77,14 @@ pub enum Usage {
     #[error("{0}; see shimtap --help")]
     Option(#[from] lexopt::Error),
     /// No subcommand.
-    #[error("a subcommand is missing: collector, check, ps, explain or reload; see shimtap --help")]
+    #[error("a subcommand is missing: collector, check, ps, explain, reload or upgrade; see shimtap --help")]
     Missing,
     /// A subcommand's argument is not there.
     #[error("explain needs a container: NAMESPACE/POD/CONTAINER or an id; see shimtap --help")]
     Whose,
+    /// Neither all wrappers nor any, or both.
+    #[error("which wrappers: --all, or ids; see shimtap --help")]
+    Which,
     /// An unknown subcommand.
     #[error("there is no subcommand {0}; see shimtap --help")]
     Unknown(String),
@@ -98,6 +109,9 @@ impl Command {
             Some(Arg::Value(name)) => name.string()?,
             Some(other) => return Err(other.unexpected().into()),
         };
+        if name == "upgrade" {
+            return Self::parse_upgrade(parser);
+        }
         let (mut config, mut socket, mut json, mut whose) = (None, None, false, None);
         let takes_config = matches!(name.as_str(), "collector" | "check");
         let takes_socket = matches!(name.as_str(), "ps" | "explain" | "reload");
@@ -123,11 +137,32 @@ impl Command {
             _ => Self::Ps { json, socket },
         })
     }
+
+    fn parse_upgrade(mut parser: Parser) -> Result<Self, Usage> {
+        let mut wanted = Wanted::default();
+        while let Some(arg) = parser.next()? {
+            match arg {
+                Arg::Short('h') | Arg::Long("help") => return Ok(Self::Help),
+                Arg::Long("all") => wanted.all = true,
+                Arg::Long("dry-run") => wanted.dry_run = true,
+                Arg::Long("force") => wanted.force = true,
+                Arg::Long("json") => wanted.json = true,
+                Arg::Long("binary") => wanted.binary = Some(PathBuf::from(parser.value()?)),
+                Arg::Long("run-dir") => wanted.run_dir = Some(PathBuf::from(parser.value()?)),
+                Arg::Value(id) => wanted.ids.push(id.string()?),
+                other => return Err(other.unexpected().into()),
+            }
+        }
+        if wanted.all != wanted.ids.is_empty() {
+            return Err(Usage::Which);
+        }
+        Ok(Self::Upgrade(wanted))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Command, Parser};
+    use super::{Command, Parser, Wanted};
 
     fn parse(args: &[&str]) -> Result<Command, String> {
         Command::parse(Parser::from_args(args)).map_err(|usage| usage.to_string())
@@ -146,6 +181,10 @@ mod tests {
             Ok(Command::Explain { whose: "a/b/c".to_owned(), json: false, socket: None })
         );
         assert_eq!(parse(&["reload"]), Ok(Command::Reload { socket: None }));
+        let wanted = Wanted { dry_run: true, ids: vec!["abc".into(), "d".into()], ..Wanted::default() };
+        assert_eq!(parse(&["upgrade", "abc", "--dry-run", "d"]), Ok(Command::Upgrade(wanted)));
+        let all = Wanted { all: true, binary: Some("/b".into()), ..Wanted::default() };
+        assert_eq!(parse(&["upgrade", "--all", "--binary", "/b"]), Ok(Command::Upgrade(all)));
         assert_eq!(parse(&["--version"]), Ok(Command::Version));
         assert_eq!(parse(&["ps", "-h"]), Ok(Command::Help));
     }
@@ -154,6 +193,8 @@ mod tests {
     fn what_is_not_understood_is_said() {
         for args in [
             &[][..],
+            &["upgrade"],
+            &["upgrade", "--all", "x"],
             &["top"],
             &["ps", "--config", "/x"],
             &["collector", "--json"],

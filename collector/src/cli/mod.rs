@@ -7,8 +7,10 @@ mod collector;
 mod explain;
 mod ps;
 mod reload;
+mod upgrade;
 
 use std::{
+    fmt::Write as _,
     io::{self, Write},
     process::{ExitCode, Termination},
 };
@@ -41,6 +43,26 @@ fn say(text: &str) {
     let _ = io::stdout().write_all(text.as_bytes());
 }
 
+/// A table: each column as wide as its widest cell.
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut out = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "{cell:<width$}  ");
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
 /// Runs a command to its end.
 pub fn run(command: &Command) -> Exit {
     match command {
@@ -57,5 +79,6 @@ pub fn run(command: &Command) -> Exit {
         Command::Explain { whose, json, socket } => explain::run(whose, *json, socket.as_deref()),
         Command::Reload { socket } => reload::run(socket.as_deref()),
         Command::Ps { json, socket } => ps::run(*json, socket.as_deref()),
+        Command::Upgrade(wanted) => upgrade::run(wanted),
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! It only asks and shows; what the fields mean stands with `admin::Ps`.
 
-use std::{fmt::Write as _, path::Path};
+use std::path::Path;
 
-use super::{Exit, ask::Collector};
+use super::{Exit, ask::Collector, columns};
 use crate::{
     admin::{Ps, PsContainer, PsStream, PsUnwrapped, PsWrapper},
     enrich::short_shim,
@@ -83,25 +83,6 @@ fn wrapper_row(wrapper: &PsWrapper) -> [String; WRAPPER_HEAD.len()] {
         wrapper.generation.to_string(),
         if wrapper.safe_mode { "safe" } else { "normal" }.to_owned(),
     ]
-}
-
-fn columns<const N: usize>(rows: &[[String; N]]) -> String {
-    let mut widths = [0; N];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let mut out = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            let _ = write!(line, "{cell:<width$}  ");
-        }
-        out.push_str(line.trim_end());
-        out.push('\n');
-    }
-    out
 }
 
 fn row(container: &PsContainer, now_ns: u64) -> [String; HEAD.len()] {

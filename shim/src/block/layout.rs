@@ -224,8 +224,10 @@ shared_layout! {
     /// Everything but the big areas.
     pub struct Tables {
         pub magic: AtomicU64,
+        /// Layout of the worker that last began (see `Block::make_ours`).
         pub version: AtomicU32,
-        _reserved: AtomicU32,
+        /// [`Upgrade`](super::Upgrade); the relay thread and the keeper take turns in writing it.
+        pub upgrade: AtomicU32,
         pub identity: Identity,
         pub keeper_pid: AtomicU32,
         pub worker_pid: AtomicU32,
@@ -250,7 +252,8 @@ shared_layout! {
         pub events_seq: AtomicU64,
         /// The request whose event is being pushed.
         pub event_pending: AtomicU32,
-        _reserved_events: AtomicU32,
+        /// Why the last upgrade came to nothing.
+        pub upgrade_errno: AtomicU32,
         /// Deaths, and what follows from them.
         pub care: Care,
         pub counters: Counters,
@@ -261,6 +264,11 @@ shared_layout! {
         pub pendings: [Pending; PENDINGS],
         pub tasks: [Task; TASKS],
         pub streams: [Stream; STREAMS],
+        /// What the tests' next release has appended: workers of its layout so far.
+        #[cfg(next_layout)]
+        pub workers: AtomicU64,
+        #[cfg(next_layout)]
+        _reserved_next: AtomicU64,
     }
 }
 

@@ -1,8 +1,10 @@
 //! The memory block: everything that must outlive a worker, laid out as plain atomics in a memfd.
 //!
-//! Layout version 2 (1 was never released). It is a format between releases (a new worker reads an old worker's block), so
-//! fields are never moved or reused; a change that cannot be made by appending raises [`LAYOUT`]. What a word means is
-//! written where it is declared; a state word is stored last, with release order, after what it speaks of.
+//! Layout version 2 (1 was never released). It is a format between releases: a worker goes on with the block of one of the
+//! release before, and of the one after. So fields are never moved or reused. A release that needs more appends to
+//! [`Tables`] (a table that should grow gets a second one beside it) and raises [`LAYOUT`], also for a new state of an old
+//! word; its workers find what they appended zeroed when they follow another layout's (docs/adr/0011). What a word
+//! means is written where it is declared; a state word is stored last, with release order, after what it speaks of.
 //!
 //! Who writes what: the *keeper* writes `held`, `care` and, before the first worker, the identity; the *relay thread* of the
 //! one living worker writes everything else, except the words marked "link:", which its link thread writes.
@@ -14,6 +16,7 @@ pub mod layout;
 pub mod slot;
 pub mod states;
 pub mod text;
+pub mod trial;
 pub mod words;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,10 +29,14 @@ use crate::sys::{
 
 pub use layout::*;
 pub use slot::Slot;
-pub use states::{ConnState, DirState, PendingState, Phase, StreamState, TaskState};
+pub use states::{ConnState, DirState, PendingState, Phase, StreamState, TaskState, Upgrade};
 
-/// Layout version of this release.
-pub const LAYOUT: u32 = 2;
+/// Layout version of this release; `next_layout` is the tests' next one and set by no build of ours.
+pub const LAYOUT: u32 = if cfg!(next_layout) { 3 } else { 2 };
+/// The first layout that was ever released.
+const FIRST: u32 = 2;
+/// How long the tables of the layout before were: what lies behind was appended by this one.
+const BEFORE: usize = if cfg!(next_layout) { 852_912 } else { size_of::<Tables>() };
 /// First word of every block: "shimtap" and a zero.
 pub const MAGIC: u64 = u64::from_be_bytes(*b"shimtap\0");
 
@@ -56,9 +63,8 @@ pub struct Block {
 // === impl Places ===
 
 impl Places {
-    const PAGE: usize = 4096;
-    /// Bytes of the tables.
-    pub const TABLES: usize = size_of::<Tables>().next_multiple_of(Self::PAGE);
+    /// Bytes kept for the tables, and for what later layouts append to them.
+    pub const TABLES: usize = 1 << 20;
     const EVENTS_AT: usize = Self::TABLES;
     const CHUNKS_AT: usize = Self::EVENTS_AT + EVENTS;
     const ANNOUNCEMENTS_AT: usize = Self::CHUNKS_AT + CHUNK * CHUNKS;
@@ -99,7 +105,7 @@ impl Block {
         Ok(block)
     }
 
-    /// A block that another process made. EPROTO where it is none of ours or of another layout.
+    /// A block that another process made. EPROTO where it is none of ours, or of a layout that is not ours or a neighbour.
     pub fn open(memfd: OwnedFd) -> Kernel<Self> {
         let size = nix::sys::stat::fstat(&memfd)?.st_size;
         if usize::try_from(size) != Ok(Places::TOTAL) {
@@ -107,10 +113,33 @@ impl Block {
         }
         let block = Self::map(memfd)?;
         let tables = block.tables();
-        if tables.magic.load(Ordering::Acquire) != MAGIC || tables.version.load(Ordering::Relaxed) != LAYOUT {
+        let of_ours = tables.magic.load(Ordering::Acquire) == MAGIC;
+        if !of_ours || !Self::can_follow(tables.version.load(Ordering::Relaxed)) {
             return Err(Errno::EPROTO);
         }
         Ok(block)
+    }
+
+    /// Can this release go on with a block of that layout?
+    pub fn can_follow(layout: u32) -> bool {
+        layout >= FIRST && layout.abs_diff(LAYOUT) <= 1
+    }
+
+    /// A worker of this release begins, perhaps after one of another: what only this layout knows is nobody's by now, so it
+    /// starts from zero. Done by workers, never by a keeper: it may be replaced under a worker that uses those words.
+    pub fn make_ours(&self) -> Kernel<()> {
+        let version = &self.tables().version;
+        let was = version.load(Ordering::Acquire);
+        if was == LAYOUT {
+            return Ok(());
+        }
+        if was < LAYOUT {
+            let appended = vec![0u8; size_of::<Tables>().saturating_sub(BEFORE)];
+            let at = i64::try_from(BEFORE).map_err(|_| Errno::EFBIG)?;
+            nix::sys::uio::pwrite(self.memfd(), &appended, at)?;
+        }
+        version.store(LAYOUT, Ordering::Release);
+        Ok(())
     }
 
     fn map(memfd: OwnedFd) -> Kernel<Self> {
@@ -145,6 +174,8 @@ impl Block {
         self.tables().handles.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 }
+
+const _: () = assert!(size_of::<Tables>() <= Places::TABLES && size_of::<Tables>() >= BEFORE);
 
 #[cfg(test)]
 mod damage;

@@ -25,6 +25,10 @@ impl Slot {
     pub const TAP: Self = Self(3);
     /// The dead man's switch (docs/adr/0006): a timer that the worker keeps from running out.
     pub const SWITCH: Self = Self(5);
+    /// The image that an upgrade leads to, and the one to go back to; only while it takes place.
+    pub const IMAGE: Self = Self(6);
+    /// See [`Slot::IMAGE`].
+    pub const FALLBACK: Self = Self(7);
 
     /// containerd's end of a connection.
     pub fn outer(conn: usize) -> Self {

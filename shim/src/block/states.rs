@@ -22,6 +22,11 @@ macro_rules! states {
                 let raw = word.load(Ordering::Acquire);
                 Self::ALL.iter().copied().find(|s| *s as u32 == raw).unwrap_or(Self::$first)
             }
+            /// Does this release know the state that the word names?
+            pub fn is_known(word: &AtomicU32) -> bool {
+                let raw = word.load(Ordering::Acquire);
+                Self::ALL.iter().any(|s| *s as u32 == raw)
+            }
             /// Stores the word with release order.
             pub fn store(self, word: &AtomicU32) {
                 word.store(self as u32, Ordering::Release);
@@ -120,5 +125,27 @@ states! {
         Drain,
         /// The copy is in the ring up to `next`; the pipe still has bytes to pass on.
         Pass,
+    }
+}
+
+states! {
+    /// How far the upgrade of this wrapper has come (docs/adr/0011).
+    pub enum Upgrade {
+        /// Nobody has asked for one.
+        None,
+        /// The keeper is to become the image in its slot.
+        Asked,
+        /// It has; the worker is next.
+        KeeperDone,
+        /// Both have.
+        Done,
+        /// The kernel would not run the image; why is in `upgrade_errno`.
+        Refused,
+        /// The keeper of the new image was replaced by one of the old.
+        KeeperLost,
+        /// Somebody died before anything was changed.
+        Interrupted,
+        /// Workers of the new image died one after the other, so the keeper has become the old image again.
+        FellBack,
     }
 }

@@ -31,10 +31,24 @@ fn what_is_no_block_of_ours_is_refused() {
     assert_eq!(refused(memfd("x", 4096).unwrap()), Some(Errno::EPROTO), "too short");
     assert_eq!(refused(memfd("x", Places::TOTAL).unwrap()), Some(Errno::EPROTO), "all zeros");
     let other = Block::create().unwrap();
-    other.tables().version.store(LAYOUT + 1, Ordering::Release);
-    assert_eq!(refused(duplicate(other.memfd())), Some(Errno::EPROTO), "another layout");
+    for far in [0, FIRST - 1, LAYOUT + 2, u32::MAX] {
+        other.tables().version.store(far, Ordering::Release);
+        assert_eq!(refused(duplicate(other.memfd())), Some(Errno::EPROTO), "layout {far}");
+    }
     let file = std::fs::File::open("/dev/null").unwrap();
     assert_eq!(refused(OwnedFd::from(file)), Some(Errno::EPROTO), "no memfd at all");
+}
+
+#[test]
+fn a_neighbour_s_block_is_read_and_becomes_ours_with_a_worker() {
+    let other = Block::create().unwrap();
+    other.tables().identity.id.set("abc");
+    other.tables().version.store(LAYOUT + 1, Ordering::Release);
+    let ours = Block::open(duplicate(other.memfd())).unwrap();
+    assert_eq!(other.tables().version.load(Ordering::Relaxed), LAYOUT + 1, "reading changes nothing");
+    ours.make_ours().unwrap();
+    assert_eq!(other.tables().version.load(Ordering::Relaxed), LAYOUT);
+    assert_eq!(ours.tables().identity.id.get(), "abc");
 }
 
 #[test]
@@ -59,6 +73,7 @@ fn texts_that_do_not_fit_are_empty() {
 #[test]
 fn every_descriptor_has_a_slot_of_its_own() {
     let mut slots = vec![Slot::LISTENER, Slot::ALIVE, Slot::WATCH, Slot::TAP, Slot::TAP.plus(1)];
+    slots.extend([Slot::SWITCH, Slot::IMAGE, Slot::FALLBACK]);
     for n in 0..CONNS {
         slots.extend([Slot::outer(n), Slot::inner(n)]);
     }

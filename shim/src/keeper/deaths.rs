@@ -44,6 +44,7 @@ impl Keeper {
         tables.care.stand_in.store(0, Ordering::Release);
         if tables.over.load(Ordering::Acquire) == 0 {
             tables.care.note_death(worker.pid, cause, monotonic_ns(), unix_ns());
+            self.judge_image(cause.reason);
         }
     }
 

@@ -49,6 +49,8 @@ impl InProcess {
             stillborn: 0,
             spares: Vec::new(),
             asked: None,
+            to_become: false,
+            trial: None,
         };
         Self { keeper: Arc::new(Mutex::new(keeper)), server: None }
     }

@@ -8,6 +8,7 @@
 
 mod accept;
 mod deaths;
+mod image;
 #[cfg(test)]
 mod in_process;
 mod next;
@@ -16,7 +17,6 @@ pub mod protocol;
 mod sweep;
 mod wait;
 
-#[cfg(test)]
 pub use deaths::Cause;
 #[cfg(test)]
 pub use in_process::InProcess;
@@ -50,6 +50,8 @@ pub const ENV_BLOCK: &str = "SHIMTAP_BLOCK_FD";
 pub const ENV_PAIR: &str = "SHIMTAP_PAIR_FD";
 /// A pipe into which one byte goes when the first worker is at work.
 pub const ENV_READY: &str = "SHIMTAP_READY_FD";
+/// Set where the process was a keeper already, of another image.
+const ENV_BECAME: &str = "SHIMTAP_BECAME";
 /// What `ps` shows.
 pub const VERB: &str = "tap-keeper";
 
@@ -80,6 +82,10 @@ pub struct Keeper {
     spares: Vec<OwnedFd>,
     /// Where SIGUSR2 arrives; none where the kernel refused it.
     asked: Option<SignalFd>,
+    /// The image in its slot is to be become.
+    to_become: bool,
+    /// Where the image is a new one, for a while.
+    trial: Option<image::Trial>,
 }
 
 struct WorkerEnd {
@@ -114,7 +120,8 @@ pub fn main() -> i32 {
     }
 }
 
-fn inherited(name: &str) -> Option<OwnedFd> {
+/// The descriptor whose number this variable gives.
+pub fn inherited(name: &str) -> Option<OwnedFd> {
     let raw = env::var(name).ok()?.parse::<i32>().ok()?;
     (raw > 2 && fd::is_open(raw)).then(|| fd::adopt(raw)).and_then(|fd| fd::raise(fd, FD_FLOOR).ok())
 }
@@ -163,8 +170,13 @@ impl Keeper {
             stillborn: 0,
             spares: Vec::new(),
             asked,
+            to_become: false,
+            trial: None,
         };
         keeper.make_switch()?;
+        if env::var_os(ENV_BECAME).is_some() {
+            keeper.has_become();
+        }
         // A worker that was busy replacing us has had other things to do than to give signs.
         keeper.arm(BEAT_NS.saturating_add(GRACE_NS));
         keeper.keep_spares();
@@ -216,6 +228,8 @@ impl Keeper {
                 self.hear_request();
             }
             self.tend_mode();
+            self.tend_trial();
+            self.tend_image();
             if self.block.tables().over.load(Ordering::Acquire) != 0 {
                 sweep::sweep(&self.block);
                 return Ok(());
@@ -233,7 +247,7 @@ impl Keeper {
     fn serve(&mut self) {
         while let Some(worker) = &mut self.worker {
             match pair::receive(worker.pair.as_fd()) {
-                Ok(Received::Message(bytes, _)) => self.answer(&bytes),
+                Ok(Received::Message(bytes, fds)) => self.answer(&bytes, fds),
                 Ok(Received::Nothing) | Err(_) => return,
                 Ok(Received::Closed) => {
                     worker.closed = true;
@@ -243,9 +257,9 @@ impl Keeper {
         }
     }
 
-    fn answer(&mut self, bytes: &[u8]) {
+    fn answer(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) {
         let Some(request) = Request::decode(bytes) else { return };
-        let result = self.perform(&request);
+        let result = self.perform(&request, fds);
         let errno = result.err().map_or(0, |e| e as i32);
         let answer = Answer { serial: request.serial, errno };
         let fds: Vec<_> = if errno == 0 { self.results(&request) } else { Vec::new() };
@@ -261,8 +275,9 @@ impl Keeper {
             .collect()
     }
 
-    fn perform(&mut self, request: &Request<'_>) -> Kernel<()> {
+    fn perform(&mut self, request: &Request<'_>, fds: Vec<OwnedFd>) -> Kernel<()> {
         match request.operation {
+            Operation::Become => fds.into_iter().next().ok_or(Errno::EBADF).and_then(|i| self.take_image(i)),
             Operation::Ready => {
                 self.block.tables().care.note_ready(monotonic_ns());
                 if let Some(ready) = self.ready.take() {

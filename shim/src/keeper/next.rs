@@ -58,6 +58,7 @@ impl Keeper {
         self.worker_began_ns = monotonic_ns();
         self.block.tables().generation.fetch_add(1, Ordering::AcqRel);
         self.arm(GRACE_NS);
+        self.note_next_worker();
         match process::fork_worker() {
             Ok(Some(pid)) => {
                 self.block
@@ -88,7 +89,11 @@ impl Keeper {
         }
     }
 
-    fn become_worker(self, pair: std::os::fd::OwnedFd, mode: Mode, stands_in: bool) -> i32 {
+    fn become_worker(mut self, pair: std::os::fd::OwnedFd, mode: Mode, stands_in: bool) -> i32 {
+        // The images of an upgrade are the keeper's alone: a worker asks for the one that it is to become.
+        for image in [Slot::IMAGE, Slot::FALLBACK] {
+            self.slots.remove(&image);
+        }
         drop((self.worker, self.ready, self.unannounced, self.asked));
         worker::main(Inheritance { block: self.block, slots: self.slots, pair, mode, stands_in })
     }

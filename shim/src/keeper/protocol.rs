@@ -1,7 +1,8 @@
 //! What keeper and worker say to each other; descriptors travel beside it.
 //!
 //! Requests name a slot and are idempotent: what is already there is handed out again, so that a successor may
-//! repeat what its predecessor had asked.
+//! repeat what its predecessor had asked. In an upgrade the two are of neighbouring releases for a moment: numbers are never
+//! given another meaning, and what is added must be answered for by the side that knows it.
 
 use crate::{
     block::Slot,
@@ -29,6 +30,8 @@ pub enum Operation {
     Fetch,
     /// Nothing but an answer: is the keeper there?
     Ping,
+    /// Become the image that comes along (docs/adr/0011).
+    Become,
 }
 
 /// One request.
@@ -65,10 +68,13 @@ pub enum ToWorker {
     Answer(Answer),
     /// Connection `.0` was accepted; its socket comes along.
     Accepted(usize),
+    /// Something in the block has changed.
+    Look,
 }
 
 const ANSWER: u32 = 0x100;
 const ACCEPTED: u32 = 0x101;
+const LOOK: u32 = 0x102;
 
 fn word(bytes: &[u8], n: usize) -> Option<u32> {
     let at = n.checked_mul(4)?;
@@ -78,7 +84,7 @@ fn word(bytes: &[u8], n: usize) -> Option<u32> {
 // === impl Operation ===
 
 impl Operation {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Ready,
         Self::Drop,
         Self::InnerFifo,
@@ -88,12 +94,13 @@ impl Operation {
         Self::Pipe,
         Self::Fetch,
         Self::Ping,
+        Self::Become,
     ];
 
     /// How many descriptors its answer brings.
     pub fn makes(self) -> u32 {
         match self {
-            Self::Ready | Self::Drop | Self::Ping => 0,
+            Self::Ready | Self::Drop | Self::Ping | Self::Become => 0,
             Self::InnerFifo | Self::OuterReader | Self::OuterWriter | Self::Connect | Self::Fetch => 1,
             Self::Pipe => 2,
         }
@@ -153,6 +160,11 @@ impl Notice {
         bytes.extend(u32::try_from(conn).unwrap_or(u32::MAX).to_ne_bytes());
         bytes
     }
+
+    /// Bytes of [`ToWorker::Look`].
+    pub fn look() -> [u8; 4] {
+        LOOK.to_ne_bytes()
+    }
 }
 
 // === impl ToWorker ===
@@ -166,6 +178,7 @@ impl ToWorker {
                 Some(Self::Answer(Answer { serial: word(bytes, 1)?, errno }))
             }
             ACCEPTED => Some(Self::Accepted(usize::try_from(word(bytes, 1)?).ok()?)),
+            LOOK => Some(Self::Look),
             _ => None,
         }
     }
@@ -188,6 +201,7 @@ mod tests {
         let answer = Answer { serial: 9, errno: Errno::ENXIO as i32 };
         assert_eq!(ToWorker::decode(&answer.encode()), Some(ToWorker::Answer(answer)));
         assert_eq!(ToWorker::decode(&Notice::accepted(5)), Some(ToWorker::Accepted(5)));
+        assert_eq!(ToWorker::decode(&Notice::look()), Some(ToWorker::Look));
     }
 
     #[test]

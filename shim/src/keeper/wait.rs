@@ -67,7 +67,8 @@ impl Keeper {
         if self.worker.is_none() || self.accept_again_ns != 0 {
             return PollTimeout::from(BREATH_MS);
         }
-        self.mode_due_ns().map_or(PollTimeout::NONE, |due| {
+        let due = [self.mode_due_ns(), self.trial_due_ns()].into_iter().flatten().min();
+        due.map_or(PollTimeout::NONE, |due| {
             let ms = due.saturating_sub(monotonic_ns()).div_ceil(1_000_000);
             PollTimeout::from(u16::try_from(ms).unwrap_or(u16::MAX))
         })

@@ -19,6 +19,7 @@ use std::{
 };
 
 use nix::sys::{epoll::EpollFlags, socket::Shutdown};
+use shimtap_proto::control::MAGIC;
 
 use crate::{
     block::{CONNS, Conn, ConnState as State, Dir, DirState, FRAME_AREA, Places, Slot, linked, note_used},
@@ -219,10 +220,11 @@ impl Worker {
         });
         match first {
             Ok(None) => {
-                if let Some(line) = self.relay.lines.get_mut(&conn) {
-                    line.wants = [Want::Source, Want::Nothing];
-                }
-                self.conn_register(conn);
+                self.wait_for_source(conn, Want::Source);
+                false
+            }
+            Ok(Some(1)) if byte == MAGIC.first_chunk().copied().unwrap_or_default() => {
+                self.hear_request(conn);
                 false
             }
             Ok(Some(1)) => match self.hands.ensure(Operation::Connect, Slot::inner(conn), "") {
@@ -247,6 +249,14 @@ impl Worker {
                 false
             }
         }
+    }
+
+    /// A connection that has nothing to forward yet.
+    pub(crate) fn wait_for_source(&mut self, conn: usize, want: Want) {
+        if let Some(line) = self.relay.lines.get_mut(&conn) {
+            line.wants = [want, Want::Nothing];
+        }
+        self.conn_register(conn);
     }
 
     fn conn_is_over(&self, conn: usize) -> bool {

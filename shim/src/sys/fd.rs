@@ -154,6 +154,15 @@ pub fn set_cloexec(fd: BorrowedFd<'_>, on: bool) -> Kernel<()> {
     nix::fcntl::fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop)
 }
 
+/// Marks every descriptor but stdio's to be closed by an exec: what is to go along is unmarked one by one.
+pub fn close_all_on_exec() -> Kernel<()> {
+    // SAFETY: close_range takes plain numbers; with CLOEXEC it closes nothing, it sets a flag.
+    // JUSTIFICATION: nix has no close_range.
+    #[expect(unsafe_code, reason = "close_range")]
+    let rc = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    Errno::result(rc).map(drop)
+}
+
 /// Reads and forgets what waits in a pipe.
 pub fn forget(fd: BorrowedFd<'_>) {
     step();

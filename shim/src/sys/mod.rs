@@ -7,6 +7,7 @@ pub mod atomic;
 pub mod epoll;
 pub mod facts;
 pub mod fd;
+pub mod image;
 pub mod pair;
 pub mod process;
 pub mod shared;

@@ -50,9 +50,14 @@ pub fn send(to: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Kernel<
     sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None).map(drop)
 }
 
-/// recvmsg(2); descriptors arrive close-on-exec.
+/// recvmsg(2) of one message of the pair; descriptors arrive close-on-exec.
 pub fn receive(from: BorrowedFd<'_>) -> Kernel<Received> {
-    let mut bytes = vec![0u8; MESSAGE_MAX];
+    receive_up_to(from, MESSAGE_MAX)
+}
+
+/// The same of at most `len` bytes, also from a stream socket.
+pub fn receive_up_to(from: BorrowedFd<'_>, len: usize) -> Kernel<Received> {
+    let mut bytes = vec![0u8; len];
     let mut control = nix::cmsg_space!([i32; FDS_MAX]);
     let mut fds = Vec::new();
     let n = {
@@ -62,7 +67,7 @@ pub fn receive(from: BorrowedFd<'_>) -> Kernel<Received> {
             Ok(got) => got,
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Received::Nothing),
             // Said once, before what still waits here: the other end went without having read all of ours.
-            Err(Errno::ECONNRESET) => return receive(from),
+            Err(Errno::ECONNRESET) => return receive_up_to(from, len),
             Err(e) => return Err(e),
         };
         // Truncated control data (descriptors are short) leaves the message without them; the reader asks again.

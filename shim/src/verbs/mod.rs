@@ -11,6 +11,7 @@ pub use delete::delete;
 pub use passthrough::passthrough;
 pub use start::start;
 pub use tell::{VERB as TELL, tell};
+pub use wrap::Description;
 
 use std::{
     os::unix::process::ExitStatusExt,

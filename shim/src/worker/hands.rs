@@ -10,13 +10,15 @@ use std::{
 };
 
 use crate::{
-    block::{Block, Slot, care::Reason, linked},
+    block::{Block, Slot, Upgrade, care::Reason, linked},
     keeper::{
         self, FD_FLOOR,
         protocol::{Operation, Request, ToWorker},
     },
     sys::{
-        Errno, Kernel, epoll, fd, monotonic_ns,
+        Errno, Kernel,
+        atomic::AtomicU32,
+        epoll, fd, monotonic_ns,
         pair::{self, Received},
         process,
     },
@@ -98,7 +100,7 @@ impl Hands {
         if (0..operation.makes()).all(|n| self.has(slot.plus(n))) {
             return Ok(());
         }
-        let fds = self.ask(operation, slot, 0, path)?;
+        let fds = self.ask(operation, slot, 0, path, None)?;
         if u32::try_from(fds.len()) != Ok(operation.makes()) {
             return Err(Errno::EPROTO);
         }
@@ -113,18 +115,33 @@ impl Hands {
         let had = (0..count).filter(|n| self.fds.remove(&slot.plus(*n)).is_some()).count() > 0;
         if had {
             // A keeper that cannot be asked is gone, and its duplicates with it.
-            let _ = self.ask(Operation::Drop, slot, count, "");
+            let _ = self.ask(Operation::Drop, slot, count, "", None);
         }
     }
 
     /// Tells the keeper that this worker is at work; false where there is none to tell.
     pub fn ready(&mut self) -> bool {
-        self.ask(Operation::Ready, Slot::LISTENER, 0, "").is_ok()
+        self.ask(Operation::Ready, Slot::LISTENER, 0, "", None).is_ok()
     }
 
     /// Has the keeper answer; one that does not is replaced.
     pub fn check_keeper(&mut self) {
-        let _ = self.ask(Operation::Ping, Slot::LISTENER, 0, "");
+        let _ = self.ask(Operation::Ping, Slot::LISTENER, 0, "", None);
+    }
+
+    /// Tells the keeper to become another image; that it has comes to pass after the answer.
+    pub fn tell_to_become(&mut self, image: BorrowedFd<'_>) -> Kernel<()> {
+        self.ask(Operation::Become, Slot::IMAGE, 0, "", Some(image)).map(drop)
+    }
+
+    /// What this worker takes along when it becomes another image: all its slots and the pair.
+    pub fn belongings(&self) -> impl Iterator<Item = (Slot, BorrowedFd<'_>)> {
+        self.fds.iter().map(|(slot, fd)| (*slot, fd.as_fd()))
+    }
+
+    /// The descriptor in a slot is this worker's to keep; the slot is empty then.
+    pub fn take(&mut self, slot: Slot) -> Option<OwnedFd> {
+        self.fds.remove(&slot)
     }
 
     /// The next keeper that was replaced and not yet spoken of.
@@ -181,7 +198,14 @@ impl Hands {
         self.accepted.push_back(conn);
     }
 
-    fn ask(&mut self, operation: Operation, slot: Slot, count: u32, path: &str) -> Kernel<Vec<OwnedFd>> {
+    fn ask(
+        &mut self,
+        operation: Operation,
+        slot: Slot,
+        count: u32,
+        path: &str,
+        image: Option<BorrowedFd<'_>>,
+    ) -> Kernel<Vec<OwnedFd>> {
         for _ in 0..2 {
             if self.orphaned {
                 self.replace_keeper()?;
@@ -190,7 +214,9 @@ impl Hands {
                     return Ok(Vec::new());
                 }
             }
-            match self.ask_once(operation, slot, count, path) {
+            self.serial = self.serial.wrapping_add(1);
+            let request = Request { serial: self.serial, operation, slot, count, path: path.as_bytes() };
+            match self.ask_once(&request, image) {
                 Reply::Done(fds) => return Ok(fds),
                 Reply::Refused(errno) => return Err(errno),
                 Reply::KeeperGone => self.orphaned = true,
@@ -200,12 +226,10 @@ impl Hands {
         Err(Errno::EOWNERDEAD)
     }
 
-    fn ask_once(&mut self, operation: Operation, slot: Slot, count: u32, path: &str) -> Reply {
-        self.serial = self.serial.wrapping_add(1);
-        let request = Request { serial: self.serial, operation, slot, count, path: path.as_bytes() };
+    fn ask_once(&mut self, request: &Request<'_>, image: Option<BorrowedFd<'_>>) -> Reply {
         let deadline = monotonic_ns().saturating_add(PATIENCE_NS);
         loop {
-            match pair::send(self.pair.as_fd(), &request.encode(), &[]) {
+            match pair::send(self.pair.as_fd(), &request.encode(), image.as_slice()) {
                 Ok(()) => break,
                 Err(Errno::EMSGSIZE) => return Reply::Refused(Errno::ENAMETOOLONG),
                 Err(Errno::EAGAIN | Errno::ENOBUFS) if monotonic_ns() < deadline => {
@@ -276,6 +300,7 @@ impl Hands {
             (keeper::ENV_PAIR.to_owned(), theirs.as_raw_fd().to_string()),
         ];
         let keeper = process::spawn_self(&argv, &env, &inherit)?;
+        note_lost_keeper(&tables.upgrade);
         let mute = std::mem::take(&mut self.mute);
         let reason = if mute { Reason::KeeperHung } else { Reason::KeeperLost };
         let lost = tables.keeper_pid.load(Ordering::Acquire);
@@ -307,9 +332,25 @@ impl Hands {
     }
 }
 
+/// The keeper that was (to be) of a new image is gone, and this worker's image is the one that goes on.
+fn note_lost_keeper(upgrade: &AtomicU32) {
+    if matches!(Upgrade::load(upgrade), Upgrade::Asked | Upgrade::KeeperDone) {
+        Upgrade::KeeperLost.store(upgrade);
+    }
+}
+
 /// argv of a keeper: what `ps` shows is whose it is.
 pub fn keeper_argv(namespace: &str, id: &str) -> Vec<String> {
-    ["containerd-shim-tap-v2", keeper::VERB, "-namespace", namespace, "-id", id].map(str::to_owned).to_vec()
+    argv(keeper::VERB, namespace, id)
+}
+
+/// The same of a worker that was not forked.
+pub fn worker_argv(namespace: &str, id: &str) -> Vec<String> {
+    argv(super::VERB, namespace, id)
+}
+
+fn argv(verb: &str, namespace: &str, id: &str) -> Vec<String> {
+    ["containerd-shim-tap-v2", verb, "-namespace", namespace, "-id", id].map(str::to_owned).to_vec()
 }
 
 /// The pool entries that some direction or stream uses, by the block.

@@ -5,8 +5,10 @@
 //! and the inner shim and for nothing else: not for the link thread, a disk, or a log.
 
 mod beat;
+mod control;
 mod deaths;
 pub mod hands;
+mod image;
 #[cfg(test)]
 mod model;
 mod pipes;
@@ -20,7 +22,12 @@ use std::{
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
-pub use self::{deaths::on_the_wire, hands::Hands, pipes::Pipes};
+pub use self::{
+    deaths::on_the_wire,
+    hands::Hands,
+    image::{VERB, main_of_image},
+    pipes::Pipes,
+};
 use crate::{
     block::{
         Block, CONNS, Slot,
@@ -89,6 +96,8 @@ pub struct Worker {
     /// It runs in the process of a keeper that could not fork.
     stands_in: bool,
     beat: beat::Beat,
+    /// Since when the upgrade at hand is where it is.
+    upgrade: image::Wait,
 }
 
 /// The life of a forked worker, from what the keeper left it to its exit status.
@@ -210,7 +219,7 @@ impl Worker {
     /// another to begin.
     fn tend(&mut self) -> Kernel<bool> {
         let now = monotonic_ns();
-        if self.tend_beat(now) || self.is_relieved() {
+        if self.tend_beat(now) || self.is_relieved() || self.tend_upgrade(now) {
             return Ok(true);
         }
         self.tend_streams(now);
@@ -253,6 +262,7 @@ impl Worker {
             self.watch_again_ns,
             self.hands.keeper_due_ns(),
             Some(self.beat_due_ns()),
+            self.upgrade_due_ns(),
         ]
         .into_iter()
         .flatten()

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
-use super::{Hands, Pipes, Worker, beat::Beat};
+use super::{Hands, Pipes, Worker, beat::Beat, image::Wait};
 use crate::{
     block::{Block, Slot, care::Mode},
     events::EventRing,
@@ -18,7 +18,10 @@ impl Worker {
     pub(super) fn recover(inheritance: Inheritance) -> Kernel<Self> {
         let Inheritance { block, slots, pair, mode, stands_in } = inheritance;
         let block: &'static Block = Box::leak(Box::new(block));
+        block.make_ours()?;
         block.tables().worker_pid.store(std::process::id(), Ordering::Release);
+        #[cfg(next_layout)]
+        block.tables().workers.fetch_add(1, Ordering::AcqRel);
         let hands = Hands::new(block, pair, slots);
         let board: &'static Switchboard = Box::leak(Box::new(Switchboard::new()?));
         Self::on(block, board, hands, mode, stands_in)
@@ -49,6 +52,7 @@ impl Worker {
             mode,
             stands_in,
             beat: Beat::default(),
+            upgrade: Wait::default(),
         };
         worker.watch_link(board.relay_wake())?;
         worker.finish_tap();

@@ -81,6 +81,11 @@ impl Collector {
         self.dir.join("col/collector.sock")
     }
 
+    /// Where `shimtap ps` asks.
+    pub fn control(&self) -> PathBuf {
+        self.dir.join("col/control.sock")
+    }
+
     /// Where its metrics are, `host:port`.
     pub fn address(&self) -> &str {
         &self.address

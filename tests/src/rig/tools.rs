@@ -104,6 +104,11 @@ pub fn wrapper() -> Result<PathBuf> {
     ours("containerd-shim-tap-v2")
 }
 
+/// The wrapper as its next release: another version, another layout of its block.
+pub fn next() -> Result<PathBuf> {
+    ours("containerd-shim-tap-next")
+}
+
 /// The collector that was built together with this test.
 pub fn collector() -> Result<PathBuf> {
     ours("shimtap")
