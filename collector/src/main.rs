@@ -11,6 +11,7 @@ mod config;
 mod enrich;
 mod event;
 mod ingest;
+mod journal;
 mod limited;
 mod metrics;
 mod priority;

@@ -12,7 +12,10 @@ use hyper::{
 use serde::{Deserialize, Serialize};
 
 use super::{metrics::plain, server::State};
-use crate::metrics::{Container, Registry};
+use crate::{
+    event::Ending,
+    metrics::{Container, Registry},
+};
 
 /// What `shimtap ps` shows. Fields are only ever added.
 #[derive(Debug, Serialize, Deserialize)]
@@ -122,6 +125,9 @@ pub struct PsStream {
     pub gap_bytes: u64,
     /// `open`, `closed`, `open_ended`.
     pub end: String,
+    /// Why the end is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_ended: Option<String>,
     /// Why it is not captured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_captured: Option<String>,
@@ -199,7 +205,16 @@ fn container(container: &Arc<Container>) -> PsContainer {
                 bytes: counts.bytes.load(Ordering::Relaxed),
                 lines: counts.lines.load(Ordering::Relaxed),
                 gap_bytes: counts.gap_bytes.total(),
-                end: counts.end().to_owned(),
+                end: match counts.ending() {
+                    None => "open",
+                    Some(Ending::Exact) => "closed",
+                    Some(_) => "open_ended",
+                }
+                .to_owned(),
+                open_ended: counts
+                    .ending()
+                    .filter(|ending| *ending != Ending::Exact)
+                    .map(|ending| ending.label().to_owned()),
                 not_captured: counts.not_captured.map(str::to_owned),
             })
             .collect(),

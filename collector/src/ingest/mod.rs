@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub use event_label::EventLabel;
 pub use fault::FaultKind;
 pub use listener::{ListenFault, Listener};
-pub use streams::Streams;
+pub use streams::{Memory, Streams};
 
 use crate::{config, metrics::Registry, sinks::Outlet};
 

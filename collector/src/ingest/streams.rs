@@ -1,8 +1,8 @@
 //! How far each stream is, over all connections that ever carried it.
 //!
 //! The table is keyed by the stream's durable name, so that a wrapper which comes back, or a worker's successor,
-//! goes on exactly where its predecessor stopped. Ended streams are remembered up to a bound, oldest forgotten
-//! first: the worst that can follow is that bytes are delivered twice, under the same record ids.
+//! goes on exactly where its predecessor stopped. What an earlier process knew is asked of the journal, which knows it
+//! for good; ended streams are remembered here up to a bound.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,17 +18,25 @@ use tokio::time::Instant;
 
 use super::data::Data;
 use crate::{
-    event::{Batch, Body, Flags, HoleReason, Origin, Progress, Record, StreamName},
+    event::{Batch, Body, Ending, Flags, HoleReason, Origin, Progress, Receipt, Record, StreamName},
+    journal::Row,
     metrics::{StreamCounts, Totals},
     process::{Clock, Tape, TapeFault, Times},
     time::now_ns,
 };
+
+/// What an earlier process, or this one some time ago, knew of streams.
+pub trait Memory: std::fmt::Debug + Send + Sync {
+    /// How far a stream was; `None` where it was never heard of.
+    fn stream(&self, name: &StreamName) -> Option<Row>;
+}
 
 /// All streams.
 #[derive(Debug)]
 pub struct Streams {
     table: Mutex<Table>,
     totals: Arc<Totals>,
+    memory: Arc<dyn Memory>,
     remembered: usize,
 }
 
@@ -45,8 +53,8 @@ pub(super) struct Slot {
     pub(super) origin: Arc<Origin>,
     /// What of it is durable.
     pub(super) progress: Arc<Progress>,
-    counts: Arc<StreamCounts>,
-    clock: Arc<Clock>,
+    /// What is shown of it.
+    pub(super) counts: Arc<StreamCounts>,
     totals: Arc<Totals>,
     /// Raw offset behind the last record that went to the sink.
     submitted: AtomicU64,
@@ -56,6 +64,8 @@ pub(super) struct Slot {
 #[derive(Debug, Default)]
 struct State {
     tape: Tape,
+    /// Gives the records of its container their times.
+    clock: Arc<Clock>,
     /// The connection that carries it now.
     owner: u64,
     /// Since when none does.
@@ -77,32 +87,30 @@ pub(super) enum Refused {
 // === impl Streams ===
 
 impl Streams {
-    /// An empty table that remembers `remembered` ended streams.
+    /// An empty table that remembers `remembered` ended streams, and asks `memory` for those that it does not know.
     #[must_use]
-    pub fn new(totals: Arc<Totals>, remembered: usize) -> Self {
-        Self { table: Mutex::default(), totals, remembered }
+    pub fn new(totals: Arc<Totals>, memory: Arc<dyn Memory>, remembered: usize) -> Self {
+        Self { table: Mutex::default(), totals, memory, remembered }
     }
 
-    /// The stream of that name, known or new; connection `owner` carries it from here on.
-    pub(super) fn attach(
-        &self,
-        origin: &Arc<Origin>,
-        counts: &Arc<StreamCounts>,
-        clock: &Arc<Clock>,
-        owner: u64,
-    ) -> Arc<Slot> {
+    /// Takes streams that an earlier process left open: should their wrappers not come back, they end.
+    pub fn expect(&self, rows: Vec<Row>) {
         let mut table = self.table();
-        let slot = table.slots.entry(origin.name.clone()).or_insert_with(|| {
-            Arc::new(Slot {
-                origin: Arc::clone(origin),
-                progress: Arc::default(),
-                counts: Arc::clone(counts),
-                clock: Arc::clone(clock),
-                totals: Arc::clone(&self.totals),
-                submitted: AtomicU64::new(0),
-                state: Mutex::default(),
-            })
-        });
+        for row in rows {
+            let origin = Arc::clone(&row.origin);
+            let slot = Slot::new(&origin, Some(row), &self.totals);
+            slot.state().detached = Some(Instant::now());
+            table.slots.insert(origin.name.clone(), Arc::new(slot));
+        }
+    }
+
+    /// The stream of that name, known or new; connection `owner` carries it from here on, and `clock` gives its times.
+    pub(super) fn attach(&self, origin: &Arc<Origin>, clock: &Arc<Clock>, owner: u64) -> Arc<Slot> {
+        let mut table = self.table();
+        let slot = table
+            .slots
+            .entry(origin.name.clone())
+            .or_insert_with(|| Arc::new(Slot::new(origin, self.memory.stream(&origin.name), &self.totals)));
         let slot = Arc::clone(slot);
         // It was taken for ended, and is not.
         table.ended.retain(|name| *name != origin.name);
@@ -110,6 +118,8 @@ impl Streams {
         let mut state = slot.state();
         state.owner = owner;
         state.detached = None;
+        clock.raise(state.clock.last());
+        state.clock = Arc::clone(clock);
         drop(state);
         slot
     }
@@ -139,8 +149,33 @@ impl Streams {
 // === impl Slot ===
 
 impl Slot {
+    /// A stream that an earlier process left as `known`, or a new one.
+    fn new(origin: &Arc<Origin>, known: Option<Row>, totals: &Arc<Totals>) -> Self {
+        let counts = Arc::new(StreamCounts::new(origin.name.stream, &origin.name.process, None));
+        let clock = Clock::default();
+        let (mut tape, mut progress) = (Tape::default(), Progress::default());
+        let mut submitted = 0;
+        if let Some(row) = known {
+            let orderly = matches!(row.ending, Some(Ending::Exact | Ending::Inexact));
+            tape = Tape::resumed(row.end, row.edge, orderly.then_some(row.end));
+            progress = Progress::resumed(row.end, orderly);
+            submitted = row.end;
+            clock.raise(row.last_ns);
+            counts.resume(&row);
+        }
+        let state = State { tape, clock: Arc::new(clock), ..State::default() };
+        Self {
+            origin: Arc::clone(origin),
+            progress: Arc::new(progress),
+            counts,
+            totals: Arc::clone(totals),
+            submitted: AtomicU64::new(submitted),
+            state: Mutex::new(state),
+        }
+    }
+
     /// The next byte that is wanted.
-    pub(super) fn next(&self) -> Option<u64> {
+    pub(super) fn next(&self) -> u64 {
         self.state().tape.next()
     }
 
@@ -173,16 +208,14 @@ impl Slot {
         let mut state = self.owned(owner)?;
         let mut records = Vec::with_capacity(records);
         let times = Times { offsets: &data.time_offset, ns: &data.time_ns, otherwise: now_ns() };
-        let taken = state
-            .tape
-            .data(data.offset, data.bytes, times, &self.clock, &mut records)
-            .map_err(Refused::Fault)?;
+        let State { tape, clock, .. } = &mut *state;
+        let taken = tape.data(data.offset, data.bytes, times, clock, &mut records).map_err(Refused::Fault)?;
         drop(state);
         let stream = self.origin.name.stream;
         self.counts.bytes.fetch_add(taken.bytes, Ordering::Relaxed);
         self.totals.log_bytes.add(stream, taken.bytes);
         self.totals.log_repeated.add(stream, taken.repeated);
-        Ok(self.batch(records, false))
+        Ok(self.batch(records, None, false))
     }
 
     /// Takes the claim of a gap.
@@ -197,30 +230,33 @@ impl Slot {
         };
         let mut state = self.owned(owner)?;
         let mut records = Vec::new();
-        let taken = state.tape.gap(gap.from, gap.to, reason, now_ns(), &self.clock, &mut records);
-        taken.map_err(Refused::Fault)?;
+        let State { tape, clock, .. } = &mut *state;
+        tape.gap(gap.from, gap.to, reason, now_ns(), clock, &mut records).map_err(Refused::Fault)?;
         drop(state);
-        Ok(self.batch(records, false))
+        Ok(self.batch(records, None, false))
     }
 
     /// Takes the stream's end.
     pub(super) fn close(&self, owner: u64, close: &link::Close) -> Result<Option<Batch>, Refused> {
         let mut state = self.owned(owner)?;
         let mut records = Vec::new();
-        state.tape.close(close.end, now_ns(), &self.clock, &mut records).map_err(Refused::Fault)?;
+        let State { tape, clock, .. } = &mut *state;
+        tape.close(close.end, now_ns(), clock, &mut records).map_err(Refused::Fault)?;
         drop(state);
-        self.counts.close(close.exact);
-        Ok(self.batch(records, true))
+        let ending = if close.exact { Ending::Exact } else { Ending::Inexact };
+        self.counts.close(ending);
+        Ok(self.batch(records, Some(ending), true))
     }
 
-    /// Gives what is there of the unfinished line, as a piece of it.
-    pub(super) fn fragment(&self, owner: u64) -> Result<Option<Batch>, Refused> {
+    /// Gives what is there of the unfinished line, as a piece of it; `urgent` where the wrapper may be waiting for just
+    /// this acknowledgement.
+    pub(super) fn fragment(&self, owner: u64, urgent: bool) -> Result<Option<Batch>, Refused> {
         let mut state = self.owned(owner)?;
         let mut records = Vec::new();
-        state.tape.fragment(&self.clock, &mut records);
+        let State { tape, clock, .. } = &mut *state;
+        tape.fragment(clock, &mut records);
         drop(state);
-        // The wrapper may be waiting for just this acknowledgement.
-        Ok(self.batch(records, true))
+        Ok(self.batch(records, None, urgent))
     }
 
     /// Nobody will send the rest: gives the unfinished line, unless a connection carries the stream after all.
@@ -228,12 +264,14 @@ impl Slot {
         let mut state = self.owned(NOBODY)?;
         let mut records = Vec::new();
         state.detached = None;
-        state.tape.abandon(&self.clock, &mut records);
-        if state.tape.end().is_none() {
-            self.counts.close(false);
-        }
+        let State { tape, clock, .. } = &mut *state;
+        tape.abandon(clock, &mut records);
+        let ending = tape.end().is_none().then_some(Ending::WrapperLost);
         drop(state);
-        Ok(self.batch(records, true))
+        if let Some(ending) = ending {
+            self.counts.close(ending);
+        }
+        Ok(self.batch(records, ending, true))
     }
 
     fn is_orphan(&self, patience: Duration) -> bool {
@@ -241,14 +279,14 @@ impl Slot {
     }
 
     /// Counts what goes out, and packs it.
-    fn batch(&self, records: Vec<Record>, last: bool) -> Option<Batch> {
+    fn batch(&self, records: Vec<Record>, ending: Option<Ending>, last: bool) -> Option<Batch> {
         let stream = self.origin.name.stream;
         let mut lines = 0;
         for record in &records {
             let bytes = record.to.saturating_sub(record.from);
             match &record.body {
                 Body::Line(_) => {
-                    if !record.flags.has(Flags::PARTIAL) {
+                    if !record.flags.has(Flags::PARTIAL) && !record.flags.has(Flags::FRAGMENT) {
                         lines += 1;
                     }
                 }
@@ -259,14 +297,19 @@ impl Slot {
                 }
             }
         }
-        let end = records.last()?.to;
+        if records.is_empty() && ending.is_none() {
+            return None;
+        }
+        let end = records.last().map_or(self.submitted.load(Ordering::Relaxed), |record| record.to);
         self.counts.lines.fetch_add(lines, Ordering::Relaxed);
         self.totals.log_lines.add(stream, lines);
         self.submitted.store(end, Ordering::Relaxed);
         Some(Batch {
             origin: Arc::clone(&self.origin),
             records,
-            progress: Arc::clone(&self.progress),
+            end,
+            ending,
+            receipt: Arc::clone(&self.progress) as Arc<dyn Receipt>,
             received: Instant::now(),
             last,
         })

@@ -10,6 +10,7 @@ mod devices;
 #[path = "../../tests/peer/exposition.rs"]
 mod exposition;
 mod families;
+mod journal;
 mod labels;
 mod own;
 mod process;
@@ -21,6 +22,7 @@ mod totals;
 mod wrapper;
 
 pub use container::{Container, StreamCounts, Update};
+pub use journal::DropReason;
 pub use registry::Registry;
 pub use sample::{Sample, SampleSource, Undecoded};
 pub use totals::Totals;

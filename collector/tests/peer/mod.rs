@@ -77,6 +77,9 @@ impl Collector {
             at.display()
         );
         let socket = format!("socket = \"{}/in/collector.sock\"\n", at.display());
+        if !more(at).contains("[journal]") {
+            config.push_str(&format!("[journal]\ndir = \"{}/journal\"\n", at.display()));
+        }
         if ingest_is_there {
             config.push_str(&more(at).replace("[ingest]\n", &format!("[ingest]\n{socket}")));
         } else {
@@ -162,7 +165,15 @@ impl Collector {
     /// Every record in the file, in order.
     pub fn records(&self) -> Vec<serde_json::Value> {
         let text = fs::read_to_string(self.log()).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+        // The last line may be on its way.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+    }
+
+    /// Every record in the file, in order, once there are `count`: the file gets them after the acknowledgement.
+    pub fn records_when(&self, count: usize) -> Vec<serde_json::Value> {
+        let what = format!("{count} records; stderr: {}", self.stderr());
+        wait(&what, || Some(self.records()).filter(|records| records.len() >= count))
     }
 
     /// Sends a signal.
@@ -300,14 +311,14 @@ impl Peer {
     }
 
     /// Announces a container; gives the positions by handle.
-    pub async fn open(&mut self, open: link::Open) -> Vec<(u32, Option<u64>)> {
+    pub async fn open(&mut self, open: link::Open) -> Vec<(u32, u64)> {
         let task = open.task;
         self.send(Up::Open(open)).await;
         loop {
             match self.recv().await {
                 Some(Down::Ready(ready)) => {
                     assert_eq!(ready.task, task);
-                    return ready.streams.iter().map(|s| (s.handle, s.next)).collect();
+                    return ready.streams.iter().map(|s| (s.handle, s.next.expect("a position"))).collect();
                 }
                 Some(Down::Ack(_)) => {}
                 other => panic!("no ready but {other:?}"),
