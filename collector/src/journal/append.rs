@@ -88,8 +88,9 @@ struct Frame {
     output: u64,
     /// Its only stream; 0 where there are several.
     sole: u32,
+    /// What readers get, and the table, when it was written.
     batches: Vec<FreshBatch>,
-    /// What is acknowledged when it was written.
+    /// What is acknowledged then.
     waiting: Vec<Waiting>,
 }
 
@@ -171,7 +172,7 @@ impl Appender {
     /// Until the entrance is gone and everything was appended; false where it was told to give up.
     async fn run_until_told(&mut self, endings: Vec<(Arc<Origin>, Ending)>) -> bool {
         for (origin, ending) in endings {
-            self.take_records(&origin, &[], Some(ending));
+            self.take_records(origin, Vec::new(), Some(ending), Instant::now());
         }
         if !self.frame.is_empty() && !self.append(Kind::Entries).await {
             return false;
@@ -208,32 +209,28 @@ impl Appender {
     /// Takes a batch into the frame.
     fn take(&mut self, mut waiting: Waiting) {
         let batch = &mut waiting.batch;
-        let origin = Arc::clone(&batch.origin);
-        let (seq, stream) = self.take_records(&origin, &batch.records, batch.ending);
-        let (records, ending, received) = (std::mem::take(&mut batch.records), batch.ending, batch.received);
-        self.frame.batches.push(FreshBatch { seq, stream, origin, records, ending, received });
+        let (records, origin) = (std::mem::take(&mut batch.records), Arc::clone(&batch.origin));
+        self.take_records(origin, records, batch.ending, batch.received);
         self.frame.waiting.push(waiting);
     }
 
-    /// Gives the entry's number and the stream's.
     fn take_records(
         &mut self,
-        origin: &Arc<Origin>,
-        records: &[Record],
+        origin: Arc<Origin>,
+        records: Vec<Record>,
         ending: Option<Ending>,
-    ) -> (u64, u32) {
+        received: Instant,
+    ) {
         let mut state = self.journal.state();
         let seq = if self.frame.is_empty() { state.next } else { self.frame.next };
-        let (row, is_new) = state.table.row_of(origin);
+        let (row, is_new) = state.table.row_of(&origin);
+        let stream = row.id;
         if is_new {
             put_stream(&mut self.frame.payload, row);
         }
-        let bytes = row.apply(records, ending, seq);
-        let stream = row.id;
         drop(state);
-        put_batch(&mut self.frame.payload, 0, stream, records, ending);
-        self.frame.count(seq, stream, bytes);
-        (seq, stream)
+        put_batch(&mut self.frame.payload, 0, stream, &records, ending);
+        self.frame.push(FreshBatch { seq, stream, origin, records, ending, received });
     }
 
     /// Appends the frame, however long the disk refuses it, and acknowledges; false where it was told to give up.
@@ -314,15 +311,16 @@ impl Frame {
         self.payload.is_empty()
     }
 
-    fn count(&mut self, seq: u64, stream: u32, output: u64) {
-        if self.first == self.next {
-            (self.first, self.sole) = (seq, stream);
+    fn push(&mut self, batch: FreshBatch) {
+        if self.batches.is_empty() {
+            (self.first, self.sole) = (batch.seq, batch.stream);
         }
-        if self.sole != stream {
+        if self.sole != batch.stream {
             self.sole = 0;
         }
-        self.next = seq.saturating_add(1);
-        self.output = self.output.saturating_add(output);
+        self.next = batch.seq.saturating_add(1);
+        self.output = self.output.saturating_add(batch.output());
+        self.batches.push(batch);
     }
 
     fn clear(&mut self) {
@@ -357,7 +355,13 @@ impl Journal {
     /// A frame of `length` bytes is in the newest file.
     fn appended(&self, head: &Head, length: u64, batches: Vec<FreshBatch>) {
         let mut state = self.state();
-        let State { parts, tail, readers, next, output, .. } = &mut *state;
+        let State { table, parts, tail, readers, next, output, .. } = &mut *state;
+        // Not before: nobody may take for kept what is only about to be.
+        for batch in &batches {
+            if let Some(row) = table.get_mut(batch.stream) {
+                row.apply(&batch.records, batch.ending, batch.seq);
+            }
+        }
         if let Some(part) = parts.back_mut() {
             part.grow(head, part.size.saturating_add(length));
             for batch in &batches {

@@ -159,9 +159,8 @@ fn sum_of(stream: StreamKind) -> Row {
 // === impl Row ===
 
 impl Row {
-    /// Takes records and an ending that were appended as entry `seq`. Gives the raw bytes that they stand for.
-    pub(super) fn apply(&mut self, records: &[Record], ending: Option<Ending>, seq: u64) -> u64 {
-        let before = self.end;
+    /// Takes records and an ending that were appended as entry `seq`.
+    pub(super) fn apply(&mut self, records: &[Record], ending: Option<Ending>, seq: u64) {
         for record in records {
             let raw = record.to.saturating_sub(record.from);
             match &record.body {
@@ -194,7 +193,6 @@ impl Row {
             self.edge = Edge::Cut;
         }
         self.next_seq = seq.saturating_add(1);
-        self.end.saturating_sub(before)
     }
 
     fn hole(&mut self, reason: crate::event::HoleReason, bytes: u64, count: u64) {
