@@ -1,9 +1,9 @@
-//! The control socket: HTTP/1 with JSON, for root and our own user only. `GET /v1/ps` is all there is so far.
+//! The control socket: HTTP/1 with JSON, for root and our own user only. `GET /v1/ps` and
+//! `GET /v1/logs`.
 
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
@@ -11,7 +11,7 @@ use hyper::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{metrics::plain, server::State};
+use super::{body::Answer, logs, metrics::plain, server::State};
 use crate::{
     event::Ending,
     metrics::{Container, Registry},
@@ -134,18 +134,40 @@ pub struct PsStream {
 }
 
 /// Answers one request.
-pub(super) fn answer(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+pub(super) fn answer(state: &State, request: &Request<Incoming>) -> Response<Answer> {
     if request.method() != Method::GET {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
     }
-    if request.uri().path() != "/v1/ps" {
-        return plain(StatusCode::NOT_FOUND, "no such page\n");
+    match request.uri().path() {
+        "/v1/ps" => show_ps(state),
+        "/v1/logs" => show_logs(state, request.uri().query().unwrap_or_default()),
+        _ => plain(StatusCode::NOT_FOUND, "no such page\n"),
     }
+}
+
+fn show_logs(state: &State, query: &str) -> Response<Answer> {
+    let Some(journal) = state.registry.journal.get() else {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "there is no journal\n");
+    };
+    match logs::Query::parse(query).and_then(|query| query.answer(journal)) {
+        Ok(answer) => Response::new(answer),
+        Err(fault) => {
+            let mut response = Response::new(Answer::from(Bytes::from(format!("{fault}\n"))));
+            *response.status_mut() = match fault {
+                logs::QueryFault::Busy | logs::QueryFault::Thread { .. } => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::BAD_REQUEST,
+            };
+            response
+        }
+    }
+}
+
+fn show_ps(state: &State) -> Response<Answer> {
     // Strings, numbers and lists of them cannot fail to become JSON.
     let Ok(body) = serde_json::to_vec(&ps(&state.registry)) else {
         return plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode\n");
     };
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = Response::new(Answer::from(Bytes::from(body)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

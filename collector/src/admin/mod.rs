@@ -3,7 +3,9 @@
 //! Both listeners live on a thread of their own with a runtime of their own, so that a busy or standing pipeline
 //! never makes the collector look dead. Nothing here waits for the pipeline.
 
+mod body;
 mod control;
+mod logs;
 mod metrics;
 mod server;
 

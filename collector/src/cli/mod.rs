@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod collector;
+mod logs;
 mod ps;
 
 use std::{
@@ -51,6 +52,7 @@ pub fn run(command: &Command) -> Exit {
         }
         Command::Check { config } => check::run(config.as_deref()),
         Command::Collector { config } => collector::run(config.as_deref()),
+        Command::Logs { parameters, socket } => logs::run(parameters, socket.as_deref()),
         Command::Ps { json, socket } => ps::run(*json, socket.as_deref()),
     }
 }

@@ -99,7 +99,6 @@ impl Journal {
 
     /// A reader that begins with the oldest there is and keeps no place.
     #[must_use]
-    #[cfg_attr(not(test), expect(dead_code, reason = "what `shimtap logs` will read with"))]
     pub fn glance(self: &Arc<Self>) -> Reader {
         let place = self.beginning();
         Reader::new(self, Arc::new(Cursor::new(None, place.clone())), place)

@@ -176,6 +176,20 @@ impl Collector {
         wait(&what, || Some(self.records()).filter(|records| records.len() >= count))
     }
 
+    /// What `shimtap logs` prints.
+    pub fn logs(&self, args: &[&str]) -> String {
+        let said = self.logs_command(args).output().expect("it runs");
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        String::from_utf8(said.stdout).expect("text")
+    }
+
+    /// `shimtap logs` of this collector.
+    pub fn logs_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shimtap"));
+        command.arg("logs").args(args).arg("--socket").arg(self.control());
+        command
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
