@@ -46,7 +46,13 @@ impl Witness {
             text.push_str(&format!("[file]\npath = \"{}\"\nkeep = 1\n", file.display()));
         }
         let config = dir.join("witness.toml");
-        fs::write(&config, text).context("write the collector's configuration")?;
+        let journal = format!("[journal]\ndir = \"{}\"\n", dir.join("journal").display());
+        fs::write(&config, format!("{text}{journal}")).context("write the collector's configuration")?;
+        let check = Command::new(program).args(["check", "--config"]).arg(&config).output();
+        if !check.context("check the configuration")?.status.success() {
+            // An earlier build, which keeps no journal.
+            fs::write(&config, text).context("write the collector's configuration")?;
+        }
         let log = fs::File::create(dir.join("witness.log")).context("open the collector's log")?;
         let mut command = Command::new(program);
         command.args(["collector", "--config"]).arg(&config);

@@ -46,10 +46,11 @@ fn wrong_usage_is_told_and_has_its_own_status() {
     let version = shimtap(&["--version"]);
     assert_eq!(text(&version.stdout), format!("shimtap {}\n", env!("CARGO_PKG_VERSION")));
     let help = shimtap(&["--help"]);
-    assert!(help.status.success() && text(&help.stdout).contains("shimtap check"));
+    assert!(help.status.success() && text(&help.stdout).contains("check "));
     let wrong = shimtap(&["frobnicate"]);
     assert_eq!(wrong.status.code(), Some(64));
-    assert_eq!(text(&wrong.stderr), "shimtap: there is no subcommand frobnicate; see shimtap --help\n");
+    let said = text(&wrong.stderr);
+    assert!(said.contains("'frobnicate'") && said.contains("--help"), "{said}");
 }
 
 #[test]

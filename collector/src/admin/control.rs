@@ -3,7 +3,6 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
@@ -11,8 +10,11 @@ use hyper::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{explain::explain, metrics::plain, server::State};
-use crate::metrics::{Container, Registry, Unwrapped};
+use super::{body::Answer, explain::explain, logs, metrics::plain, server::State};
+use crate::{
+    event::Ending,
+    metrics::{Container, Registry, Unwrapped},
+};
 
 /// What `shimtap ps` shows. Fields are only ever added.
 #[derive(Debug, Serialize, Deserialize)]
@@ -141,37 +143,57 @@ pub struct PsStream {
     pub gap_bytes: u64,
     /// `open`, `closed`, `open_ended`.
     pub end: String,
+    /// Why the end is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_ended: Option<String>,
     /// Why it is not captured; `rule`: by the configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_captured: Option<String>,
 }
 
 /// Answers one request.
-pub(super) fn answer(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+pub(super) fn answer(state: &State, request: &Request<Incoming>) -> Response<Answer> {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/v1/ps") => json(&ps(&state.registry)),
         (&Method::GET, "/v1/explain") => {
             let rules = Arc::clone(&state.reloader.rules().borrow());
             json(&explain(&state.registry, &rules))
         }
+        (&Method::GET, "/v1/logs") => show_logs(state, request.uri().query().unwrap_or_default()),
         // Reads a file of a few KiB on the admin thread: it is asked for by a person, and the answer is about that file.
         (&Method::POST, "/v1/reload") => match state.reloader.reload() {
             Ok(rules) => plain(StatusCode::OK, format!("the configuration holds: rules {rules}\n")),
             Err(fault) => plain(StatusCode::CONFLICT, format!("nothing was changed: {fault}\n")),
         },
-        (_, "/v1/ps" | "/v1/explain" | "/v1/reload") => {
+        (_, "/v1/ps" | "/v1/explain" | "/v1/logs" | "/v1/reload") => {
             plain(StatusCode::METHOD_NOT_ALLOWED, "GET for what is shown, POST for what is done\n")
         }
         _ => plain(StatusCode::NOT_FOUND, "no such page\n"),
     }
 }
 
-fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
+fn show_logs(state: &State, query: &str) -> Response<Answer> {
+    let Some(journal) = state.registry.journal.get() else {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "there is no journal\n");
+    };
+    match logs::Query::parse(query).and_then(|query| query.answer(journal)) {
+        Ok(answer) => Response::new(answer),
+        Err(fault) => {
+            let status = match fault {
+                logs::QueryFault::Busy | logs::QueryFault::Thread { .. } => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::BAD_REQUEST,
+            };
+            plain(status, format!("{fault}\n"))
+        }
+    }
+}
+
+fn json(value: &impl Serialize) -> Response<Answer> {
     // Strings, numbers and lists of them cannot fail to become JSON.
     let Ok(body) = serde_json::to_vec(value) else {
         return plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode\n");
     };
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = Response::new(Answer::from(Bytes::from(body)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
@@ -238,7 +260,16 @@ fn container(container: &Arc<Container>) -> PsContainer {
                 bytes: counts.bytes.load(Ordering::Relaxed),
                 lines: counts.lines.load(Ordering::Relaxed),
                 gap_bytes: counts.gap_bytes.total(),
-                end: counts.end().to_owned(),
+                end: match counts.ending() {
+                    None => "open",
+                    Some(Ending::Exact) => "closed",
+                    Some(_) => "open_ended",
+                }
+                .to_owned(),
+                open_ended: counts
+                    .ending()
+                    .filter(|ending| *ending != Ending::Exact)
+                    .map(|ending| ending.label().to_owned()),
                 not_captured: counts.silent().map(str::to_owned),
             })
             .collect(),

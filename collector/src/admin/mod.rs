@@ -3,8 +3,10 @@
 //! Both listeners live on a thread of their own with a runtime of their own, so that a busy or standing pipeline
 //! never makes the collector look dead. Nothing here waits for the pipeline.
 
+mod body;
 mod control;
 mod explain;
+mod logs;
 mod metrics;
 mod server;
 

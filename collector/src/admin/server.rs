@@ -9,8 +9,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -22,7 +20,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{control, metrics};
+use super::{body::Answer, control, metrics};
 use crate::{
     config::{Config, Scope},
     limited::Limited,
@@ -80,8 +78,6 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 static ACCEPT: Limited = Limited::new();
-
-type Answer = Response<Full<Bytes>>;
 
 // === impl Admin ===
 
@@ -187,7 +183,7 @@ fn serve(
     places: &Arc<Semaphore>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     state: &Arc<State>,
-    answer: fn(&State, &Request<Incoming>) -> Answer,
+    answer: fn(&State, &Request<Incoming>) -> Response<Answer>,
 ) {
     let Ok(place) = Arc::clone(places).try_acquire_owned() else {
         ACCEPT.say(|hidden| warn!(hidden, "refused an admin connection, too many are open"));

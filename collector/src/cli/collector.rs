@@ -19,6 +19,7 @@ use crate::{
     admin::{Admin, AdminFault},
     config::Config,
     ingest::{Ingest, ListenFault, Listener, Streams},
+    journal::{Journal, JournalFault, JournalThread},
     metrics::{Registry, Totals},
     priority,
     reload::Reloader,
@@ -32,6 +33,8 @@ use crate::{
 const OTHER_DESCRIPTORS: u64 = 256;
 /// From a signal to the exit, at most.
 const DRAIN: Duration = Duration::from_secs(4);
+/// For writing how far each sink is, when everything else is over.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// Why the collector cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +43,8 @@ enum CollectorFault {
     Listen(#[from] ListenFault),
     #[error(transparent)]
     Admin(#[from] AdminFault),
+    #[error(transparent)]
+    Journal(#[from] JournalFault),
     #[error(transparent)]
     File(#[from] FileFault),
     #[error("preparing to run: {source}; check the limits of the process")]
@@ -54,6 +59,7 @@ struct Collector {
     listener: Listener,
     admin: Admin,
     reloader: Arc<Reloader>,
+    journal: JournalThread,
     sink: Option<FileSink>,
     outlet: Outlet,
     ready: watch::Sender<bool>,
@@ -67,6 +73,7 @@ struct Running {
     ingest: JoinHandle<()>,
     admin: thread::JoinHandle<()>,
     reloader: Arc<Reloader>,
+    journal: JournalThread,
     sink: Option<FileSink>,
     outlet: Outlet,
     ready: watch::Sender<bool>,
@@ -131,28 +138,33 @@ fn serve(reloader: Arc<Reloader>, config: &Config) -> Result<(), CollectorFault>
 impl Collector {
     fn build(reloader: Arc<Reloader>, config: &Config) -> Result<Self, CollectorFault> {
         let totals: Arc<Totals> = Arc::default();
-        let mut outlet = Outlet::Nowhere;
-        let mut sink = None;
-        if let Some(file) = &config.file {
-            let (entrance, exit) = Outlet::queue(file.queue_bytes);
-            outlet = entrance;
-            sink = Some(FileSink::start(file, exit, Arc::clone(&totals))?);
-        }
-        let registry = Arc::new(Registry::new(Arc::clone(&totals), outlet.backlog(), config.stats.interval));
+        let recovered = Journal::open(&config.journal, config.ingest.positions, Arc::clone(&totals))?;
+        let journal = recovered.journal;
+        let file = config.file.as_ref();
+        let sink = file.map(|file| FileSink::start(file, journal.reader("file"), Arc::clone(&totals)));
+        let sink = sink.transpose()?;
+        let streams = Streams::new(Arc::clone(&totals), Arc::clone(&journal) as _, config.ingest.positions);
+        streams.expect(journal.open_streams());
+        let (outlet, exit) = Outlet::queue(config.journal.queue_bytes);
+        let writer = JournalThread::start(&journal, exit, recovered.endings)?;
+        let registry = Arc::new(Registry::new(totals, outlet.backlog(), config.stats.interval));
+        // It is empty: the registry is new.
+        let _ = registry.journal.set(Arc::clone(&journal));
         let (ready, is_ready) = watch::channel(false);
         let admin = Admin::bind(config, Arc::clone(&registry), Arc::clone(&reloader), is_ready)?;
         let listener = Listener::bind(Arc::new(Ingest {
             config: config.ingest.clone(),
             stats: config.stats.clone(),
             registry,
-            streams: Streams::new(totals, config.ingest.positions),
             rules: reloader.rules(),
+            streams,
             outlet: outlet.clone(),
         }))?;
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
         let hangup = signal(SignalKind::hangup())?;
-        Ok(Self { listener, admin, reloader, sink, outlet, ready, terminate, interrupt, hangup })
+        let journal = writer;
+        Ok(Self { listener, admin, reloader, journal, sink, outlet, ready, terminate, interrupt, hangup })
     }
 
     fn start(self, stopped: &watch::Receiver<bool>) -> Result<Running, CollectorFault> {
@@ -161,8 +173,8 @@ impl Collector {
         let ingest = tokio::spawn(self.listener.run(stopped.clone()));
         self.ready.send_replace(true);
         info!(version = env!("CARGO_PKG_VERSION"), %metrics, "collector is ready");
-        let Self { reloader, sink, outlet, ready, terminate, interrupt, hangup, .. } = self;
-        Ok(Running { ingest, admin, reloader, sink, outlet, ready, terminate, interrupt, hangup })
+        let Self { reloader, journal, sink, outlet, ready, terminate, interrupt, hangup, .. } = self;
+        Ok(Running { ingest, admin, reloader, journal, sink, outlet, ready, terminate, interrupt, hangup })
     }
 }
 
@@ -186,14 +198,19 @@ impl Running {
         if timeout(DRAIN, self.ingest).await.is_err() {
             warn!("connections did not end in time");
         }
-        // The queue's last entrance closes, and the sink's thread ends when it is empty.
+        // The queue's last entrance closes, and the journal's thread ends when it is empty.
         drop(self.outlet);
+        if !ended(|| self.journal.is_finished(), deadline).await {
+            warn!("unwritten output is left; its wrappers keep it");
+            self.journal.give_up();
+        }
         if let Some(sink) = self.sink
             && !ended(|| sink.is_finished(), deadline).await
         {
-            warn!("unwritten lines are left; their wrappers keep them");
+            warn!("undelivered lines are left; the journal keeps them");
             sink.give_up();
         }
+        ended(|| self.journal.settle(), Instant::now() + SETTLE).await;
         ended(|| self.admin.is_finished(), deadline).await;
     }
 }

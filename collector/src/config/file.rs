@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use super::{
     fault::Faults,
-    ingest::size,
     section::{At, Document},
 };
 
@@ -17,8 +16,6 @@ pub struct File {
     pub rotate_bytes: u64,
     /// How many renamed files are kept.
     pub keep: u32,
-    /// Bytes in memory on their way to the file; when they are reached, connections are read no further.
-    pub queue_bytes: usize,
 }
 
 /// As the file has it.
@@ -26,7 +23,6 @@ pub(super) struct Raw {
     path: Option<At<String>>,
     rotate_bytes: Option<At<u64>>,
     keep: Option<At<u64>>,
-    queue_bytes: Option<At<u64>>,
 }
 
 // === impl Raw ===
@@ -38,7 +34,6 @@ impl Raw {
             path: section.string("path"),
             rotate_bytes: section.number("rotate_bytes", 4 << 10..=1 << 40),
             keep: section.number("keep", 0..=1_000),
-            queue_bytes: section.number("queue_bytes", 1 << 20..=1 << 30),
         };
         section.finish();
         Some(raw)
@@ -56,7 +51,6 @@ impl Raw {
             path: PathBuf::from(value),
             rotate_bytes: self.rotate_bytes.map_or(100 << 20, |at| at.value),
             keep: self.keep.map_or(5, |at| u32::try_from(at.value).unwrap_or(u32::MAX)),
-            queue_bytes: size(self.queue_bytes, 16 << 20),
         })
     }
 }

@@ -13,6 +13,7 @@ mod control;
 mod fault;
 mod file;
 mod ingest;
+mod journal;
 mod metrics;
 mod rule;
 mod section;
@@ -22,6 +23,7 @@ pub use control::{Control, DEFAULT_SOCKET as DEFAULT_CONTROL_SOCKET};
 pub use fault::Faults;
 pub use file::File;
 pub use ingest::Ingest;
+pub use journal::{Fsync, Journal};
 pub use metrics::{Metrics, Scope};
 pub use stats::Stats;
 
@@ -37,6 +39,8 @@ pub const DEFAULT_PATH: &str = "/etc/shimtap/collector.toml";
 pub struct Config {
     /// Where wrappers connect, and what they may do.
     pub ingest: Ingest,
+    /// Where output is kept until every sink has it.
+    pub journal: Journal,
     /// The metrics listener.
     pub metrics: Metrics,
     /// The control socket.
@@ -84,6 +88,7 @@ impl Config {
     pub fn parse(file: &Path, text: &str) -> Result<Self, Faults> {
         let mut document = Document::new(file, text);
         let ingest = ingest::Raw::read(&mut document);
+        let journal = journal::Raw::read(&mut document);
         let metrics = metrics::Raw::read(&mut document);
         let control = control::Raw::read(&mut document);
         let sink = file::Raw::read(&mut document);
@@ -93,6 +98,7 @@ impl Config {
         let mut faults = document.into_faults();
         let config = Self {
             ingest: ingest.resolve(&mut faults),
+            journal: journal.resolve(&mut faults),
             metrics: metrics.resolve(&mut faults),
             control: control.resolve(&mut faults),
             file: sink.and_then(|raw| raw.resolve(&mut faults)),
@@ -111,9 +117,10 @@ impl Config {
     #[must_use]
     pub fn sections_unlike(&self, other: &Self) -> Vec<&'static str> {
         // All fields, so that a new section is not forgotten here.
-        let Self { ingest, metrics, control, file, stats, rules: _ } = self;
+        let Self { ingest, journal, metrics, control, file, stats, rules: _ } = self;
         let same = [
             ("ingest", *ingest == other.ingest),
+            ("journal", *journal == other.journal),
             ("metrics", *metrics == other.metrics),
             ("control", *control == other.control),
             ("file", *file == other.file),

@@ -86,7 +86,7 @@ impl<'t> Document<'t> {
             self.faults.push(
                 Some(line),
                 key.get_ref().as_ref(),
-                "is unknown; the sections are ingest, metrics, control, file, stats, rule",
+                "is unknown; the sections are ingest, journal, metrics, control, file, stats, rule",
             );
         }
     }

@@ -7,15 +7,18 @@ use std::{collections::BTreeMap, path::Path};
 
 use shimtap_proto::link;
 
-/// What a container is to its client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// A CRI pod sandbox (the pause container).
-    Sandbox,
-    /// A container of a CRI pod.
-    PodContainer,
-    /// Anything else: ctr, nerdctl, docker.
-    Plain,
+use crate::closed::closed;
+
+closed! {
+    /// What a container is to its client.
+    pub enum Role {
+        /// A CRI pod sandbox (the pause container).
+        Sandbox => "sandbox",
+        /// A container of a CRI pod.
+        PodContainer => "pod_container",
+        /// Anything else: ctr, nerdctl, docker.
+        Plain => "plain",
+    }
 }
 
 /// The names of a container.
@@ -66,6 +69,27 @@ const NERDCTL_NAME: &str = "nerdctl/name";
 // === impl Identity ===
 
 impl Identity {
+    /// Of which nothing is known.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self {
+            runtime_namespace: String::new(),
+            container_id: String::new(),
+            role: Role::Plain,
+            namespace: None,
+            pod: None,
+            pod_uid: None,
+            sandbox_id: None,
+            container: None,
+            image: None,
+            name: String::new(),
+            path: String::new(),
+            shim: String::new(),
+            annotations: BTreeMap::new(),
+            host_visible: false,
+        }
+    }
+
     /// From what the wrapper said of a task and of its shim.
     #[must_use]
     pub fn new(open: &link::Open, inner: &link::InnerShim) -> Self {

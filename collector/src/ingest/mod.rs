@@ -21,7 +21,7 @@ use tokio::sync::watch;
 pub use event_label::EventLabel;
 pub use fault::FaultKind;
 pub use listener::{ListenFault, Listener};
-pub use streams::Streams;
+pub use streams::{Memory, Streams};
 
 use crate::{config, metrics::Registry, rules::Rules, sinks::Outlet};
 

@@ -18,7 +18,8 @@ use super::{
 use crate::{
     closed::{Counts, closed},
     enrich::Identity,
-    event::{HoleReason, StreamKind},
+    event::{Ending, HoleReason, StreamKind},
+    journal::Row,
     process::Clock,
     rules::Budget,
 };
@@ -83,8 +84,7 @@ pub struct StreamCounts {
     pub lines: AtomicU64,
     /// Bytes that are not here, by reason.
     pub gap_bytes: Counts<HoleReason>,
-    /// 0 = open, 1 = closed exactly, 2 = closed, but the last bytes are not known for sure.
-    ended: AtomicU64,
+    ending: Mutex<Option<Ending>>,
 }
 
 /// One task.
@@ -181,7 +181,7 @@ impl StreamCounts {
             bytes: AtomicU64::new(0),
             lines: AtomicU64::new(0),
             gap_bytes: Counts::default(),
-            ended: AtomicU64::new(0),
+            ending: Mutex::new(None),
         }
     }
 
@@ -190,19 +190,25 @@ impl StreamCounts {
         self.not_captured.or_else(|| self.off.load(Ordering::Relaxed).then_some("rule"))
     }
 
-    /// The stream was closed; `exact` where its last bytes are known for sure.
-    pub fn close(&self, exact: bool) {
-        self.ended.store(if exact { 1 } else { 2 }, Ordering::Relaxed);
+    /// Takes over what an earlier process counted.
+    pub fn resume(&self, row: &Row) {
+        self.bytes.store(row.bytes, Ordering::Relaxed);
+        self.lines.store(row.lines, Ordering::Relaxed);
+        for (reason, bytes, _) in &row.holes {
+            self.gap_bytes.add(*reason, *bytes);
+        }
+        *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = row.ending;
     }
 
-    /// `open`, `closed` or `open_ended`.
+    /// The stream ended.
+    pub fn close(&self, ending: Ending) {
+        *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = Some(ending);
+    }
+
+    /// How it ended; `None` while it has not, as far as is known.
     #[must_use]
-    pub fn end(&self) -> &'static str {
-        match self.ended.load(Ordering::Relaxed) {
-            0 => "open",
-            1 => "closed",
-            _ => "open_ended",
-        }
+    pub fn ending(&self) -> Option<Ending> {
+        *self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

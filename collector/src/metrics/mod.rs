@@ -10,6 +10,7 @@ mod devices;
 #[path = "../../tests/peer/exposition.rs"]
 mod exposition;
 mod families;
+mod journal;
 mod labels;
 mod notices;
 mod own;
@@ -22,6 +23,7 @@ mod totals;
 mod wrapper;
 
 pub use container::{Container, StreamCounts, Update};
+pub use journal::DropReason;
 pub use notices::Notice;
 pub use registry::{Registry, Unwrapped};
 pub use sample::{Sample, SampleSource, Undecoded};

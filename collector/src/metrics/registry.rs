@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use super::{
     totals::Totals,
     wrapper::{Rpcs, Wrapper},
 };
-use crate::{closed::Counts, enrich::Identity, sinks::Backlog};
+use crate::{closed::Counts, enrich::Identity, journal::Journal, sinks::Backlog};
 
 /// Wrappers that are gone and whose event position and figures are remembered, for the case that they come back.
 const GONE_WRAPPERS: usize = 1_024;
@@ -27,8 +27,10 @@ const UNWRAPPED: usize = 16;
 pub struct Registry {
     /// Counters of this process.
     pub totals: Arc<Totals>,
-    /// What waits for the sink.
+    /// What waits for the journal.
     pub backlog: Backlog,
+    /// The journal, once there is one.
+    pub journal: OnceLock<Arc<Journal>>,
     /// A living container's sample that is older than this is not shown.
     pub fresh: Duration,
     containers: Mutex<BTreeMap<ContainerKey, Arc<Container>>>,
@@ -69,6 +71,7 @@ impl Registry {
         Self {
             totals,
             backlog,
+            journal: OnceLock::new(),
             fresh,
             containers: Mutex::default(),
             unwrapped: Mutex::default(),

@@ -11,7 +11,7 @@ use std::{
 
 use shimtap_proto::link;
 
-use super::{SampleSource, Undecoded};
+use super::{SampleSource, Undecoded, journal::JournalTotals};
 use crate::{
     closed::Counts,
     event::{HoleReason, StreamKind},
@@ -71,6 +71,8 @@ pub struct Totals {
     pub samples: Counts<SampleSource>,
     /// Statistics that were of no use, by why.
     pub samples_undecoded: Counts<Undecoded>,
+    /// The journal's.
+    pub journal: JournalTotals,
     /// Records handed to the sink.
     pub sink_records: Counter,
     /// Bytes written by the sink.

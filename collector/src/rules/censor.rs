@@ -48,6 +48,12 @@ impl Censor {
         self.verdict.off
     }
 
+    /// True where a secret could lie across the pieces of a line.
+    #[must_use]
+    pub fn wants_whole_lines(&self) -> bool {
+        !self.verdict.redact.is_empty()
+    }
+
     /// True where records pass as they are.
     fn is_idle(&self) -> bool {
         let Verdict { off, redact, rate, .. } = &*self.verdict;

@@ -1,4 +1,4 @@
-//! Where records go. Until the journal exists, an acknowledgement waits for the sink itself.
+//! Where records go from the journal, and the queue before it. One sink never holds another, nor the journal.
 
 mod errno;
 pub mod file;
@@ -6,7 +6,5 @@ mod queue;
 mod source;
 
 pub use errno::errno_name;
-#[cfg(test)]
-pub use queue::Exit;
-pub use queue::{Backlog, Outlet, Room, Waiting};
+pub use queue::{Backlog, Exit, Outlet, Room, Waiting};
 pub use source::Source;

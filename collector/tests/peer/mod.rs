@@ -77,6 +77,9 @@ impl Collector {
             at.display()
         );
         let socket = format!("socket = \"{}/in/collector.sock\"\n", at.display());
+        if !more(at).contains("[journal]") {
+            config.push_str(&format!("[journal]\ndir = \"{}/journal\"\n", at.display()));
+        }
         if ingest_is_there {
             config.push_str(&more(at).replace("[ingest]\n", &format!("[ingest]\n{socket}")));
         } else {
@@ -162,7 +165,29 @@ impl Collector {
     /// Every record in the file, in order.
     pub fn records(&self) -> Vec<serde_json::Value> {
         let text = fs::read_to_string(self.log()).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+        // The last line may be on its way.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+    }
+
+    /// Every record in the file, in order, once there are `count`: the file gets them after the acknowledgement.
+    pub fn records_when(&self, count: usize) -> Vec<serde_json::Value> {
+        let what = format!("{count} records; stderr: {}", self.stderr());
+        wait(&what, || Some(self.records()).filter(|records| records.len() >= count))
+    }
+
+    /// What `shimtap logs` prints.
+    pub fn logs(&self, args: &[&str]) -> String {
+        let said = self.logs_command(args).output().expect("it runs");
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        String::from_utf8(said.stdout).expect("text")
+    }
+
+    /// `shimtap logs` of this collector.
+    pub fn logs_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shimtap"));
+        command.arg("logs").args(args).arg("--socket").arg(self.control());
+        command
     }
 
     /// Sends a signal.
@@ -300,14 +325,14 @@ impl Peer {
     }
 
     /// Announces a container; gives the positions by handle.
-    pub async fn open(&mut self, open: link::Open) -> Vec<(u32, Option<u64>)> {
+    pub async fn open(&mut self, open: link::Open) -> Vec<(u32, u64)> {
         let task = open.task;
         self.send(Up::Open(open)).await;
         loop {
             match self.recv().await {
                 Some(Down::Ready(ready)) => {
                     assert_eq!(ready.task, task);
-                    return ready.streams.iter().map(|s| (s.handle, s.next)).collect();
+                    return ready.streams.iter().map(|s| (s.handle, s.next.expect("a position"))).collect();
                 }
                 Some(Down::Ack(_)) => {}
                 other => panic!("no ready but {other:?}"),

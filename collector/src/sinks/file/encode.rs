@@ -17,7 +17,7 @@ const REST_MAX: usize = 256;
 
 /// Writes records. It keeps the second it wrote last, because most records are of the same one.
 #[derive(Debug)]
-pub(super) struct Encoder {
+pub struct Encoder {
     second: u64,
     /// `{"time":"2026-11-21T02:12:41.`
     time: String,
@@ -39,7 +39,7 @@ impl Default for Encoder {
 
 impl Encoder {
     /// Appends one record and its newline.
-    pub(super) fn record(&mut self, out: &mut Vec<u8>, origin: &Origin, record: &Record) {
+    pub fn record(&mut self, out: &mut Vec<u8>, origin: &Origin, record: &Record) {
         let stencil = origin.json.get_or_init(|| stencil(origin));
         let length = match &record.body {
             Body::Line(message) => message.len(),

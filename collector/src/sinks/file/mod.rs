@@ -11,6 +11,7 @@ mod output;
 use std::{sync::Arc, thread};
 
 pub use deliver::Stop;
+pub use encode::Encoder;
 pub use output::FileFault;
 
 use super::Source;

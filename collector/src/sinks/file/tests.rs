@@ -22,7 +22,7 @@ use crate::{
 };
 
 fn config(path: &Path, rotate_bytes: u64, keep: u32) -> config::File {
-    config::File { path: path.to_owned(), rotate_bytes, keep, queue_bytes: 1 << 20 }
+    config::File { path: path.to_owned(), rotate_bytes, keep }
 }
 
 fn write(output: &mut Output, text: &str) -> Result<u64, FileFault> {
