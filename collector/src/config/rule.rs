@@ -51,7 +51,7 @@ fn selection(section: &mut Section<'_, '_>) -> Match {
             }
         };
     }
-    for (key, At { line, value }) in section.table("annotations") {
+    for (key, At { line, value }) in section.lists("annotations") {
         match Names::new(value) {
             Ok(names) => drop(of.annotations.insert(key, names)),
             Err(fault) => section.refuse(line, "annotations", &fault),

@@ -22,7 +22,7 @@ pub(super) struct Document<'t> {
 
 /// One section of which options are taken one after the other.
 pub(super) struct Section<'d, 't> {
-    name: &'static str,
+    name: String,
     text: &'t str,
     table: DeTable<'t>,
     faults: &'d mut Faults,
@@ -50,6 +50,7 @@ impl<'t> Document<'t> {
             self.faults.push(Some(line), name, format!("is a section: write [{name}]"));
             return None;
         };
+        let name = name.to_owned();
         Some(Section { name, text: self.text, table, faults: &mut self.faults, known: Vec::new() })
     }
 
@@ -72,8 +73,13 @@ impl<'t> Document<'t> {
                 self.faults.push(Some(line), name, format!("is a list of sections: write [[{name}]]"));
                 continue;
             };
-            let section =
-                Section { name, text: self.text, table, faults: &mut self.faults, known: Vec::new() };
+            let section = Section {
+                name: name.to_owned(),
+                text: self.text,
+                table,
+                faults: &mut self.faults,
+                known: Vec::new(),
+            };
             out.push(read(line, section));
         }
         out
@@ -86,7 +92,7 @@ impl<'t> Document<'t> {
             self.faults.push(
                 Some(line),
                 key.get_ref().as_ref(),
-                "is unknown; the sections are ingest, journal, metrics, control, file, stats, rule",
+                "is unknown; the sections are ingest, journal, metrics, control, stats, node, file, stdout, otlp, rule",
             );
         }
     }
@@ -145,7 +151,7 @@ impl<'t> Section<'_, 't> {
     }
 
     /// Takes a table of which each value is a string or a list of strings.
-    pub(super) fn table(&mut self, key: &'static str) -> Vec<(String, At<Vec<String>>)> {
+    pub(super) fn lists(&mut self, key: &'static str) -> Vec<(String, At<Vec<String>>)> {
         let Some((line, value)) = self.take(key) else { return Vec::new() };
         let DeValue::Table(table) = value else {
             self.fault(line, key, "must be a table: { key = \"value\" }");
@@ -167,6 +173,44 @@ impl<'t> Section<'_, 't> {
         self.fault(line, key, message);
     }
 
+    /// Takes a section within this one.
+    pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'_, 't>> {
+        self.known.push(key);
+        self.table(key)
+    }
+
+    /// The keys that nobody took, each with its line, for sections whose keys are not ours.
+    pub(super) fn keys(&self) -> Vec<(usize, String)> {
+        let line = |key: &Spanned<_>| line_of(self.text, key.span().start);
+        let mut keys: Vec<_> =
+            self.table.keys().map(|key| (line(key), key.get_ref().clone().into_owned())).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// Takes a value of any key if it is a string; else leaves it.
+    pub(super) fn take_text(&mut self, key: &str) -> Option<String> {
+        let DeValue::String(text) = self.table.get(key)?.get_ref() else { return None };
+        let text = text.clone().into_owned();
+        self.table.remove(key);
+        Some(text)
+    }
+
+    /// Takes a section of any key.
+    pub(super) fn table(&mut self, key: &str) -> Option<Section<'_, 't>> {
+        let (at, value) = self.table.remove_entry(key)?;
+        let DeValue::Table(table) = value.into_inner() else {
+            self.fault(
+                line_of(self.text, at.span().start),
+                key,
+                "is a table: write it in braces, or as a section",
+            );
+            return None;
+        };
+        let name = format!("{}.{key}", self.name);
+        Some(Section { name, text: self.text, table, faults: &mut *self.faults, known: Vec::new() })
+    }
+
     /// What was not taken is a fault.
     pub(super) fn finish(mut self) {
         let known = self.known.join(", ");
@@ -183,7 +227,7 @@ impl<'t> Section<'_, 't> {
     }
 
     fn fault(&mut self, line: usize, key: &str, message: &str) {
-        let key = if key.is_empty() { self.name.to_owned() } else { format!("{}.{key}", self.name) };
+        let key = if key.is_empty() { self.name.clone() } else { format!("{}.{key}", self.name) };
         self.faults.push(Some(line), key, message);
     }
 }

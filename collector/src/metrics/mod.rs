@@ -18,6 +18,7 @@ mod process;
 mod registry;
 mod restarts;
 mod sample;
+mod sink;
 mod text;
 mod totals;
 mod wrapper;
@@ -27,6 +28,7 @@ pub use journal::DropReason;
 pub use notices::Notice;
 pub use registry::{Registry, Unwrapped};
 pub use sample::{Sample, SampleSource, Undecoded};
+pub use sink::{SinkTotals, Status};
 pub use totals::Totals;
 pub use wrapper::{About, Wrapper};
 

@@ -98,7 +98,7 @@ pub fn run(order: &Order) -> Tally {
 
 fn on_standins(order: &Order, ledger: &Ledger) -> Result<()> {
     let dir = Scratch::new()?;
-    let collector = Collector::start(&dir.0, &format!("chaos-{}", node::unique()))?;
+    let collector = Collector::start(&dir.0, &format!("chaos-{}", node::unique()), None)?;
     let written = standin::run(order, &collector, ledger)?;
     judge::settle(&collector, ledger)?;
     judge::file_holds(collector, &written, !order.threshold, ledger)

@@ -52,7 +52,12 @@ fn ruled() -> (Arc<Ingest>, Exit, watch::Sender<Arc<Rules>>) {
     let ingest = Ingest {
         config,
         stats: config::Stats { interval: Duration::from_secs(10) },
-        registry: Arc::new(Registry::new(Arc::clone(&totals), outlet.backlog(), Duration::from_secs(10))),
+        registry: Arc::new(Registry::new(
+            Arc::clone(&totals),
+            outlet.backlog(),
+            Vec::new(),
+            Duration::from_secs(10),
+        )),
         streams: Streams::new(totals, Arc::new(Blank), 3),
         rules,
         outlet,
