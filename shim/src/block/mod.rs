@@ -93,10 +93,21 @@ impl Block {
     /// A new, empty block.
     pub fn create() -> Kernel<Self> {
         let block = Self::map(memfd("shimtap-block", Places::TOTAL)?)?;
-        let tables = block.tables();
+        block.sign();
+        Ok(block)
+    }
+
+    fn sign(&self) {
+        let tables = self.tables();
         tables.version.store(LAYOUT, Ordering::Relaxed);
         tables.magic.store(MAGIC, Ordering::Release);
-        Ok(block)
+    }
+
+    /// As if it were new: users of blocks that live for ever would otherwise run out of descriptors.
+    #[cfg(any(test, fuzzing))]
+    pub fn renew(&self) {
+        self.punch((0, Places::TOTAL));
+        self.sign();
     }
 
     /// A block that another process made. EPROTO where it is none of ours or of another layout.
@@ -113,7 +124,7 @@ impl Block {
         Ok(block)
     }
 
-    fn map(memfd: OwnedFd) -> Kernel<Self> {
+    pub(crate) fn map(memfd: OwnedFd) -> Kernel<Self> {
         let tables = Mapping::new(memfd.as_fd(), 0, Places::TABLES)?;
         tables.view::<Tables>(0).ok_or(Errno::EFAULT)?;
         Ok(Self { memfd, tables })
@@ -146,7 +157,7 @@ impl Block {
     }
 }
 
-#[cfg(test)]
-mod damage;
+#[cfg(any(test, fuzzing))]
+pub mod damage;
 #[cfg(test)]
 mod tests;

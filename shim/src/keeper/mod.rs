@@ -8,7 +8,8 @@
 
 mod accept;
 mod deaths;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[expect(clippy::unwrap_used, reason = "a part of tests; clippy knows only cfg(test) by itself")]
 mod in_process;
 mod next;
 mod open;
@@ -16,9 +17,9 @@ pub mod protocol;
 mod sweep;
 mod wait;
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub use deaths::Cause;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub use in_process::InProcess;
 pub use sweep::{TASK_LINK, belongs_to, remove_files, remove_tasks, sweep};
 

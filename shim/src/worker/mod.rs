@@ -5,6 +5,8 @@
 //! and the inner shim and for nothing else: not for the link thread, a disk, or a log.
 
 mod beat;
+#[cfg(any(test, fuzzing))]
+pub mod damage;
 mod deaths;
 pub mod hands;
 #[cfg(test)]
