@@ -24,6 +24,10 @@ use std::{env, process::ExitCode};
 
 use args::{Action, Arguments};
 
+/// What fuzzing reaches (`shim/fuzz`).
+#[cfg(fuzzing)]
+pub use block::damage::{Patient, open_stranger};
+
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {

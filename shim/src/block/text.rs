@@ -61,3 +61,10 @@ impl<const N: usize> Text<N> {
         self.bytes.iter().take(len).map(|b| b.load(Ordering::Relaxed))
     }
 }
+
+#[cfg(test)]
+impl<const N: usize> Default for Text<N> {
+    fn default() -> Self {
+        Self { len: AtomicU32::new(0), bytes: std::array::from_fn(|_| AtomicU8::new(0)) }
+    }
+}

@@ -38,6 +38,15 @@ pub struct Heirloom {
 impl InProcess {
     /// With a block of nobody else's, and nothing in its hands.
     pub fn new(block: Block) -> Self {
+        Self::with(block)
+    }
+
+    /// The same over a block that may be damaged, also where it would be refused.
+    pub fn over(memfd: OwnedFd) -> Self {
+        Self::with(Block::map(memfd).unwrap())
+    }
+
+    fn with(block: Block) -> Self {
         let keeper = Keeper {
             block,
             slots: BTreeMap::new(),
@@ -65,6 +74,11 @@ impl InProcess {
         keeper.unannounced.push_back(conn);
         keeper.announce();
         theirs
+    }
+
+    /// This as well.
+    pub fn hold(&self, slot: Slot, fd: OwnedFd) {
+        self.keeper.lock().unwrap().hold(slot, fd).unwrap();
     }
 
     /// All that is held.

@@ -9,7 +9,8 @@
 mod accept;
 mod deaths;
 mod image;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[expect(clippy::unwrap_used, reason = "a part of tests; clippy knows only cfg(test) by itself")]
 mod in_process;
 mod next;
 mod open;
@@ -18,7 +19,7 @@ mod sweep;
 mod wait;
 
 pub use deaths::Cause;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub use in_process::InProcess;
 pub use sweep::{TASK_LINK, belongs_to, remove_files, remove_tasks, sweep};
 

@@ -3,6 +3,7 @@
 //! It may be slow, stuck or panicking; the relay thread never waits for it. The two meet in the block (ring, events,
 //! words marked "link:") and on the [`Switchboard`].
 
+mod alarm;
 mod announce;
 mod bell;
 mod client;
@@ -18,7 +19,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread,
 };
@@ -26,7 +27,7 @@ use std::{
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shimtap_proto::link::StatsSource;
 
-use self::{bell::Bell, pulse::Pulse};
+use self::{alarm::Alarm, bell::Bell, pulse::Pulse};
 use crate::{
     block::{Block, Stream, StreamState, TaskState, linked},
     keeper::FD_FLOOR,
@@ -43,7 +44,7 @@ pub struct Switchboard {
     relay: OwnedFd,
     link: Bell,
     /// The link thread wants to be woken by the next byte.
-    armed: AtomicU32,
+    alarm: Alarm,
     /// Whether the link thread still turns.
     pub(crate) pulse: Pulse,
     attached: AtomicBool,
@@ -92,7 +93,7 @@ impl Switchboard {
         Ok(Self {
             relay: fd::raise(OwnedFd::from(relay), FD_FLOOR)?,
             link: Bell::new()?,
-            armed: AtomicU32::new(0),
+            alarm: Alarm::new(),
             pulse: Pulse::new()?,
             attached: AtomicBool::new(false),
             listening: AtomicBool::new(false),
@@ -148,7 +149,7 @@ impl Switchboard {
             return;
         }
         let unsent = stream.pos.load(Ordering::Relaxed).saturating_sub(stream.sent.load(Ordering::Relaxed));
-        if unsent >= BACKLOG || self.armed.swap(0, Ordering::AcqRel) == 1 {
+        if unsent >= BACKLOG || self.alarm.goes_off() {
             self.wake_link();
         }
     }

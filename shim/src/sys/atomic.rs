@@ -7,6 +7,8 @@
 #[cfg(not(test))]
 pub use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
+pub use std::sync::atomic::fence;
+
 #[cfg(test)]
 pub use self::mortal::{AtomicU8, AtomicU32, AtomicU64, step};
 

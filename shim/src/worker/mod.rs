@@ -6,6 +6,8 @@
 
 mod beat;
 mod control;
+#[cfg(any(test, fuzzing))]
+pub mod damage;
 mod deaths;
 pub mod hands;
 mod image;

@@ -62,6 +62,12 @@ mortal!(AtomicU8: u8, []);
 mortal!(AtomicU32: u32, [swap, fetch_add, fetch_max]);
 mortal!(AtomicU64: u64, [swap, fetch_add, fetch_max]);
 
+impl AtomicU8 {
+    pub fn new(value: u8) -> Self {
+        Self(std_atomic::AtomicU8::new(value))
+    }
+}
+
 impl AtomicU32 {
     pub fn new(value: u32) -> Self {
         Self(std_atomic::AtomicU32::new(value))

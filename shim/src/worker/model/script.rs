@@ -58,6 +58,12 @@ fn most() -> impl Strategy<Value = usize> {
     prop_oneof![4 => Just(usize::MAX), 1 => 1usize..40, 1 => 1usize..50_000]
 }
 
+/// Each byte of a text is a step, so a Create has a thousand of them.
+fn die() -> impl Strategy<Value = Act> {
+    let after = prop_oneof![4 => 0u32..60, 2 => 0u32..1500];
+    (after, prop::option::weighted(0.3, 0u32..60)).prop_map(|(after, again)| Act::Die { after, again })
+}
+
 fn act() -> impl Strategy<Value = Act> {
     let output = 0usize..4;
     prop_oneof![
@@ -75,16 +81,16 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (output, prop_oneof![Just(255u8), any::<u8>()])
             .prop_map(|(output, part)| Act::Acknowledge { output, part }),
         12 => Just(Act::Turn),
-        8 => (0u32..120, prop::option::weighted(0.3, 0u32..60))
-            .prop_map(|(after, again)| Act::Die { after, again }),
+        8 => die(),
     ]
 }
 
-/// A history.
+/// A history; it begins with a Create, in half of them with a death on its way.
 pub fn acts() -> impl Strategy<Value = Vec<Act>> {
-    let first = (0..CONNS, any::<bool>()).prop_map(|(conn, both)| Act::Create { conn, both });
-    (first, prop::collection::vec(act(), 20..250)).prop_map(|(first, mut rest)| {
-        rest.insert(0, first);
-        rest
+    let create = (0..CONNS, any::<bool>()).prop_map(|(conn, both)| (conn, Act::Create { conn, both }));
+    let first = (create, prop::option::of(die()));
+    (first, prop::collection::vec(act(), 20..250)).prop_map(|(((conn, create), die), rest)| {
+        let send = Act::Send { conn, most: usize::MAX };
+        [create, send].into_iter().chain(die).chain(rest).collect()
     })
 }
