@@ -270,7 +270,7 @@ fn wait_until_it_has_reached_the_shim() -> Result<()> {
 /// The exit comes while the Wait's answer has to be held: lines follow it, and the FIFOs stay open for a while.
 #[test]
 fn wait_whose_answer_is_held() -> Result<()> {
-    let stdout = Output { pause_us: 1_000, lines_after_exit: 8, ..Output::lines(10, 60) };
+    let stdout = Output { pause_us: 3_000, lines_after_exit: 8, ..Output::lines(10, 60) };
     let script = Script { stdout, exit_status: 3, hold_open_ms: 20, ..Script::default() };
     sweep("Wait, held answer", &script, |pod, trap| {
         let fifos = created(pod)?;
@@ -279,8 +279,8 @@ fn wait_whose_answer_is_held() -> Result<()> {
         let start = pod.connection.send("Start", &pod::start("task", ""))?;
         armed.go()?;
         let answer = pod.connection.answer(wait, PATIENCE).context("held Wait");
-        // The reader may have taken them and not told yet; lines not held back would take 8 ms more.
-        let read = fifos.stdout.wait_len(600, Duration::from_millis(3));
+        // The reader may have taken them and not told yet; lines not held back would take 24 ms more.
+        let read = fifos.stdout.wait_len(600, Duration::from_millis(10));
         let outcome = trap.spring(armed)?;
         ensure!(answer?.message::<api::WaitResponse>()?.exit_status == 3, "exit status");
         // Readers that close at the answer of Wait would have lost the rest.
