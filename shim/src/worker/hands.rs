@@ -25,6 +25,9 @@ use crate::{
 /// A keeper does what it is asked within microseconds; after this it is taken for dead.
 const PATIENCE_NS: u64 = 1_000_000_000;
 
+/// How long one may take to sweep its few files and end.
+const LEAVE_MS: u16 = 1000;
+
 /// Time between two attempts to make a keeper.
 const KEEPER_PAUSE_NS: u64 = 200_000_000;
 
@@ -125,6 +128,21 @@ impl Hands {
     /// Has the keeper answer; one that does not is replaced.
     pub fn check_keeper(&mut self) {
         let _ = self.ask(Operation::Ping, Slot::LISTENER, 0, "");
+    }
+
+    /// All is over: the keeper wakes, sees it, sweeps and ends. One that does not would stay behind with all that it holds,
+    /// since nobody looks at it once we are gone, and is ended.
+    pub fn see_keeper_off(&mut self) {
+        if self.orphaned {
+            return;
+        }
+        let answered = matches!(
+            self.ask_once(Operation::Ping, Slot::LISTENER, 0, ""),
+            Reply::Done(_) | Reply::Refused(_) | Reply::KeeperGone
+        );
+        if !answered || !epoll::hangs_up_within(self.pair.as_fd(), LEAVE_MS) {
+            self.fence_old_keeper();
+        }
     }
 
     /// The next keeper that was replaced and not yet spoken of.
