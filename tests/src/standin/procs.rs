@@ -79,13 +79,18 @@ pub fn all() -> Result<Vec<Process>> {
 /// # Errors
 /// As [`all`].
 pub fn keepers(namespace: &str) -> Result<Vec<Process>> {
+    let mut found = all_keepers()?;
+    found.retain(|p| p.has_flag("-namespace", namespace));
+    Ok(found)
+}
+
+/// Every keeper of this machine, whoever's it is.
+///
+/// # Errors
+/// As [`all`].
+pub fn all_keepers() -> Result<Vec<Process>> {
     let mut found = all()?;
-    found.retain(|p| {
-        p.state != 'Z'
-            && p.name != WORKER
-            && p.argv.get(1).is_some_and(|a| a == "tap-keeper")
-            && p.has_flag("-namespace", namespace)
-    });
+    found.retain(|p| p.state != 'Z' && p.name != WORKER && p.argv.get(1).is_some_and(|a| a == "tap-keeper"));
     // A keeper's child that accepts a connection is none.
     let pids: Vec<Pid> = found.iter().map(|p| p.pid).collect();
     found.retain(|p| p.name != "tap-accept" && !pids.contains(&p.parent));
