@@ -20,12 +20,13 @@ use shimtap_tests::{
     rig::Version,
 };
 
-const USAGE: &str = "soak [--deaths N] [--minutes N] [--seed N] [--report FILE]";
+const USAGE: &str = "soak [--deaths N] [--minutes N] [--seed N] [--ground standin|real|all] [--report FILE]";
 
 struct Wanted {
     deaths: u64,
     time: Duration,
     seed: u64,
+    ground: String,
     report: Option<PathBuf>,
 }
 
@@ -41,8 +42,13 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Wanted> {
-    let mut wanted =
-        Wanted { deaths: 10_000, time: Duration::from_secs(3600 * 24), seed: dice::SEED, report: None };
+    let mut wanted = Wanted {
+        deaths: 10_000,
+        time: Duration::from_secs(3600 * 24),
+        seed: dice::SEED,
+        ground: "all".to_owned(),
+        report: None,
+    };
     while let Some(word) = words.next() {
         let value = words.next().with_context(|| format!("{word} needs a value"))?;
         let number = || value.parse::<u64>().with_context(|| format!("{word} {value}"));
@@ -50,6 +56,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Wanted> {
             "--deaths" => wanted.deaths = number()?,
             "--minutes" => wanted.time = Duration::from_secs(60 * number()?),
             "--seed" => wanted.seed = number()?,
+            "--ground" if ["standin", "real", "all"].contains(&value.as_str()) => wanted.ground = value,
             "--report" => wanted.report = Some(value.into()),
             _ => bail!("{word} is unknown"),
         }
@@ -76,7 +83,13 @@ fn round(seed: u64) -> [Order; 6] {
 fn soak(wanted: &Wanted) -> Result<bool> {
     let (mut tally, mut pieces, began) = (Tally::default(), Vec::new(), Instant::now());
     'rounds: for n in 0.. {
-        for order in round(wanted.seed.wrapping_add(n)) {
+        let mut orders = round(wanted.seed.wrapping_add(n)).to_vec();
+        orders.retain(|order| match wanted.ground.as_str() {
+            "standin" => order.ground == Ground::Standin,
+            "real" => order.ground != Ground::Standin,
+            _ => true,
+        });
+        for order in orders {
             if tally.died() >= wanted.deaths || began.elapsed() >= wanted.time {
                 break 'rounds;
             }

@@ -106,7 +106,8 @@ pub fn file_holds(
     }
     ensure!(there.is_empty() || !only_these, "nobody wrote {:?}", there.keys());
     missing.retain(|_, n| *n > 0);
-    let (unwrapped, not_captured) = (ledger.tally().unwrapped, ledger.tally().not_captured);
+    let mut tally = ledger.tally();
+    let (unwrapped, not_captured) = (tally.unwrapped, tally.not_captured);
     let all: usize = missing.values().sum();
     let told = || -> Vec<_> { missing.keys().map(|id| (id, kinds.get(id))).collect() };
     ensure!(
@@ -114,7 +115,7 @@ pub fn file_holds(
         "{unwrapped} pods ran unwrapped, {not_captured} streams were not captured, not in the file are {:?}",
         told()
     );
-    ledger.tally().absent += u64::try_from(all)?;
+    tally.absent += u64::try_from(all)?;
     Ok(())
 }
 
