@@ -7,6 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use shimtap_tests::chaos::{self, Ground, Order, dice, schedule::Mix};
+use shimtap_tests::{on_each_containerd, rig::Version};
+
+on_each_containerd!(wrappers_of_a_node_die);
+
+fn wrappers_of_a_node_die(version: Version) -> Result<()> {
+    green(&Order::new(Ground::Real(version), dice::seed()?, 80, 3))
+}
 
 /// Carries a piece out, says what it has seen, and demands that nothing was wrong.
 fn green(order: &Order) -> Result<()> {

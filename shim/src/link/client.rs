@@ -42,7 +42,7 @@ async fn serve(block: &'static Block, board: &'static Switchboard) {
     let mut pause = FIRST_PAUSE;
     let mut attached_before = block.tables().generation.load(Ordering::Relaxed) > 1;
     while block.tables().over.load(Ordering::Acquire) == 0 {
-        if let Some(attachment) = attach(block).await {
+        if let Some(attachment) = attach(block, board).await {
             if std::mem::replace(&mut attached_before, true) {
                 block.tables().counters.add(Counter::LinkReconnects);
             }
@@ -77,12 +77,13 @@ fn with_jitter(pause: Duration) -> Duration {
     pause / 2 + pause * u32::from(byte[0]) / 512
 }
 
-async fn attach(block: &Block) -> Option<Attachment> {
+async fn attach(block: &Block, board: &Switchboard) -> Option<Attachment> {
     let socket = block.tables().identity.collector.get();
     // A plain look first: connecting through the library allocates more than an absent collector is worth.
     if !std::path::Path::new(&socket).exists() {
         return None;
     }
+    board.expect_collector();
     greet(&socket, hello(block)).await
 }
 

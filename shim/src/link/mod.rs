@@ -50,8 +50,8 @@ pub struct Switchboard {
     attached: AtomicBool,
     /// The link thread is waiting for something to do, so that what it is asked for is done soon.
     listening: AtomicBool,
-    /// A collector was attached at some time.
-    ever: AtomicBool,
+    /// A collector is about: it was attached at some time, or its socket is there.
+    about: AtomicBool,
     samples: Mutex<Vec<Sample>>,
 }
 
@@ -97,7 +97,7 @@ impl Switchboard {
             pulse: Pulse::new()?,
             attached: AtomicBool::new(false),
             listening: AtomicBool::new(false),
-            ever: AtomicBool::new(false),
+            about: AtomicBool::new(false),
             samples: Mutex::new(Vec::new()),
         })
     }
@@ -112,15 +112,18 @@ impl Switchboard {
         self.is_attached() && self.listening.load(Ordering::Acquire)
     }
 
-    /// Was a collector attached at some time?
-    pub fn was_attached(&self) -> bool {
-        self.ever.load(Ordering::Acquire)
+    /// Is a collector about, though it may not be attached? A successor in a pod's last moments has not had the time.
+    pub fn expects_collector(&self) -> bool {
+        self.about.load(Ordering::Acquire)
+    }
+
+    fn expect_collector(&self) {
+        self.about.store(true, Ordering::Release);
     }
 
     fn set_attached(&self, attached: bool) {
         self.listening.store(false, Ordering::Release);
         self.attached.store(attached, Ordering::Release);
-        self.ever.fetch_or(attached, Ordering::AcqRel);
     }
 
     /// Readable when the link thread has something for the relay.
@@ -186,8 +189,10 @@ impl Switchboard {
                 })
             })
         };
-        // Without a collector at any time there is nobody to wait for.
-        (nothing && !self.was_attached()) || (taken && (nothing || (self.is_attached() && all_acked())))
+        // Without a collector at any time there is nobody to wait for; a first worker knows whether there was one.
+        let is_first = tables.generation.load(Ordering::Acquire) <= 1;
+        (nothing && is_first && !self.expects_collector())
+            || (taken && (nothing || (self.is_attached() && all_acked())))
     }
 
     fn pause_after_panic(&self) {

@@ -48,7 +48,7 @@ const OVER: i32 = 0;
 
 /// After the inner shim is gone, this long is waited for the collector to take the last bytes.
 const LINGER_NS: u64 = 5_000_000_000;
-/// The same where none was ever attached.
+/// The same where none is about.
 const LINGER_ALONE_NS: u64 = 1_000_000_000;
 /// Connections and output that do not end by themselves are ended after this.
 const HOLD_ON_NS: u64 = 10_000_000_000;
@@ -162,12 +162,10 @@ impl Worker {
                 return Ok(());
             }
             if self.is_over() {
-                // One that hangs would stay behind with all that it holds: nobody looks at it once we are gone.
-                self.hands.check_keeper();
                 self.block.tables().over.store(1, Ordering::Release);
-                if self.hands.is_orphaned() {
-                    crate::keeper::sweep(self.block);
-                }
+                self.hands.see_keeper_off();
+                // Again, or in its place: whichever of the two dies in this, the other one leaves nothing behind.
+                crate::keeper::sweep(self.block);
                 return Ok(());
             }
             self.turn(self.next_wake_ms())?;
@@ -336,7 +334,7 @@ impl Worker {
             // Whoever still holds on to a connection or a FIFO after that is no client of this shim any more.
             return waited >= HOLD_ON_NS;
         }
-        let patience = if self.board.was_attached() { LINGER_NS } else { LINGER_ALONE_NS };
+        let patience = if self.board.expects_collector() { LINGER_NS } else { LINGER_ALONE_NS };
         self.board.has_said_everything(self.block) || waited >= patience
     }
 

@@ -4,14 +4,24 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{
-    standin::Written,
-    tally::{Ledger, lines_in},
-};
+use super::tally::{Ledger, lines_in};
 use crate::{
-    oracle::{Tape, exposition::family, sink},
+    oracle::{Tape, Tapes, exposition::family, sink},
     rig::collector::Collector,
 };
+
+/// A stream that is captured: which, and how much was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Container id.
+    pub container: String,
+    /// What the container was there for.
+    pub kind: &'static str,
+    /// `stdout` or `stderr`.
+    pub stream: &'static str,
+    /// All of it.
+    pub bytes: Vec<u8>,
+}
 
 /// Takes over what the collector says of living wrappers.
 ///
@@ -38,8 +48,11 @@ pub fn settle(collector: &Collector, ledger: &Ledger) -> Result<()> {
         *tally.restarts.entry(reason).or_default() += whole(value);
     }
     for (labels, value) in family(&page, "shimtap_wrapper_counts_total")? {
-        if labels.contains("\"frames\"") {
-            tally.frames += whole(value);
+        match labels {
+            "name=\"frames\"" => tally.frames += whole(value),
+            "name=\"unwrapped_starts\"" => tally.unwrapped += whole(value),
+            "name=\"not_captured\"" => tally.not_captured += whole(value),
+            _ => {}
         }
     }
     for (_, value) in family(&page, "shimtap_wrapper_without_worker_seconds_total")? {
@@ -49,7 +62,8 @@ pub fn settle(collector: &Collector, ledger: &Ledger) -> Result<()> {
 }
 
 /// Ends the collector and holds its file against what was written: every stream is there as often as it was written, and
-/// every byte of it is either there or admitted to be missing.
+/// every byte of it is either there or admitted to be missing. As many containers may be missing altogether as the
+/// collector was told of pods that run unwrapped and streams that are not captured.
 ///
 /// # Errors
 /// Names the first stream that differs.
@@ -61,32 +75,54 @@ pub fn file_holds(
 ) -> Result<()> {
     let path = collector.file();
     collector.stop()?;
-    let tapes = sink(&path)?;
+    let all = sink(&path)?;
     let mut there: BTreeMap<(&str, &str), Vec<&Tape>> = BTreeMap::new();
-    for (key, tape) in tapes.iter().filter(|(_, tape)| tape.end() > 0) {
+    for (key, tape) in all.iter().filter(|(_, tape)| tape.end() > 0) {
         there.entry((&key.container, &key.stream)).or_default().push(tape);
     }
+    let kinds: BTreeMap<&str, &str> = written.iter().map(|w| (w.container.as_str(), w.kind)).collect();
     let mut wanted: BTreeMap<(&str, &str), Vec<&[u8]>> = BTreeMap::new();
     for stream in written.iter().filter(|stream| !stream.bytes.is_empty()) {
         wanted.entry((&stream.container, stream.stream)).or_default().push(&stream.bytes);
     }
+    let mut missing: BTreeMap<&str, usize> = BTreeMap::new();
     for (name, mut bytes) in wanted {
-        let mut tapes = there.remove(&name).unwrap_or_default();
-        ensure!(
-            tapes.len() == bytes.len(),
-            "{name:?} was written {} times, the file has {}",
-            bytes.len(),
-            tapes.len()
-        );
         // Several of one id are told apart by their length; where that is the same, so is the content.
-        tapes.sort_by_key(|tape| tape.end());
-        bytes.sort_by_key(|bytes| bytes.len());
-        for (tape, bytes) in tapes.into_iter().zip(bytes) {
-            holds(tape, bytes, ledger).with_context(|| format!("{name:?} in the collector's file"))?;
+        for tape in there.remove(&name).unwrap_or_default() {
+            let it =
+                bytes.iter().position(|bytes| u64::try_from(bytes.len()).is_ok_and(|end| end == tape.end()));
+            let it = it.with_context(|| {
+                let (all, kind) = (ends(&all, name.0), kinds.get(name.0));
+                format!(
+                    "{name:?} ({kind:?}) was never written with {} bytes; the file has {all:?}",
+                    tape.end()
+                )
+            })?;
+            holds(tape, bytes.swap_remove(it), ledger)
+                .with_context(|| format!("{name:?} in the collector's file"))?;
         }
+        let of_it = missing.entry(name.0).or_default();
+        *of_it = (*of_it).max(bytes.len());
     }
     ensure!(there.is_empty() || !only_these, "nobody wrote {:?}", there.keys());
+    missing.retain(|_, n| *n > 0);
+    let mut tally = ledger.tally();
+    let (unwrapped, not_captured) = (tally.unwrapped, tally.not_captured);
+    let all: usize = missing.values().sum();
+    let told = || -> Vec<_> { missing.keys().map(|id| (id, kinds.get(id))).collect() };
+    ensure!(
+        u64::try_from(all)? <= unwrapped + not_captured,
+        "{unwrapped} pods ran unwrapped, {not_captured} streams were not captured, not in the file are {:?}",
+        told()
+    );
+    tally.absent += u64::try_from(all)?;
     Ok(())
+}
+
+/// Where the streams of a container end, for a message.
+fn ends<'a>(tapes: &'a Tapes, container: &str) -> Vec<(&'a str, u64)> {
+    let of_it = tapes.iter().filter(|(key, _)| key.container == container);
+    of_it.map(|(key, tape)| (key.stream.as_str(), tape.end())).collect()
 }
 
 fn holds(tape: &Tape, written: &[u8], ledger: &Ledger) -> Result<()> {

@@ -9,6 +9,8 @@
 pub mod dice;
 pub mod judge;
 pub mod pair;
+pub mod real;
+pub mod report;
 pub mod schedule;
 pub mod standin;
 pub mod tally;
@@ -87,7 +89,7 @@ pub fn run(order: &Order) -> Tally {
     let ledger = Ledger::default();
     let done = match order.ground {
         Ground::Standin => on_standins(order, &ledger),
-        Ground::Real(_) => Ok(()),
+        Ground::Real(version) => real::run(order, version, &ledger),
     };
     let mut tally = ledger.close();
     if let Err(fault) = done {

@@ -48,6 +48,12 @@ pub struct Tally {
     pub captured: Volume,
     /// What of that the collector's file holds, equal to what was written.
     pub inside: Volume,
+    /// Containers of pods whose wrapper died before `start` was answered: they ran unwrapped, and the collector was told.
+    pub unwrapped: u64,
+    /// Streams whose container was created while keepers died faster than they can be made, likewise told.
+    pub not_captured: u64,
+    /// Containers that are not in the file for one of these two reasons.
+    pub absent: u64,
     /// Bytes that the file admits to miss, by reason.
     pub gaps: BTreeMap<String, u64>,
     /// Calls that containerd itself gave up while something hung, by their name; they were asked again.
@@ -80,6 +86,9 @@ impl Tally {
         sum_up(&mut self.given_up, other.given_up);
         sum_up(&mut self.restarts, other.restarts);
         self.missed += other.missed;
+        self.unwrapped += other.unwrapped;
+        self.not_captured += other.not_captured;
+        self.absent += other.absent;
         self.requests += other.requests;
         self.connections += other.connections;
         self.frames += other.frames;

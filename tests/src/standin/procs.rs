@@ -64,19 +64,27 @@ impl Process {
     }
 }
 
-/// Every process of a namespace, whatever it is.
+/// Every process with this word on its command line.
 ///
 /// # Errors
 /// /proc cannot be listed.
-pub fn of(namespace: &str) -> Result<Vec<Process>> {
+pub fn with(word: &str) -> Result<Vec<Process>> {
     let dir = fs::read_dir("/proc").context("listing /proc")?;
     // Of most processes the command line is all that is read: stat(5) takes the kernel much longer.
-    let is_near = |pid: &i32| {
+    let has_word = |pid: &i32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|b| *b == 0).any(|word| word == namespace.as_bytes())
+        line.split(|b| *b == 0).any(|other| other == word.as_bytes())
     };
-    let pids = dir.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok()).filter(is_near);
-    let mut found: Vec<Process> = pids.filter_map(|pid| Process::read(Pid::from_raw(pid))).collect();
+    let pids = dir.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok()).filter(has_word);
+    Ok(pids.filter_map(|pid| Process::read(Pid::from_raw(pid))).collect())
+}
+
+/// Every process of a namespace, whatever it is.
+///
+/// # Errors
+/// As [`with`].
+pub fn of(namespace: &str) -> Result<Vec<Process>> {
+    let mut found = with(namespace)?;
     found.retain(|p| p.has_flag("-namespace", namespace));
     Ok(found)
 }
@@ -85,9 +93,19 @@ pub fn of(namespace: &str) -> Result<Vec<Process>> {
 /// command line and another name.
 ///
 /// # Errors
-/// As [`of`].
+/// As [`with`].
 pub fn keepers(namespace: &str) -> Result<Vec<Process>> {
-    let mut found = of(namespace)?;
+    let mut found = all_keepers()?;
+    found.retain(|p| p.has_flag("-namespace", namespace));
+    Ok(found)
+}
+
+/// Every keeper of this machine, whoever's it is.
+///
+/// # Errors
+/// As [`with`].
+pub fn all_keepers() -> Result<Vec<Process>> {
+    let mut found = with("tap-keeper")?;
     found.retain(|p| p.state != 'Z' && p.name != WORKER && p.argv.get(1).is_some_and(|a| a == "tap-keeper"));
     // A keeper's child that accepts a connection is none.
     let pids: Vec<Pid> = found.iter().map(|p| p.pid).collect();
@@ -116,7 +134,7 @@ pub fn worker(keeper: Pid) -> Result<Process> {
 /// Every living worker of a namespace, whoever's child it is. The child of one is a keeper that has not begun yet.
 ///
 /// # Errors
-/// As [`of`].
+/// As [`with`].
 pub fn workers(namespace: &str) -> Result<Vec<Process>> {
     let mut found = of(namespace)?;
     found.retain(|p| p.state != 'Z' && p.name == WORKER);

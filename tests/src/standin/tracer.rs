@@ -202,7 +202,14 @@ fn trace(
 fn befall(pid: Pid, fault: Fault) -> Result<()> {
     let Some(signal) = fault.signal() else { return stall::into_loop(pid) };
     kill(pid, signal).with_context(|| fault.to_string())?;
-    if fault == Fault::Kill { reap(pid) } else { ptrace::detach(pid, None).context("detaching") }
+    if fault == Fault::Kill {
+        return reap(pid);
+    }
+    match ptrace::detach(pid, None) {
+        // Somebody else has ended it meanwhile: a tracer makes it slow enough to be taken for hung.
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(e) => Err(e).context("detaching"),
+    }
 }
 
 /// What a wait for the traced thread brought.

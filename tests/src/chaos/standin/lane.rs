@@ -30,17 +30,6 @@ pub struct Lane<'a> {
     names: AtomicU32,
 }
 
-/// A stream that is captured: which, and how much was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// Container id.
-    pub container: String,
-    /// `stdout` or `stderr`.
-    pub stream: &'static str,
-    /// All of it.
-    pub bytes: Vec<u8>,
-}
-
 impl<'a> Lane<'a> {
     /// A lane on which nobody works yet.
     #[must_use]

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::api;
 use nix::{sys::stat::Mode, unistd::mkfifo};
 
-use super::lane::{Lane, PATIENCE, Written};
+use super::lane::{Lane, PATIENCE};
 use crate::{
-    chaos::dice::Dice,
+    chaos::{dice::Dice, judge::Written},
     standin::{
         client::{
             connection::Connection,
@@ -105,7 +105,7 @@ pub fn live(lane: &Lane<'_>, mut dice: Dice) -> Result<(Vec<Connection>, Vec<Wri
     Ok((connections, all))
 }
 
-fn one_life(lane: &Lane<'_>, kind: &str, id: &str, lines: u64) -> Result<(Connection, Vec<Written>)> {
+fn one_life(lane: &Lane<'_>, kind: &'static str, id: &str, lines: u64) -> Result<(Connection, Vec<Written>)> {
     // A FIFO whose reader comes back only when its writer is gone has nothing for it, with and without us: it must stay.
     let stays = kind.contains("reader");
     let stdout = Output { pause_us: if stays { 500 } else { 0 }, ..Output::lines(lines, 90) };
@@ -144,8 +144,12 @@ fn one_life(lane: &Lane<'_>, kind: &str, id: &str, lines: u64) -> Result<(Connec
     }
     lane.call(&c, "Delete", &pod::delete(id, ""))?.message::<api::DeleteResponse>().context("Delete")?;
     c.shutdown_write()?;
-    let stream =
-        |stream, output: &Output| Written { container: id.to_owned(), stream, bytes: output.bytes(stream) };
+    let stream = |stream, output: &Output| Written {
+        container: id.to_owned(),
+        kind,
+        stream,
+        bytes: output.bytes(stream),
+    };
     let mut written = vec![stream("stdout", &script.stdout)];
     if !terminal {
         written.push(stream("stderr", &script.stderr));

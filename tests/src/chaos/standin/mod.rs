@@ -15,13 +15,12 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use containerd_shim_protos::api;
 
-pub use lane::Written;
 use lane::{Lane, PATIENCE};
 
 use super::{
     Order,
     dice::Dice,
-    judge,
+    judge::{self, Written},
     pair::{Pair, Struck},
     schedule::Schedule,
     tally::{Ledger, lines_in},
@@ -164,7 +163,12 @@ fn ends(lane: &Lane<'_>, fifos: &Fifos, script: &Script) -> Result<Vec<Written>>
         ensure!(have == bytes, "{stream}: {} bytes came of {wrote}, {same} of them right", have.len());
         ensure!(lines_in(&have) > 0, "{stream}: nothing was written");
         lane.ledger.read_outside(&have);
-        all.push(Written { container: id.clone(), stream, bytes });
+        all.push(Written {
+            container: id.clone(),
+            kind: "the container that was there all the time",
+            stream,
+            bytes,
+        });
     }
     Ok(all)
 }

@@ -4,6 +4,7 @@
 //! needed; what is under test is the runtime.
 
 mod messages;
+mod remote;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +27,7 @@ use messages::{
     RunPodSandboxRequest, StopContainerRequest, StreamingUrl,
 };
 pub use messages::{ContainerState, ExecSyncResponse};
+pub use remote::Remote;
 
 use crate::rig::eventually;
 use crate::rig::image::IMAGE;

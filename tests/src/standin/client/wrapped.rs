@@ -64,10 +64,12 @@ pub fn wrapped_as(id: &str, script: &Script, prepare: impl FnOnce(&mut Lab) -> R
 pub fn binary(name: &str) -> Result<PathBuf> {
     let dir = match env::var_os("SHIMTAP_BIN_DIR") {
         Some(dir) => PathBuf::from(dir),
-        // Tests lie in target/<profile>/deps, binaries one level up.
+        // Binaries lie in target/<profile>, tests in deps below it.
         None => {
             let own = env::current_exe().context("own executable")?;
-            own.ancestors().nth(2).context("target directory")?.to_owned()
+            let dir = own.parent().context("target directory")?;
+            let above = if dir.ends_with("deps") { dir.parent() } else { Some(dir) };
+            above.context("target directory")?.to_owned()
         }
     };
     let path = dir.join(name);
