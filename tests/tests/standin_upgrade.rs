@@ -324,6 +324,9 @@ fn what_is_no_wrapper_touches_none() -> Result<()> {
     ends_well(&pod, &fifos)
 }
 
+/// How an upgrade must end.
+type Ended<'a> = &'a dyn Fn(&Answer) -> bool;
+
 /// The same images, handed over all the same: the kernel refuses them, or what they make of the keeper is replaced.
 #[test]
 fn what_is_no_wrapper_does_not_stay_in_its_place() -> Result<()> {
@@ -332,7 +335,7 @@ fn what_is_no_wrapper_does_not_stay_in_its_place() -> Result<()> {
     let cut = fs::read(binary(NEXT)?)?;
     let is_refused = |answer: &Answer| answer.upgrade == Step::Refused && answer.errno != 0;
     let is_replaced = |answer: &Answer| answer.upgrade == Step::KeeperLost;
-    let bad: [(PathBuf, &dyn Fn(&Answer) -> bool); 7] = [
+    let bad: [(PathBuf, Ended<'_>); 7] = [
         (file(&pod, "text", b"no program", 0o644)?, &is_refused),
         (file(&pod, "word", b"no program", 0o755)?, &is_refused),
         (foreign(&pod)?, &is_refused),

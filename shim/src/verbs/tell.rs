@@ -2,15 +2,19 @@
 
 use std::process::ExitCode;
 
-use crate::{args::Arguments, config::Config, link, sys::process};
+use crate::{
+    args::{self, Arguments},
+    config::Config,
+    link,
+    sys::process,
+};
 
 /// What `ps` shows, for the moment it lives.
 pub const VERB: &str = "tap-tell";
 
 /// Starts that process, detached; failing means that the collector does not learn it from us.
 pub fn spawn(config: &Config, arguments: &Arguments) {
-    let words = ["containerd-shim-tap-v2", VERB, "-namespace", &arguments.namespace, "-id", &arguments.id];
-    let argv: Vec<String> = words.into_iter().map(str::to_owned).collect();
+    let argv = args::ours(VERB, &arguments.namespace, &arguments.id);
     let env = [("SHIMTAP_COLLECTOR".to_owned(), config.collector.clone())];
     let _ = process::spawn_self(&argv, &env, &[]);
 }

@@ -14,8 +14,9 @@ use std::{
 
 use nix::unistd::Pid;
 
-use super::{Worker, hands::worker_argv};
+use super::Worker;
 use crate::{
+    args,
     block::{
         Block, DirState, Slot, Upgrade,
         care::{Mode, Reason},
@@ -122,7 +123,7 @@ impl Worker {
             (ENV_SINCE.to_owned(), now.to_string()),
         ];
         let who = &tables.identity;
-        let argv = worker_argv(&who.namespace.get(), &who.id.get());
+        let argv = args::ours(VERB, &who.namespace.get(), &who.id.get());
         let _refused = image::become_it(image.as_fd(), &argv, &env, &keep);
         tables.care.announce(Reason::Replaced);
         true
