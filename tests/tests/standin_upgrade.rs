@@ -372,15 +372,19 @@ fn a_foreign_layout_is_refused() -> Result<()> {
     ends_well(&pod, &fifos)
 }
 
-/// A stopped worker is replaced, and its successor does what was asked.
+/// A stopped process is replaced, and what is left does what was asked.
 #[test]
-fn a_hung_worker_does_not_hinder_it() -> Result<()> {
+fn a_hung_process_does_not_hinder_it() -> Result<()> {
     let pod = wrapped(&talker())?;
     let fifos = pod.run()?;
     kill(pod.worker()?.pid, Signal::SIGSTOP)?;
     brought_to(&pod, NEXT)?;
     both_run(&pod, NEXT)?;
-    is_well(&pod, &fifos, "after")?;
+    is_well(&pod, &fifos, "after-a-worker")?;
+    kill(pod.keeper()?.pid, Signal::SIGSTOP)?;
+    brought_to(&pod, WRAPPER)?;
+    both_run(&pod, WRAPPER)?;
+    is_well(&pod, &fifos, "after-a-keeper")?;
     ends_well(&pod, &fifos)
 }
 

@@ -89,11 +89,11 @@ impl Keeper {
     /// First of all in a keeper that was another image a moment ago.
     pub(super) fn has_become(&mut self) {
         let tables = self.block.tables();
-        if Upgrade::load(&tables.upgrade) != Upgrade::Asked {
-            // It went back, or the worker has given up meanwhile.
+        if Upgrade::load(&tables.upgrade) == Upgrade::FellBack {
             self.forget_images();
             return;
         }
+        // Also where the worker has given up in this moment: it comes along then, since the two must be of one image.
         if Mode::load(&tables.care.mode) != Mode::Normal {
             tables.care.entries.store(0, Ordering::Release);
             Mode::Normal.store(&tables.care.mode);
