@@ -112,8 +112,10 @@ pub enum Outcome {
     Refused,
     /// It was tried and came to nothing; the old image is at work.
     Failed,
-    /// Nobody answered.
+    /// Nobody answered in time.
     Mute,
+    /// Nobody is there any more: its pod has ended.
+    Gone,
 }
 
 // === impl Ask ===
@@ -139,10 +141,10 @@ impl Ask {
 // === impl Outcome ===
 
 impl Outcome {
-    /// Is the wrapper as it was asked to be?
+    /// Is the wrapper as it was asked to be, or needs to be nothing any more?
     #[must_use]
     pub fn is_fine(self) -> bool {
-        matches!(self, Self::Upgraded | Self::Possible | Self::Same)
+        matches!(self, Self::Upgraded | Self::Possible | Self::Same | Self::Gone)
     }
 }
 

@@ -1,4 +1,5 @@
-//! containerd's command line, as far as it concerns us; everything is handed on untouched, unknown flags included.
+//! containerd's command line, as far as it concerns us (everything is handed on untouched, unknown flags included), and the
+//! one of our own processes.
 
 use std::ffi::OsString;
 
@@ -59,6 +60,11 @@ impl Arguments {
         }
         parsed
     }
+}
+
+/// argv of a process of our own: what `ps` shows is whose it is.
+pub fn ours(verb: &str, namespace: &str, id: &str) -> Vec<String> {
+    ["containerd-shim-tap-v2", verb, "-namespace", namespace, "-id", id].map(str::to_owned).to_vec()
 }
 
 fn action(word: &str) -> Action {

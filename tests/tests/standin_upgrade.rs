@@ -324,6 +324,9 @@ fn what_is_no_wrapper_touches_none() -> Result<()> {
     ends_well(&pod, &fifos)
 }
 
+/// How an upgrade must end.
+type Ended<'a> = &'a dyn Fn(&Answer) -> bool;
+
 /// The same images, handed over all the same: the kernel refuses them, or what they make of the keeper is replaced.
 #[test]
 fn what_is_no_wrapper_does_not_stay_in_its_place() -> Result<()> {
@@ -332,8 +335,7 @@ fn what_is_no_wrapper_does_not_stay_in_its_place() -> Result<()> {
     let cut = fs::read(binary(NEXT)?)?;
     let is_refused = |answer: &Answer| answer.upgrade == Step::Refused && answer.errno != 0;
     let is_replaced = |answer: &Answer| answer.upgrade == Step::KeeperLost;
-    type Is<'a> = &'a dyn Fn(&Answer) -> bool;
-    let bad: [(PathBuf, Is<'_>); 7] = [
+    let bad: [(PathBuf, Ended<'_>); 7] = [
         (file(&pod, "text", b"no program", 0o644)?, &is_refused),
         (file(&pod, "word", b"no program", 0o755)?, &is_refused),
         (foreign(&pod)?, &is_refused),
@@ -370,15 +372,19 @@ fn a_foreign_layout_is_refused() -> Result<()> {
     ends_well(&pod, &fifos)
 }
 
-/// A stopped worker is replaced, and its successor does what was asked.
+/// A stopped process is replaced, and what is left does what was asked.
 #[test]
-fn a_hung_worker_does_not_hinder_it() -> Result<()> {
+fn a_hung_process_does_not_hinder_it() -> Result<()> {
     let pod = wrapped(&talker())?;
     let fifos = pod.run()?;
     kill(pod.worker()?.pid, Signal::SIGSTOP)?;
     brought_to(&pod, NEXT)?;
     both_run(&pod, NEXT)?;
-    is_well(&pod, &fifos, "after")?;
+    is_well(&pod, &fifos, "after-a-worker")?;
+    kill(pod.keeper()?.pid, Signal::SIGSTOP)?;
+    brought_to(&pod, WRAPPER)?;
+    both_run(&pod, WRAPPER)?;
+    is_well(&pod, &fifos, "after-a-keeper")?;
     ends_well(&pod, &fifos)
 }
 

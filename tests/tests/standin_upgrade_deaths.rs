@@ -212,6 +212,9 @@ fn go_back_and_forth(pod: &Pod, mut dice: Dice) -> Result<[u32; 2]> {
             // The moment of death is what is random here.
             thread::sleep(moment);
             procs::kill(victim)?;
+            // One that is still dying would pass for a living one.
+            let gone = || procs::Process::read(victim).is_none_or(|p| p.state == 'Z').then_some(());
+            procs::wait(PATIENCE, || format!("the end of {victim}"), gone)?;
         }
         println!("{turn}: {from} to {to}, {victim:?} after {moment:?}: {answer:?}");
         let step = control.await_step(is_over).with_context(|| format!("turn {turn}"))?.upgrade;

@@ -69,7 +69,11 @@ fn bring(wanted: &Wanted) -> Result<bool, UpgradeFault> {
                 if wanted.json {
                     super::say(&format!("{line}\n"));
                 }
-                told.extend(serde_json::from_str::<Upgraded>(&line));
+                match serde_json::from_str::<Upgraded>(&line) {
+                    Ok(line) => told.push(line),
+                    // Of a later release: shown as it came.
+                    Err(_) => eprintln!("shimtap upgrade: {line}"),
+                }
             }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => return Err(UpgradeFault::Mute { path, done: told.len() }),
@@ -147,6 +151,7 @@ fn outcome(outcome: Outcome) -> &'static str {
         Outcome::Refused => "refused",
         Outcome::Failed => "failed",
         Outcome::Mute => "mute",
+        Outcome::Gone => "gone",
     }
 }
 

@@ -6,6 +6,7 @@
 use std::{os::fd::AsFd, sync::atomic::Ordering};
 
 use nix::{
+    sys::signalfd::SignalFd,
     sys::wait::{WaitPidFlag, WaitStatus, waitpid},
     unistd::Pid,
 };
@@ -55,8 +56,11 @@ impl Keeper {
         }
     }
 
-    /// SIGUSR2 was sent: an administrator has seen to the cause.
-    pub(super) fn told_to_leave_safe_mode(&mut self) {
+    /// SIGUSR2 was sent: an administrator has seen to the cause of safe mode.
+    pub(super) fn hear_signal(&mut self) {
+        if !matches!(self.asked.as_ref().map(SignalFd::read_signal), Some(Ok(Some(_)))) {
+            return;
+        }
         let care = &self.block.tables().care;
         if Mode::load(&care.mode) != Mode::Normal {
             care.entries.store(0, Ordering::Release);

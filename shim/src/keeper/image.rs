@@ -11,14 +11,14 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use super::{ENV_BECAME, ENV_BLOCK, ENV_PAIR, Keeper, protocol::Notice};
+use super::{ENV_BECAME, ENV_BLOCK, ENV_PAIR, Keeper, VERB, protocol::Notice};
 use crate::{
+    args,
     block::{
         Slot, Upgrade,
         care::{Mode, Reason},
     },
     sys::{Errno, Kernel, image, monotonic_ns, pair},
-    worker::hands::keeper_argv,
 };
 
 /// So long the old image stays within reach.
@@ -82,17 +82,18 @@ impl Keeper {
         let mut keep: Vec<BorrowedFd<'_>> = self.slots.values().map(OwnedFd::as_fd).collect();
         keep.push(self.block.memfd());
         keep.extend(pair);
-        image::become_it(image.as_fd(), &keeper_argv(&who.namespace.get(), &who.id.get()), &env, &keep)
+        let argv = args::ours(VERB, &who.namespace.get(), &who.id.get());
+        image::become_it(image.as_fd(), &argv, &env, &keep)
     }
 
     /// First of all in a keeper that was another image a moment ago.
     pub(super) fn has_become(&mut self) {
         let tables = self.block.tables();
-        if Upgrade::load(&tables.upgrade) != Upgrade::Asked {
-            // It went back, or the worker has given up meanwhile.
+        if Upgrade::load(&tables.upgrade) == Upgrade::FellBack {
             self.forget_images();
             return;
         }
+        // Also where the worker has given up in this moment: it comes along then, since the two must be of one image.
         if Mode::load(&tables.care.mode) != Mode::Normal {
             tables.care.entries.store(0, Ordering::Release);
             Mode::Normal.store(&tables.care.mode);
@@ -122,7 +123,6 @@ impl Keeper {
         if trial.faults < FAULTS_MAX {
             return;
         }
-        self.trial = None;
         let care = &self.block.tables().care;
         Mode::Normal.store(&care.mode);
         care.since_ns.store(monotonic_ns(), Ordering::Release);
@@ -136,7 +136,6 @@ impl Keeper {
     /// The new image has stood its trial.
     pub(super) fn tend_trial(&mut self) {
         if self.trial.as_ref().is_some_and(|trial| monotonic_ns() >= trial.until_ns) {
-            self.trial = None;
             self.forget_images();
         }
     }
@@ -147,6 +146,7 @@ impl Keeper {
     }
 
     fn forget_images(&mut self) {
+        self.trial = None;
         self.release(Slot::IMAGE);
         self.release(Slot::FALLBACK);
     }

@@ -226,7 +226,7 @@ impl Keeper {
                 self.end_worker(Reason::Hung);
             }
             if woken.asked {
-                self.hear_request();
+                self.hear_signal();
             }
             self.tend_mode();
             self.tend_trial();
@@ -235,12 +235,6 @@ impl Keeper {
                 sweep::sweep(&self.block);
                 return Ok(());
             }
-        }
-    }
-
-    fn hear_request(&mut self) {
-        if let Some(Ok(Some(_))) = self.asked.as_ref().map(SignalFd::read_signal) {
-            self.told_to_leave_safe_mode();
         }
     }
 

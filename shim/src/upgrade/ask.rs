@@ -26,7 +26,7 @@ const ANSWER_MAX: usize = 4096;
 /// Why there is no answer.
 #[derive(Debug, Error)]
 pub enum NoAnswer {
-    #[error("connecting to it; has its pod just ended?")]
+    #[error("connecting to it; is its keeper stopped, or its queue of connections full?")]
     Connect(#[source] Errno),
     #[error("it did not answer within {} s; is one of its processes stopped?", PATIENCE_NS / 1_000_000_000)]
     Mute,
@@ -40,6 +40,15 @@ pub enum NoAnswer {
 
 /// A wrapper that can be asked.
 pub struct Wrapper(OwnedFd);
+
+// === impl NoAnswer ===
+
+impl NoAnswer {
+    /// Is nobody there to answer?
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Connect(Errno::ECONNREFUSED | Errno::ENOENT))
+    }
+}
 
 // === impl Wrapper ===
 

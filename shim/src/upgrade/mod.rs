@@ -95,7 +95,8 @@ fn say(line: &impl Serialize) {
 fn bring(found: &Found, wanted: &Wanted) -> Upgraded {
     let before = match Wrapper::connect(&found.socket).and_then(|w| w.ask(Ask::Who, None).map(|a| (w, a))) {
         Ok(before) => before,
-        Err(no) => return found.told(Outcome::Mute, in_full(&no)),
+        Err(no) if no.is_gone() => return found.told(Outcome::Gone, "its pod has ended".to_owned()),
+        Err(no) => return found.told(Outcome::Mute, format!("{}; nothing was changed", in_full(&no))),
     };
     let (wrapper, (before, block)) = before;
     let told = |outcome, why: String| Upgraded {

@@ -2,7 +2,12 @@
 
 use std::process::ExitCode;
 
-use crate::{args::Arguments, config::Config, link, sys::process};
+use crate::{
+    args::{self, Arguments},
+    config::Config,
+    link,
+    sys::process,
+};
 
 /// What `ps` shows, for the moment it lives.
 pub const VERB: &str = "tap-tell";
@@ -14,8 +19,7 @@ const WHY_MAX: usize = 400;
 
 /// Starts that process, detached; failing means that the collector does not learn it from us.
 pub fn spawn(config: &Config, arguments: &Arguments, why: &str) {
-    let words = ["containerd-shim-tap-v2", VERB, "-namespace", &arguments.namespace, "-id", &arguments.id];
-    let argv: Vec<String> = words.into_iter().map(str::to_owned).collect();
+    let argv = args::ours(VERB, &arguments.namespace, &arguments.id);
     let why = why.chars().filter(|c| *c != '\0').take(WHY_MAX).collect();
     let env = [("SHIMTAP_COLLECTOR".to_owned(), config.collector.clone()), (WHY.to_owned(), why)];
     let _ = process::spawn_self(&argv, &env, &[]);

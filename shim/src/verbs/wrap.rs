@@ -21,13 +21,12 @@ use shimtap_proto::bootstrap::{Answer, BootstrapFault};
 use thiserror::Error;
 
 use crate::{
-    args::Arguments,
+    args::{self, Arguments},
     block::{Block, Slot, counters::Counter},
     config::Config,
     keeper,
     run_dir::RunDir,
     sys::{Errno, epoll, facts, fd, monotonic_ns, process},
-    worker::hands::keeper_argv,
 };
 
 /// Another `start` holds the lock for as long as it makes a keeper, no longer.
@@ -176,7 +175,7 @@ fn make_keeper(who: &Who<'_>, alive: &File) -> Result<(), Unwrapped> {
             word.store(u32::try_from(fd.as_raw_fd()).unwrap_or(0).saturating_add(1), Ordering::Release);
         }
     }
-    let argv = keeper_argv(&who.arguments.namespace, &who.arguments.id);
+    let argv = args::ours(keeper::VERB, &who.arguments.namespace, &who.arguments.id);
     let env = [(keeper::ENV_BLOCK, block.memfd()), (keeper::ENV_READY, ready_in.as_fd())]
         .map(|(name, fd)| (name.to_owned(), fd.as_raw_fd().to_string()));
     let inherit = [listener.as_fd(), alive.as_fd(), block.memfd(), ready_in.as_fd()];

@@ -10,6 +10,7 @@ use std::{
 };
 
 use crate::{
+    args,
     block::{Block, Slot, Upgrade, care::Reason, linked},
     keeper::{
         self, FD_FLOOR,
@@ -318,7 +319,7 @@ impl Hands {
         let mut inherit: Vec<BorrowedFd<'_>> = self.fds.values().map(OwnedFd::as_fd).collect();
         inherit.extend([theirs.as_fd(), self.block.memfd()]);
         let who = &tables.identity;
-        let argv = keeper_argv(&who.namespace.get(), &who.id.get());
+        let argv = args::ours(keeper::VERB, &who.namespace.get(), &who.id.get());
         let env = [
             (keeper::ENV_BLOCK.to_owned(), self.block.memfd().as_raw_fd().to_string()),
             (keeper::ENV_PAIR.to_owned(), theirs.as_raw_fd().to_string()),
@@ -361,20 +362,6 @@ fn note_lost_keeper(upgrade: &AtomicU32) {
     if matches!(Upgrade::load(upgrade), Upgrade::Asked | Upgrade::KeeperDone) {
         Upgrade::KeeperLost.store(upgrade);
     }
-}
-
-/// argv of a keeper: what `ps` shows is whose it is.
-pub fn keeper_argv(namespace: &str, id: &str) -> Vec<String> {
-    argv(keeper::VERB, namespace, id)
-}
-
-/// The same of a worker that was not forked.
-pub fn worker_argv(namespace: &str, id: &str) -> Vec<String> {
-    argv(super::VERB, namespace, id)
-}
-
-fn argv(verb: &str, namespace: &str, id: &str) -> Vec<String> {
-    ["containerd-shim-tap-v2", verb, "-namespace", namespace, "-id", id].map(str::to_owned).to_vec()
 }
 
 /// The pool entries that some direction or stream uses, by the block.

@@ -14,8 +14,9 @@ use std::{
 
 use nix::unistd::Pid;
 
-use super::{Worker, hands::worker_argv};
+use super::Worker;
 use crate::{
+    args,
     block::{
         Block, DirState, Slot, Upgrade,
         care::{Mode, Reason},
@@ -67,7 +68,8 @@ impl Worker {
             }
             Upgrade::KeeperDone => {
                 let waited = now.saturating_sub(self.upgrade.since_ns(step, now));
-                (self.is_between_frames() || waited >= QUIET_NS) && self.become_next(now)
+                let is_moment = self.is_between_frames() || waited >= QUIET_NS;
+                is_moment && !self.is_link_in_the_kernel() && self.become_next(now)
             }
             _ => {
                 self.upgrade = Wait::default();
@@ -78,9 +80,17 @@ impl Worker {
 
     /// When it has to be looked at again.
     pub(super) fn upgrade_due_ns(&self) -> Option<u64> {
-        self.upgrade.0.map(|(step, since)| {
-            since.saturating_add(if step == Upgrade::Asked { KEEPER_NS } else { QUIET_NS })
-        })
+        let (step, since) = self.upgrade.0?;
+        let at = since.saturating_add(if step == Upgrade::Asked { KEEPER_NS } else { QUIET_NS });
+        let now = monotonic_ns();
+        Some(if at > now { at } else { now.saturating_add(QUIET_NS) })
+    }
+
+    /// An exec waits for the end of every other thread, and one in an uninterruptible call (a frozen disk) does not end: the
+    /// relay would stand still with it.
+    fn is_link_in_the_kernel(&self) -> bool {
+        let thread = self.board.pulse.thread();
+        thread != 0 && process::state_of_thread(thread) == Some('D')
     }
 
     /// It has not become anything. If it does not even answer, it is replaced, by the image that is here.
@@ -122,7 +132,7 @@ impl Worker {
             (ENV_SINCE.to_owned(), now.to_string()),
         ];
         let who = &tables.identity;
-        let argv = worker_argv(&who.namespace.get(), &who.id.get());
+        let argv = args::ours(VERB, &who.namespace.get(), &who.id.get());
         let _refused = image::become_it(image.as_fd(), &argv, &env, &keep);
         tables.care.announce(Reason::Replaced);
         true

@@ -29,7 +29,7 @@ pub fn build(dir: &Path, plan: &Plan, tests: &[(String, PathBuf)]) -> Result<Pat
         let folder = root.join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     }
-    for program in [tools::wrapper()?, tools::collector()?, tools::guest()?] {
+    for program in [tools::wrapper()?, tools::next()?, tools::collector()?, tools::guest()?] {
         strip(&program, &root.join("bin"))?;
     }
     for (name, program) in tests {
