@@ -179,6 +179,8 @@ fn each(costs: &[Cost], of: impl Fn(&Cost) -> f64) -> Vec<f64> {
 /// One run against a fresh collector.
 fn once(load: &Load, with_file: bool, program: &Path, dir: &Path) -> Result<Cost> {
     let socket = dir.join("collector.sock");
+    // What it kept of the turn before it would take for repeats.
+    let _ = std::fs::remove_dir_all(dir.join("journal"));
     let witness = Witness::start_at(dir, &socket, program, with_file, witness::JOURNAL)?;
     let mut feeds = (0..load.feeds).map(|n| Feed::attach(&socket, n)).collect::<Result<Vec<_>>>()?;
     // What the first messages cost (allocations, a file's first pages) is no line's.
