@@ -14,6 +14,8 @@ use shimtap_tests::rig::collector::get;
 use shimtap_tests::rig::{Node, eventually, process, tools};
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// The journal's size where nothing else is asked for: its default.
+pub const JOURNAL: u64 = 64 << 20;
 
 /// A collector that runs.
 #[derive(Debug)]
@@ -26,11 +28,18 @@ pub struct Witness {
 impl Witness {
     /// Starts one where the node's wrappers look for it, and waits until it listens.
     pub fn start(node: &Node, with_file: bool) -> Result<Witness> {
-        Witness::start_at(node.dir(), &node.collector_socket(), &tools::collector()?, with_file)
+        Witness::start_at(node.dir(), &node.collector_socket(), &tools::collector()?, with_file, JOURNAL)
     }
 
-    /// Starts `program` as a collector that keeps everything in `dir` and listens on `socket`.
-    pub fn start_at(dir: &Path, socket: &Path, program: &Path, with_file: bool) -> Result<Witness> {
+    /// Starts `program` as a collector that keeps everything in `dir` and listens on `socket`. Builds without a journal do
+    /// without `journal_bytes`.
+    pub fn start_at(
+        dir: &Path,
+        socket: &Path,
+        program: &Path,
+        with_file: bool,
+        journal_bytes: u64,
+    ) -> Result<Witness> {
         for folder in ["col", "kept"] {
             fs::create_dir_all(dir.join(folder)).with_context(|| format!("create {folder}"))?;
         }
@@ -46,7 +55,10 @@ impl Witness {
             text.push_str(&format!("[file]\npath = \"{}\"\nkeep = 1\n", file.display()));
         }
         let config = dir.join("witness.toml");
-        let journal = format!("[journal]\ndir = \"{}\"\n", dir.join("journal").display());
+        let journal = format!(
+            "[journal]\ndir = \"{}\"\nmax_bytes = {journal_bytes}\nreserve_percent = 0\nreserve_bytes = 0\n",
+            dir.join("journal").display()
+        );
         fs::write(&config, format!("{text}{journal}")).context("write the collector's configuration")?;
         let check = Command::new(program).args(["check", "--config"]).arg(&config).output();
         if !check.context("check the configuration")?.status.success() {
@@ -99,6 +111,12 @@ impl Witness {
         eventually(Duration::from_secs(90), &format!("{count} wrappers to attach"), || {
             Ok((self.sum("shimtap_wrappers", &[])? >= wanted).then_some(()))
         })
+    }
+
+    /// Ends it at once; its journal stays.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill().context("kill the collector")?;
+        self.child.wait().context("wait for its end").map(drop)
     }
 
     /// Ends it; the wrappers go on without it.

@@ -357,7 +357,8 @@ impl Due {
         }
     }
 
-    fn call(&self) {
+    /// Calls for an acknowledgement at once.
+    pub fn call(&self) {
         self.at_once.store(true, Ordering::Release);
         self.called.notify_one();
     }

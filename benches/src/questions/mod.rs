@@ -1,6 +1,7 @@
 //! The questions, one per file. A question prints its figures beside their targets and judges nothing.
 
 pub mod idle;
+pub mod journal;
 pub mod memory;
 pub mod node;
 pub mod relay;
@@ -20,7 +21,7 @@ pub type Ask = fn(&Options) -> Result<()>;
 pub type Question = (&'static str, Ask, &'static str);
 
 /// All questions.
-pub const ALL: [Question; 8] = [
+pub const ALL: [Question; 9] = [
     ("start", start::run, "how much longer does `ctr run … true` take?"),
     ("throughput", throughput::run, "how fast does 1 GiB go through stdout?"),
     ("steady", steady::run, "does a steady 50 MB/s get through whole?"),
@@ -28,5 +29,6 @@ pub const ALL: [Question; 8] = [
     ("idle", idle::run, "how often is the wrapper of a quiet pod woken?"),
     ("relay", relay::run, "how long does the relay hold up a request?"),
     ("sink", sink::run, "what does the collector use per line, and how fast is it?"),
+    ("journal", journal::run, "how fast is the journal written, read and opened, beside dd and fjall?"),
     ("node", node::run, "what does a whole node pay under many containers' lines?"),
 ];

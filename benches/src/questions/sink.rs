@@ -21,7 +21,7 @@ use crate::plain;
 use crate::report::Report;
 use crate::spread::{float, float64, ratios};
 use crate::usage::Usage;
-use crate::witness::Witness;
+use crate::witness::{self, Witness};
 
 const WIDTH: usize = 216;
 const GB: f64 = 1e9;
@@ -89,7 +89,7 @@ fn loads(options: &Options) -> [Load; 5] {
 }
 
 /// A line of a program that writes text: 215 bytes and a newline.
-fn plain_line(number: usize) -> String {
+pub(super) fn plain_line(number: usize) -> String {
     let text = format!(
         "2026-11-21 02:12:41.{:06} INFO [worker-{}] handled a request of ",
         number % 1_000_000,
@@ -179,7 +179,9 @@ fn each(costs: &[Cost], of: impl Fn(&Cost) -> f64) -> Vec<f64> {
 /// One run against a fresh collector.
 fn once(load: &Load, with_file: bool, program: &Path, dir: &Path) -> Result<Cost> {
     let socket = dir.join("collector.sock");
-    let witness = Witness::start_at(dir, &socket, program, with_file)?;
+    // What it kept of the turn before it would take for repeats.
+    let _ = std::fs::remove_dir_all(dir.join("journal"));
+    let witness = Witness::start_at(dir, &socket, program, with_file, witness::JOURNAL)?;
     let mut feeds = (0..load.feeds).map(|n| Feed::attach(&socket, n)).collect::<Result<Vec<_>>>()?;
     // What the first messages cost (allocations, a file's first pages) is no line's.
     send(&mut feeds, load, load.messages / 20, Duration::ZERO)?;
@@ -227,7 +229,7 @@ fn user_seconds(pid: i32) -> Result<f64> {
     Ok(float64(ticks.with_context(|| format!("{path} has no utime"))?) / TICKS_PER_SECOND)
 }
 
-fn now_ns() -> u64 {
+pub(super) fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -42,6 +42,8 @@ struct Stream {
     handle: u32,
     slot: Arc<Slot>,
     sent: u64,
+    /// The wrapper knows where it goes on; before that it would not know what an acknowledgement is of.
+    announced: bool,
     /// The stream's end, from its close until that was acknowledged.
     closing: Option<u64>,
 }
@@ -54,7 +56,23 @@ impl Acks {
         slot.progress.report_to(Arc::clone(&self.due));
         let mut inner = self.inner();
         inner.streams.retain(|stream| stream.handle != handle);
-        inner.streams.push(Stream { task, handle, slot: Arc::clone(slot), sent: 0, closing: None });
+        let slot = Arc::clone(slot);
+        inner.streams.push(Stream { task, handle, slot, sent: 0, closing: None, announced: false });
+    }
+
+    /// The answers to all announcements so far are on their way: what is acknowledged comes behind them.
+    pub(super) fn announced(&self) {
+        let mut inner = self.inner();
+        let mut kept = false;
+        for stream in inner.streams.iter_mut().filter(|stream| !stream.announced) {
+            stream.announced = true;
+            kept |= stream.slot.progress.durable() > 0;
+        }
+        drop(inner);
+        // A wrapper that comes back keeps everything until it is told, and sends no more than its window ahead of that.
+        if kept {
+            self.due.call();
+        }
     }
 
     /// The task is gone, and everything of it was acknowledged.
@@ -110,7 +128,7 @@ impl Acks {
         self.due.begin();
         let mut inner = self.inner();
         let mut ack = link::Ack::new();
-        for stream in &mut inner.streams {
+        for stream in inner.streams.iter_mut().filter(|stream| stream.announced) {
             let durable = stream.slot.progress.durable();
             // An end is acknowledged when it is durable itself: a stream that lost it would be taken for open-ended.
             let at_end = stream.closing.is_some() && stream.slot.progress.has_ended();

@@ -125,6 +125,7 @@ async fn read_all(
     answers: mpsc::Sender<link::FromCollector>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<End, IngestFault> {
+    let acks = session.acks();
     let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
     tokio::pin!(stopped);
     let mut rules = session.watch_rules();
@@ -165,6 +166,7 @@ async fn read_all(
                 if answers.send(answer).await.is_err() {
                     return Ok(End::Closed);
                 }
+                acks.announced();
             }
         }
         if frame.is_last() {
@@ -201,6 +203,8 @@ async fn write_all(
             }
         };
         tokio::select! {
+            // Answers first: an acknowledgement comes behind the announcement of what it is of.
+            biased;
             // Each of these only says that it is time to look again.
             answer = answers.recv(), if reading => match answer {
                 Some(answer) => send(&mut write, stream_id, &answer).await?,

@@ -405,7 +405,7 @@ impl Journal {
 
     /// Size at which a file is closed: what is dropped in one go is an eighth of the journal at most.
     pub(super) fn part_limit(&self) -> u64 {
-        PART_MAX.min(self.config.max_bytes / 8)
+        PART_MAX.min(self.budget() / 8)
     }
 
     /// Brings a file to the disk.

@@ -55,12 +55,8 @@ impl Journal {
     /// Drops what has to go. Called by the writer between frames.
     pub(super) fn retain(&self, now_ns: u64) -> Result<(), JournalFault> {
         self.drop_old(now_ns)?;
-        let (mut budget, mut reason) = (self.config.max_bytes, DropReason::Size);
-        if let Some(room) = self.room()
-            && room < budget
-        {
-            (budget, reason) = (room.max(FLOOR.min(budget)), DropReason::DiskReserve);
-        }
+        let budget = self.budget();
+        let reason = if budget < self.config.max_bytes { DropReason::DiskReserve } else { DropReason::Size };
         while self.size() > budget {
             let victim = self.victim();
             match victim {
@@ -77,6 +73,12 @@ impl Journal {
     pub(super) fn make_room(&self) -> bool {
         let several = self.state().parts.len() > 1;
         several && self.drop_oldest(DropReason::DiskReserve).is_ok()
+    }
+
+    /// Bytes that the journal may have now: as configured, or what the disk's reserve leaves.
+    pub(super) fn budget(&self) -> u64 {
+        let most = self.config.max_bytes;
+        self.room().map_or(most, |room| room.max(FLOOR).min(most))
     }
 
     /// Bytes of all files.
@@ -202,10 +204,11 @@ impl Journal {
     }
 
     fn plan(&self, at: usize, gone: &HashSet<u32>) -> Option<Plan> {
+        // Before the lock: it asks for the size, which takes it.
+        let limit = self.part_limit();
         let state = self.state();
         let part = state.parts.get(at)?;
         let before = at.checked_sub(1).and_then(|before| state.parts.get(before));
-        let limit = self.part_limit();
         let all = part.streams.values().fold(0u64, |sum, n| sum.saturating_add(*n)).max(1);
         let kept = part.streams.iter().filter(|(stream, _)| !gone.contains(stream));
         let kept = kept.fold(0u64, |sum, (_, n)| sum.saturating_add(*n));

@@ -386,6 +386,24 @@ fn the_largest_consumer_pays_and_a_slow_sink_is_told() {
 }
 
 #[test]
+fn below_the_reserve_the_journal_is_small() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    // Nothing of the disk may be used.
+    let config = config::Journal { reserve_percent: 100, ..config(dir.path(), 16 << 20) };
+    let open = Open::new(&config);
+    let app = origin("app");
+    for i in 0..160 {
+        open.appended(&app, vec![line(i * 60_001, &noise(i, 60_000))]);
+    }
+    let left = 4 << 20;
+    wait("the rest to be dropped", || (open.journal.size() <= left + (600 << 10)).then_some(()));
+    assert!(open.totals.journal.dropped.get(DropReason::DiskReserve) > 4 << 20);
+    assert_eq!(open.totals.journal.dropped.get(DropReason::Size), 0);
+    // It goes on.
+    assert_eq!(open.journal.stream(&app.name).expect("known").end, 160 * 60_001);
+}
+
+#[test]
 fn a_position_outlives_the_lines() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let config = config(dir.path(), 4 << 20);

@@ -83,7 +83,9 @@ impl Collector {
         );
         let socket = format!("socket = \"{}/in/collector.sock\"\n", at.display());
         if !more(at).contains("[journal]") {
-            config.push_str(&format!("[journal]\ndir = \"{}/journal\"\n", at.display()));
+            let journal = format!("[journal]\ndir = \"{}/journal\"\n", at.display());
+            // However full the disk of the machine is.
+            config.push_str(&format!("{journal}reserve_percent = 0\nreserve_bytes = 0\n"));
         }
         if ingest_is_there {
             config.push_str(&more(at).replace("[ingest]\n", &format!("[ingest]\n{socket}")));

@@ -78,9 +78,7 @@ impl Cursors {
         };
         let Some(index) = self.block.tables().streams().iter().position(has_handle) else { return };
         let Some(stream) = self.stream(index) else { return };
-        if let Some(next) = position.next {
-            stream.acked.fetch_max(next.min(stream.pos.load(Ordering::Acquire)), Ordering::AcqRel);
-        }
+        // Where it goes on is not what it has for good: that it says with an acknowledgement.
         let start = stream.start.load(Ordering::Acquire);
         let at = position.next.unwrap_or_else(|| start.max(stream.acked.load(Ordering::Acquire)));
         stream.unwanted.store(u32::from(!position.capture), Ordering::Release);

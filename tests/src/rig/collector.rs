@@ -42,7 +42,8 @@ impl Collector {
         let here = dir.display();
         let text = format!(
             "[ingest]\nsocket = \"{here}/col/collector.sock\"\n[control]\nsocket = \"{here}/col/control.sock\"\n\
-             [journal]\ndir = \"{here}/kept/journal\"\n[metrics]\nlisten = \"{address}\"\n"
+             [journal]\ndir = \"{here}/kept/journal\"\nreserve_percent = 0\nreserve_bytes = 0\n\
+             [metrics]\nlisten = \"{address}\"\n"
         );
         let file = format!("[file]\npath = \"{here}/kept/lines.jsonl\"\nrotate_bytes = 1073741824\n");
         let text = text + sink.unwrap_or(&file);

@@ -227,6 +227,7 @@ proptest! {
                             .expect("a proper open");
                     }
                 }
+                now.acks().announced();
                 now.acks().collect();
             }
             // Three ended streams are remembered and there are four: one may begin anew.
@@ -309,6 +310,7 @@ async fn an_acknowledgement_is_called_for_by_a_quarter_of_the_window_and_by_an_e
         ack.streams.iter().map(|stream| (stream.handle, stream.offset)).collect::<Vec<_>>()
     };
     say(Up::Open(open(0))).await;
+    acks.announced();
     assert_eq!(acks.outstanding(), None);
     // 40 KiB of each stream: what counts is the wrapper's.
     say(lines(1, 0)).await;
