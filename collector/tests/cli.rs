@@ -83,6 +83,25 @@ fn the_documented_configuration_is_one() {
     fs::write(&path, example).expect("writable");
     let checked = shimtap(&["check", "--config", path.to_str().expect("a plain path")]);
     assert!(checked.status.success(), "{}", text(&checked.stderr));
+    // The sinks that stand there as comments: each alone, with every option.
+    for sink in ["[stdout]", "[otlp]"] {
+        let mut alone = String::new();
+        let mut inside = false;
+        for line in example.lines().filter_map(|line| line.strip_prefix("# ")) {
+            if line.starts_with('[') {
+                inside = line == sink || line.starts_with(&sink.replace(']', "."));
+            }
+            if inside && (line.starts_with('[') || line.contains(" = ")) && !line.contains("; ") {
+                alone.push_str(&format!("{line}\n"));
+            }
+        }
+        assert!(alone.lines().count() >= 2, "{alone}");
+        fs::write(&path, &alone).expect("writable");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shimtap"));
+        let checked = command.args(["check", "--config"]).arg(&path).env("API_KEY", "k").output();
+        let checked = checked.expect("shimtap runs");
+        assert!(checked.status.success(), "{}{alone}", text(&checked.stderr));
+    }
 }
 
 #[test]

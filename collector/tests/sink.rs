@@ -44,8 +44,8 @@ async fn a_full_disk_is_waited_for_and_holds_no_acknowledgement() {
     fs::write(collector.log(), "").expect("writable");
     wait("the line", || (collector.records().len() == 1).then_some(()));
     assert_eq!(collector.metric("shimtap_sink_stalled{sink=\"file\"}"), 0);
-    assert!(collector.stderr().contains("log file cannot be written"), "{}", collector.stderr());
-    assert!(collector.stderr().contains("log file is writable again"), "{}", collector.stderr());
+    assert!(collector.stderr().contains("sink cannot deliver"), "{}", collector.stderr());
+    assert!(collector.stderr().contains("sink delivers again"), "{}", collector.stderr());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,7 @@ use crate::{
     event::{Batch, Body, Flags, Origin, Record, StreamKind},
     journal::Journal,
     priority,
-    sinks::{Source, file::Encoder},
+    sinks::{JsonEncoder as Encoder, Source},
     time::write_rfc3339,
 };
 

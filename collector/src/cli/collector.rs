@@ -20,12 +20,9 @@ use crate::{
     config::Config,
     ingest::{Ingest, ListenFault, Listener, Streams},
     journal::{Journal, JournalFault, JournalThread},
-    metrics::{Registry, Totals},
+    metrics::{Registry, SinkTotals, Totals},
     priority,
-    sinks::{
-        Outlet,
-        file::{FileFault, FileSink},
-    },
+    sinks::{self, Outlet, SinkFault, Worker},
 };
 
 /// Descriptors besides those of wrappers: listeners, scrapers, files.
@@ -45,7 +42,7 @@ enum CollectorFault {
     #[error(transparent)]
     Journal(#[from] JournalFault),
     #[error(transparent)]
-    File(#[from] FileFault),
+    Sink(#[from] SinkFault),
     #[error("preparing to run: {source}; check the limits of the process")]
     System {
         #[from]
@@ -58,7 +55,7 @@ struct Collector {
     listener: Listener,
     admin: Admin,
     journal: JournalThread,
-    sink: Option<FileSink>,
+    sinks: Vec<Worker>,
     outlet: Outlet,
     ready: watch::Sender<bool>,
     terminate: Signal,
@@ -70,7 +67,7 @@ struct Running {
     ingest: JoinHandle<()>,
     admin: thread::JoinHandle<()>,
     journal: JournalThread,
-    sink: Option<FileSink>,
+    sinks: Vec<Worker>,
     outlet: Outlet,
     ready: watch::Sender<bool>,
     terminate: Signal,
@@ -135,14 +132,18 @@ impl Collector {
         let totals: Arc<Totals> = Arc::default();
         let recovered = Journal::open(&config.journal, config.ingest.positions, Arc::clone(&totals))?;
         let journal = recovered.journal;
-        let file = config.file.as_ref();
-        let sink = file.map(|file| FileSink::start(file, journal.reader("file"), Arc::clone(&totals)));
-        let sink = sink.transpose()?;
+        let (mut sinks, mut counts) = (Vec::new(), Vec::new());
+        for sink in &config.sinks {
+            let name = sinks::name(sink);
+            let its = Arc::new(SinkTotals::new(name));
+            counts.push(Arc::clone(&its));
+            sinks.push(sinks::start(sink, &config.node, journal.reader(name), its)?);
+        }
         let streams = Streams::new(Arc::clone(&totals), Arc::clone(&journal) as _, config.ingest.positions);
         streams.expect(journal.open_streams());
         let (outlet, exit) = Outlet::queue(config.journal.queue_bytes);
         let writer = JournalThread::start(&journal, exit, recovered.endings)?;
-        let registry = Arc::new(Registry::new(totals, outlet.backlog(), config.stats.interval));
+        let registry = Arc::new(Registry::new(totals, outlet.backlog(), counts, config.stats.interval));
         // It is empty: the registry is new.
         let _ = registry.journal.set(Arc::clone(&journal));
         let (ready, is_ready) = watch::channel(false);
@@ -156,7 +157,7 @@ impl Collector {
         }))?;
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
-        Ok(Self { listener, admin, journal: writer, sink, outlet, ready, terminate, interrupt })
+        Ok(Self { listener, admin, journal: writer, sinks, outlet, ready, terminate, interrupt })
     }
 
     fn start(self, stopped: &watch::Receiver<bool>) -> Result<Running, CollectorFault> {
@@ -165,8 +166,8 @@ impl Collector {
         let ingest = tokio::spawn(self.listener.run(stopped.clone()));
         self.ready.send_replace(true);
         info!(version = env!("CARGO_PKG_VERSION"), %metrics, "collector is ready");
-        let Self { journal, sink, outlet, ready, terminate, interrupt, .. } = self;
-        Ok(Running { ingest, admin, journal, sink, outlet, ready, terminate, interrupt })
+        let Self { journal, sinks, outlet, ready, terminate, interrupt, .. } = self;
+        Ok(Running { ingest, admin, journal, sinks, outlet, ready, terminate, interrupt })
     }
 }
 
@@ -192,11 +193,11 @@ impl Running {
             warn!("unwritten output is left; its wrappers keep it");
             self.journal.give_up();
         }
-        if let Some(sink) = self.sink
-            && !ended(|| sink.is_finished(), deadline).await
-        {
-            warn!("undelivered lines are left; the journal keeps them");
-            sink.give_up();
+        for sink in self.sinks {
+            if !ended(|| sink.is_finished(), deadline).await {
+                warn!(sink = sink.name(), "undelivered records are left; the journal keeps them");
+                sink.give_up();
+            }
         }
         ended(|| self.journal.settle(), Instant::now() + SETTLE).await;
         ended(|| self.admin.is_finished(), deadline).await;

@@ -15,8 +15,11 @@ mod file;
 mod ingest;
 mod journal;
 mod metrics;
+mod node;
+mod otlp;
 mod section;
 mod stats;
+mod stdout;
 
 pub use control::{Control, DEFAULT_SOCKET as DEFAULT_CONTROL_SOCKET};
 pub use fault::Faults;
@@ -24,7 +27,10 @@ pub use file::File;
 pub use ingest::Ingest;
 pub use journal::{Fsync, Journal};
 pub use metrics::{Metrics, Scope};
+pub use node::Node;
+pub use otlp::{Header, HeaderValue, Otlp, Proxy, Tls};
 pub use stats::Stats;
+pub use stdout::Stdout;
 
 use section::Document;
 
@@ -42,10 +48,23 @@ pub struct Config {
     pub metrics: Metrics,
     /// The control socket.
     pub control: Control,
-    /// The file sink; `None` = none.
-    pub file: Option<File>,
+    /// What the node is called.
+    pub node: Node,
+    /// Where records go.
+    pub sinks: Vec<Sink>,
     /// What wrappers are told about statistics.
     pub stats: Stats,
+}
+
+/// Where records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sink {
+    /// `[file]`
+    File(File),
+    /// `[stdout]`
+    Stdout(Stdout),
+    /// `[otlp]`
+    Otlp(Box<Otlp>),
 }
 
 /// Why there is no configuration.
@@ -86,7 +105,10 @@ impl Config {
         let journal = journal::Raw::read(&mut document);
         let metrics = metrics::Raw::read(&mut document);
         let control = control::Raw::read(&mut document);
-        let sink = file::Raw::read(&mut document);
+        let node = node::Raw::read(&mut document);
+        let file = file::Raw::read(&mut document);
+        let stdout = stdout::Raw::read(&mut document);
+        let otlp = otlp::Raw::read(&mut document);
         let stats = stats::Raw::read(&mut document);
         document.reject_unknown_sections();
         let mut faults = document.into_faults();
@@ -95,7 +117,14 @@ impl Config {
             journal: journal.resolve(&mut faults),
             metrics: metrics.resolve(&mut faults),
             control: control.resolve(&mut faults),
-            file: sink.and_then(|raw| raw.resolve(&mut faults)),
+            node: node.resolve(&mut faults),
+            sinks: {
+                let file = file.and_then(|raw| raw.resolve(&mut faults)).map(Sink::File);
+                let stdout = stdout.map(|raw| Sink::Stdout(raw.resolve(&mut faults)));
+                let otlp = otlp.and_then(|raw| raw.resolve(&mut faults));
+                let otlp = otlp.map(|otlp| Sink::Otlp(Box::new(otlp)));
+                [file, stdout, otlp].into_iter().flatten().collect()
+            },
             stats: stats.resolve(&mut faults),
         };
         if config.ingest.socket == config.control.socket {

@@ -22,7 +22,7 @@ pub(super) struct Document<'t> {
 
 /// One section of which options are taken one after the other.
 pub(super) struct Section<'d, 't> {
-    name: &'static str,
+    name: String,
     text: &'t str,
     table: DeTable<'t>,
     faults: &'d mut Faults,
@@ -50,6 +50,7 @@ impl<'t> Document<'t> {
             self.faults.push(Some(line), name, format!("is a section: write [{name}]"));
             return None;
         };
+        let name = name.to_owned();
         Some(Section { name, text: self.text, table, faults: &mut self.faults, known: Vec::new() })
     }
 
@@ -60,7 +61,7 @@ impl<'t> Document<'t> {
             self.faults.push(
                 Some(line),
                 key.get_ref().as_ref(),
-                "is unknown; the sections are ingest, journal, metrics, control, file, stats",
+                "is unknown; the sections are ingest, journal, metrics, control, stats, node, file, stdout, otlp",
             );
         }
     }
@@ -96,6 +97,44 @@ impl<'t> Section<'_, 't> {
             return None;
         };
         Some(At { line, value })
+    }
+
+    /// Takes a section within this one.
+    pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'_, 't>> {
+        self.known.push(key);
+        self.table(key)
+    }
+
+    /// The keys that nobody took, each with its line, for sections whose keys are not ours.
+    pub(super) fn keys(&self) -> Vec<(usize, String)> {
+        let line = |key: &Spanned<_>| line_of(self.text, key.span().start);
+        let mut keys: Vec<_> =
+            self.table.keys().map(|key| (line(key), key.get_ref().clone().into_owned())).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// Takes a value of any key if it is a string; else leaves it.
+    pub(super) fn take_text(&mut self, key: &str) -> Option<String> {
+        let DeValue::String(text) = self.table.get(key)?.get_ref() else { return None };
+        let text = text.clone().into_owned();
+        self.table.remove(key);
+        Some(text)
+    }
+
+    /// Takes a section of any key.
+    pub(super) fn table(&mut self, key: &str) -> Option<Section<'_, 't>> {
+        let (at, value) = self.table.remove_entry(key)?;
+        let DeValue::Table(table) = value.into_inner() else {
+            self.fault(
+                line_of(self.text, at.span().start),
+                key,
+                "is a table: write it in braces, or as a section",
+            );
+            return None;
+        };
+        let name = format!("{}.{key}", self.name);
+        Some(Section { name, text: self.text, table, faults: &mut *self.faults, known: Vec::new() })
     }
 
     /// What was not taken is a fault.

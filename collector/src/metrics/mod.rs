@@ -17,6 +17,7 @@ mod process;
 mod registry;
 mod restarts;
 mod sample;
+mod sink;
 mod text;
 mod totals;
 mod wrapper;
@@ -25,6 +26,7 @@ pub use container::{Container, StreamCounts, Update};
 pub use journal::DropReason;
 pub use registry::Registry;
 pub use sample::{Sample, SampleSource, Undecoded};
+pub use sink::{SinkTotals, Status};
 pub use totals::Totals;
 pub use wrapper::Wrapper;
 

@@ -8,6 +8,7 @@ use super::{
     labels, process,
     registry::Registry,
     restarts::{RestartLabel, Survival},
+    sink,
     text::{Text, Value},
 };
 use crate::{
@@ -29,7 +30,7 @@ pub fn render(registry: &Registry) -> String {
     logs(&mut text, registry);
     rpcs(&mut text, registry);
     ingest(&mut text, registry);
-    sinks(&mut text, registry);
+    sink::render(&mut text, registry);
     journal(&mut text, registry);
     process::render(&mut text);
     text.finish()
@@ -107,25 +108,6 @@ fn ingest(text: &mut Text, registry: &Registry) {
     text.family(&f::EVENTS_MISSED).sample("", Value::Whole(totals.events_missed.get()), None);
     by_label(text, &f::SAMPLES, "source", &totals.samples);
     by_label(text, &f::SAMPLES_UNUSED, "reason", &totals.samples_undecoded);
-}
-
-fn sinks(text: &mut Text, registry: &Registry) {
-    let totals = &registry.totals;
-    let file = label("sink", "file");
-    for (family, value) in [
-        (&f::SINK_RECORDS, totals.sink_records.get()),
-        (&f::SINK_BYTES, totals.sink_bytes.get()),
-        (&f::SINK_WRITES, totals.sink_writes.get()),
-        (&f::SINK_STALLED, totals.sink_stalled.get()),
-    ] {
-        text.family(family).sample(&file, Value::Whole(value), None);
-    }
-    let mut writer = text.family(&f::SINK_ERRORS);
-    for (errno, n) in totals.sink_errors() {
-        let mut labels = file.clone();
-        labels::push(&mut labels, "error", Some(&errno));
-        writer.sample(&labels, Value::Whole(n), None);
-    }
 }
 
 fn journal(text: &mut Text, registry: &Registry) {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     container::{Container, ContainerKey, State},
+    sink::SinkTotals,
     totals::Totals,
     wrapper::{Rpcs, Wrapper},
 };
@@ -28,6 +29,8 @@ pub struct Registry {
     pub backlog: Backlog,
     /// The journal, once there is one.
     pub journal: OnceLock<Arc<Journal>>,
+    /// What each sink counts.
+    pub sinks: Vec<Arc<SinkTotals>>,
     /// A living container's sample that is older than this is not shown.
     pub fresh: Duration,
     containers: Mutex<BTreeMap<ContainerKey, Arc<Container>>>,
@@ -48,13 +51,19 @@ struct Wrappers {
 impl Registry {
     /// An empty one. Samples are expected once per `interval`.
     #[must_use]
-    pub fn new(totals: Arc<Totals>, backlog: Backlog, interval: Duration) -> Self {
+    pub fn new(
+        totals: Arc<Totals>,
+        backlog: Backlog,
+        sinks: Vec<Arc<SinkTotals>>,
+        interval: Duration,
+    ) -> Self {
         // Two may be missed; and a scraper that comes once a minute must not miss any because of us.
         let fresh = interval.saturating_mul(3).max(Duration::from_secs(120));
         Self {
             totals,
             backlog,
             journal: OnceLock::new(),
+            sinks,
             fresh,
             containers: Mutex::default(),
             wrappers: Mutex::default(),

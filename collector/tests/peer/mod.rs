@@ -66,6 +66,11 @@ impl Collector {
 
     /// Starts one in a directory that an earlier one left.
     pub fn start_in(dir: tempfile::TempDir, more: impl Fn(&Path) -> String) -> Self {
+        Self::launch(dir, more, Stdio::inherit())
+    }
+
+    /// The same, with a standard output of its own.
+    pub fn launch(dir: tempfile::TempDir, more: impl Fn(&Path) -> String, stdout: Stdio) -> Self {
         // A port that was free a moment ago; nothing else on a test machine takes ports at random.
         let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = probe.local_addr().expect("bound").port();
@@ -91,6 +96,7 @@ impl Collector {
             .arg(at.join("collector.toml"))
             .stderr(fs::OpenOptions::new().create(true).append(true).open(at.join("stderr")).expect("stderr"))
             .stdin(Stdio::null())
+            .stdout(stdout)
             .spawn()
             .expect("the collector starts");
         let mut collector = Self { dir, child, port };

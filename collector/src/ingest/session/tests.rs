@@ -43,7 +43,12 @@ fn ingest() -> (Arc<Ingest>, Exit) {
     let ingest = Ingest {
         config,
         stats: config::Stats { interval: Duration::from_secs(10) },
-        registry: Arc::new(Registry::new(Arc::clone(&totals), outlet.backlog(), Duration::from_secs(10))),
+        registry: Arc::new(Registry::new(
+            Arc::clone(&totals),
+            outlet.backlog(),
+            Vec::new(),
+            Duration::from_secs(10),
+        )),
         streams: Streams::new(totals, Arc::new(Blank), 3),
         outlet,
     };

@@ -6,7 +6,7 @@ use protobuf::{EnumOrUnknown, Message, MessageField};
 use shimtap_proto::link;
 
 use super::super::{
-    Sample, SampleSource,
+    Sample, SampleSource, SinkTotals,
     exposition::{self, Family as Shown},
     families::{ALL, Endpoint, Kind},
     registry::Registry,
@@ -87,7 +87,10 @@ fn everything() -> Registry {
     while !writer.is_finished() {
         std::thread::yield_now();
     }
-    let registry = Registry::new(Arc::default(), Outlet::queue(1000).0.backlog(), Duration::from_secs(10));
+    let sink = Arc::new(SinkTotals::new("file"));
+    sink.error("ENOSPC");
+    let backlog = Outlet::queue(1000).0.backlog();
+    let registry = Registry::new(Arc::default(), backlog, vec![sink], Duration::from_secs(10));
     registry.journal.set(opened.journal).expect("the only one");
     registry.totals.journal.error("ENOSPC");
     registry.attach(&hello(1)).reported(report(3));
@@ -133,7 +136,6 @@ fn everything() -> Registry {
     // Only the first cgroup version counts these.
     sample.failcnt = Some(1);
     assert!(container.sampled(sample, SampleSource::Polled));
-    registry.totals.sink_error("ENOSPC");
     registry.totals.ack_delay.observe(Duration::from_millis(3));
     registry
 }
@@ -195,7 +197,7 @@ fn names_follow_the_template() {
 
 #[test]
 fn durations_stay_when_their_wrapper_goes_and_what_is_in_flight_does_not() {
-    let registry = Registry::new(Arc::default(), Backlog::default(), Duration::from_secs(10));
+    let registry = Registry::new(Arc::default(), Backlog::default(), Vec::new(), Duration::from_secs(10));
     let wrapper = registry.attach(&hello(1));
     wrapper.reported(report(3));
     let other = registry.attach(&hello(2));
