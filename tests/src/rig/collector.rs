@@ -29,8 +29,9 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Starts it in `dir`: sockets in `dir/col`, what it keeps in `dir/kept`.
-    pub fn start(dir: &Path, mark: &str) -> Result<Collector> {
+    /// Starts it in `dir`: sockets in `dir/col`, what it keeps in `dir/kept`. Its sink is the file, where no other
+    /// section is given.
+    pub fn start(dir: &Path, mark: &str, sink: Option<&str>) -> Result<Collector> {
         for folder in ["col", "kept"] {
             fs::create_dir_all(dir.join(folder)).with_context(|| format!("create {folder}"))?;
         }
@@ -38,8 +39,10 @@ impl Collector {
         let here = dir.display();
         let text = format!(
             "[ingest]\nsocket = \"{here}/col/collector.sock\"\n[control]\nsocket = \"{here}/col/control.sock\"\n\
-             [journal]\ndir = \"{here}/kept/journal\"\n[metrics]\nlisten = \"{address}\"\n[file]\npath = \"{here}/kept/lines.jsonl\"\nrotate_bytes = 1073741824\n"
+             [journal]\ndir = \"{here}/kept/journal\"\n[metrics]\nlisten = \"{address}\"\n"
         );
+        let file = format!("[file]\npath = \"{here}/kept/lines.jsonl\"\nrotate_bytes = 1073741824\n");
+        let text = text + sink.unwrap_or(&file);
         let config = dir.join("collector.toml");
         fs::write(&config, text).context("write collector.toml")?;
         let log = fs::File::options().create(true).append(true).open(dir.join("collector.log"));
@@ -131,17 +134,18 @@ impl Drop for Collector {
 pub fn get(address: &str, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address).context("connect to the metrics")?;
     stream.set_read_timeout(Some(LIMIT)).context("set a limit")?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: rig\r\nConnection: close\r\n\r\n");
+    // Of 1.0, so that the answer comes in one piece.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: rig\r\n\r\n");
     stream.write_all(request.as_bytes()).context("ask for the metrics")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("read the metrics")?;
     let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a head")?;
-    ensure!(head.starts_with("HTTP/1.1 200"), "GET {path}: {head}");
+    ensure!(head.split(' ').nth(1) == Some("200"), "GET {path}: {head}");
     Ok(body.to_owned())
 }
 
 /// An address of this machine that nobody listens on at the moment.
-fn free_address() -> Result<String> {
+pub(super) fn free_address() -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
     Ok(listener.local_addr().context("its address")?.to_string())
 }

@@ -4,6 +4,7 @@
 //! It never mocks containerd or a shim, never touches the machine's own containerd, and ends only
 //! processes that carry its own mark.
 
+pub mod backend;
 pub mod collector;
 mod config;
 pub mod cri;

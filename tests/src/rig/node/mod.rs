@@ -192,7 +192,7 @@ impl Node {
 
     /// Starts the collector.
     pub fn start_collector(&self) -> Result<()> {
-        let collector = Collector::start(&self.dir, &self.mark)?;
+        let collector = Collector::start(&self.dir, &self.mark, self.setup.sink.as_deref())?;
         *self.collector.borrow_mut() = Some(collector);
         Ok(())
     }
