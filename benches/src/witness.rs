@@ -3,14 +3,14 @@
 //! The rig's own always has a file; what a collector costs without one is a question of its own.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
+use shimtap_tests::rig::collector::get;
 use shimtap_tests::rig::{Node, eventually, process, tools};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -46,7 +46,13 @@ impl Witness {
             text.push_str(&format!("[file]\npath = \"{}\"\nkeep = 1\n", file.display()));
         }
         let config = dir.join("witness.toml");
-        fs::write(&config, text).context("write the collector's configuration")?;
+        let journal = format!("[journal]\ndir = \"{}\"\n", dir.join("journal").display());
+        fs::write(&config, format!("{text}{journal}")).context("write the collector's configuration")?;
+        let check = Command::new(program).args(["check", "--config"]).arg(&config).output();
+        if !check.context("check the configuration")?.status.success() {
+            // An earlier build, which keeps no journal.
+            fs::write(&config, text).context("write the collector's configuration")?;
+        }
         let log = fs::File::create(dir.join("witness.log")).context("open the collector's log")?;
         let mut command = Command::new(program);
         command.args(["collector", "--config"]).arg(&config);
@@ -76,7 +82,7 @@ impl Witness {
 
     /// The sum of a family's samples whose labels contain all of `labels`; 0 where there is none.
     pub fn sum(&self, family: &str, labels: &[&str]) -> Result<f64> {
-        let body = self.get("/metrics")?;
+        let body = get(&self.address, "/metrics")?;
         let samples = body.lines().filter(|line| {
             let rest = line.strip_prefix(family);
             rest.is_some_and(|rest| rest.starts_with(['{', ' '])) && labels.iter().all(|l| line.contains(l))
@@ -105,18 +111,6 @@ impl Witness {
             let _ = fs::remove_file(file);
         }
         Ok(())
-    }
-
-    fn get(&self, path: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(&self.address).context("connect to the metrics")?;
-        stream.set_read_timeout(Some(LIMIT)).context("set a limit")?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).context("ask for the metrics")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).context("read the metrics")?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a head")?;
-        ensure!(head.starts_with("HTTP/1.1 200"), "GET {path}: {head}");
-        Ok(body.to_owned())
     }
 }
 

@@ -37,9 +37,35 @@ closed! {
         DrainedAfterKill => "drained_after_kill",
         /// Capture was switched off.
         CaptureOff => "capture_off",
+        /// A rule says that the stream is not collected.
+        RuleDrop => "rule_drop",
+        /// The container wrote more lines than a rule allows.
+        RateLimit => "rate_limit",
         /// The wrapper went on at a later offset and claimed nothing: counted by us.
         Missing => "missing",
         /// A reason that this release does not know.
+        Unknown => "unknown",
+        /// The journal gave its place to newer output before this reader came to it.
+        Retention => "retention",
+        /// The journal was damaged where it stood.
+        JournalDamaged => "journal_damaged",
+    }
+}
+
+closed! {
+    /// How a stream ended: exactly, or open-ended for a reason. Of an open end nothing is claimed of the last bytes.
+    pub enum Ending {
+        /// Its wrapper closed it at its end.
+        Exact => "exact",
+        /// Its wrapper closed it, and does not know the last bytes for sure.
+        Inexact => "inexact",
+        /// Its wrapper went away and did not come back.
+        WrapperLost => "wrapper_lost",
+        /// The node was shut down in order and started again.
+        Reboot => "reboot",
+        /// The node went down while the collector ran.
+        PowerCut => "power_cut",
+        /// An ending that this release does not know.
         Unknown => "unknown",
     }
 }
@@ -107,27 +133,37 @@ pub enum Body {
     Hole(HoleReason),
 }
 
-/// Records of one stream in order, on their way to a sink.
+/// Records of one stream in order, on their way.
 #[derive(Debug)]
 pub struct Batch {
     /// Where they come from.
     pub origin: Arc<Origin>,
-    /// Never empty, in order, without a gap between them.
+    /// In order, without a gap between them. Empty only where there is an ending.
     pub records: Vec<Record>,
-    /// Told when they are durable.
-    pub progress: Arc<Progress>,
+    /// Raw offset behind the last record, and where the stream is without one.
+    pub end: u64,
+    /// Said behind the last record: the stream has ended.
+    pub ending: Option<Ending>,
+    /// Told when they are done with.
+    pub receipt: Arc<dyn Receipt>,
     /// When their bytes arrived here.
     pub received: Instant,
-    /// True for a stream's last batch: its acknowledgement is sent at once.
+    /// True where somebody waits for just this batch: its acknowledgement is sent at once.
     pub last: bool,
 }
 
+/// Whoever waits for a batch to be done with.
+pub trait Receipt: std::fmt::Debug + Send + Sync {
+    /// The batch is where it was to go: durable, or acknowledged by a sink's peer.
+    fn done(&self, batch: &Batch);
+}
+
 /// How far a stream is durable. Shared by the stage that makes it so and the connection that acknowledges it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Progress {
     durable: AtomicU64,
-    /// Who waits for this offset waits for nothing else: reaching it is told at once.
-    awaited: AtomicU64,
+    /// Its ending is durable as well.
+    ended: AtomicBool,
     due: std::sync::Mutex<Option<Arc<Due>>>,
 }
 
@@ -156,6 +192,8 @@ impl Flags {
     pub const CUT_HEAD: Self = Self(4);
     /// The stream ended here without a newline.
     pub const UNTERMINATED: Self = Self(8);
+    /// A piece of a line that was not finished yet; joined with what follows before a sink or a person sees it.
+    pub const FRAGMENT: Self = Self(16);
 
     /// Each flag with its name, in the order in which they are shown.
     pub const NAMES: [(Self, &'static str); 4] = [
@@ -164,6 +202,24 @@ impl Flags {
         (Self::CUT_HEAD, "cut_head"),
         (Self::UNTERMINATED, "unterminated"),
     ];
+
+    /// The set as a number, for a file.
+    #[must_use]
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The set of a number that a file has; what this release does not know is left out.
+    #[must_use]
+    pub const fn of_bits(bits: u8) -> Self {
+        Self(bits & 31)
+    }
+
+    /// One set without the other.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
 
     /// Both sets together.
     #[must_use]
@@ -175,6 +231,23 @@ impl Flags {
     #[must_use]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+}
+
+// === impl Origin ===
+
+impl Origin {
+    /// Of which nothing is known: a place to begin reading one.
+    #[must_use]
+    pub fn unknown() -> Self {
+        let name = StreamName {
+            namespace: String::new(),
+            container: String::new(),
+            incarnation: 0,
+            process: String::new(),
+            stream: StreamKind::Stdout,
+        };
+        Self { name, identity: Arc::new(Identity::unknown()), json: OnceLock::new() }
     }
 }
 
@@ -193,23 +266,20 @@ impl StreamName {
 // === impl Batch ===
 
 impl Batch {
-    /// Raw offset behind the last record.
-    #[must_use]
-    pub fn end(&self) -> u64 {
-        self.records.last().map_or(0, |record| record.to)
-    }
-
-    /// Says that every record of this batch is durable.
+    /// Says that this batch is where it was to go.
     pub fn done(&self) {
-        self.progress.advance(self.end(), self.last);
+        self.receipt.done(self);
     }
 }
 
 // === impl Progress ===
 
-impl Default for Progress {
-    fn default() -> Self {
-        Self { durable: AtomicU64::new(0), awaited: AtomicU64::new(u64::MAX), due: Default::default() }
+impl Receipt for Progress {
+    fn done(&self, batch: &Batch) {
+        if batch.ending.is_some() {
+            self.ended.store(true, Ordering::Release);
+        }
+        self.advance(batch.end, batch.last);
     }
 }
 
@@ -229,20 +299,22 @@ impl Progress {
         let due = self.due().clone();
         if let Some(due) = due {
             due.add(offset.saturating_sub(before));
-            if urgent || offset >= self.awaited.load(Ordering::SeqCst) {
+            if urgent {
                 due.call();
             }
         }
     }
 
-    /// Calls as soon as every byte below `offset` is durable, which may be now.
-    pub fn wait_for(&self, offset: u64) {
-        self.awaited.store(offset, Ordering::SeqCst);
-        if self.durable.load(Ordering::SeqCst) >= offset
-            && let Some(due) = &*self.due()
-        {
-            due.call();
-        }
+    /// Of a stream that an earlier process kept: every byte below `durable` is.
+    #[must_use]
+    pub fn resumed(durable: u64, ended: bool) -> Self {
+        Self { durable: AtomicU64::new(durable), ended: AtomicBool::new(ended), due: Default::default() }
+    }
+
+    /// True once the stream's ending is durable.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// From here on `due` is told of progress (a stream changes connections when its wrapper comes back).

@@ -11,22 +11,23 @@ mod config;
 mod enrich;
 mod event;
 mod ingest;
+mod journal;
 mod limited;
 mod metrics;
 mod priority;
 mod process;
+mod reload;
+mod rules;
 mod sinks;
 mod socket;
 mod time;
 
-use cli::{Command, Exit};
+use clap::Parser;
+use cli::{Cli, Exit};
 
 fn main() -> Exit {
-    match Command::from_env() {
-        Ok(command) => cli::run(&command),
-        Err(usage) => {
-            eprintln!("shimtap: {usage}");
-            Exit::Usage
-        }
+    match Cli::try_parse() {
+        Ok(cli) => cli::run(&cli.command),
+        Err(fault) => cli::explain_usage(&fault),
     }
 }

@@ -197,13 +197,13 @@ async fn the_newest_connection_carries_a_stream() {
     old.send(data(1, 0, b"one\n")).await;
     old.acked(1, 4).await;
     let (mut new, _) = Peer::greet(&collector, 1).await;
-    assert_eq!(new.open(open(0, "c", 1)).await, [(1, Some(4)), (2, None)]);
+    assert_eq!(new.open(open(0, "c", 1)).await, [(1, 4), (2, 0)]);
     old.send(data(1, 4, b"lost\n")).await;
     old.closed().await;
     new.send(data(1, 4, b"two\n")).await;
     new.send(close(1, 8)).await;
     new.acked(1, 8).await;
-    let texts: Vec<_> = collector.records().iter().map(|r| r["message"].clone()).collect();
+    let texts: Vec<_> = collector.records_when(2).iter().map(|r| r["message"].clone()).collect();
     assert_eq!(texts, ["one", "two"]);
     assert_eq!(counted(&collector, "superseded"), 1);
 }

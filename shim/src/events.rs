@@ -52,11 +52,27 @@ impl EventRing {
         }
     }
 
+    /// Relay thread, before its first push: a predecessor that died between taking a number and moving the head had its
+    /// record whole by then. That number is taken again, since a missing one would be counted as a lost event.
+    pub fn finish(&self) {
+        let tables = self.block.tables();
+        let taken = tables.events_seq.load(Ordering::Acquire);
+        let unseen = self.record(tables.events_head.load(Ordering::Acquire));
+        // What lies there from an earlier round of the ring has a lower number.
+        if taken != 0 && unseen.is_some_and(|(event, _)| event.seq == taken) {
+            tables.events_seq.store(taken.saturating_sub(1), Ordering::Release);
+        }
+    }
+
     /// Link thread: the event at `position` and the position behind it; `None` at the end.
     pub fn at(&self, position: u64) -> Option<(Event, u64)> {
         if position == self.block.tables().events_head.load(Ordering::Acquire) {
             return None;
         }
+        self.record(position)
+    }
+
+    fn record(&self, position: u64) -> Option<(Event, u64)> {
         let prefix = self.get(position, PREFIX)?;
         let len = usize::try_from(u32::from_ne_bytes(prefix.try_into().ok()?)).ok()?;
         let bytes = self.get(position.wrapping_add(wide(PREFIX)), len)?;
@@ -118,6 +134,22 @@ mod tests {
             ring.taken(behind);
             assert!(ring.at(behind).is_none());
         }
+    }
+
+    #[test]
+    fn a_number_that_was_taken_for_an_event_that_nobody_saw_is_taken_again() {
+        let ring = ring();
+        ring.push(Event::default());
+        let before = ring.block.tables().events_head.load(Ordering::Relaxed);
+        ring.push(Event { pid: 2, ..Default::default() });
+        // Death between the two words.
+        ring.block.tables().events_head.store(before, Ordering::Relaxed);
+        (0..2).for_each(|_| ring.finish());
+        ring.push(Event { pid: 3, ..Default::default() });
+        assert_eq!(ring.at(before).map(|(event, _)| (event.pid, event.seq)), Some((3, 2)));
+        ring.finish();
+        ring.push(Event::default());
+        assert_eq!(ring.block.tables().events_seq.load(Ordering::Relaxed), 3, "nothing was left to finish");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The oracle: what the container wrote, what containerd's log holds of it, and what the file sink holds,
+//! The oracle: what the container wrote, what containerd's log holds of it, and what a sink holds,
 //! made comparable as bytes.
 //!
 //! It reads what others wrote and never what the code under test says about itself, except for the gaps
@@ -8,8 +8,10 @@ pub mod cgroup;
 mod cri_log;
 pub mod exposition;
 mod holes;
+mod otlp;
 mod sink;
 
 pub use cri_log::{CriLog, cri_log};
 pub use holes::holes;
+pub use otlp::{attribute, otlp_file, victoria_logs};
 pub use sink::{Judgement, Piece, StreamKey, Tape, Tapes, one_tape, sink};

@@ -5,7 +5,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use shimtap_tests::line::tape;
 use shimtap_tests::on_each_containerd;
 use shimtap_tests::oracle::cri_log;
 use shimtap_tests::rig::cri::Wanted;
@@ -23,7 +22,6 @@ on_each_containerd!(
     out_of_memory,
     out_of_memory_in_a_pod,
     unset_stdio,
-    a_hundred_short_lived_containers_without_a_truncated_line,
     what_is_not_ours_goes_to_the_inner_shim,
     delete_of_what_was_never_ours,
 );
@@ -201,37 +199,6 @@ fn unset_stdio(version: Version) -> Result<()> {
     })?;
     assert_eq!(answer, (9, String::new()));
     Ok(())
-}
-
-/// Without the wrapper, containerd up to 1.6.21 loses the tail of many of these logs, so there is no truth
-/// to compare with but the tape itself.
-fn a_hundred_short_lived_containers_without_a_truncated_line(version: Version) -> Result<()> {
-    Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
-        let cri = node.cri()?;
-        let pod = cri.run_pod("p")?;
-        let expected = tape(1, 3000, 64);
-        let one = |number: u32| -> Result<()> {
-            let name = format!("c{number}");
-            let wanted =
-                Wanted { name: &name, command: &["speaker", "lines=3000", "batch=10"], ..Wanted::default() };
-            let id = cri.run(&pod, &wanted)?;
-            ensure!(cri.await_exit(&id)?.exit_code == 0, "{name} failed");
-            let log = cri_log(&cri.log_path(&pod, &name))?;
-            ensure!(
-                log.stdout == expected,
-                "{name}: {} bytes in its log, {} written",
-                log.stdout.len(),
-                expected.len()
-            );
-            cri.remove(&id)
-        };
-        std::thread::scope(|scope| {
-            let lane = |lane: u32| scope.spawn(move || (0..25).try_for_each(|turn| one(lane * 25 + turn)));
-            let lanes: Vec<_> = (0..4).map(lane).collect();
-            lanes.into_iter().try_for_each(|lane| lane.join().expect("no lane panics"))
-        })?;
-        cri.remove_pod(&pod)
-    })
 }
 
 fn what_is_not_ours_goes_to_the_inner_shim(version: Version) -> Result<()> {

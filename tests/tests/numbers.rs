@@ -40,15 +40,7 @@ fn bracketed(node: &Node, disk: &str) -> Result<()> {
     run(node.run_command(&id, &flags, &["sh", "-c", WORK]), LIMIT)?.ok().context("run the worker")?;
     eventually(LIMIT, "the worker to rest", || Ok(node.host_dir().join("rests").exists().then_some(())))?;
     let group = format!("{}/{id}", node.mark());
-    // It may still be on its way into sleep: two readings that agree on its CPU time show that it is there.
-    let mut last = None;
-    let before = eventually(LIMIT, "its CPU time to stand still", || {
-        let now = cgroup::figures(&group)?;
-        let cpu = now.get("container_cpu_usage_seconds_total").copied();
-        let stands = last == cpu;
-        last = cpu;
-        Ok(stands.then_some(now))
-    })?;
+    let before = cgroup::at_rest(&group, LIMIT)?;
     let since = now_ms()?;
     let shown = eventually(LIMIT, "a sample of the resting worker", || {
         let text = node.collector(|collector| collector.get("/metrics/cadvisor?scope=all"))?;

@@ -16,90 +16,34 @@ use nix::unistd::Pid;
 use shimtap_tests::standin::{
     client::{
         PATIENCE,
-        frame::{Frame, LARGEST, header, kind},
+        frame::{Frame, header, kind},
         lab::files,
-        pod,
+        pod, rules,
         wrapped::{unharmed, wrapped},
     },
-    journal::{Kind, hash},
-    script::{Output, Script},
+    journal::hash,
+    script::Script,
 };
-
-fn talker() -> Script {
-    Script {
-        stdout: Output::lines(2_000, 80),
-        stderr: Output { lines_per_write: 7, ..Output::lines(900, 33) },
-        exit_status: 7,
-        ..Script::default()
-    }
-}
-
-fn stayer() -> Script {
-    Script { until_killed: true, ..Script::default() }
-}
 
 #[test]
 fn frames_of_all_sizes_arrive_whole_however_they_are_cut() -> Result<()> {
-    unharmed(&stayer(), |pod| {
-        let c = &pod.connection;
-        let sizes: &[(usize, &[usize])] = &[
-            (0, &[1]),
-            (200, &[1]),
-            (500, &[3, 7, 5000]),
-            (4_097, &[4096]),
-            (5_000, &[1]),
-            (220_000, &[1 << 20]),
-            (220_000, &[10, 1000]),
-            (LARGEST - 100, &[1 << 20]),
-        ];
-        for service in ["a.service", "containerd.task.v2.Task"] {
-            for (size, pieces) in sizes {
-                let frame = Frame::request(c.next_stream(), service, "Unheard", vec![7; *size])?;
-                c.send_pieces(&frame.bytes(), pieces)?;
-                assert_eq!(c.answer(frame.stream, PATIENCE)?.code(), 12, "{size}");
-                let seen = pod.lab.requests()?;
-                let entry = seen.iter().find(|e| e.stream == frame.stream && e.kind == Kind::Request);
-                assert_eq!(entry.context("in the books")?.hash, hash(&frame.body), "{size}");
-            }
-        }
-        pod.answers()
-    })
+    let services = ["a.service", "containerd.task.v2.Task"];
+    unharmed(&Script::stayer(), |pod| rules::frames_of_all_sizes_arrive_whole(pod, &services))
 }
 
 #[test]
 fn oversize_is_refused_by_the_shim_and_not_by_us() -> Result<()> {
-    unharmed(&stayer(), |pod| {
-        let c = &pod.connection;
-        let stream = c.next_stream();
-        let mut bytes = header(u32::try_from(LARGEST)? + 1, stream, kind::REQUEST, 0);
-        bytes.resize(bytes.len() + LARGEST + 1, 0);
-        c.send_bytes(&bytes)?;
-        assert_eq!(c.answer(stream, PATIENCE)?.code(), 8);
-        pod.answers()
-    })
+    unharmed(&Script::stayer(), rules::one_byte_too_many_is_refused)
 }
 
 #[test]
 fn unknown_types_and_reused_ids_are_the_shims_business() -> Result<()> {
-    unharmed(&stayer(), |pod| {
-        let c = pod.connect()?;
-        c.send_bytes(&header(0, c.next_stream(), 9, 0xff))?;
-        let frame = c.prepare("Connect", &pod::connect("task"))?;
-        c.send_bytes(&frame.bytes())?;
-        c.answer(frame.stream, PATIENCE)?.message::<api::ConnectResponse>()?;
-        c.send_bytes(&frame.bytes())?;
-        let codes = |frames: &[Frame]| -> Option<Vec<i32>> {
-            let codes: Vec<i32> = frames.iter().filter_map(|f| Some(f.answer().ok()?.code())).collect();
-            (codes.len() == 2).then_some(codes)
-        };
-        assert_eq!(c.wait_for(PATIENCE, codes)?, [0, 3]);
-        pod.answers()
-    })
+    unharmed(&Script::stayer(), rules::unknown_types_and_reused_ids)
 }
 
 #[test]
 fn garbage_on_a_connection_hurts_only_that_connection() -> Result<()> {
-    unharmed(&stayer(), |pod| {
+    unharmed(&Script::stayer(), |pod| {
         for garbage in [
             b"GET / HTTP/1.1\r\nHost: shim\r\n\r\n".to_vec(),
             vec![0xff; 70_000],
@@ -121,7 +65,7 @@ fn garbage_on_a_connection_hurts_only_that_connection() -> Result<()> {
 
 #[test]
 fn messages_that_do_not_decode_arrive_as_they_are() -> Result<()> {
-    unharmed(&stayer(), |pod| {
+    unharmed(&Script::stayer(), |pod| {
         let c = &pod.connection;
         for method in ["Create", "Exec", "Start", "Wait", "State", "Kill", "Delete", "Stats", "Shutdown"] {
             for payload in [vec![0xff; 40], vec![0x0a, 0x7f, b'x'], vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f]]
@@ -144,7 +88,7 @@ fn messages_that_do_not_decode_arrive_as_they_are() -> Result<()> {
 
 #[test]
 fn ids_that_are_paths_make_no_file_outside() -> Result<()> {
-    unharmed(&stayer(), |pod| {
+    unharmed(&Script::stayer(), |pod| {
         let c = &pod.connection;
         let long = "x".repeat(300);
         for (n, id) in
@@ -176,7 +120,7 @@ fn ids_that_are_paths_make_no_file_outside() -> Result<()> {
 
 #[test]
 fn fifos_that_are_missing_or_vanish() -> Result<()> {
-    unharmed(&talker(), |pod| {
+    unharmed(&Script::talker(), |pod| {
         // Missing at Create: the shim's error arrives, as unwrapped.
         let fifos = pod.fifos("gone")?;
         let create = pod.create_request(&fifos);
@@ -194,7 +138,7 @@ fn fifos_that_are_missing_or_vanish() -> Result<()> {
         }
         pod.connection.call("Start", &pod::start("task", ""))?.message::<api::StartResponse>()?;
         assert_eq!(pod.wait()?, 7);
-        fifos.check(&talker())?;
+        fifos.check(&Script::talker())?;
         pod.connection.call("Delete", &pod::delete("task", ""))?.message::<api::DeleteResponse>()?;
         pod.answers()
     })
@@ -212,7 +156,7 @@ fn limit_descriptors(pid: Pid, most: u32) -> Result<()> {
 
 #[test]
 fn descriptors_at_the_limit_stop_new_things_only() -> Result<()> {
-    let pod = wrapped(&talker())?;
+    let pod = wrapped(&Script::talker())?;
     let fifos = pod.run()?;
     let (keeper, worker) = (pod.keeper()?, pod.worker()?);
     let open = |pid: Pid| fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count).unwrap_or_default();
@@ -232,7 +176,7 @@ fn descriptors_at_the_limit_stop_new_things_only() -> Result<()> {
     let c = pod.connect()?;
     c.call("Connect", &pod::connect("task"))?.message::<api::ConnectResponse>().context("afterwards")?;
     assert_eq!(pod.wait()?, 7);
-    fifos.check(&talker())?;
+    fifos.check(&Script::talker())?;
     assert!(keeper.alive(), "the keeper lives");
     Ok(())
 }

@@ -135,10 +135,7 @@ impl Done {
             Alive::Created | Alive::Started => pod.finish().context("Delete after")?,
             Alive::Finished => {}
             Alive::Nothing | Alive::Deleted => {
-                let id = "task".to_owned();
-                c.call("Connect", &api::ConnectRequest { id, ..Default::default() })
-                    .context("the connection lives on")?
-                    .message::<api::ConnectResponse>()?;
+                pod.answers()?;
             }
         }
         let mut all = vec![c];
@@ -273,7 +270,7 @@ fn wait_until_it_has_reached_the_shim() -> Result<()> {
 /// The exit comes while the Wait's answer has to be held: lines follow it, and the FIFOs stay open for a while.
 #[test]
 fn wait_whose_answer_is_held() -> Result<()> {
-    let stdout = Output { pause_us: 1_000, lines_after_exit: 8, ..Output::lines(10, 60) };
+    let stdout = Output { pause_us: 3_000, lines_after_exit: 8, ..Output::lines(10, 60) };
     let script = Script { stdout, exit_status: 3, hold_open_ms: 20, ..Script::default() };
     sweep("Wait, held answer", &script, |pod, trap| {
         let fifos = created(pod)?;
@@ -282,8 +279,8 @@ fn wait_whose_answer_is_held() -> Result<()> {
         let start = pod.connection.send("Start", &pod::start("task", ""))?;
         armed.go()?;
         let answer = pod.connection.answer(wait, PATIENCE).context("held Wait");
-        // The reader may have taken them and not told yet; lines not held back would take 8 ms more.
-        let read = fifos.stdout.wait_len(600, Duration::from_millis(3));
+        // The reader may have taken them and not told yet; lines not held back would take 24 ms more.
+        let read = fifos.stdout.wait_len(600, Duration::from_millis(10));
         let outcome = trap.spring(armed)?;
         ensure!(answer?.message::<api::WaitResponse>()?.exit_status == 3, "exit status");
         // Readers that close at the answer of Wait would have lost the rest.
@@ -332,7 +329,7 @@ fn exec_with_a_large_spec() -> Result<()> {
 
 #[test]
 fn kill() -> Result<()> {
-    let script = Script { until_killed: true, ..Script::default() };
+    let script = Script::stayer();
     sweep("Kill", &script, |pod, trap| {
         let fifos = pod.run()?;
         // Not deadly: what matters is that it arrives once.
@@ -367,13 +364,13 @@ fn stats() -> Result<()> {
     })
 }
 
-#[test]
-fn a_new_connection() -> Result<()> {
-    sweep("accept", &talker(), |pod, trap| {
+/// A connection is made, and answers, while a death awaits who `set` names.
+fn a_connection_comes(what: &str, set: impl Fn(&Trap<'_>) -> Result<Armed>) -> Result<()> {
+    sweep(what, &talker(), |pod, trap| {
         let fifos = created(pod)?;
-        let armed = trap.set()?;
+        let armed = set(trap)?;
         let other = pod.connect()?;
-        let request = api::ConnectRequest { id: "task".to_owned(), ..Default::default() };
+        let request = pod::connect("task");
         let stream = other.send("Connect", &request)?;
         armed.go()?;
         let answer = other.answer(stream, PATIENCE).context("on the new connection");
@@ -383,21 +380,15 @@ fn a_new_connection() -> Result<()> {
     })
 }
 
+#[test]
+fn a_new_connection() -> Result<()> {
+    a_connection_comes("accept", |trap| trap.set())
+}
+
 /// The keeper dies around accepting: the connection, or the place in the queue, is not lost with it.
 #[test]
 fn a_new_connection_while_the_keeper_dies() -> Result<()> {
-    sweep("accept, keeper", &talker(), |pod, trap| {
-        let fifos = created(pod)?;
-        let armed = trap.set_for_keeper()?;
-        let other = pod.connect()?;
-        let request = api::ConnectRequest { id: "task".to_owned(), ..Default::default() };
-        let stream = other.send("Connect", &request)?;
-        armed.go()?;
-        let answer = other.answer(stream, PATIENCE).context("on the new connection");
-        let outcome = trap.spring(armed)?;
-        answer?.message::<api::ConnectResponse>()?;
-        Ok(Done { outcome, fifos: Some(fifos), others: vec![other], alive: Alive::Created })
-    })
+    a_connection_comes("accept, keeper", |trap| trap.set_for_keeper())
 }
 
 #[test]
@@ -405,7 +396,7 @@ fn a_connection_that_ends() -> Result<()> {
     sweep("close", &talker(), |pod, trap| {
         let fifos = created(pod)?;
         let other = pod.connect()?;
-        let request = api::ConnectRequest { id: "task".to_owned(), ..Default::default() };
+        let request = pod::connect("task");
         other.call("Connect", &request)?.message::<api::ConnectResponse>()?;
         let armed = trap.set()?;
         other.shutdown_write()?;

@@ -11,12 +11,12 @@ use shimtap_tests::standin::{
         PATIENCE,
         audit::exactly_once,
         connection::Connection,
-        frame::{Frame, LARGEST, header, kind},
         lab::Lab,
         launch::{Endpoint, Flavour, Shim},
         pod::{self, Fifos, Pod},
+        rules,
     },
-    journal::{Kind, hash},
+    journal::hash,
     script::{Output, Script},
     serve::STREAMING,
 };
@@ -32,22 +32,13 @@ fn lab(answer: &str, api: &str) -> Result<Lab> {
     Ok(lab)
 }
 
-fn talker() -> Script {
-    Script {
-        stdout: Output::lines(500, 80),
-        stderr: Output { lines_per_write: 7, ..Output::lines(300, 33) },
-        exit_status: 7,
-        ..Script::default()
-    }
-}
-
 fn whole_life(flavour: Flavour, answer: &str, api: &str) -> Result<()> {
-    let pod = Pod::start(lab(answer, api)?, standin(flavour), "life", &talker())?;
+    let pod = Pod::start(lab(answer, api)?, standin(flavour), "life", &Script::talker())?;
     let fifos = pod.run()?;
     let state = pod.connection.call("State", &pod::state("life", ""))?.message::<api::StateResponse>()?;
     assert_eq!(state.stdout, fifos.stdout.path().display().to_string());
     assert_eq!(pod.wait()?, 7);
-    fifos.check(&talker())?;
+    fifos.check(&Script::talker())?;
     pod.finish()?;
     pod.connection.wait_end(PATIENCE)?;
     pod.connection.check_single_answers()?;
@@ -101,7 +92,7 @@ fn answers_are_read_as_containerd_reads_them() -> Result<()> {
 #[test]
 fn a_second_start_of_the_pod_finds_the_first() -> Result<()> {
     let pod = Pod::start(lab("plain", "2")?, standin(Flavour::V1_6), "sandbox", &Script::default())?;
-    let bundle = pod.lab.bundle("app", Some("sandbox"), &talker())?;
+    let bundle = pod.lab.bundle("app", Some("sandbox"), &Script::talker())?;
     let ran = pod.shim.start(&pod.lab, "app", &bundle)?;
     assert_eq!(pod.shim.parse(&ran.stdout)?, pod.endpoint);
     assert_eq!(pod.lab.inner_pids()?.len(), 1);
@@ -113,7 +104,7 @@ fn a_second_start_of_the_pod_finds_the_first() -> Result<()> {
     second.call("Start", &pod::start("app", ""))?.message::<api::StartResponse>()?;
     let exit = second.call("Wait", &pod::wait("app", ""))?.message::<api::WaitResponse>()?;
     assert_eq!(exit.exit_status, 7);
-    fifos.check(&talker())?;
+    fifos.check(&Script::talker())?;
     let ran = pod.shim.delete(&pod.lab, "app", &bundle)?;
     assert_eq!(api::DeleteResponse::parse_from_bytes(&ran.stdout)?.exit_status, 137);
     Ok(())
@@ -121,16 +112,17 @@ fn a_second_start_of_the_pod_finds_the_first() -> Result<()> {
 
 #[test]
 fn exec_has_its_own_streams_and_its_own_wait() -> Result<()> {
-    let script = Script { until_killed: true, ..Script::default() };
+    let script = Script::stayer();
     let pod = Pod::start(lab("plain", "2")?, standin(Flavour::V1_6), "host", &script)?;
     pod.run()?;
     let fifos = pod.fifos("run-1")?;
     let c = &pod.connection;
-    c.call("Exec", &pod::exec_request("host", "run-1", &talker(), &fifos))?.message::<api::Empty>()?;
+    c.call("Exec", &pod::exec_request("host", "run-1", &Script::talker(), &fifos))?
+        .message::<api::Empty>()?;
     let wait = c.send("Wait", &pod::wait("host", "run-1"))?;
     c.call("Start", &pod::start("host", "run-1"))?.message::<api::StartResponse>()?;
     assert_eq!(c.answer(wait, PATIENCE)?.message::<api::WaitResponse>()?.exit_status, 7);
-    fifos.check(&talker())?;
+    fifos.check(&Script::talker())?;
     c.call("Delete", &pod::delete("host", "run-1"))?.message::<api::DeleteResponse>()?;
     // The refusals of the runc shim.
     assert_eq!(c.call("Kill", &pod::kill("host", "run-1", 9))?.code(), 5);
@@ -152,56 +144,13 @@ fn a_refused_create_closes_what_it_opened() -> Result<()> {
 }
 
 #[test]
-fn frames_of_all_sizes_arrive_whole_however_they_are_cut() -> Result<()> {
-    let pod = Pod::start(lab("plain", "2")?, standin(Flavour::V1_6), "sizes", &Script::default())?;
-    let c = &pod.connection;
-    let sizes: &[(usize, &[usize])] = &[
-        (200, &[1]),
-        (500, &[3, 7, 5000]),
-        (4_097, &[4096]),
-        (5_000, &[1]),
-        (220_000, &[1 << 20]),
-        (LARGEST - 100, &[1 << 20]),
-    ];
-    for (size, pieces) in sizes {
-        let frame = Frame::request(c.next_stream(), "a.service", "Any", vec![7; *size])?;
-        c.send_pieces(&frame.bytes(), pieces)?;
-        assert_eq!(c.answer(frame.stream, PATIENCE)?.code(), 12, "{size}");
-        let seen = pod.lab.requests()?;
-        let entry =
-            seen.iter().find(|e| e.stream == frame.stream && e.kind == Kind::Request).expect("in the books");
-        assert_eq!(entry.hash, hash(&frame.body), "{size}");
-    }
-    // One byte too many: refused on its stream, and the connection lives.
-    let stream = c.next_stream();
-    let mut bytes = header(u32::try_from(LARGEST)? + 1, stream, kind::REQUEST, 0);
-    bytes.resize(bytes.len() + LARGEST + 1, 0);
-    c.send_bytes(&bytes)?;
-    assert_eq!(c.answer(stream, PATIENCE)?.code(), 8);
-    c.call("Connect", &api::ConnectRequest::default())?.message::<api::ConnectResponse>()?;
-    Ok(())
-}
-
-#[test]
-fn go_rules_hold_for_streams_and_unknown_services() -> Result<()> {
+fn the_rules_of_ttrpc_hold() -> Result<()> {
     let pod = Pod::start(lab("plain", "2")?, standin(Flavour::V1_6), "rules", &Script::default())?;
+    rules::frames_of_all_sizes_arrive_whole(&pod, &["a.service"])?;
+    rules::one_byte_too_many_is_refused(&pod)?;
+    rules::unknown_types_and_reused_ids(&pod)?;
     let v3 = Connection::open(&pod.endpoint.path()?, "containerd.task.v3.Task")?;
-    assert_eq!(v3.call("Connect", &api::ConnectRequest::default())?.code(), 12);
-    let c = &pod.connection;
-    let frame = c.prepare("Connect", &api::ConnectRequest::default())?;
-    c.send_bytes(&frame.bytes())?;
-    c.answer(frame.stream, PATIENCE)?.message::<api::ConnectResponse>()?;
-    c.send_bytes(&frame.bytes())?;
-    let codes = |frames: &[Frame]| -> Option<Vec<i32>> {
-        let of_it = frames.iter().filter(|f| f.stream == frame.stream);
-        let codes: Vec<i32> = of_it.filter_map(|f| Some(f.answer().ok()?.code())).collect();
-        (codes.len() == 2).then_some(codes)
-    };
-    assert_eq!(c.wait_for(PATIENCE, codes)?, [0, 3]);
-    assert!(c.check_single_answers().is_err(), "a repeated request must show");
-    // An unknown type is passed over; the next request is answered.
-    c.send_bytes(&header(0, c.next_stream(), 9, 0))?;
-    c.call("Connect", &api::ConnectRequest::default())?.message::<api::ConnectResponse>()?;
+    assert_eq!(v3.call("Connect", &pod::connect("rules"))?.code(), 12, "an unknown service");
     Ok(())
 }
 
@@ -257,7 +206,7 @@ fn a_stalled_reader_stops_the_writer_and_loses_nothing() -> Result<()> {
 #[test]
 fn a_dead_shim_is_seen_as_the_end_of_the_connection() -> Result<()> {
     let pod = Pod::start(lab("plain", "2")?, standin(Flavour::V1_6), "dead", &Script::default())?;
-    pod.connection.call("Connect", &api::ConnectRequest::default())?.message::<api::ConnectResponse>()?;
+    pod.connection.call("Connect", &pod::connect("dead"))?.message::<api::ConnectResponse>()?;
     pod.lab.end()?;
     pod.connection.wait_end(PATIENCE)?;
     let _: Endpoint = pod.endpoint.clone();
@@ -267,8 +216,7 @@ fn a_dead_shim_is_seen_as_the_end_of_the_connection() -> Result<()> {
 #[test]
 fn the_audit_finds_a_request_that_was_doubled_lost_or_changed() -> Result<()> {
     let pod = Pod::start(lab("plain", "2")?, standin(Flavour::V1_6), "audit", &Script::default())?;
-    let id = "audit".to_owned();
-    let request = api::ConnectRequest { id, ..Default::default() };
+    let request = pod::connect("audit");
     pod.connection.call("Connect", &request)?;
     exactly_once(&pod.lab, &[&pod.connection])?;
     // Doubled: the second arrives under a stream id that is used up.

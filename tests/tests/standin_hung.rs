@@ -180,7 +180,7 @@ fn a_keeper_that_is_stopped_just_before_the_exit() -> Result<()> {
 /// A keeper that nobody needs is found out too: were it not, the worker's death would be the pod's.
 #[test]
 fn a_keeper_that_is_stopped_while_all_is_quiet() -> Result<()> {
-    let pod = wrapped(&Script { until_killed: true, ..Script::default() })?;
+    let pod = wrapped(&Script::stayer())?;
     let _fifos = pod.run()?;
     let before = pod.keeper()?;
     let worker = pod.worker()?;
@@ -190,6 +190,29 @@ fn a_keeper_that_is_stopped_while_all_is_quiet() -> Result<()> {
     ensure!(worker.alive(), "the worker is as it was");
     procs::kill(worker.pid)?;
     pod.answers()
+}
+
+/// Nobody needs the keeper any more but for its own end: it must not stay behind, stopped or spinning, with all it holds.
+#[test]
+fn a_keeper_that_is_stopped_as_its_pod_ends() -> Result<()> {
+    let pod = wrapped(&Script { until_killed: true, ..Script::default() })?;
+    let _fifos = pod.run()?;
+    prompt::<_, api::Empty>(&pod.connection, "Kill", &pod::kill("task", "", 9))?;
+    prompt::<_, api::WaitResponse>(&pod.connection, "Wait", &pod::wait("task", ""))?;
+    prompt::<_, api::DeleteResponse>(&pod.connection, "Delete", &pod::delete("task", ""))?;
+    let keeper = pod.keeper()?;
+    let down = api::ShutdownRequest { id: pod.id.clone(), ..Default::default() };
+    pod.connection.send("Shutdown", &down)?;
+    let ended = || pod.connection.ended();
+    procs::wait(PATIENCE, || "the connection to end".to_owned(), ended)?;
+    // What the shim's end needs of the keeper is done by then; what is left to wait for is the collector, for a second.
+    shimtap_tests::rig::patience::throughout(Duration::from_millis(300), "a pause", || Ok(keeper.alive()))?;
+    let _stopped = stop(keeper.pid)?;
+    let gone = || procs::of(pod.lab.namespace()).ok().filter(Vec::is_empty);
+    procs::wait(PATIENCE, || format!("all to leave: {:?}", procs::of(pod.lab.namespace())), gone)?;
+    let files = shimtap_tests::rig::leftovers::live_files(&pod.lab.run_dir())?;
+    ensure!(files.is_empty(), "files are left: {files:?}");
+    Ok(())
 }
 
 /// Each with its own settings, since what a link thread is given follows the stats interval.
@@ -226,7 +249,7 @@ fn a_link_thread_that_spins() -> Result<()> {
 /// What a hung process costs must not become the price of a healthy one.
 #[test]
 fn a_quiet_pod_is_left_alone() -> Result<()> {
-    let pod = wrapped(&Script { until_killed: true, ..Script::default() })?;
+    let pod = wrapped(&Script::stayer())?;
     let _fifos = pod.run()?;
     let (keeper, worker) = (pod.keeper()?, pod.worker()?);
     let switches = |pid: Pid| -> Result<u64> {

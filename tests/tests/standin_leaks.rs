@@ -252,7 +252,7 @@ fn run_dir_is_empty(dir: &Path) -> Result<()> {
 
 #[test]
 fn thousands_of_lives_leave_nothing_behind() -> Result<()> {
-    let pod = wrapped(&Script { until_killed: true, ..Script::default() })?;
+    let pod = wrapped(&Script::stayer())?;
     let fifos = pod.run()?;
     let first = Holdings::of(&pod)?;
     let (mut done, mut before) = (0, None);
@@ -282,7 +282,7 @@ fn thousands_of_lives_leave_nothing_behind() -> Result<()> {
         ensure!(now.1.memfd <= worker.memfd + SLACK, "after {done} lives the block has {now:?}");
     }
     pod.connection.call("Kill", &pod::kill("task", "", 9))?.message::<api::Empty>()?;
-    ends(&pod.connection, "task", "", &Script { until_killed: true, ..Script::default() }, &fifos)?;
+    ends(&pod.connection, "task", "", &Script::stayer(), &fifos)?;
     let down = api::ShutdownRequest { id: "task".to_owned(), ..Default::default() };
     pod.connection.send("Shutdown", &down)?;
     pod.connection.wait_end(PATIENCE)?;

@@ -119,13 +119,13 @@ fn two_hundred_stuck_streams_leave_containers_their_whole_pipes() -> Result<()> 
     let room = whole_pipes_of_a_container(PROBE)?;
     let unwrapped = {
         let shim = Shim { binary: binary(STANDIN)?, flavour: Flavour::V1_6 };
-        let pod = Pod::start(Lab::new()?, shim, "task", &Script { until_killed: true, ..Script::default() })?;
+        let pod = Pod::start(Lab::new()?, shim, "task", &Script::stayer())?;
         let _fifos = fill(&pod)?;
         Booked::of(&pod, false)?
     };
     ensure!(unwrapped.outer == WHOLE * u64::try_from(STREAMS)?, "unwrapped: {unwrapped:?}");
 
-    let pod = wrapped(&Script { until_killed: true, ..Script::default() })?;
+    let pod = wrapped(&Script::stayer())?;
     let before = Booked::of(&pod, true)?;
     let fifos = fill(&pod)?;
     let (streams, standing) = (u64::try_from(STREAMS)?, u64::try_from(STANDING)?);

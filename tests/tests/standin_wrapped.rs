@@ -31,29 +31,16 @@ use shimtap_tests::standin::{
     serve::STREAMING,
 };
 
-fn talker() -> Script {
-    Script {
-        stdout: Output::lines(2_000, 80),
-        stderr: Output { lines_per_write: 7, ..Output::lines(900, 33) },
-        exit_status: 7,
-        ..Script::default()
-    }
-}
-
-fn stayer() -> Script {
-    Script { until_killed: true, ..Script::default() }
-}
-
 fn whole_life(flavour: Flavour, answer: &str, api: &str) -> Result<()> {
     let (lab, shim) = wrapping(flavour, api, answer)?;
-    let pod = Pod::start(lab, shim, "life", &talker())?;
+    let pod = Pod::start(lab, shim, "life", &Script::talker())?;
     let worker = pod.worker()?;
     let fifos = pod.run()?;
     let state = pod.connection.call("State", &pod::state("life", ""))?.message::<api::StateResponse>()?;
     assert_eq!(state.stdout, fifos.stdout.path().display().to_string(), "containerd's own path comes back");
     assert_eq!(state.stderr, fifos.stderr.path().display().to_string());
     assert_eq!(pod.wait()?, 7);
-    fifos.check(&talker())?;
+    fifos.check(&Script::talker())?;
     assert!(worker.alive());
     pod.finish()?;
     pod.connection.wait_end(PATIENCE)?;
@@ -99,9 +86,9 @@ fn answers_that_cannot_be_wrapped_are_handed_out_as_they_are() -> Result<()> {
 
 #[test]
 fn grouping_follows_the_inner_shim() -> Result<()> {
-    unharmed(&stayer(), |pod| {
+    unharmed(&Script::stayer(), |pod| {
         let keeper = pod.keeper()?;
-        let bundle = pod.lab.bundle("app", Some("task"), &talker())?;
+        let bundle = pod.lab.bundle("app", Some("task"), &Script::talker())?;
         let ran = pod.shim.start(&pod.lab, "app", &bundle)?;
         assert_eq!(pod.shim.parse(&ran.stdout)?, pod.endpoint);
         assert_eq!(pod.keeper()?.pid, keeper.pid);
@@ -114,7 +101,7 @@ fn grouping_follows_the_inner_shim() -> Result<()> {
             .message::<api::CreateTaskResponse>()?;
         second.call("Start", &pod::start("app", ""))?.message::<api::StartResponse>()?;
         second.call("Wait", &pod::wait("app", ""))?.message::<api::WaitResponse>()?;
-        fifos.check(&talker())?;
+        fifos.check(&Script::talker())?;
         second.call("Delete", &pod::delete("app", ""))?.message::<api::DeleteResponse>()?;
         let ran = pod.shim.delete(&pod.lab, "app", &bundle)?;
         assert_eq!(api::DeleteResponse::parse_from_bytes(&ran.stdout)?.exit_status, 137, "the inner's bytes");
@@ -134,7 +121,7 @@ fn a_create_in_any_number_of_pieces_is_rewritten() -> Result<()> {
         (220_000, &[50_000]),
         (4_000_000, &[1 << 20]),
     ] {
-        unharmed(&talker(), |pod| {
+        unharmed(&Script::talker(), |pod| {
             let fifos = pod.fifos("task")?;
             let mut create = pod.create_request(&fifos);
             create.options = Some(Any { value: vec![9; extra], ..Default::default() }).into();
@@ -146,7 +133,7 @@ fn a_create_in_any_number_of_pieces_is_rewritten() -> Result<()> {
             ensure!(arrived.stdout != create.stdout, "{extra}: our own FIFO");
             pod.connection.call("Start", &pod::start("task", ""))?.message::<api::StartResponse>()?;
             ensure!(pod.wait()? == 7, "exit status");
-            fifos.check(&talker())?;
+            fifos.check(&Script::talker())?;
             pod.connection.call("Delete", &pod::delete("task", ""))?.message::<api::DeleteResponse>()?;
             exactly_once(&pod.lab, &[&pod.connection])
         })?;
@@ -156,7 +143,7 @@ fn a_create_in_any_number_of_pieces_is_rewritten() -> Result<()> {
 
 #[test]
 fn streams_pass_unseen() -> Result<()> {
-    unharmed(&stayer(), |pod| {
+    unharmed(&Script::stayer(), |pod| {
         pod.connect()?.is_echoed(STREAMING, 60, 1_000)?;
         pod.answers()
     })
@@ -164,7 +151,7 @@ fn streams_pass_unseen() -> Result<()> {
 
 #[test]
 fn stdio_that_is_no_fifo_is_left_alone() -> Result<()> {
-    unharmed(&stayer(), |pod| {
+    unharmed(&Script::stayer(), |pod| {
         let fifos = pod.fifos("unused")?;
         let c = &pod.connection;
         for (n, path) in ["", "file:///dev/null", "binary:///bin/true?x=y", "ttrpc+unix:///x?streaming_id=1"]
@@ -185,7 +172,7 @@ fn stdio_that_is_no_fifo_is_left_alone() -> Result<()> {
 
 #[test]
 fn two_stats_of_a_slow_shim_are_both_answered() -> Result<()> {
-    let script = Script { stats_delay_ms: 100, ..stayer() };
+    let script = Script { stats_delay_ms: 100, ..Script::stayer() };
     unharmed(&script, |pod| {
         pod.run()?;
         let other = pod.connect()?;
@@ -206,14 +193,14 @@ fn two_stats_of_a_slow_shim_are_both_answered() -> Result<()> {
 
 #[test]
 fn a_downgrade_finds_the_fifos_as_they_were() -> Result<()> {
-    unharmed(&talker(), |pod| {
+    unharmed(&Script::talker(), |pod| {
         let fifos = pod.fifos("task")?;
         let v3 = Connection::open(&pod.endpoint.path()?, "containerd.task.v3.Task")?;
         assert_eq!(v3.call("Create", &pod.create_request(&fifos))?.code(), 12);
         pod.connection.call("Create", &pod.create_request(&fifos))?.message::<api::CreateTaskResponse>()?;
         pod.connection.call("Start", &pod::start("task", ""))?.message::<api::StartResponse>()?;
         assert_eq!(pod.wait()?, 7);
-        fifos.check(&talker())?;
+        fifos.check(&Script::talker())?;
         pod.connection.call("Delete", &pod::delete("task", ""))?.message::<api::DeleteResponse>()?;
         exactly_once(&pod.lab, &[&pod.connection, &v3])
     })
@@ -310,7 +297,7 @@ fn a_reader_that_comes_back_misses_nothing() -> Result<()> {
 
 #[test]
 fn the_death_of_the_shim_is_seen_as_without_us() -> Result<()> {
-    let pod = wrapped(&stayer())?;
+    let pod = wrapped(&Script::stayer())?;
     let fifos = pod.run()?;
     let wait = pod.connection.send("Wait", &pod::wait("task", ""))?;
     let keeper = pod.keeper()?;

@@ -1,9 +1,8 @@
-//! The control socket: HTTP/1 with JSON, for root and our own user only. `GET /v1/ps` is all there is so far.
+//! The control socket: HTTP/1 with JSON, for root and our own user only.
 
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
@@ -11,8 +10,11 @@ use hyper::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{metrics::plain, server::State};
-use crate::metrics::{Container, Registry};
+use super::{body::Answer, explain::explain, logs, metrics::plain, server::State};
+use crate::{
+    event::Ending,
+    metrics::{Container, Registry, Unwrapped},
+};
 
 /// What `shimtap ps` shows. Fields are only ever added.
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,6 +25,22 @@ pub struct Ps {
     pub wrappers: Vec<PsWrapper>,
     /// Tasks known.
     pub containers: Vec<PsContainer>,
+    /// The last pods that were started without a wrapper, newest first; they may have ended since.
+    #[serde(default)]
+    pub unwrapped: Vec<PsUnwrapped>,
+}
+
+/// One pod that runs unwrapped.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PsUnwrapped {
+    /// Unix ns when the collector learnt of it.
+    pub time_ns: u64,
+    /// containerd's namespace.
+    pub namespace: String,
+    /// The id that was started: the sandbox's under CRI.
+    pub pod: String,
+    /// Why; empty = not said.
+    pub why: String,
 }
 
 /// One wrapper.
@@ -34,6 +52,9 @@ pub struct PsWrapper {
     pub version: String,
     /// Base name of the shim inside.
     pub inner: String,
+    /// Process id of the shim inside; 0 = unknown.
+    #[serde(default)]
+    pub inner_pid: u32,
     /// Process id of the keeper; 0 = unknown.
     pub keeper_pid: u32,
     /// Process id of the worker; 0 = unknown.
@@ -122,24 +143,57 @@ pub struct PsStream {
     pub gap_bytes: u64,
     /// `open`, `closed`, `open_ended`.
     pub end: String,
-    /// Why it is not captured.
+    /// Why the end is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_ended: Option<String>,
+    /// Why it is not captured; `rule`: by the configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_captured: Option<String>,
 }
 
 /// Answers one request.
-pub(super) fn answer(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    if request.method() != Method::GET {
-        return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+pub(super) fn answer(state: &State, request: &Request<Incoming>) -> Response<Answer> {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/v1/ps") => json(&ps(&state.registry)),
+        (&Method::GET, "/v1/explain") => {
+            let rules = Arc::clone(&state.reloader.rules().borrow());
+            json(&explain(&state.registry, &rules))
+        }
+        (&Method::GET, "/v1/logs") => show_logs(state, request.uri().query().unwrap_or_default()),
+        // Reads a file of a few KiB on the admin thread: it is asked for by a person, and the answer is about that file.
+        (&Method::POST, "/v1/reload") => match state.reloader.reload() {
+            Ok(rules) => plain(StatusCode::OK, format!("the configuration holds: rules {rules}\n")),
+            Err(fault) => plain(StatusCode::CONFLICT, format!("nothing was changed: {fault}\n")),
+        },
+        (_, "/v1/ps" | "/v1/explain" | "/v1/logs" | "/v1/reload") => {
+            plain(StatusCode::METHOD_NOT_ALLOWED, "GET for what is shown, POST for what is done\n")
+        }
+        _ => plain(StatusCode::NOT_FOUND, "no such page\n"),
     }
-    if request.uri().path() != "/v1/ps" {
-        return plain(StatusCode::NOT_FOUND, "no such page\n");
+}
+
+fn show_logs(state: &State, query: &str) -> Response<Answer> {
+    let Some(journal) = state.registry.journal.get() else {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "there is no journal\n");
+    };
+    match logs::Query::parse(query).and_then(|query| query.answer(journal)) {
+        Ok(answer) => Response::new(answer),
+        Err(fault) => {
+            let status = match fault {
+                logs::QueryFault::Busy | logs::QueryFault::Thread { .. } => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::BAD_REQUEST,
+            };
+            plain(status, format!("{fault}\n"))
+        }
     }
+}
+
+fn json(value: &impl Serialize) -> Response<Answer> {
     // Strings, numbers and lists of them cannot fail to become JSON.
-    let Ok(body) = serde_json::to_vec(&ps(&state.registry)) else {
+    let Ok(body) = serde_json::to_vec(value) else {
         return plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode\n");
     };
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = Response::new(Answer::from(Bytes::from(body)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
@@ -151,6 +205,7 @@ fn ps(registry: &Registry) -> Ps {
             id: format!("{:016x}", wrapper.id),
             version: about.version,
             inner: about.inner,
+            inner_pid: about.inner_pid,
             keeper_pid: about.keeper_pid,
             worker_pid: about.worker_pid,
             generation: about.generation,
@@ -163,7 +218,13 @@ fn ps(registry: &Registry) -> Ps {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         wrappers: wrappers.collect(),
         containers: registry.containers().iter().map(container).collect(),
+        unwrapped: registry.unwrapped().into_iter().map(unwrapped).collect(),
     }
+}
+
+fn unwrapped(pod: Unwrapped) -> PsUnwrapped {
+    let Unwrapped { time_ns, namespace, id, why } = pod;
+    PsUnwrapped { time_ns, namespace, pod: id, why }
 }
 
 fn container(container: &Arc<Container>) -> PsContainer {
@@ -199,8 +260,17 @@ fn container(container: &Arc<Container>) -> PsContainer {
                 bytes: counts.bytes.load(Ordering::Relaxed),
                 lines: counts.lines.load(Ordering::Relaxed),
                 gap_bytes: counts.gap_bytes.total(),
-                end: counts.end().to_owned(),
-                not_captured: counts.not_captured.map(str::to_owned),
+                end: match counts.ending() {
+                    None => "open",
+                    Some(Ending::Exact) => "closed",
+                    Some(_) => "open_ended",
+                }
+                .to_owned(),
+                open_ended: counts
+                    .ending()
+                    .filter(|ending| *ending != Ending::Exact)
+                    .map(|ending| ending.label().to_owned()),
+                not_captured: counts.silent().map(str::to_owned),
             })
             .collect(),
     }

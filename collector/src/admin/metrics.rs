@@ -4,14 +4,13 @@ use std::io::Write;
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
     header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY},
 };
 
-use super::server::State;
+use super::{body::Answer, server::State};
 use crate::{
     config::Scope,
     metrics::{self, CONTENT_TYPE as EXPOSITION},
@@ -21,7 +20,7 @@ use crate::{
 const COMPRESS_FROM: usize = 1_024;
 
 /// Answers one request.
-pub(super) fn answer(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+pub(super) fn answer(state: &State, request: &Request<Incoming>) -> Response<Answer> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut refused = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -38,7 +37,7 @@ pub(super) fn answer(state: &State, request: &Request<Incoming>) -> Response<Ful
     }
 }
 
-fn cadvisor(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn cadvisor(state: &State, request: &Request<Incoming>) -> Response<Answer> {
     let mut scope = state.scope;
     let mut times = true;
     for pair in request.uri().query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
@@ -57,7 +56,7 @@ fn cadvisor(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>>
     exposition(request, metrics::render_cadvisor(&state.registry, scope, times))
 }
 
-fn exposition(request: &Request<Incoming>, text: String) -> Response<Full<Bytes>> {
+fn exposition(request: &Request<Incoming>, text: String) -> Response<Answer> {
     let mut body = text.into_bytes();
     let mut encoding = None;
     if body.len() >= COMPRESS_FROM && accepts_gzip(request) {
@@ -70,7 +69,7 @@ fn exposition(request: &Request<Incoming>, text: String) -> Response<Full<Bytes>
             encoding = Some(HeaderValue::from_static("gzip"));
         }
     }
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = Response::new(Answer::from(Bytes::from(body)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(EXPOSITION));
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
@@ -92,8 +91,8 @@ fn accepts_gzip(request: &Request<Incoming>) -> bool {
 }
 
 /// A short text.
-pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+pub(super) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Answer> {
+    let mut response = Response::new(Answer::from(text.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response

@@ -3,9 +3,13 @@
 //! Both listeners live on a thread of their own with a runtime of their own, so that a busy or standing pipeline
 //! never makes the collector look dead. Nothing here waits for the pipeline.
 
+mod body;
 mod control;
+mod explain;
+mod logs;
 mod metrics;
 mod server;
 
-pub use control::{Ps, PsContainer, PsStream, PsWrapper};
+pub use control::{Ps, PsContainer, PsStream, PsUnwrapped, PsWrapper};
+pub use explain::{Explained, ExplainedStream};
 pub use server::{Admin, AdminFault};

@@ -9,8 +9,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -22,11 +20,12 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{control, metrics};
+use super::{body::Answer, control, metrics};
 use crate::{
     config::{Config, Scope},
     limited::Limited,
     metrics::Registry,
+    reload::Reloader,
     socket::{SocketFault, UnixSocket},
 };
 
@@ -57,6 +56,7 @@ pub enum AdminFault {
 pub(super) struct State {
     pub(super) registry: Arc<Registry>,
     pub(super) scope: Scope,
+    pub(super) reloader: Arc<Reloader>,
     /// True from the moment wrappers can connect.
     pub(super) ready: watch::Receiver<bool>,
 }
@@ -79,8 +79,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 static ACCEPT: Limited = Limited::new();
 
-type Answer = Response<Full<Bytes>>;
-
 // === impl Admin ===
 
 impl Admin {
@@ -91,6 +89,7 @@ impl Admin {
     pub fn bind(
         config: &Config,
         registry: Arc<Registry>,
+        reloader: Arc<Reloader>,
         ready: watch::Receiver<bool>,
     ) -> Result<Self, AdminFault> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -103,7 +102,7 @@ impl Admin {
             let _inside = runtime.enter();
             UnixSocket::bind(&config.control.socket)?
         };
-        let state = Arc::new(State { registry, scope: config.metrics.cadvisor_scope, ready });
+        let state = Arc::new(State { registry, scope: config.metrics.cadvisor_scope, reloader, ready });
         Ok(Self { metrics, control, state, runtime })
     }
 
@@ -184,7 +183,7 @@ fn serve(
     places: &Arc<Semaphore>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     state: &Arc<State>,
-    answer: fn(&State, &Request<Incoming>) -> Answer,
+    answer: fn(&State, &Request<Incoming>) -> Response<Answer>,
 ) {
     let Ok(place) = Arc::clone(places).try_acquire_owned() else {
         ACCEPT.say(|hidden| warn!(hidden, "refused an admin connection, too many are open"));

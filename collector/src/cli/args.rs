@@ -1,162 +1,201 @@
-//! Arguments to a command.
+//! Arguments to a command. What `--help` says stands here as well: the text of each item.
 
 use std::path::PathBuf;
 
-use lexopt::{Arg, Parser, ValueExt};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::upgrade::Wanted;
-
-/// What `--help` says.
-pub(super) const HELP: &str = "\
-shimtap - logs and metrics of containers, taken at their shims
-
-usage:
-  shimtap collector [--config PATH]      run the node's collector
-  shimtap check [--config PATH]          say what is wrong with a configuration
-  shimtap ps [--json] [--socket PATH]    list containers, as the collector sees them
-  shimtap upgrade [--all | ID...] [--dry-run] [--force] [--json] [--binary PATH] [--run-dir PATH]
-                                         bring running wrappers to another release, up or down
-  shimtap --version
-
-ID is a pod's or container's, or its beginning. The binary to upgrade to is containerd-shim-tap-v2 beside shimtap, or
-in PATH; its wrappers' files are in /run/shimtap-shim.
-PATH of the configuration is /etc/shimtap/collector.toml unless given; it need not exist.
-exit status: 0 done, 1 failed (stderr says why), 64 wrong usage
-";
+/// Logs and metrics of containers, taken at their shims
+#[derive(Clone, Debug, PartialEq, Eq, Parser)]
+#[command(name = "shimtap", version, disable_help_subcommand = true)]
+#[command(after_help = "exit status: 0 done, 1 failed (stderr says why), 64 wrong usage")]
+pub struct Cli {
+    /// What the user wants.
+    #[command(subcommand)]
+    pub command: Command,
+}
 
 /// What the user wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// `shimtap collector`
-    Collector {
-        /// `--config`
-        config: Option<PathBuf>,
-    },
-    /// `shimtap check`
-    Check {
-        /// `--config`
-        config: Option<PathBuf>,
-    },
-    /// `shimtap ps`
+    /// Run the node's collector
+    Collector(Configured),
+    /// Say what is wrong with a configuration
+    Check(Configured),
+    /// List containers, as the collector sees them
     Ps {
-        /// `--json`
+        /// JSON instead of a table
+        #[arg(long)]
         json: bool,
-        /// `--socket`
-        socket: Option<PathBuf>,
+        /// Where the collector is asked.
+        #[command(flatten)]
+        at: Asked,
     },
-    /// `shimtap upgrade`
+    /// Show what the journal holds, and with --follow what comes
+    Logs(Logs),
+    /// Say what rules do with a container's output, and which
+    Explain {
+        /// NAMESPACE/POD/CONTAINER, NAMESPACE/POD, or the beginning of an id
+        whose: String,
+        /// JSON instead of text
+        #[arg(long)]
+        json: bool,
+        /// Where the collector is asked.
+        #[command(flatten)]
+        at: Asked,
+    },
+    /// Have the collector read its configuration again
+    Reload(Asked),
+    /// Bring running wrappers to another release, up or down
     Upgrade(Wanted),
-    /// `shimtap --help`
-    Help,
-    /// `shimtap --version`
-    Version,
 }
 
-/// Why the arguments make no command.
-#[derive(Debug, thiserror::Error)]
-pub enum Usage {
-    /// An option or a value that is not understood.
-    #[error("{0}; see shimtap --help")]
-    Option(#[from] lexopt::Error),
-    /// No subcommand.
-    #[error("a subcommand is missing: collector, check, ps or upgrade; see shimtap --help")]
-    Missing,
-    /// Neither all wrappers nor any, or both.
-    #[error("which wrappers: --all, or ids; see shimtap --help")]
-    Which,
-    /// An unknown subcommand.
-    #[error("there is no subcommand {0}; see shimtap --help")]
-    Unknown(String),
+/// A configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct Configured {
+    /// The configuration; /etc/shimtap/collector.toml unless given, which need not exist
+    #[arg(long, value_name = "PATH")]
+    pub config: Option<PathBuf>,
 }
 
-// === impl Command ===
+/// A collector that runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct Asked {
+    /// The collector's control socket
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
 
-impl Command {
-    /// Reads the process's arguments.
-    ///
-    /// # Errors
-    /// They make no command.
-    pub fn from_env() -> Result<Self, Usage> {
-        Self::parse(Parser::from_env())
-    }
+/// Which lines, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct Logs {
+    /// Go on with what comes
+    #[arg(short, long)]
+    follow: bool,
+    /// Only the last so many
+    #[arg(long, value_name = "N")]
+    tail: Option<u64>,
+    /// Of containers of this name or id
+    #[arg(long, value_name = "NAME")]
+    container: Option<String>,
+    /// Of this pod
+    #[arg(long, value_name = "NAME")]
+    pod: Option<String>,
+    /// Of this namespace
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// Of this output
+    #[arg(long)]
+    stream: Option<Stream>,
+    /// Lines that match
+    #[arg(long, value_name = "REGEX")]
+    grep: Option<String>,
+    /// How they are shown
+    #[arg(short, long)]
+    output: Option<Output>,
+    /// Where the collector is asked.
+    #[command(flatten)]
+    pub at: Asked,
+}
 
-    fn parse(mut parser: Parser) -> Result<Self, Usage> {
-        let name = match parser.next()? {
-            None => return Err(Usage::Missing),
-            Some(Arg::Short('h') | Arg::Long("help")) => return Ok(Self::Help),
-            Some(Arg::Short('V') | Arg::Long("version")) => return Ok(Self::Version),
-            Some(Arg::Value(name)) => name.string()?,
-            Some(other) => return Err(other.unexpected().into()),
-        };
-        if name == "upgrade" {
-            return Self::parse_upgrade(parser);
-        }
-        let (mut config, mut socket, mut json) = (None, None, false);
-        let takes_config = matches!(name.as_str(), "collector" | "check");
-        let is_ps = name == "ps";
-        if !takes_config && !is_ps {
-            return Err(Usage::Unknown(name));
-        }
-        while let Some(arg) = parser.next()? {
-            match arg {
-                Arg::Short('h') | Arg::Long("help") => return Ok(Self::Help),
-                Arg::Long("config") if takes_config => config = Some(PathBuf::from(parser.value()?)),
-                Arg::Long("socket") if is_ps => socket = Some(PathBuf::from(parser.value()?)),
-                Arg::Long("json") if is_ps => json = true,
-                other => return Err(other.unexpected().into()),
-            }
-        }
-        Ok(match name.as_str() {
-            "collector" => Self::Collector { config },
-            "check" => Self::Check { config },
-            _ => Self::Ps { json, socket },
-        })
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Stream {
+    Stdout,
+    Stderr,
+}
 
-    fn parse_upgrade(mut parser: Parser) -> Result<Self, Usage> {
-        let mut wanted = Wanted::default();
-        while let Some(arg) = parser.next()? {
-            match arg {
-                Arg::Short('h') | Arg::Long("help") => return Ok(Self::Help),
-                Arg::Long("all") => wanted.all = true,
-                Arg::Long("dry-run") => wanted.dry_run = true,
-                Arg::Long("force") => wanted.force = true,
-                Arg::Long("json") => wanted.json = true,
-                Arg::Long("binary") => wanted.binary = Some(PathBuf::from(parser.value()?)),
-                Arg::Long("run-dir") => wanted.run_dir = Some(PathBuf::from(parser.value()?)),
-                Arg::Value(id) => wanted.ids.push(id.string()?),
-                other => return Err(other.unexpected().into()),
-            }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+    Cri,
+}
+
+/// Which wrappers, and to which release.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["all", "ids"]))]
+pub struct Wanted {
+    /// Pods or containers, by the beginnings of their ids
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Every wrapper of the node
+    #[arg(long)]
+    pub all: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Also where it is of that release already
+    #[arg(long)]
+    pub force: bool,
+    /// Lines of JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// The new wrapper; containerd-shim-tap-v2 beside shimtap, or in PATH, unless given
+    #[arg(long, value_name = "PATH")]
+    pub binary: Option<PathBuf>,
+    /// Where the wrappers' files are; /run/shimtap-shim unless given
+    #[arg(long, value_name = "PATH")]
+    pub run_dir: Option<PathBuf>,
+}
+
+// === impl Logs ===
+
+impl Logs {
+    /// What to ask the collector for, by its names.
+    pub fn parameters(&self) -> Vec<(&'static str, String)> {
+        fn name(value: impl ValueEnum) -> String {
+            value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
         }
-        if wanted.all != wanted.ids.is_empty() {
-            return Err(Usage::Which);
-        }
-        Ok(Self::Upgrade(wanted))
+        let all = [
+            ("follow", self.follow.then(|| "1".to_owned())),
+            ("tail", self.tail.map(|n| n.to_string())),
+            ("container", self.container.clone()),
+            ("pod", self.pod.clone()),
+            ("namespace", self.namespace.clone()),
+            ("stream", self.stream.map(name)),
+            ("grep", self.grep.clone()),
+            ("output", self.output.map(name)),
+        ];
+        all.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Command, Parser, Wanted};
+    use clap::CommandFactory;
+
+    use super::*;
 
     fn parse(args: &[&str]) -> Result<Command, String> {
-        Command::parse(Parser::from_args(args)).map_err(|usage| usage.to_string())
+        let all = ["shimtap"].iter().chain(args);
+        Cli::try_parse_from(all).map(|cli| cli.command).map_err(|fault| fault.to_string())
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
     }
 
     #[test]
     fn commands_are_what_help_says() {
-        assert_eq!(parse(&["collector"]), Ok(Command::Collector { config: None }));
-        assert_eq!(parse(&["check", "--config", "/x"]), Ok(Command::Check { config: Some("/x".into()) }));
-        assert_eq!(
-            parse(&["ps", "--json", "--socket=/s"]),
-            Ok(Command::Ps { json: true, socket: Some("/s".into()) })
-        );
+        assert_eq!(parse(&["collector"]), Ok(Command::Collector(Configured::default())));
+        let config = Some("/x".into());
+        assert_eq!(parse(&["check", "--config", "/x"]), Ok(Command::Check(Configured { config })));
+        let at = Asked { socket: Some("/s".into()) };
+        assert_eq!(parse(&["ps", "--json", "--socket=/s"]), Ok(Command::Ps { json: true, at }));
+        assert_eq!(parse(&["reload"]), Ok(Command::Reload(Asked::default())));
         let wanted = Wanted { dry_run: true, ids: vec!["abc".into(), "d".into()], ..Wanted::default() };
         assert_eq!(parse(&["upgrade", "abc", "--dry-run", "d"]), Ok(Command::Upgrade(wanted)));
         let all = Wanted { all: true, binary: Some("/b".into()), ..Wanted::default() };
         assert_eq!(parse(&["upgrade", "--all", "--binary", "/b"]), Ok(Command::Upgrade(all)));
-        assert_eq!(parse(&["--version"]), Ok(Command::Version));
-        assert_eq!(parse(&["ps", "-h"]), Ok(Command::Help));
+    }
+
+    #[test]
+    fn logs_are_asked_for_by_the_collector_s_names() {
+        let Ok(Command::Logs(logs)) = parse(&["logs", "--pod", "p", "-f", "-o", "cri", "--tail", "5"]) else {
+            panic!("logs");
+        };
+        let asked = [("follow", "1"), ("tail", "5"), ("pod", "p"), ("output", "cri")];
+        assert_eq!(logs.parameters(), asked.map(|(key, value)| (key, value.to_owned())));
     }
 
     #[test]
@@ -169,9 +208,13 @@ mod tests {
             &["ps", "--config", "/x"],
             &["collector", "--json"],
             &["check", "extra"],
+            &["explain"],
+            &["logs", "--colour", "x"],
+            &["logs", "-o", "xml"],
+            &["logs", "--tail", "-1"],
         ] {
             let said = parse(args).expect_err("no command");
-            assert!(said.ends_with("see shimtap --help"), "{said}");
+            assert!(said.contains("Usage: shimtap") || said.contains("--help"), "{args:?}: {said}");
         }
     }
 }

@@ -19,18 +19,19 @@ use crate::{
     admin::{Admin, AdminFault},
     config::Config,
     ingest::{Ingest, ListenFault, Listener, Streams},
-    metrics::{Registry, Totals},
+    journal::{Journal, JournalFault, JournalThread},
+    metrics::{Registry, SinkTotals, Totals},
     priority,
-    sinks::{
-        Outlet,
-        file::{FileFault, FileSink},
-    },
+    reload::Reloader,
+    sinks::{self, Outlet, SinkFault, Worker},
 };
 
 /// Descriptors besides those of wrappers: listeners, scrapers, files.
 const OTHER_DESCRIPTORS: u64 = 256;
 /// From a signal to the exit, at most.
 const DRAIN: Duration = Duration::from_secs(4);
+/// For writing how far each sink is, when everything else is over.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// Why the collector cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +41,9 @@ enum CollectorFault {
     #[error(transparent)]
     Admin(#[from] AdminFault),
     #[error(transparent)]
-    File(#[from] FileFault),
+    Journal(#[from] JournalFault),
+    #[error(transparent)]
+    Sink(#[from] SinkFault),
     #[error("preparing to run: {source}; check the limits of the process")]
     System {
         #[from]
@@ -52,22 +55,28 @@ enum CollectorFault {
 struct Collector {
     listener: Listener,
     admin: Admin,
-    sink: Option<FileSink>,
+    reloader: Arc<Reloader>,
+    journal: JournalThread,
+    sinks: Vec<Worker>,
     outlet: Outlet,
     ready: watch::Sender<bool>,
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 /// Everything that runs, and what ends it.
 struct Running {
     ingest: JoinHandle<()>,
     admin: thread::JoinHandle<()>,
-    sink: Option<FileSink>,
+    reloader: Arc<Reloader>,
+    journal: JournalThread,
+    sinks: Vec<Worker>,
     outlet: Outlet,
     ready: watch::Sender<bool>,
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 /// Runs the collector until a signal ends it.
@@ -80,7 +89,7 @@ pub(super) fn run(path: Option<&Path>) -> Exit {
             return Exit::Failed;
         }
     };
-    match serve(&config) {
+    match serve(Arc::new(Reloader::new(path.map(Path::to_owned), config.clone())), &config) {
         Ok(()) => Exit::Done,
         Err(fault) => {
             eprintln!("shimtap collector: {fault}");
@@ -101,7 +110,7 @@ fn raise_descriptor_limit(config: &Config) {
     }
 }
 
-fn serve(config: &Config) -> Result<(), CollectorFault> {
+fn serve(reloader: Arc<Reloader>, config: &Config) -> Result<(), CollectorFault> {
     raise_descriptor_limit(config);
     // One thread for the pipeline: its work is small and handing it around costs more than it gains. The sink and
     // the admin interface have threads of their own.
@@ -109,7 +118,7 @@ fn serve(config: &Config) -> Result<(), CollectorFault> {
     // Built beside the runtime and not on it: the admin interface has one of its own, and where building fails
     // that must not be dropped from within another.
     let inside = runtime.enter();
-    let collector = Collector::build(config)?;
+    let collector = Collector::build(reloader, config)?;
     let (stop, stopped) = watch::channel(false);
     let running = collector.start(&stopped)?;
     drop(inside);
@@ -124,28 +133,39 @@ fn serve(config: &Config) -> Result<(), CollectorFault> {
 // === impl Collector ===
 
 impl Collector {
-    fn build(config: &Config) -> Result<Self, CollectorFault> {
+    fn build(reloader: Arc<Reloader>, config: &Config) -> Result<Self, CollectorFault> {
         let totals: Arc<Totals> = Arc::default();
-        let mut outlet = Outlet::Nowhere;
-        let mut sink = None;
-        if let Some(file) = &config.file {
-            let (entrance, exit) = Outlet::queue(file.queue_bytes);
-            outlet = entrance;
-            sink = Some(FileSink::start(file, exit, Arc::clone(&totals))?);
+        let recovered = Journal::open(&config.journal, config.ingest.positions, Arc::clone(&totals))?;
+        let journal = recovered.journal;
+        let (mut sinks, mut counts) = (Vec::new(), Vec::new());
+        for sink in &config.sinks {
+            let name = sinks::name(sink);
+            let its = Arc::new(SinkTotals::new(name));
+            counts.push(Arc::clone(&its));
+            sinks.push(sinks::start(sink, &config.node, journal.reader(name), its)?);
         }
-        let registry = Arc::new(Registry::new(Arc::clone(&totals), outlet.backlog(), config.stats.interval));
+        let streams = Streams::new(Arc::clone(&totals), Arc::clone(&journal) as _, config.ingest.positions);
+        streams.expect(journal.open_streams());
+        let (outlet, exit) = Outlet::queue(config.journal.queue_bytes);
+        let writer = JournalThread::start(&journal, exit, recovered.endings)?;
+        let registry = Arc::new(Registry::new(totals, outlet.backlog(), counts, config.stats.interval));
+        // It is empty: the registry is new.
+        let _ = registry.journal.set(Arc::clone(&journal));
         let (ready, is_ready) = watch::channel(false);
-        let admin = Admin::bind(config, Arc::clone(&registry), is_ready)?;
+        let admin = Admin::bind(config, Arc::clone(&registry), Arc::clone(&reloader), is_ready)?;
         let listener = Listener::bind(Arc::new(Ingest {
             config: config.ingest.clone(),
             stats: config.stats.clone(),
             registry,
-            streams: Streams::new(totals, config.ingest.positions),
+            rules: reloader.rules(),
+            streams,
             outlet: outlet.clone(),
         }))?;
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
-        Ok(Self { listener, admin, sink, outlet, ready, terminate, interrupt })
+        let hangup = signal(SignalKind::hangup())?;
+        let journal = writer;
+        Ok(Self { listener, admin, reloader, journal, sinks, outlet, ready, terminate, interrupt, hangup })
     }
 
     fn start(self, stopped: &watch::Receiver<bool>) -> Result<Running, CollectorFault> {
@@ -154,8 +174,8 @@ impl Collector {
         let ingest = tokio::spawn(self.listener.run(stopped.clone()));
         self.ready.send_replace(true);
         info!(version = env!("CARGO_PKG_VERSION"), %metrics, "collector is ready");
-        let Self { sink, outlet, ready, terminate, interrupt, .. } = self;
-        Ok(Running { ingest, admin, sink, outlet, ready, terminate, interrupt })
+        let Self { reloader, journal, sinks, outlet, ready, terminate, interrupt, hangup, .. } = self;
+        Ok(Running { ingest, admin, reloader, journal, sinks, outlet, ready, terminate, interrupt, hangup })
     }
 }
 
@@ -164,9 +184,13 @@ impl Collector {
 impl Running {
     /// Waits for a signal, then ends everything in order.
     async fn until_signal(mut self, stop: watch::Sender<bool>) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
+                // What came of it is in the log: nobody waits for an answer.
+                _ = self.hangup.recv() => drop(self.reloader.reload()),
+            }
         }
         info!("stopping");
         self.ready.send_replace(false);
@@ -175,14 +199,19 @@ impl Running {
         if timeout(DRAIN, self.ingest).await.is_err() {
             warn!("connections did not end in time");
         }
-        // The queue's last entrance closes, and the sink's thread ends when it is empty.
+        // The queue's last entrance closes, and the journal's thread ends when it is empty.
         drop(self.outlet);
-        if let Some(sink) = self.sink
-            && !ended(|| sink.is_finished(), deadline).await
-        {
-            warn!("unwritten lines are left; their wrappers keep them");
-            sink.give_up();
+        if !ended(|| self.journal.is_finished(), deadline).await {
+            warn!("unwritten output is left; its wrappers keep it");
+            self.journal.give_up();
         }
+        for sink in self.sinks {
+            if !ended(|| sink.is_finished(), deadline).await {
+                warn!(sink = sink.name(), "undelivered records are left; the journal keeps them");
+                sink.give_up();
+            }
+        }
+        ended(|| self.journal.settle(), Instant::now() + SETTLE).await;
         ended(|| self.admin.is_finished(), deadline).await;
     }
 }

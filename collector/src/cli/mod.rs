@@ -1,9 +1,13 @@
 //! The command line: one file per subcommand, and what exit statuses mean.
 
 mod args;
+mod ask;
 mod check;
 mod collector;
+mod explain;
+mod logs;
 mod ps;
+mod reload;
 mod upgrade;
 
 use std::{
@@ -12,7 +16,8 @@ use std::{
     process::{ExitCode, Termination},
 };
 
-pub use args::Command;
+use args::Configured;
+pub use args::{Cli, Command};
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,20 +65,22 @@ fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     out
 }
 
+/// What to say of arguments that make no command, or that only ask for help or the version.
+pub fn explain_usage(fault: &clap::Error) -> Exit {
+    // Nobody is left to tell where this fails.
+    let _ = fault.print();
+    if fault.use_stderr() { Exit::Usage } else { Exit::Done }
+}
+
 /// Runs a command to its end.
 pub fn run(command: &Command) -> Exit {
     match command {
-        Command::Help => {
-            say(args::HELP);
-            Exit::Done
-        }
-        Command::Version => {
-            say(concat!("shimtap ", env!("CARGO_PKG_VERSION"), "\n"));
-            Exit::Done
-        }
-        Command::Check { config } => check::run(config.as_deref()),
-        Command::Collector { config } => collector::run(config.as_deref()),
-        Command::Ps { json, socket } => ps::run(*json, socket.as_deref()),
+        Command::Check(Configured { config }) => check::run(config.as_deref()),
+        Command::Collector(Configured { config }) => collector::run(config.as_deref()),
+        Command::Explain { whose, json, at } => explain::run(whose, *json, at.socket.as_deref()),
+        Command::Logs(logs) => logs::run(&logs.parameters(), logs.at.socket.as_deref()),
+        Command::Ps { json, at } => ps::run(*json, at.socket.as_deref()),
+        Command::Reload(at) => reload::run(at.socket.as_deref()),
         Command::Upgrade(wanted) => upgrade::run(wanted),
     }
 }

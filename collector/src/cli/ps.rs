@@ -2,40 +2,18 @@
 //!
 //! It only asks and shows; what the fields mean stands with `admin::Ps`.
 
-use std::{
-    io::{self, Read, Write},
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::Path;
 
-use super::{Exit, columns};
+use super::{Exit, ask::Collector, columns};
 use crate::{
-    admin::{Ps, PsContainer, PsStream, PsWrapper},
-    config::DEFAULT_CONTROL_SOCKET,
+    admin::{Ps, PsContainer, PsStream, PsUnwrapped, PsWrapper},
+    enrich::short_shim,
     time::now_ns,
 };
 
-/// The collector answers from memory; longer means that it does not answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Far more than a node's containers need.
-const ANSWER_MAX: u64 = 64 << 20;
-
-/// Why there is nothing to show.
-#[derive(Debug, thiserror::Error)]
-enum PsFault {
-    #[error("asking the collector at {path}: {source}; is it running, and are you root?")]
-    Ask { path: PathBuf, source: io::Error },
-    #[error("reading the collector's answer at {path}: it said {said}")]
-    Refused { path: PathBuf, said: String },
-    #[error("reading the collector's answer at {path}: {source}; are both of one release?")]
-    Decode { path: PathBuf, source: serde_json::Error },
-}
-
 /// Prints to stdout.
 pub(super) fn run(json: bool, socket: Option<&Path>) -> Exit {
-    let socket = socket.unwrap_or_else(|| Path::new(DEFAULT_CONTROL_SOCKET));
-    match ask(socket) {
+    match Collector::at(socket).get::<Ps>("/v1/ps") {
         Ok((body, ps)) => {
             let text = if json { body + "\n" } else { table(&ps, now_ns()) };
             super::say(&text);
@@ -46,29 +24,6 @@ pub(super) fn run(json: bool, socket: Option<&Path>) -> Exit {
             Exit::Failed
         }
     }
-}
-
-fn ask(path: &Path) -> Result<(String, Ps), PsFault> {
-    let answer = exchange(path).map_err(|source| PsFault::Ask { path: path.to_owned(), source })?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    if !head.starts_with("HTTP/1.1 200") && !head.starts_with("HTTP/1.0 200") {
-        let said = head.lines().next().unwrap_or_default().to_owned();
-        return Err(PsFault::Refused { path: path.to_owned(), said });
-    }
-    let ps =
-        serde_json::from_str(body).map_err(|source| PsFault::Decode { path: path.to_owned(), source })?;
-    Ok((body.to_owned(), ps))
-}
-
-/// One request whose answer ends with the connection (HTTP/1.0, so that it is not sent in chunks).
-fn exchange(path: &Path) -> io::Result<String> {
-    let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET /v1/ps HTTP/1.0\r\nHost: shimtap\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(ANSWER_MAX).read_to_string(&mut answer)?;
-    Ok(answer)
 }
 
 const HEAD: [&str; 12] = [
@@ -86,20 +41,33 @@ const HEAD: [&str; 12] = [
     "SHIM",
 ];
 
-const WRAPPER_HEAD: [&str; 8] =
-    ["NAMESPACE", "WRAPPER OF", "SHIM", "VERSION", "KEEPER", "WORKER", "GENERATION", "MODE"];
+const WRAPPER_HEAD: [&str; 9] =
+    ["NAMESPACE", "WRAPPER OF", "SHIM", "SHIM PID", "VERSION", "KEEPER", "WORKER", "GENERATION", "MODE"];
+
+const UNWRAPPED_HEAD: [&str; 4] = ["NAMESPACE", "UNWRAPPED", "SINCE", "WHY"];
 
 fn table(ps: &Ps, now_ns: u64) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
     rows.extend(ps.containers.iter().map(|container| row(container, now_ns)));
     let mut out = columns(&rows);
-    if !ps.wrappers.is_empty() {
-        let mut rows = vec![WRAPPER_HEAD.map(str::to_owned)];
-        rows.extend(ps.wrappers.iter().map(wrapper_row));
-        out.push('\n');
-        out.push_str(&columns(&rows));
-    }
+    out += &further(WRAPPER_HEAD, ps.wrappers.iter().map(wrapper_row));
+    out += &further(UNWRAPPED_HEAD, ps.unwrapped.iter().map(|pod| unwrapped_row(pod, now_ns)));
     out
+}
+
+/// Another table below, where there is something in it.
+fn further<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<_> = [head.map(str::to_owned)].into_iter().chain(rows).collect();
+    if rows.len() == 1 { String::new() } else { format!("\n{}", columns(&rows)) }
+}
+
+fn unwrapped_row(pod: &PsUnwrapped, now_ns: u64) -> [String; UNWRAPPED_HEAD.len()] {
+    [
+        pod.namespace.clone(),
+        pod.pod.chars().take(13).collect(),
+        age(now_ns.saturating_sub(pod.time_ns) / 1_000_000_000),
+        if pod.why.is_empty() { "-".to_owned() } else { pod.why.clone() },
+    ]
 }
 
 fn wrapper_row(wrapper: &PsWrapper) -> [String; WRAPPER_HEAD.len()] {
@@ -108,6 +76,7 @@ fn wrapper_row(wrapper: &PsWrapper) -> [String; WRAPPER_HEAD.len()] {
         wrapper.namespace.clone(),
         wrapper.pod.chars().take(13).collect(),
         shim(&wrapper.inner).to_owned(),
+        pid(wrapper.inner_pid),
         wrapper.version.clone(),
         pid(wrapper.keeper_pid),
         pid(wrapper.worker_pid),
@@ -144,9 +113,8 @@ fn row(container: &PsContainer, now_ns: u64) -> [String; HEAD.len()] {
     ]
 }
 
-/// The part of a shim's name that tells it from others: `runc-v2` of `containerd-shim-runc-v2`.
 fn shim(name: &str) -> &str {
-    match name.strip_prefix("containerd-shim-").unwrap_or(name) {
+    match short_shim(name) {
         "" => "-",
         short => short,
     }

@@ -15,7 +15,7 @@ use std::{
 
 use shimtap_proto::control::{Outcome, Release, Upgraded};
 
-use super::{Exit, columns};
+use super::{Exit, args::Wanted, columns};
 
 /// The wrapper's own name, also where it is installed under others.
 const WRAPPER: &str = "containerd-shim-tap-v2";
@@ -25,25 +25,6 @@ const ENV_RUN_DIR: &str = "SHIMTAP_RUN_DIR";
 const FIRST_LINE: Duration = Duration::from_secs(10);
 /// One wrapper takes milliseconds; a hung one is given up after half of this.
 const NEXT_LINE: Duration = Duration::from_secs(60);
-
-/// What was asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// Every wrapper of the node.
-    pub all: bool,
-    /// Only say what would be done.
-    pub dry_run: bool,
-    /// Also where it is of that release already.
-    pub force: bool,
-    /// Lines of JSON instead of a table.
-    pub json: bool,
-    /// The new binary.
-    pub binary: Option<PathBuf>,
-    /// Where the wrappers' files are.
-    pub run_dir: Option<PathBuf>,
-    /// Pods or containers, by the beginnings of their ids.
-    pub ids: Vec<String>,
-}
 
 /// Why nothing was done, or why it is not known what was.
 #[derive(Debug, thiserror::Error)]

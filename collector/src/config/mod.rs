@@ -13,18 +13,29 @@ mod control;
 mod fault;
 mod file;
 mod ingest;
+mod journal;
 mod metrics;
+mod node;
+mod otlp;
+mod rule;
 mod section;
 mod stats;
+mod stdout;
 
 pub use control::{Control, DEFAULT_SOCKET as DEFAULT_CONTROL_SOCKET};
 pub use fault::Faults;
 pub use file::File;
 pub use ingest::Ingest;
+pub use journal::{Fsync, Journal};
 pub use metrics::{Metrics, Scope};
+pub use node::Node;
+pub use otlp::{Header, HeaderValue, Otlp, Proxy, Tls};
 pub use stats::Stats;
+pub use stdout::Stdout;
 
 use section::Document;
+
+use crate::rules::Rules;
 
 /// Where the configuration is looked for unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/shimtap/collector.toml";
@@ -34,14 +45,46 @@ pub const DEFAULT_PATH: &str = "/etc/shimtap/collector.toml";
 pub struct Config {
     /// Where wrappers connect, and what they may do.
     pub ingest: Ingest,
+    /// Where output is kept until every sink has it.
+    pub journal: Journal,
     /// The metrics listener.
     pub metrics: Metrics,
     /// The control socket.
     pub control: Control,
-    /// The file sink; `None` = none.
-    pub file: Option<File>,
+    /// What the node is called.
+    pub node: Node,
+    /// Where records go.
+    pub sinks: Vec<Sink>,
     /// What wrappers are told about statistics.
     pub stats: Stats,
+    /// What is collected of whom.
+    pub rules: Rules,
+}
+
+/// Where records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sink {
+    /// `[file]`
+    File(File),
+    /// `[stdout]`
+    Stdout(Stdout),
+    /// `[otlp]`
+    Otlp(Box<Otlp>),
+}
+
+impl Sink {
+    const FILE: &'static str = "file";
+    const STDOUT: &'static str = "stdout";
+    const OTLP: &'static str = "otlp";
+
+    /// The section that it came from.
+    const fn section(&self) -> &'static str {
+        match self {
+            Self::File(_) => Self::FILE,
+            Self::Stdout(_) => Self::STDOUT,
+            Self::Otlp(_) => Self::OTLP,
+        }
+    }
 }
 
 /// Why there is no configuration.
@@ -79,23 +122,59 @@ impl Config {
     pub fn parse(file: &Path, text: &str) -> Result<Self, Faults> {
         let mut document = Document::new(file, text);
         let ingest = ingest::Raw::read(&mut document);
+        let journal = journal::Raw::read(&mut document);
         let metrics = metrics::Raw::read(&mut document);
         let control = control::Raw::read(&mut document);
-        let sink = file::Raw::read(&mut document);
+        let node = node::Raw::read(&mut document);
+        let file = file::Raw::read(&mut document);
+        let stdout = stdout::Raw::read(&mut document);
+        let otlp = otlp::Raw::read(&mut document);
         let stats = stats::Raw::read(&mut document);
+        let rules = rule::read(&mut document);
         document.reject_unknown_sections();
         let mut faults = document.into_faults();
         let config = Self {
             ingest: ingest.resolve(&mut faults),
+            journal: journal.resolve(&mut faults),
             metrics: metrics.resolve(&mut faults),
             control: control.resolve(&mut faults),
-            file: sink.and_then(|raw| raw.resolve(&mut faults)),
+            node: node.resolve(&mut faults),
+            sinks: {
+                let file = file.and_then(|raw| raw.resolve(&mut faults)).map(Sink::File);
+                let stdout = stdout.map(|raw| Sink::Stdout(raw.resolve(&mut faults)));
+                let otlp = otlp.and_then(|raw| raw.resolve(&mut faults));
+                let otlp = otlp.map(|otlp| Sink::Otlp(Box::new(otlp)));
+                [file, stdout, otlp].into_iter().flatten().collect()
+            },
             stats: stats.resolve(&mut faults),
+            rules,
         };
         if config.ingest.socket == config.control.socket {
             faults.push(None, "control.socket", "is the same path as ingest.socket; give it one of its own");
         }
         if faults.is_empty() { Ok(config) } else { Err(faults.sorted()) }
+    }
+}
+
+impl Config {
+    /// Sections in which the two differ, of those that cannot be changed while the collector runs.
+    #[must_use]
+    pub fn sections_unlike(&self, other: &Self) -> Vec<&'static str> {
+        // All fields, so that a new section is not forgotten here.
+        let Self { ingest, journal, metrics, control, node, sinks, stats, rules: _ } = self;
+        let of = |sinks: &[Sink], section| sinks.iter().find(|sink| sink.section() == section).cloned();
+        let same = [
+            ("ingest", *ingest == other.ingest),
+            ("journal", *journal == other.journal),
+            ("metrics", *metrics == other.metrics),
+            ("control", *control == other.control),
+            ("node", *node == other.node),
+            (Sink::FILE, of(sinks, Sink::FILE) == of(&other.sinks, Sink::FILE)),
+            (Sink::STDOUT, of(sinks, Sink::STDOUT) == of(&other.sinks, Sink::STDOUT)),
+            (Sink::OTLP, of(sinks, Sink::OTLP) == of(&other.sinks, Sink::OTLP)),
+            ("stats", *stats == other.stats),
+        ];
+        same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) struct Document<'t> {
 
 /// One section of which options are taken one after the other.
 pub(super) struct Section<'d, 't> {
-    name: &'static str,
+    name: String,
     text: &'t str,
     table: DeTable<'t>,
     faults: &'d mut Faults,
@@ -50,7 +50,39 @@ impl<'t> Document<'t> {
             self.faults.push(Some(line), name, format!("is a section: write [{name}]"));
             return None;
         };
+        let name = name.to_owned();
         Some(Section { name, text: self.text, table, faults: &mut self.faults, known: Vec::new() })
+    }
+
+    /// Takes the tables of an array (`[[name]]`), in order, one after the other: `read` gets each with its line.
+    pub(super) fn each<T>(
+        &mut self,
+        name: &'static str,
+        mut read: impl FnMut(usize, Section<'_, 't>) -> T,
+    ) -> Vec<T> {
+        let Some((key, value)) = self.table.remove_entry(name) else { return Vec::new() };
+        let DeValue::Array(array) = value.into_inner() else {
+            let line = line_of(self.text, key.span().start);
+            self.faults.push(Some(line), name, format!("is a list of sections: write [[{name}]]"));
+            return Vec::new();
+        };
+        let mut out = Vec::new();
+        for value in array {
+            let line = line_of(self.text, value.span().start);
+            let DeValue::Table(table) = value.into_inner() else {
+                self.faults.push(Some(line), name, format!("is a list of sections: write [[{name}]]"));
+                continue;
+            };
+            let section = Section {
+                name: name.to_owned(),
+                text: self.text,
+                table,
+                faults: &mut self.faults,
+                known: Vec::new(),
+            };
+            out.push(read(line, section));
+        }
+        out
     }
 
     /// Whatever was not taken is a fault.
@@ -60,7 +92,7 @@ impl<'t> Document<'t> {
             self.faults.push(
                 Some(line),
                 key.get_ref().as_ref(),
-                "is unknown; the sections are ingest, metrics, control, file, stats",
+                "is unknown; the sections are ingest, journal, metrics, control, stats, node, file, stdout, otlp, rule",
             );
         }
     }
@@ -98,6 +130,87 @@ impl<'t> Section<'_, 't> {
         Some(At { line, value })
     }
 
+    /// Takes true or false.
+    pub(super) fn boolean(&mut self, key: &'static str) -> Option<At<bool>> {
+        let (line, value) = self.take(key)?;
+        let DeValue::Boolean(value) = value else {
+            self.fault(line, key, "must be true or false");
+            return None;
+        };
+        Some(At { line, value })
+    }
+
+    /// Takes a string or a list of strings.
+    pub(super) fn strings(&mut self, key: &'static str) -> Option<At<Vec<String>>> {
+        let (line, value) = self.take(key)?;
+        let value = strings(value);
+        if value.is_none() {
+            self.fault(line, key, "must be a string or a list of strings");
+        }
+        Some(At { line, value: value? })
+    }
+
+    /// Takes a table of which each value is a string or a list of strings.
+    pub(super) fn lists(&mut self, key: &'static str) -> Vec<(String, At<Vec<String>>)> {
+        let Some((line, value)) = self.take(key) else { return Vec::new() };
+        let DeValue::Table(table) = value else {
+            self.fault(line, key, "must be a table: { key = \"value\" }");
+            return Vec::new();
+        };
+        let mut out = Vec::new();
+        for (name, value) in table {
+            let name = name.into_inner().into_owned();
+            match strings(value.into_inner()) {
+                Some(value) => out.push((name, At { line, value })),
+                None => self.fault(line, &format!("{key}.{name}"), "must be a string or a list of strings"),
+            }
+        }
+        out
+    }
+
+    /// A fault of an option that was taken.
+    pub(super) fn refuse(&mut self, line: usize, key: &str, message: &str) {
+        self.fault(line, key, message);
+    }
+
+    /// Takes a section within this one.
+    pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'_, 't>> {
+        self.known.push(key);
+        self.table(key)
+    }
+
+    /// The keys that nobody took, each with its line, for sections whose keys are not ours.
+    pub(super) fn keys(&self) -> Vec<(usize, String)> {
+        let line = |key: &Spanned<_>| line_of(self.text, key.span().start);
+        let mut keys: Vec<_> =
+            self.table.keys().map(|key| (line(key), key.get_ref().clone().into_owned())).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// Takes a value of any key if it is a string; else leaves it.
+    pub(super) fn take_text(&mut self, key: &str) -> Option<String> {
+        let DeValue::String(text) = self.table.get(key)?.get_ref() else { return None };
+        let text = text.clone().into_owned();
+        self.table.remove(key);
+        Some(text)
+    }
+
+    /// Takes a section of any key.
+    pub(super) fn table(&mut self, key: &str) -> Option<Section<'_, 't>> {
+        let (at, value) = self.table.remove_entry(key)?;
+        let DeValue::Table(table) = value.into_inner() else {
+            self.fault(
+                line_of(self.text, at.span().start),
+                key,
+                "is a table: write it in braces, or as a section",
+            );
+            return None;
+        };
+        let name = format!("{}.{key}", self.name);
+        Some(Section { name, text: self.text, table, faults: &mut *self.faults, known: Vec::new() })
+    }
+
     /// What was not taken is a fault.
     pub(super) fn finish(mut self) {
         let known = self.known.join(", ");
@@ -114,7 +227,19 @@ impl<'t> Section<'_, 't> {
     }
 
     fn fault(&mut self, line: usize, key: &str, message: &str) {
-        self.faults.push(Some(line), format!("{}.{key}", self.name), message);
+        let key = if key.is_empty() { self.name.clone() } else { format!("{}.{key}", self.name) };
+        self.faults.push(Some(line), key, message);
+    }
+}
+
+fn strings(value: DeValue<'_>) -> Option<Vec<String>> {
+    let text = |value| match value {
+        DeValue::String(text) => Some(text.into_owned()),
+        _ => None,
+    };
+    match value {
+        DeValue::Array(array) => array.into_iter().map(|value| text(value.into_inner())).collect(),
+        value => text(value).map(|text| vec![text]),
     }
 }
 

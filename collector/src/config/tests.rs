@@ -2,7 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
-use super::{Config, ConfigFault, Scope};
+use super::{Config, ConfigFault, Proxy, Scope, Sink};
+use crate::sinks::Compression;
 
 fn parse(text: &str) -> Result<Config, super::Faults> {
     Config::parse(Path::new("c.toml"), text)
@@ -16,7 +17,7 @@ fn nothing_is_a_configuration() {
     assert_eq!(config.metrics.listen.to_string(), "127.0.0.1:9851");
     assert_eq!(config.ingest.hello, Duration::from_secs(5));
     assert_eq!(config.ingest.message_bytes, 1 << 20);
-    assert_eq!(config.file, None);
+    assert_eq!(config.sinks, []);
 }
 
 #[test]
@@ -29,7 +30,7 @@ fn a_file_says_what_it_says() {
     .expect("valid");
     assert_eq!(config.metrics.listen.to_string(), "[::]:1");
     assert_eq!(config.metrics.cadvisor_scope, Scope::Vm);
-    let file = config.file.expect("there is a section");
+    let [Sink::File(file)] = &*config.sinks else { panic!("{:?}", config.sinks) };
     assert_eq!((file.rotate_bytes, file.keep), (65_536, 0));
     assert_eq!(config.stats.interval, Duration::from_secs(3));
 }
@@ -89,4 +90,143 @@ fn a_file_that_was_named_must_be_there() {
     assert!(
         matches!(Config::load(Some(absent)), Err(ConfigFault::Unreadable { path, .. }) if path == absent)
     );
+}
+
+#[test]
+fn rules_keep_their_order_and_say_where_they_stand() {
+    let config = parse(concat!(
+        "[[rule]]\nname = \"quiet\"\nnamespace = [\"kube-*\", \"dev\"]\ncollect = false\n",
+        "[[rule]]\nredact = [\"email\", '\\d{3}-\\d{2}']\nlines_per_sec = 100\nannotations = { team = \"a*\" }\n",
+    ));
+    let config = config.expect("valid");
+    assert_eq!(config.rules.len(), 2);
+    let shown = format!("{:?}", config.rules);
+    assert!(shown.contains("name: \"quiet\", line: 1") && shown.contains("name: \"2\", line: 5"), "{shown}");
+    assert_eq!(parse("").expect("defaults").sections_unlike(&config), Vec::<&str>::new());
+}
+
+#[test]
+fn every_fault_of_a_rule_is_reported() {
+    let text = concat!(
+        "[[rule]]\n",                    // 1
+        "pod = 3\n",                     // 2
+        "stream = \"both\"\n",           // 3
+        "redact = [\"emial\", \"(\"]\n", // 4
+        "burst_lines = 5\n",             // 5
+        "colour = 1\n",                  // 6
+        "[[rule]]\n",                    // 7
+        "namespace = \"\"\n",            // 8
+        "collect = \"no\"\n",            // 9
+        "annotations = { a = 1 }\n",     // 10
+    );
+    let faults = parse(text).expect_err("faulty");
+    let seen: Vec<_> = faults.iter().map(|f| (f.line.unwrap_or(0), f.key.as_str())).collect();
+    assert_eq!(
+        seen,
+        [
+            (1, "rule"),
+            (2, "rule.pod"),
+            (3, "rule.stream"),
+            (4, "rule.redact"),
+            (4, "rule.redact"),
+            (5, "rule.burst_lines"),
+            (6, "rule.colour"),
+            (7, "rule"),
+            (8, "rule.namespace"),
+            (9, "rule.collect"),
+            (10, "rule.annotations.a"),
+        ],
+        "{faults}"
+    );
+    let said = parse("rule = 1\n").expect_err("no list").to_string();
+    assert!(said.contains("[[rule]]"), "{said}");
+}
+
+#[test]
+fn an_otlp_section_says_what_it_says() {
+    let config = parse(concat!(
+        "[node]\nname = \"n\"\n",
+        "[otlp]\nendpoint = \"https://logs.example:4318/base/\"\ncompression = \"zstd\"\nbatch_wait_ms = 0\n",
+        "proxy = \"none\"\n",
+        "[otlp.headers]\nX-Tenant = \"t\"\nauthorization = { file = \"/run/token\" }\n",
+        "[otlp.tls]\nca_file = \"/ca.pem\"\nserver_name = \"other.example\"\n",
+    ))
+    .expect("valid");
+    assert_eq!((config.node.name.as_deref(), config.node.cluster), (Some("n"), None));
+    let [Sink::Otlp(otlp)] = &*config.sinks else { panic!("{:?}", config.sinks) };
+    assert_eq!(otlp.endpoint.uri, "https://logs.example:4318/base/v1/logs");
+    assert_eq!((otlp.compression, &otlp.proxy), (Compression::Zstd, &Proxy::None));
+    assert_eq!((otlp.batch_wait, otlp.batch_bytes), (Duration::ZERO, 4 << 20));
+    assert_eq!(otlp.headers.len(), 2);
+    assert_eq!(otlp.tls.ca_file.as_deref(), Some(Path::new("/ca.pem")));
+}
+
+#[test]
+fn the_path_of_otlp_is_appended_where_it_is_not_there() {
+    for (said, asked) in [
+        ("http://h:4318", "http://h:4318/v1/logs"),
+        ("http://h/", "http://h/v1/logs"),
+        ("http://h/insert/opentelemetry", "http://h/insert/opentelemetry/v1/logs"),
+        ("http://h/x/v1/logs", "http://h/x/v1/logs"),
+        ("https://[::1]:4318?key=1", "https://[::1]:4318/v1/logs?key=1"),
+    ] {
+        let config = parse(&format!("[otlp]\nendpoint = \"{said}\"\n")).expect("valid");
+        let [Sink::Otlp(otlp)] = &*config.sinks else { panic!("{:?}", config.sinks) };
+        assert_eq!(otlp.endpoint.uri, asked);
+    }
+}
+
+#[test]
+fn faults_of_an_otlp_section_are_reported_together_and_show_no_secret() {
+    let text = concat!(
+        "[stdout]\n",                                    // 1
+        "format = \"xml\"\n",                            // 2
+        "[otlp]\n",                                      // 3
+        "endpoint = \"https://me:s3cret@h\"\n",          // 4
+        "compression = \"lz4\"\n",                       // 5
+        "proxy = \"socks5://me:s3cret@h\"\n",            // 6
+        "batch_bytes = 1\n",                             // 7
+        "[otlp.headers]\n",                              // 8
+        "\"bad name\" = \"s3cret\"\n",                   // 9
+        "content-type = \"s3cret\"\n",                   // 10
+        "a = \"s3cret\\n\"\n",                           // 11
+        "b = { env = \"SHIMTAP_NO_SUCH_VARIABLE\" }\n",  // 12
+        "c = { file = \"relative\" }\n",                 // 13
+        "d = { file = \"/a\", env = \"HOME\" }\n",       // 14
+        "e = 1\n",                                       // 15
+        "f = { colour = \"s3cret\", env = \"HOME\" }\n", // 16
+        "[otlp.tls]\n",                                  // 17
+        "cert_file = \"cert.pem\"\n",                    // 18
+        "server_name = \"no name\"\n",                   // 19
+        "verify = false\n",                              // 20
+    );
+    let faults = parse(text).expect_err("faulty");
+    let seen: Vec<_> = faults.iter().map(|f| (f.line, f.key.as_str())).collect();
+    assert_eq!(
+        seen,
+        [
+            (Some(2), "stdout.format"),
+            (Some(4), "otlp.endpoint"),
+            (Some(5), "otlp.compression"),
+            (Some(6), "otlp.proxy"),
+            (Some(7), "otlp.batch_bytes"),
+            (Some(9), "otlp.headers.bad name"),
+            (Some(10), "otlp.headers.content-type"),
+            (Some(11), "otlp.headers.a"),
+            (Some(12), "otlp.headers.b"),
+            (Some(13), "otlp.headers.c"),
+            (Some(14), "otlp.headers.d"),
+            (Some(15), "otlp.headers.e"),
+            (Some(16), "otlp.headers.f.colour"),
+            (Some(18), "otlp.tls.cert_file"),
+            (Some(19), "otlp.tls.server_name"),
+            (Some(20), "otlp.tls.verify"),
+            (None, "otlp.tls.key_file"),
+        ]
+    );
+    assert!(!faults.to_string().contains("s3cret"), "{faults}");
+    let config = parse(
+        "[otlp]\nendpoint = \"http://h\"\nproxy = \"http://me:s3cret@h\"\n[otlp.headers]\na = \"s3cret\"\n",
+    );
+    assert!(!format!("{config:?}").contains("s3cret"));
 }

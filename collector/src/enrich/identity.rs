@@ -3,19 +3,22 @@
 //! What is not known stays `None` and is left out of labels and records; nothing is guessed from an id. The names
 //! are frozen when the container is first seen, so that a series never changes its labels.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use shimtap_proto::link;
 
-/// What a container is to its client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// A CRI pod sandbox (the pause container).
-    Sandbox,
-    /// A container of a CRI pod.
-    PodContainer,
-    /// Anything else: ctr, nerdctl, docker.
-    Plain,
+use crate::closed::closed;
+
+closed! {
+    /// What a container is to its client.
+    pub enum Role {
+        /// A CRI pod sandbox (the pause container).
+        Sandbox => "sandbox",
+        /// A container of a CRI pod.
+        PodContainer => "pod_container",
+        /// Anything else: ctr, nerdctl, docker.
+        Plain => "plain",
+    }
 }
 
 /// The names of a container.
@@ -45,10 +48,14 @@ pub struct Identity {
     pub path: String,
     /// Base name of the shim inside; empty = not known.
     pub shim: String,
+    /// Annotations of the OCI spec that are no names of Kubernetes': those that containerd was told to pass on
+    /// (`pod_annotations`), and what other clients set.
+    pub annotations: BTreeMap<String, String>,
     /// True where this host's cgroups show the container (runc, crun), false where a VM or a sandbox hides it.
     pub host_visible: bool,
 }
 
+const CRI: &str = "io.kubernetes.cri.";
 const CRI_TYPE: &str = "io.kubernetes.cri.container-type";
 const CRI_NAMESPACE: &str = "io.kubernetes.cri.sandbox-namespace";
 const CRI_POD: &str = "io.kubernetes.cri.sandbox-name";
@@ -62,6 +69,27 @@ const NERDCTL_NAME: &str = "nerdctl/name";
 // === impl Identity ===
 
 impl Identity {
+    /// Of which nothing is known.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self {
+            runtime_namespace: String::new(),
+            container_id: String::new(),
+            role: Role::Plain,
+            namespace: None,
+            pod: None,
+            pod_uid: None,
+            sandbox_id: None,
+            container: None,
+            image: None,
+            name: String::new(),
+            path: String::new(),
+            shim: String::new(),
+            annotations: BTreeMap::new(),
+            host_visible: false,
+        }
+    }
+
     /// From what the wrapper said of a task and of its shim.
     #[must_use]
     pub fn new(open: &link::Open, inner: &link::InnerShim) -> Self {
@@ -99,9 +127,27 @@ impl Identity {
             name: nerdctl.filter(|_| role == Role::Plain).unwrap_or_else(|| open.container.clone()),
             path,
             shim: shim.to_owned(),
+            annotations: own_annotations(open),
             host_visible,
         }
     }
+
+    /// The shim inside as people name it; empty = not known.
+    #[must_use]
+    pub fn runtime(&self) -> &str {
+        short_shim(&self.shim)
+    }
+}
+
+/// The part of a shim's name that tells it from others: `runc-v2` of `containerd-shim-runc-v2`.
+#[must_use]
+pub fn short_shim(name: &str) -> &str {
+    name.strip_prefix("containerd-shim-").unwrap_or(name)
+}
+
+fn own_annotations(open: &link::Open) -> BTreeMap<String, String> {
+    let own = open.annotations.iter().filter(|(key, _)| !key.starts_with(CRI));
+    own.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// True for shims whose containers are processes of this host in cgroups of their own.

@@ -2,4 +2,4 @@
 
 mod identity;
 
-pub use identity::{Identity, Role};
+pub use identity::{Identity, Role, short_shim};

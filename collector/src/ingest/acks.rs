@@ -67,8 +67,6 @@ impl Acks {
         let mut inner = self.inner();
         if let Some(stream) = inner.streams.iter_mut().find(|stream| stream.handle == handle) {
             stream.closing = stream.slot.end();
-            // Held by the stream as well as by us, and it asks for no lock of ours.
-            stream.slot.progress.wait_for(stream.slot.submitted());
         }
     }
 
@@ -114,8 +112,8 @@ impl Acks {
         let mut ack = link::Ack::new();
         for stream in &mut inner.streams {
             let durable = stream.slot.progress.durable();
-            // A stream without a byte is at its end from the beginning.
-            let at_end = stream.closing.is_some_and(|end| durable >= end || stream.slot.submitted() == 0);
+            // An end is acknowledged when it is durable itself: a stream that lost it would be taken for open-ended.
+            let at_end = stream.closing.is_some() && stream.slot.progress.has_ended();
             if durable <= stream.sent && !at_end {
                 continue;
             }

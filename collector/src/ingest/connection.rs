@@ -16,7 +16,7 @@ use tokio::{
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{mpsc, watch},
-    time::{Instant, sleep, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use super::{
@@ -35,8 +35,6 @@ const ACK_DELAY: Duration = Duration::from_millis(450);
 const EVENT_DELAY: Duration = Duration::from_millis(50);
 /// The same where only acknowledgements keep us: the sink works on the last bytes.
 const LAST_DELAY: Duration = Duration::from_millis(5);
-/// How long nothing comes before long unfinished lines are delivered in pieces.
-const FRAGMENT_DELAY: Duration = Duration::from_millis(200);
 /// A peer that takes nothing for this long is not there. Answers are a few hundred bytes.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 /// How long a connection is kept open at the collector's end, for the acknowledgements of what it has taken.
@@ -129,13 +127,24 @@ async fn read_all(
 ) -> Result<End, IngestFault> {
     let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
     tokio::pin!(stopped);
+    let mut rules = session.watch_rules();
     loop {
+        let due = session.fragments_due();
         let next = tokio::select! {
             // Cancel-safe: bytes of an unfinished frame stay in the reader.
             next = reader.next() => next?,
             () = &mut stopped => return Ok(End::Stopped),
-            // Each message begins the time anew.
-            () = sleep(FRAGMENT_DELAY), if session.holds_much() => {
+            // Cancel-safe, and ends with an error only where the collector ends.
+            Ok(()) = rules.changed() => {
+                for answer in session.judge_again() {
+                    if answers.send(answer).await.is_err() {
+                        return Ok(End::Closed);
+                    }
+                }
+                continue;
+            }
+            // Not polled where nothing waits.
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 tokio::select! {
                     done = session.fragments() => done?,
                     () = &mut stopped => return Ok(End::Stopped),

@@ -16,12 +16,14 @@ mod streams;
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 pub use event_label::EventLabel;
 pub use fault::FaultKind;
 pub use listener::{ListenFault, Listener};
-pub use streams::Streams;
+pub use streams::{Memory, Streams};
 
-use crate::{config, metrics::Registry, sinks::Outlet};
+use crate::{config, metrics::Registry, rules::Rules, sinks::Outlet};
 
 /// What all connections share.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub struct Ingest {
     pub registry: Arc<Registry>,
     /// How far each stream is.
     pub streams: Streams,
+    /// What is collected of whom; changes while we run.
+    pub rules: watch::Receiver<Arc<Rules>>,
     /// Where records go.
     pub outlet: Outlet,
 }

@@ -3,10 +3,12 @@
 use std::{
     collections::HashMap,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use protobuf::MessageField;
 use shimtap_proto::link::{self, from_collector, from_wrapper};
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     Ingest,
@@ -14,11 +16,16 @@ use super::{
     data::Data,
     event_label::EventLabel,
     fault::IngestFault,
-    streams::{Refused, Slot},
+    streams::{Place, Refused, Slot},
 };
 use crate::{
     event::{Batch, Origin, StreamKind, StreamName, URGENT_BYTES},
-    metrics::{Container, Sample, SampleSource, StreamCounts, Undecoded, Update, Wrapper},
+    metrics::{
+        About, Container, Notice, Sample, SampleSource, StreamCounts, Undecoded, Unwrapped, Update, Wrapper,
+    },
+    rules::Rules,
+    sinks::Room,
+    time::now_ns,
 };
 
 /// One wrapper on one connection.
@@ -35,7 +42,15 @@ pub(super) struct Session {
     acks: Arc<Acks>,
     /// Bytes of unfinished lines of all streams. They are not acknowledged, so they take up the wrapper's window.
     held: usize,
+    /// Streams with an unfinished line, and since when it waits.
+    unfinished: HashMap<u32, Instant>,
 }
+
+/// How long an unfinished line waits for its end before what is there of it is made durable.
+const FRAGMENT_DELAY: Duration = Duration::from_millis(200);
+/// A line of which something is to be taken out is not made durable in pieces, unless its wrapper's window is filling.
+/// Whether it is, is looked at this often.
+const WHOLE_DELAY: Duration = Duration::from_millis(800);
 
 /// Most updates kept for tasks that are still to be announced; a pod has few containers.
 const EARLY: usize = 256;
@@ -82,6 +97,7 @@ impl Session {
             early: Vec::new(),
             acks: Arc::default(),
             held: 0,
+            unfinished: HashMap::new(),
         };
         Ok((session, answer(from_collector::Body::Welcome(welcome))))
     }
@@ -91,33 +107,46 @@ impl Session {
         Arc::clone(&self.acks)
     }
 
-    /// True where unfinished lines must be delivered in pieces when nothing comes for a while. A wrapper sends no more
-    /// than its window ahead of acknowledgements, and what it waits for may be the acknowledgement of these very bytes;
-    /// an eighth leaves it enough to go on with.
-    pub(super) fn holds_much(&self) -> bool {
-        u64::try_from(self.held).is_ok_and(|held| held >= URGENT_BYTES)
+    /// When unfinished lines have waited long enough; `None` where there are none.
+    pub(super) fn fragments_due(&self) -> Option<Instant> {
+        self.unfinished.values().min().map(|since| *since + FRAGMENT_DELAY)
     }
 
-    /// Delivers unfinished lines as pieces. Cancel-safe as `take` is.
+    /// Sends on what is there of lines that have waited long enough. Cancel-safe as `take` is.
     pub(super) async fn fragments(&mut self) -> Result<(), IngestFault> {
-        let slots: Vec<_> =
-            self.streams.iter().map(|(handle, stream)| (*handle, Arc::clone(&stream.slot))).collect();
-        for (handle, slot) in slots {
-            let before = slot.held();
-            if before == 0 {
+        // The wrapper's window may be full of such lines; what it waits for is then the acknowledgement of these bytes.
+        let urgent = u64::try_from(self.held).is_ok_and(|held| held >= URGENT_BYTES);
+        let now = Instant::now();
+        let due = self.unfinished.iter().filter(|(_, since)| **since + FRAGMENT_DELAY <= now);
+        for handle in due.map(|(handle, _)| *handle).collect::<Vec<_>>() {
+            let slot = self.slot(handle)?;
+            if !urgent && slot.wants_whole_lines() {
+                self.unfinished.entry(handle).and_modify(|since| *since = now + WHOLE_DELAY);
                 continue;
             }
+            let before = slot.held();
             let room = self.ingest.outlet.room(1, before).await;
-            let batch = slot.fragment(self.id).map_err(|refused| refusal(handle, &slot, refused))?;
-            self.submit(batch, room);
-            self.account(before, &slot);
+            let batch = slot.fragment(self.id, urgent).map_err(|refused| refusal(handle, &slot, refused))?;
+            self.sent_on(handle, &slot, before, batch, room);
+            // A CR that may be half of a line's end stays, and waits anew.
+            self.unfinished.entry(handle).and_modify(|since| *since = now);
         }
         Ok(())
     }
 
-    /// Keeps the sum of unfinished lines: `slot` held `before`.
-    fn account(&mut self, before: usize, slot: &Slot) {
-        self.held = self.held.saturating_sub(before).saturating_add(slot.held());
+    /// Hands on what a message made of stream `handle`, which held `before` bytes of an unfinished line.
+    fn sent_on(&mut self, handle: u32, slot: &Slot, before: usize, batch: Option<Batch>, room: Room) {
+        let held = slot.held();
+        self.held = self.held.saturating_sub(before).saturating_add(held);
+        if held == 0 {
+            self.unfinished.remove(&handle);
+        } else if batch.is_some() || before == 0 {
+            self.unfinished.insert(handle, Instant::now());
+        }
+        if let Some(batch) = batch {
+            self.ingest.outlet.submit(batch, room);
+            self.acks.expect();
+        }
     }
 
     /// Takes a message; gives what it is answered, if anything. Waits for room in the sink's queue and for nothing
@@ -133,13 +162,24 @@ impl Session {
             Some(from_wrapper::Body::Open(open)) => return self.open(&open).map(Some),
             Some(from_wrapper::Body::Stats(stats)) => self.stats(&stats)?,
             Some(from_wrapper::Body::Event(event)) => self.event(&event),
-            Some(from_wrapper::Body::Report(report)) => self.wrapper.reported(report),
+            Some(from_wrapper::Body::Report(report)) => self.report(report),
             Some(from_wrapper::Body::Gone(gone)) => self.gone(&gone)?,
             Some(from_wrapper::Body::Hello(_)) => return Err(IngestFault::Order("a second hello")),
             // A body of a later release: ignored, as the protocol says.
             _ => {}
         }
         Ok(None)
+    }
+
+    fn report(&self, report: link::Report) {
+        for notice in self.wrapper.reported(report) {
+            let about = self.wrapper.about();
+            notice.say(&about);
+            if let Notice::Unwrapped(why) = notice {
+                let About { namespace, id, .. } = about;
+                self.ingest.registry.note_unwrapped(Unwrapped { time_ns: now_ns(), namespace, id, why });
+            }
+        }
     }
 
     fn open(&mut self, open: &link::Open) -> Result<link::FromCollector, IngestFault> {
@@ -153,6 +193,7 @@ impl Session {
         for (_, update) in self.early.extract_if(.., |(task, _)| *task == open.task) {
             container.update(update);
         }
+        let rules = self.rules();
         let mut ready = link::Ready { task: open.task, ..link::Ready::default() };
         let mut handles = Vec::new();
         for stdio in &open.stdio {
@@ -161,8 +202,8 @@ impl Session {
                 Ok(link::Stream::STREAM_STDERR) => StreamKind::Stderr,
                 _ => continue,
             };
-            let counts = counts(&container, stream, stdio);
             if stdio.handle == 0 {
+                show(&container, &Arc::new(not_captured(stream, stdio)));
                 continue;
             }
             let origin = Arc::new(Origin {
@@ -176,15 +217,16 @@ impl Session {
                 identity: Arc::clone(&container.identity),
                 json: OnceLock::new(),
             });
-            let slot = self.ingest.streams.attach(&origin, &counts, &container.clock, self.id);
+            let (clock, budget) = (&container.clock, &container.budget);
+            let slot = self.ingest.streams.attach(&origin, clock, budget, self.id);
+            slot.judge(self.id, rules.judge(&container.identity, stream));
+            show(&container, &slot.counts);
             self.acks.watch(open.task, stdio.handle, &slot);
-            ready.streams.push(link::StreamPosition {
-                handle: stdio.handle,
-                next: slot.next(),
-                capture: true,
-                ..link::StreamPosition::default()
-            });
+            ready.streams.push(position(stdio.handle, slot.place()));
             handles.push(stdio.handle);
+            if slot.held() > 0 {
+                self.unfinished.insert(stdio.handle, Instant::now());
+            }
             self.held = self.held.saturating_add(slot.held());
             if let Some(old) = self.streams.insert(stdio.handle, Stream { slot }) {
                 self.held = self.held.saturating_sub(old.slot.held());
@@ -192,6 +234,34 @@ impl Session {
         }
         self.tasks.insert(open.task, Task { container, handles });
         Ok(answer(from_collector::Body::Ready(ready)))
+    }
+
+    /// Tells when there are other rules.
+    pub(super) fn watch_rules(&self) -> watch::Receiver<Arc<Rules>> {
+        self.ingest.rules.clone()
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.ingest.rules.borrow())
+    }
+
+    /// Other rules hold from here on; gives what the wrapper must know of that.
+    pub(super) fn judge_again(&self) -> Vec<link::FromCollector> {
+        let rules = self.rules();
+        let mut answers = Vec::new();
+        for (task, Task { container, handles }) in &self.tasks {
+            let switched = handles.iter().filter_map(|handle| {
+                let slot = &self.streams.get(handle)?.slot;
+                let verdict = rules.judge(&container.identity, slot.origin.name.stream);
+                Some(position(*handle, slot.judge(self.id, verdict)?))
+            });
+            let streams: Vec<_> = switched.collect();
+            if !streams.is_empty() {
+                let ready = link::Ready { task: *task, streams, ..link::Ready::default() };
+                answers.push(answer(from_collector::Body::Ready(ready)));
+            }
+        }
+        answers
     }
 
     /// Takes bytes, as `take` does.
@@ -206,8 +276,7 @@ impl Session {
         let before = slot.held();
         let room = self.ingest.outlet.room(records, bytes.len().saturating_add(before)).await;
         let batch = slot.data(self.id, data, records).map_err(|refused| refusal(handle, &slot, refused))?;
-        self.submit(batch, room);
-        self.account(before, &slot);
+        self.sent_on(handle, &slot, before, batch, room);
         Ok(())
     }
 
@@ -216,8 +285,7 @@ impl Session {
         let before = slot.held();
         let room = self.ingest.outlet.room(4, before).await;
         let batch = slot.gap(self.id, gap).map_err(|refused| refusal(gap.handle, &slot, refused))?;
-        self.submit(batch, room);
-        self.account(before, &slot);
+        self.sent_on(gap.handle, &slot, before, batch, room);
         Ok(())
     }
 
@@ -226,17 +294,9 @@ impl Session {
         let before = slot.held();
         let room = self.ingest.outlet.room(4, before).await;
         let batch = slot.close(self.id, close).map_err(|refused| refusal(close.handle, &slot, refused))?;
-        self.submit(batch, room);
-        self.account(before, &slot);
+        self.sent_on(close.handle, &slot, before, batch, room);
         self.acks.closed(close.handle);
         Ok(())
-    }
-
-    fn submit(&self, batch: Option<Batch>, room: crate::sinks::Room) {
-        if let Some(batch) = batch {
-            self.ingest.outlet.submit(batch, room);
-            self.acks.expect();
-        }
     }
 
     fn stats(&self, stats: &link::Stats) -> Result<(), IngestFault> {
@@ -282,6 +342,7 @@ impl Session {
         for handle in task.handles {
             if let Some(stream) = self.streams.remove(&handle) {
                 self.held = self.held.saturating_sub(stream.slot.held());
+                self.unfinished.remove(&handle);
                 stream.slot.detach(self.id);
                 self.ingest.streams.ended(&stream.slot.origin.name);
             }
@@ -308,15 +369,25 @@ impl Drop for Session {
     }
 }
 
-/// The figures of one stream of a container, known or new.
-fn counts(container: &Container, stream: StreamKind, stdio: &link::Stdio) -> Arc<StreamCounts> {
+fn position(handle: u32, place: Place) -> link::StreamPosition {
+    let Place { next, capture } = place;
+    link::StreamPosition { handle, next, capture, ..link::StreamPosition::default() }
+}
+
+/// Shows a stream's figures with its container's, in place of those that were shown for it before.
+fn show(container: &Container, counts: &Arc<StreamCounts>) {
     let mut live = container.live();
-    let known = live.streams.iter().find(|c| c.stream == stream && c.process == stdio.process);
-    if let Some(known) = known {
-        return Arc::clone(known);
+    let same = |c: &&mut Arc<StreamCounts>| c.stream == counts.stream && c.process == counts.process;
+    match live.streams.iter_mut().find(same) {
+        Some(shown) => *shown = Arc::clone(counts),
+        None => live.streams.push(Arc::clone(counts)),
     }
+}
+
+/// A stream that its wrapper leaves alone.
+fn not_captured(stream: StreamKind, stdio: &link::Stdio) -> StreamCounts {
     use link::NotCaptured as N;
-    let not_captured = match stdio.not_captured.enum_value() {
+    let why = match stdio.not_captured.enum_value() {
         Ok(N::NOT_CAPTURED_UNSPECIFIED) => None,
         Ok(N::NOT_CAPTURED_EMPTY) => Some("empty"),
         Ok(N::NOT_CAPTURED_FILE_URI) => Some("file_uri"),
@@ -328,9 +399,7 @@ fn counts(container: &Container, stream: StreamKind, stdio: &link::Stdio) -> Arc
         Ok(N::NOT_CAPTURED_NO_ROOM) => Some("no_room"),
         Err(_) => Some("unknown"),
     };
-    let counts = Arc::new(StreamCounts::new(stream, &stdio.process, not_captured));
-    live.streams.push(Arc::clone(&counts));
-    counts
+    StreamCounts::new(stream, &stdio.process, why)
 }
 
 fn answer(body: from_collector::Body) -> link::FromCollector {

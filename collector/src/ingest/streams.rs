@@ -1,8 +1,8 @@
 //! How far each stream is, over all connections that ever carried it.
 //!
 //! The table is keyed by the stream's durable name, so that a wrapper which comes back, or a worker's successor,
-//! goes on exactly where its predecessor stopped. Ended streams are remembered up to a bound, oldest forgotten
-//! first: the worst that can follow is that bytes are delivered twice, under the same record ids.
+//! goes on exactly where its predecessor stopped. What an earlier process knew is asked of the journal, which knows it
+//! for good; ended streams are remembered here up to a bound.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,17 +18,26 @@ use tokio::time::Instant;
 
 use super::data::Data;
 use crate::{
-    event::{Batch, Body, Flags, HoleReason, Origin, Progress, Record, StreamName},
+    event::{Batch, Body, Ending, Flags, HoleReason, Origin, Progress, Receipt, Record, StreamName},
+    journal::Row,
     metrics::{StreamCounts, Totals},
     process::{Clock, Tape, TapeFault, Times},
+    rules::{Budget, Censor, Verdict},
     time::now_ns,
 };
+
+/// What an earlier process, or this one some time ago, knew of streams.
+pub trait Memory: std::fmt::Debug + Send + Sync {
+    /// How far a stream was; `None` where it was never heard of.
+    fn stream(&self, name: &StreamName) -> Option<Row>;
+}
 
 /// All streams.
 #[derive(Debug)]
 pub struct Streams {
     table: Mutex<Table>,
     totals: Arc<Totals>,
+    memory: Arc<dyn Memory>,
     remembered: usize,
 }
 
@@ -45,8 +54,8 @@ pub(super) struct Slot {
     pub(super) origin: Arc<Origin>,
     /// What of it is durable.
     pub(super) progress: Arc<Progress>,
-    counts: Arc<StreamCounts>,
-    clock: Arc<Clock>,
+    /// What is shown of it.
+    pub(super) counts: Arc<StreamCounts>,
     totals: Arc<Totals>,
     /// Raw offset behind the last record that went to the sink.
     submitted: AtomicU64,
@@ -56,10 +65,24 @@ pub(super) struct Slot {
 #[derive(Debug, Default)]
 struct State {
     tape: Tape,
+    censor: Censor,
+    /// Gives the records of its container their times.
+    clock: Arc<Clock>,
+    /// What rules leave its container of lines.
+    budget: Arc<Budget>,
     /// The connection that carries it now.
     owner: u64,
     /// Since when none does.
     detached: Option<Instant>,
+}
+
+/// Where a wrapper is to go on with a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The next byte that is wanted; `None`: the oldest that there is.
+    pub(super) next: Option<u64>,
+    /// False: none is.
+    pub(super) capture: bool,
 }
 
 /// The owner of a stream that no connection carries; connections are numbered from 1.
@@ -77,32 +100,37 @@ pub(super) enum Refused {
 // === impl Streams ===
 
 impl Streams {
-    /// An empty table that remembers `remembered` ended streams.
+    /// An empty table that remembers `remembered` ended streams, and asks `memory` for those that it does not know.
     #[must_use]
-    pub fn new(totals: Arc<Totals>, remembered: usize) -> Self {
-        Self { table: Mutex::default(), totals, remembered }
+    pub fn new(totals: Arc<Totals>, memory: Arc<dyn Memory>, remembered: usize) -> Self {
+        Self { table: Mutex::default(), totals, memory, remembered }
     }
 
-    /// The stream of that name, known or new; connection `owner` carries it from here on.
+    /// Takes streams that an earlier process left open: should their wrappers not come back, they end.
+    pub fn expect(&self, rows: Vec<Row>) {
+        let mut table = self.table();
+        for row in rows {
+            let origin = Arc::clone(&row.origin);
+            let slot = Slot::new(&origin, Some(row), &self.totals);
+            slot.state().detached = Some(Instant::now());
+            table.slots.insert(origin.name.clone(), Arc::new(slot));
+        }
+    }
+
+    /// The stream of that name, known or new; connection `owner` carries it from here on. `clock` and `budget` are its
+    /// container's.
     pub(super) fn attach(
         &self,
         origin: &Arc<Origin>,
-        counts: &Arc<StreamCounts>,
         clock: &Arc<Clock>,
+        budget: &Arc<Budget>,
         owner: u64,
     ) -> Arc<Slot> {
         let mut table = self.table();
-        let slot = table.slots.entry(origin.name.clone()).or_insert_with(|| {
-            Arc::new(Slot {
-                origin: Arc::clone(origin),
-                progress: Arc::default(),
-                counts: Arc::clone(counts),
-                clock: Arc::clone(clock),
-                totals: Arc::clone(&self.totals),
-                submitted: AtomicU64::new(0),
-                state: Mutex::default(),
-            })
-        });
+        let slot = table
+            .slots
+            .entry(origin.name.clone())
+            .or_insert_with(|| Arc::new(Slot::new(origin, self.memory.stream(&origin.name), &self.totals)));
         let slot = Arc::clone(slot);
         // It was taken for ended, and is not.
         table.ended.retain(|name| *name != origin.name);
@@ -110,6 +138,9 @@ impl Streams {
         let mut state = slot.state();
         state.owner = owner;
         state.detached = None;
+        clock.raise(state.clock.last());
+        state.clock = Arc::clone(clock);
+        state.budget = Arc::clone(budget);
         drop(state);
         slot
     }
@@ -136,12 +167,60 @@ impl Streams {
     }
 }
 
+// === impl State ===
+
+impl State {
+    fn place(&self) -> Place {
+        Place { next: Some(self.tape.next()), capture: !self.censor.is_off() }
+    }
+}
+
 // === impl Slot ===
 
 impl Slot {
-    /// The next byte that is wanted.
-    pub(super) fn next(&self) -> Option<u64> {
-        self.state().tape.next()
+    /// A stream that an earlier process left as `known`, or a new one.
+    fn new(origin: &Arc<Origin>, known: Option<Row>, totals: &Arc<Totals>) -> Self {
+        let counts = Arc::new(StreamCounts::new(origin.name.stream, &origin.name.process, None));
+        let clock = Clock::default();
+        let (mut tape, mut progress) = (Tape::default(), Progress::default());
+        let mut submitted = 0;
+        if let Some(row) = known {
+            let orderly = matches!(row.ending, Some(Ending::Exact | Ending::Inexact));
+            tape = Tape::resumed(row.end, row.edge, orderly.then_some(row.end));
+            progress = Progress::resumed(row.end, orderly);
+            submitted = row.end;
+            clock.raise(row.last_ns);
+            counts.resume(&row);
+        }
+        let state = State { tape, clock: Arc::new(clock), ..State::default() };
+        Self {
+            origin: Arc::clone(origin),
+            progress: Arc::new(progress),
+            counts,
+            totals: Arc::clone(totals),
+            submitted: AtomicU64::new(submitted),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// What becomes of it from here on; gives its new place where it is switched on or off by that.
+    pub(super) fn judge(&self, owner: u64, verdict: Verdict) -> Option<Place> {
+        let mut state = self.owned(owner).ok()?;
+        let off = verdict.off;
+        let switched = state.censor.judge(Arc::new(verdict));
+        self.counts.off.store(off, Ordering::Relaxed);
+        // Switched on again: what was not collected is not asked for now.
+        switched.then(|| Place { next: off.then(|| state.tape.next()), capture: !off })
+    }
+
+    /// The next byte that is wanted, and whether any is.
+    pub(super) fn place(&self) -> Place {
+        self.state().place()
+    }
+
+    /// True where pieces of a line would hide what is to be taken out of it.
+    pub(super) fn wants_whole_lines(&self) -> bool {
+        self.state().censor.wants_whole_lines()
     }
 
     /// Raw offset behind the last record that went to the sink.
@@ -173,16 +252,13 @@ impl Slot {
         let mut state = self.owned(owner)?;
         let mut records = Vec::with_capacity(records);
         let times = Times { offsets: &data.time_offset, ns: &data.time_ns, otherwise: now_ns() };
-        let taken = state
-            .tape
-            .data(data.offset, data.bytes, times, &self.clock, &mut records)
-            .map_err(Refused::Fault)?;
-        drop(state);
+        let State { tape, clock, .. } = &mut *state;
+        let taken = tape.data(data.offset, data.bytes, times, clock, &mut records).map_err(Refused::Fault)?;
         let stream = self.origin.name.stream;
         self.counts.bytes.fetch_add(taken.bytes, Ordering::Relaxed);
         self.totals.log_bytes.add(stream, taken.bytes);
         self.totals.log_repeated.add(stream, taken.repeated);
-        Ok(self.batch(records, false))
+        Ok(self.batch(&mut state, records, None, false))
     }
 
     /// Takes the claim of a gap.
@@ -197,30 +273,30 @@ impl Slot {
         };
         let mut state = self.owned(owner)?;
         let mut records = Vec::new();
-        let taken = state.tape.gap(gap.from, gap.to, reason, now_ns(), &self.clock, &mut records);
-        taken.map_err(Refused::Fault)?;
-        drop(state);
-        Ok(self.batch(records, false))
+        let State { tape, clock, .. } = &mut *state;
+        tape.gap(gap.from, gap.to, reason, now_ns(), clock, &mut records).map_err(Refused::Fault)?;
+        Ok(self.batch(&mut state, records, None, false))
     }
 
     /// Takes the stream's end.
     pub(super) fn close(&self, owner: u64, close: &link::Close) -> Result<Option<Batch>, Refused> {
         let mut state = self.owned(owner)?;
         let mut records = Vec::new();
-        state.tape.close(close.end, now_ns(), &self.clock, &mut records).map_err(Refused::Fault)?;
-        drop(state);
-        self.counts.close(close.exact);
-        Ok(self.batch(records, true))
+        let State { tape, clock, .. } = &mut *state;
+        tape.close(close.end, now_ns(), clock, &mut records).map_err(Refused::Fault)?;
+        let ending = if close.exact { Ending::Exact } else { Ending::Inexact };
+        self.counts.close(ending);
+        Ok(self.batch(&mut state, records, Some(ending), true))
     }
 
-    /// Gives what is there of the unfinished line, as a piece of it.
-    pub(super) fn fragment(&self, owner: u64) -> Result<Option<Batch>, Refused> {
+    /// Gives what is there of the unfinished line, as a piece of it; `urgent` where the wrapper may be waiting for just
+    /// this acknowledgement.
+    pub(super) fn fragment(&self, owner: u64, urgent: bool) -> Result<Option<Batch>, Refused> {
         let mut state = self.owned(owner)?;
         let mut records = Vec::new();
-        state.tape.fragment(&self.clock, &mut records);
-        drop(state);
-        // The wrapper may be waiting for just this acknowledgement.
-        Ok(self.batch(records, true))
+        let State { tape, clock, .. } = &mut *state;
+        tape.fragment(clock, &mut records);
+        Ok(self.batch(&mut state, records, None, urgent))
     }
 
     /// Nobody will send the rest: gives the unfinished line, unless a connection carries the stream after all.
@@ -228,27 +304,37 @@ impl Slot {
         let mut state = self.owned(NOBODY)?;
         let mut records = Vec::new();
         state.detached = None;
-        state.tape.abandon(&self.clock, &mut records);
-        if state.tape.end().is_none() {
-            self.counts.close(false);
+        let State { tape, clock, .. } = &mut *state;
+        tape.abandon(clock, &mut records);
+        let ending = tape.end().is_none().then_some(Ending::WrapperLost);
+        if let Some(ending) = ending {
+            self.counts.close(ending);
         }
-        drop(state);
-        Ok(self.batch(records, true))
+        Ok(self.batch(&mut state, records, ending, true))
     }
 
     fn is_orphan(&self, patience: Duration) -> bool {
         self.state().detached.is_some_and(|since| since.elapsed() >= patience)
     }
 
-    /// Counts what goes out, and packs it.
-    fn batch(&self, records: Vec<Record>, last: bool) -> Option<Batch> {
+    /// Does what rules say, counts what goes out, and packs it.
+    fn batch(
+        &self,
+        state: &mut State,
+        mut records: Vec<Record>,
+        ending: Option<Ending>,
+        last: bool,
+    ) -> Option<Batch> {
         let stream = self.origin.name.stream;
+        let done = state.censor.apply(&mut records, &state.budget, Instant::now());
+        self.totals.redactions.add(done.redactions);
+        self.totals.limited_lines.add(done.limited_lines);
         let mut lines = 0;
         for record in &records {
             let bytes = record.to.saturating_sub(record.from);
             match &record.body {
                 Body::Line(_) => {
-                    if !record.flags.has(Flags::PARTIAL) {
+                    if !record.flags.has(Flags::PARTIAL) && !record.flags.has(Flags::FRAGMENT) {
                         lines += 1;
                     }
                 }
@@ -259,14 +345,19 @@ impl Slot {
                 }
             }
         }
-        let end = records.last()?.to;
+        if records.is_empty() && ending.is_none() {
+            return None;
+        }
+        let end = records.last().map_or(self.submitted.load(Ordering::Relaxed), |record| record.to);
         self.counts.lines.fetch_add(lines, Ordering::Relaxed);
         self.totals.log_lines.add(stream, lines);
         self.submitted.store(end, Ordering::Relaxed);
         Some(Batch {
             origin: Arc::clone(&self.origin),
             records,
-            progress: Arc::clone(&self.progress),
+            end,
+            ending,
+            receipt: Arc::clone(&self.progress) as Arc<dyn Receipt>,
             received: Instant::now(),
             last,
         })

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -18,8 +18,10 @@ use super::{
 use crate::{
     closed::{Counts, closed},
     enrich::Identity,
-    event::{HoleReason, StreamKind},
+    event::{Ending, HoleReason, StreamKind},
+    journal::Row,
     process::Clock,
+    rules::Budget,
 };
 
 /// Names a task for good.
@@ -74,14 +76,15 @@ pub struct StreamCounts {
     pub process: String,
     /// Why it is not captured; `None` = it is.
     pub not_captured: Option<&'static str>,
+    /// A rule says that it is not collected.
+    pub off: AtomicBool,
     /// Bytes taken.
     pub bytes: AtomicU64,
     /// Lines made of them.
     pub lines: AtomicU64,
     /// Bytes that are not here, by reason.
     pub gap_bytes: Counts<HoleReason>,
-    /// 0 = open, 1 = closed exactly, 2 = closed, but the last bytes are not known for sure.
-    ended: AtomicU64,
+    ending: Mutex<Option<Ending>>,
 }
 
 /// One task.
@@ -97,6 +100,8 @@ pub struct Container {
     pub spec: Spec,
     /// Gives its records their times.
     pub clock: Arc<Clock>,
+    /// What rules leave it of lines.
+    pub budget: Arc<Budget>,
     live: Mutex<Live>,
 }
 
@@ -172,26 +177,38 @@ impl StreamCounts {
             stream,
             process: process.to_owned(),
             not_captured,
+            off: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
             lines: AtomicU64::new(0),
             gap_bytes: Counts::default(),
-            ended: AtomicU64::new(0),
+            ending: Mutex::new(None),
         }
     }
 
-    /// The stream was closed; `exact` where its last bytes are known for sure.
-    pub fn close(&self, exact: bool) {
-        self.ended.store(if exact { 1 } else { 2 }, Ordering::Relaxed);
+    /// Why nothing of it comes; `None` = it does.
+    pub fn silent(&self) -> Option<&'static str> {
+        self.not_captured.or_else(|| self.off.load(Ordering::Relaxed).then_some("rule"))
     }
 
-    /// `open`, `closed` or `open_ended`.
+    /// Takes over what an earlier process counted.
+    pub fn resume(&self, row: &Row) {
+        self.bytes.store(row.bytes, Ordering::Relaxed);
+        self.lines.store(row.lines, Ordering::Relaxed);
+        for (reason, bytes, _) in &row.holes {
+            self.gap_bytes.add(*reason, *bytes);
+        }
+        *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = row.ending;
+    }
+
+    /// The stream ended.
+    pub fn close(&self, ending: Ending) {
+        *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = Some(ending);
+    }
+
+    /// How it ended; `None` while it has not, as far as is known.
     #[must_use]
-    pub fn end(&self) -> &'static str {
-        match self.ended.load(Ordering::Relaxed) {
-            0 => "open",
-            1 => "closed",
-            _ => "open_ended",
-        }
+    pub fn ending(&self) -> Option<Ending> {
+        *self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -217,6 +234,7 @@ impl Container {
                 memory_limit_bytes: open.memory_limit_bytes,
             },
             clock: Arc::default(),
+            budget: Arc::default(),
             live: Mutex::new(live),
         }
     }

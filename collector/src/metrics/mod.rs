@@ -10,21 +10,27 @@ mod devices;
 #[path = "../../tests/peer/exposition.rs"]
 mod exposition;
 mod families;
+mod journal;
 mod labels;
+mod notices;
 mod own;
 mod process;
 mod registry;
 mod restarts;
 mod sample;
+mod sink;
 mod text;
 mod totals;
 mod wrapper;
 
 pub use container::{Container, StreamCounts, Update};
-pub use registry::Registry;
+pub use journal::DropReason;
+pub use notices::Notice;
+pub use registry::{Registry, Unwrapped};
 pub use sample::{Sample, SampleSource, Undecoded};
+pub use sink::{SinkTotals, Status};
 pub use totals::Totals;
-pub use wrapper::Wrapper;
+pub use wrapper::{About, Wrapper};
 
 pub use cadvisor::render as render_cadvisor;
 pub use own::render as render_own;

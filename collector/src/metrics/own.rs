@@ -8,11 +8,14 @@ use super::{
     labels, process,
     registry::Registry,
     restarts::{RestartLabel, Survival},
+    sink,
     text::{Text, Value},
 };
 use crate::{
     closed::{Closed, Counts},
     event::StreamKind,
+    journal::Figures,
+    time::now_ns,
 };
 
 /// The exposition of `/metrics`.
@@ -27,7 +30,8 @@ pub fn render(registry: &Registry) -> String {
     logs(&mut text, registry);
     rpcs(&mut text, registry);
     ingest(&mut text, registry);
-    sinks(&mut text, registry);
+    sink::render(&mut text, registry);
+    journal(&mut text, registry);
     process::render(&mut text);
     text.finish()
 }
@@ -37,6 +41,8 @@ fn logs(text: &mut Text, registry: &Registry) {
     by_label(text, &f::LOG_BYTES, "stream", &totals.log_bytes);
     by_label(text, &f::LOG_LINES, "stream", &totals.log_lines);
     by_label(text, &f::LOG_REPEATED, "stream", &totals.log_repeated);
+    text.family(&f::LOG_REDACTIONS).sample("", Value::Whole(totals.redactions.get()), None);
+    text.family(&f::LOG_LIMITED).sample("", Value::Whole(totals.limited_lines.get()), None);
     for (family, counts) in [(&f::LOG_GAP_BYTES, &totals.gap_bytes), (&f::LOG_HOLES, &totals.holes)] {
         let mut writer = text.family(family);
         for stream in StreamKind::ALL {
@@ -106,27 +112,54 @@ fn ingest(text: &mut Text, registry: &Registry) {
     by_label(text, &f::SAMPLES_UNUSED, "reason", &totals.samples_undecoded);
 }
 
-fn sinks(text: &mut Text, registry: &Registry) {
-    let totals = &registry.totals;
-    let file = label("sink", "file");
+fn journal(text: &mut Text, registry: &Registry) {
+    let (totals, journal) = (&registry.totals, &registry.totals.journal);
+    if let Some(figures) = registry.journal.get().map(|journal| journal.figures()) {
+        let age = |then_ns: u64| Value::Ns(now_ns().saturating_sub(then_ns));
+        sinks_behind(text, &figures, &age);
+        text.family(&f::JOURNAL_BYTES).sample("", Value::Whole(figures.bytes), None);
+        text.family(&f::JOURNAL_FILES).sample("", Value::Whole(figures.files), None);
+        let mut oldest = text.family(&f::JOURNAL_OLDEST);
+        if let Some(then_ns) = figures.oldest_ns {
+            oldest.sample("", age(then_ns), None);
+        }
+        text.family(&f::JOURNAL_UNCLEAN).sample("", Value::Whole(u64::from(figures.unclean)), None);
+    }
+    text.family(&f::JOURNAL_FRAMES).sample("", Value::Whole(journal.frames.get()), None);
+    text.family(&f::JOURNAL_WRITTEN).sample("", Value::Whole(journal.bytes.get()), None);
+    by_label(text, &f::JOURNAL_DROPPED, "reason", &journal.dropped);
+    let (counts, sum_ns) = journal.fsync.read();
+    text.family(&f::JOURNAL_FSYNC).histogram("", &link::BUCKETS_NS, &counts, sum_ns);
+    let mut writer = text.family(&f::JOURNAL_ERRORS);
+    for (errno, n) in journal.errors() {
+        writer.sample(&label("error", &errno), Value::Whole(n), None);
+    }
+    text.family(&f::JOURNAL_STALLED).sample("", Value::Whole(journal.stalled.get()), None);
     let waiting = u64::try_from(registry.backlog.bytes()).unwrap_or(u64::MAX);
-    for (family, value) in [
-        (&f::SINK_RECORDS, totals.sink_records.get()),
-        (&f::SINK_BYTES, totals.sink_bytes.get()),
-        (&f::SINK_WRITES, totals.sink_writes.get()),
-        (&f::SINK_STALLED, totals.sink_stalled.get()),
-        (&f::SINK_QUEUE, waiting),
-    ] {
-        text.family(family).sample(&file, Value::Whole(value), None);
-    }
-    let mut writer = text.family(&f::SINK_ERRORS);
-    for (errno, n) in totals.sink_errors() {
-        let mut labels = file.clone();
-        labels::push(&mut labels, "error", Some(&errno));
-        writer.sample(&labels, Value::Whole(n), None);
-    }
+    text.family(&f::JOURNAL_QUEUE).sample("", Value::Whole(waiting), None);
     let (counts, sum_ns) = totals.ack_delay.read();
     text.family(&f::ACK_DELAY).histogram("", &link::BUCKETS_NS, &counts, sum_ns);
+}
+
+/// How far each sink is behind the journal.
+fn sinks_behind(text: &mut Text, figures: &Figures, age: &dyn Fn(u64) -> Value) {
+    let sinks: Vec<_> = figures.sinks.iter().map(|sink| (label("sink", sink.name), sink)).collect();
+    let mut writer = text.family(&f::SINK_LAG_BYTES);
+    for (labels, sink) in &sinks {
+        writer.sample(labels, Value::Whole(sink.lag_bytes), None);
+    }
+    let mut writer = text.family(&f::SINK_LAG);
+    for (labels, sink) in &sinks {
+        writer.sample(labels, sink.oldest_ns.map_or(Value::Whole(0), age), None);
+    }
+    let mut writer = text.family(&f::SINK_GAP_BYTES);
+    for (labels, sink) in &sinks {
+        for (reason, bytes) in &sink.lost {
+            let mut labels = labels.clone();
+            labels::push(&mut labels, "reason", Some(reason.label()));
+            writer.sample(&labels, Value::Whole(*bytes), None);
+        }
+    }
 }
 
 /// One sample per variant.

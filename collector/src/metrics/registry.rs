@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -11,25 +11,47 @@ use tokio::time::Instant;
 
 use super::{
     container::{Container, ContainerKey, State},
+    sink::SinkTotals,
     totals::Totals,
     wrapper::{Rpcs, Wrapper},
 };
-use crate::{closed::Counts, enrich::Identity, sinks::Backlog};
+use crate::{closed::Counts, enrich::Identity, journal::Journal, sinks::Backlog};
 
 /// Wrappers that are gone and whose event position and figures are remembered, for the case that they come back.
 const GONE_WRAPPERS: usize = 1_024;
+
+/// Unwrapped pods that are remembered: enough to see what they have in common.
+const UNWRAPPED: usize = 16;
 
 /// What is known.
 #[derive(Debug)]
 pub struct Registry {
     /// Counters of this process.
     pub totals: Arc<Totals>,
-    /// What waits for the sink.
+    /// What waits for the journal.
     pub backlog: Backlog,
+    /// The journal, once there is one.
+    pub journal: OnceLock<Arc<Journal>>,
+    /// What each sink counts.
+    pub sinks: Vec<Arc<SinkTotals>>,
     /// A living container's sample that is older than this is not shown.
     pub fresh: Duration,
     containers: Mutex<BTreeMap<ContainerKey, Arc<Container>>>,
+    unwrapped: Mutex<VecDeque<Unwrapped>>,
     wrappers: Mutex<Wrappers>,
+}
+
+/// A pod that was started and runs without a wrapper. Nobody tells of its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unwrapped {
+    /// Unix ns when it was told.
+    pub time_ns: u64,
+    /// containerd's namespace.
+    pub namespace: String,
+    /// The id that was started: the sandbox's under CRI.
+    pub id: String,
+    /// Why; empty where it was not said.
+    pub why: String,
 }
 
 #[derive(Debug, Default)]
@@ -46,10 +68,24 @@ struct Wrappers {
 impl Registry {
     /// An empty one. Samples are expected once per `interval`.
     #[must_use]
-    pub fn new(totals: Arc<Totals>, backlog: Backlog, interval: Duration) -> Self {
+    pub fn new(
+        totals: Arc<Totals>,
+        backlog: Backlog,
+        sinks: Vec<Arc<SinkTotals>>,
+        interval: Duration,
+    ) -> Self {
         // Two may be missed; and a scraper that comes once a minute must not miss any because of us.
         let fresh = interval.saturating_mul(3).max(Duration::from_secs(120));
-        Self { totals, backlog, fresh, containers: Mutex::default(), wrappers: Mutex::default() }
+        Self {
+            totals,
+            backlog,
+            journal: OnceLock::new(),
+            sinks,
+            fresh,
+            containers: Mutex::default(),
+            unwrapped: Mutex::default(),
+            wrappers: Mutex::default(),
+        }
     }
 
     /// The task that `open` announces, known or new.
@@ -118,6 +154,19 @@ impl Registry {
                 wrappers.known.remove(&id);
             }
         }
+    }
+
+    /// A pod runs unwrapped; the oldest of those remembered makes room.
+    pub fn note_unwrapped(&self, pod: Unwrapped) {
+        let mut unwrapped = lock(&self.unwrapped);
+        unwrapped.truncate(UNWRAPPED - 1);
+        unwrapped.push_front(pod);
+    }
+
+    /// The last pods that run unwrapped, newest first.
+    #[must_use]
+    pub fn unwrapped(&self) -> Vec<Unwrapped> {
+        lock(&self.unwrapped).iter().cloned().collect()
     }
 
     /// Wrappers that are connected, in the order of their ids.

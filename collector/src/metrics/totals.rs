@@ -1,17 +1,13 @@
 //! Counters of this process. They only go up, and each is added to where the thing happens.
 
 use std::{
-    collections::BTreeMap,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use shimtap_proto::link;
 
-use super::{SampleSource, Undecoded};
+use super::{SampleSource, Undecoded, journal::JournalTotals};
 use crate::{
     closed::Counts,
     event::{HoleReason, StreamKind},
@@ -53,6 +49,10 @@ pub struct Totals {
     pub gap_bytes: PerStream<Counts<HoleReason>>,
     /// Holes they make.
     pub holes: PerStream<Counts<HoleReason>>,
+    /// Secrets taken out of lines.
+    pub redactions: Counter,
+    /// Lines that a rule's rate dropped.
+    pub limited_lines: Counter,
     /// Connections open now.
     pub connections: Gauge,
     /// Connections accepted.
@@ -67,17 +67,10 @@ pub struct Totals {
     pub samples: Counts<SampleSource>,
     /// Statistics that were of no use, by why.
     pub samples_undecoded: Counts<Undecoded>,
-    /// Records handed to the sink.
-    pub sink_records: Counter,
-    /// Bytes written by the sink.
-    pub sink_bytes: Counter,
-    /// Writes that came back without an error.
-    pub sink_writes: Counter,
-    /// 1 while the sink waits for its disk.
-    pub sink_stalled: Gauge,
+    /// The journal's.
+    pub journal: JournalTotals,
     /// From a batch's arrival to its being durable.
     pub ack_delay: Histogram,
-    sink_errors: Mutex<BTreeMap<String, u64>>,
 }
 
 // === impl Counter ===
@@ -157,22 +150,5 @@ impl Histogram {
     pub fn read(&self) -> (Vec<u64>, u64) {
         let counts = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
         (counts, self.sum_ns.load(Ordering::Relaxed))
-    }
-}
-
-// === impl Totals ===
-
-impl Totals {
-    /// Counts a failure of the sink by its errno's name.
-    pub fn sink_error(&self, errno: &str) {
-        let mut errors = self.sink_errors.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = errors.entry(errno.to_owned()).or_default();
-        *count = count.saturating_add(1);
-    }
-
-    /// Failures of the sink by errno name.
-    #[must_use]
-    pub fn sink_errors(&self) -> BTreeMap<String, u64> {
-        self.sink_errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -15,7 +15,10 @@ use std::{
 use shimtap_proto::link;
 use tokio::time::Instant;
 
-use super::restarts::Survival;
+use super::{
+    notices::{Notice, Watch},
+    restarts::Survival,
+};
 use crate::closed::{Closed, closed};
 
 closed! {
@@ -119,6 +122,7 @@ struct Told {
     hello: link::Hello,
     report: link::Report,
     at: Instant,
+    watch: Watch,
 }
 
 /// What `ps` shows of a wrapper.
@@ -128,6 +132,8 @@ pub struct About {
     pub version: String,
     /// Base name of the shim inside.
     pub inner: String,
+    /// Process id of the shim inside; 0 = unknown.
+    pub inner_pid: u32,
     /// Process id of the keeper; 0 = unknown.
     pub keeper_pid: u32,
     /// Process id of the worker.
@@ -176,7 +182,12 @@ impl Wrapper {
     /// A wrapper that said `hello`.
     #[must_use]
     pub fn new(hello: &link::Hello) -> Self {
-        let told = Told { hello: hello.clone(), report: link::Report::new(), at: Instant::now() };
+        let told = Told {
+            hello: hello.clone(),
+            report: link::Report::new(),
+            at: Instant::now(),
+            watch: Watch::default(),
+        };
         Self {
             id: hello.wrapper,
             connections: AtomicU64::new(0),
@@ -218,11 +229,14 @@ impl Wrapper {
         Some(if before == 0 { 0 } else { seq.saturating_sub(before) })
     }
 
-    /// Takes a report.
-    pub fn reported(&self, report: link::Report) {
+    /// Takes a report; gives what of it is news to a person.
+    pub fn reported(&self, report: link::Report) -> Vec<Notice> {
         let mut told = self.told();
+        let told = &mut *told;
+        let notices = told.watch.look(&told.report, &report);
         told.report = report;
         told.at = Instant::now();
+        notices
     }
 
     /// What it is.
@@ -233,6 +247,11 @@ impl Wrapper {
         About {
             version: told.hello.version.clone(),
             inner: binary.rsplit('/').next().unwrap_or(binary).to_owned(),
+            // A greeting may be older than the shim's own word, a first report younger than none.
+            inner_pid: match told.report.inner_pid {
+                0 => told.hello.inner.pid,
+                pid => pid,
+            },
             keeper_pid: told.hello.keeper_pid,
             worker_pid: told.hello.worker_pid,
             // A wrapper that has not reported yet has said it in its greeting.

@@ -12,6 +12,17 @@ pub struct Clock(AtomicU64);
 // === impl Clock ===
 
 impl Clock {
+    /// No later record has a time of or before `time_ns`.
+    pub fn raise(&self, time_ns: u64) {
+        self.0.fetch_max(time_ns, Ordering::Relaxed);
+    }
+
+    /// The last time given; 0 before the first.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// The time for a record whose first byte was read at `read_ns` (Unix nanoseconds).
     pub fn stamp(&self, read_ns: u64) -> u64 {
         let step = |last: u64| read_ns.max(last.saturating_add(1));

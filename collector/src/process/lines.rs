@@ -1,4 +1,5 @@
-//! Lines from bytes. Any way of cutting a stream into chunks gives the same records.
+//! Lines from bytes. Any way of cutting a stream into chunks gives the same records, once fragments are joined
+//! (`join.rs`).
 //!
 //! A line ends with LF; a CR directly before it belongs to the end. A line of up to [`LINE_MAX`] raw bytes, its
 //! end included, stays in one piece; a longer one is split there and every piece but the last is flagged. Bytes
@@ -12,6 +13,9 @@ use crate::event::{Body, Flags, Record};
 /// Most raw bytes of one record, the line's end included. Half of the link's window: a wrapper sends no more than a
 /// window ahead of acknowledgements, and one line must not take up more of it.
 pub const LINE_MAX: usize = 256 << 10;
+
+/// Most bytes of an unfinished line that wait in memory: they are not durable, so not acknowledged.
+const FRAGMENT_MAX: usize = 64 << 10;
 
 /// When the bytes of one message were read: `(raw offset, Unix ns)`, ascending, the first at or below its start.
 #[derive(Clone, Copy, Debug)]
@@ -28,8 +32,10 @@ pub struct Times<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Splitter {
     held: Vec<u8>,
-    /// Raw offset of the unfinished line's first byte, held or not.
+    /// Raw offset of the first byte that is held.
     from: u64,
+    /// Bytes of the unfinished line that have left as fragments.
+    given: usize,
     /// When its first byte was read.
     read_ns: u64,
     /// The next record begins behind a hole, in the middle of a line as far as we know.
@@ -55,6 +61,16 @@ impl Splitter {
         self.held.len()
     }
 
+    /// True where a line was begun and not finished, be it held or given away.
+    pub(super) fn is_within_line(&self) -> bool {
+        !self.held.is_empty() || self.given > 0
+    }
+
+    /// Goes on behind `from`, in the middle of a line of which `given` bytes have left, or behind a hole.
+    pub(super) fn resumed(from: u64, given: usize, cut_head: bool) -> Self {
+        Self { from, given, cut_head, ..Self::default() }
+    }
+
     /// Takes `bytes`, the next ones of the stream, which begin at raw `offset`.
     pub(super) fn push(
         &mut self,
@@ -69,7 +85,8 @@ impl Splitter {
                 self.from = offset;
                 self.read_ns = times.at(offset);
             }
-            let room = LINE_MAX.saturating_sub(self.held.len()).min(bytes.len());
+            let line = self.given.saturating_add(self.held.len());
+            let room = LINE_MAX.saturating_sub(line).min(bytes.len());
             let newline = memchr::memchr(b'\n', bytes.get(..room).unwrap_or_default());
             let taken = bytes.split_to(newline.map_or(room, |at| at.saturating_add(1)));
             offset = offset.saturating_add(len64(&taken));
@@ -77,8 +94,10 @@ impl Splitter {
                 self.finish(taken, offset, clock, out);
             } else {
                 self.held.extend_from_slice(&taken);
-                if self.held.len() >= LINE_MAX {
-                    self.split(clock, out);
+                if line.saturating_add(taken.len()) >= LINE_MAX {
+                    self.split(Flags::PARTIAL, clock, out);
+                } else if self.held.len() >= FRAGMENT_MAX {
+                    self.split(Flags::FRAGMENT, clock, out);
                 }
             }
         }
@@ -91,13 +110,14 @@ impl Splitter {
             let to = self.from.saturating_add(len64(&message));
             self.emit(Bytes::from(message), to, flag, clock, out);
         }
+        self.given = 0;
     }
 
-    /// Delivers what is there of the unfinished line as a piece of it.
+    /// Gives what is there of the unfinished line as a piece of it.
     pub(super) fn fragment(&mut self, clock: &Clock, out: &mut Vec<Record>) {
         // A CR alone may be part of the line's end.
         if self.held.as_slice() != b"\r" && !self.held.is_empty() {
-            self.split(clock, out);
+            self.split(Flags::FRAGMENT, clock, out);
         }
     }
 
@@ -117,18 +137,21 @@ impl Splitter {
         };
         let message = line.strip_suffix(b"\r\n").or_else(|| line.strip_suffix(b"\n")).unwrap_or(&line).len();
         line.truncate(message);
+        self.given = 0;
         self.emit(line, to, Flags::NONE, clock, out);
     }
 
-    /// The unfinished line is as long as we keep. A CR at its end stays: a LF may follow, and then it is no text.
-    fn split(&mut self, clock: &Clock, out: &mut Vec<Record>) {
+    /// The unfinished line is as long as we keep in one piece. A CR at its end stays: a LF may follow, and then it is no
+    /// text.
+    fn split(&mut self, flag: Flags, clock: &Clock, out: &mut Vec<Record>) {
         let mut piece = std::mem::take(&mut self.held);
         if piece.last() == Some(&b'\r') {
             piece.pop();
             self.held.push(b'\r');
         }
         let to = self.from.saturating_add(len64(&piece));
-        self.emit(Bytes::from(piece), to, Flags::PARTIAL, clock, out);
+        self.given = if flag == Flags::FRAGMENT { self.given.saturating_add(piece.len()) } else { 0 };
+        self.emit(Bytes::from(piece), to, flag, clock, out);
         self.from = to;
     }
 

@@ -4,12 +4,14 @@
 //! know where its input comes from; whether a stage behind it has room was settled before.
 
 mod clock;
+mod join;
 mod lines;
 mod tape;
 
 pub use clock::Clock;
+pub use join::Joiner;
 pub use lines::Times;
-pub use tape::{Tape, TapeFault};
+pub use tape::{Edge, Tape, TapeFault};
 
 #[cfg(test)]
 mod tests;

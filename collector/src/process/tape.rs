@@ -1,6 +1,6 @@
 //! A stream as a tape of raw offsets: what was taken, what comes again, what is missing.
 //!
-//! The records that leave a tape tile it from its start without overlap. Bytes that were taken before are dropped
+//! The records that leave a tape tile it from 0 without overlap. Bytes that were taken before are dropped
 //! silently, an offset beyond the expected one is a hole that we count ourselves, and a `Gap` is a claim of which
 //! only the part beyond the tiled prefix counts. What cannot be true is a [`TapeFault`]; then nothing was changed.
 
@@ -15,11 +15,23 @@ use crate::event::{Body, Flags, HoleReason, Record};
 /// The state of one stream.
 #[derive(Debug, Default)]
 pub struct Tape {
-    /// Raw offset behind the last byte taken; `None` before the first.
-    next: Option<u64>,
+    /// Raw offset behind the last byte taken.
+    next: u64,
     /// Where the stream ends, once that is known.
     end: Option<u64>,
     splitter: Splitter,
+}
+
+/// What a stream's last record says of its next one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Edge {
+    /// A line begins.
+    #[default]
+    Line,
+    /// A line goes on that began at this raw offset.
+    Within(u64),
+    /// A hole was the last: where the line began is not known.
+    Cut,
 }
 
 /// No stream is longer: at 10 GB/s it takes fourteen years to get there, and sums of a few of them fit 64 bits.
@@ -66,9 +78,19 @@ pub enum TapeFault {
 // === impl Tape ===
 
 impl Tape {
-    /// Raw offset of the next byte that is wanted; `None` where anything is welcome.
+    /// A stream of which everything below `next` was taken.
     #[must_use]
-    pub fn next(&self) -> Option<u64> {
+    pub fn resumed(next: u64, edge: Edge, end: Option<u64>) -> Self {
+        let given = match edge {
+            Edge::Within(from) => usize::try_from(next.saturating_sub(from)).unwrap_or(usize::MAX),
+            Edge::Line | Edge::Cut => 0,
+        };
+        Self { next, end, splitter: Splitter::resumed(next, given, edge == Edge::Cut) }
+    }
+
+    /// Raw offset of the next byte that is wanted.
+    #[must_use]
+    pub fn next(&self) -> u64 {
         self.next
     }
 
@@ -94,15 +116,15 @@ impl Tape {
         out: &mut Vec<Record>,
     ) -> Result<Taken, TapeFault> {
         let to = self.check(offset, offset.checked_add(len64(&bytes)))?;
-        let next = self.next.unwrap_or(offset);
+        let next = self.next;
         let repeated = next.min(to).saturating_sub(offset);
-        if to > next || self.next.is_none() {
+        if to > next {
             self.hole(next, offset, HoleReason::Missing, times.otherwise, clock, out);
             // Fits: it is at most the length of `bytes`.
             let skip = usize::try_from(repeated).unwrap_or(bytes.len()).min(bytes.len());
             let fresh = bytes.split_off(skip);
             self.splitter.push(offset.saturating_add(repeated), fresh, times, clock, out);
-            self.next = Some(to);
+            self.next = to;
         }
         Ok(Taken { bytes: to.saturating_sub(offset).saturating_sub(repeated), repeated })
     }
@@ -118,10 +140,10 @@ impl Tape {
         out: &mut Vec<Record>,
     ) -> Result<(), TapeFault> {
         let to = self.check(from, Some(to))?;
-        let next = self.next.unwrap_or(from);
+        let next = self.next;
         self.hole(next, from, HoleReason::Missing, now_ns, clock, out);
         self.hole(next.max(from), to, reason, now_ns, clock, out);
-        self.next = Some(next.max(to));
+        self.next = next.max(from).max(to);
         Ok(())
     }
 
@@ -133,27 +155,29 @@ impl Tape {
         clock: &Clock,
         out: &mut Vec<Record>,
     ) -> Result<(), TapeFault> {
-        let next = self.next.unwrap_or(end);
+        let next = self.next;
         let known = self.end.unwrap_or(end);
         if end < next || known != end || end > OFFSET_MAX {
             return Err(TapeFault::EndMoved { end, taken: next.max(known) });
         }
         self.hole(next, end, HoleReason::Missing, now_ns, clock, out);
         self.splitter.flush(Flags::UNTERMINATED, clock, out);
-        self.next = Some(end);
+        self.next = end;
         self.end = Some(end);
         Ok(())
     }
 
-    /// Delivers what is there of the unfinished line as a piece of it: it must not be held any longer.
+    /// Gives what is there of the unfinished line as a piece of it: it must not be held any longer.
     pub fn fragment(&mut self, clock: &Clock, out: &mut Vec<Record>) {
         self.splitter.fragment(clock, out);
     }
 
     /// Nobody will send the rest: the unfinished line is delivered as what is left of it.
     pub fn abandon(&mut self, clock: &Clock, out: &mut Vec<Record>) {
-        self.splitter.flush(Flags::CUT, clock, out);
-        self.splitter.cut();
+        if self.splitter.is_within_line() {
+            self.splitter.flush(Flags::CUT, clock, out);
+            self.splitter.cut();
+        }
     }
 
     /// The end of a range, if it can be true.

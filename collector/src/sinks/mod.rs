@@ -1,8 +1,68 @@
-//! Where records go. Until the journal exists, an acknowledgement waits for the sink itself.
+//! Where records go from the journal, and the queue before it. One sink never holds another, nor the journal.
 
 mod errno;
-pub mod file;
+mod file;
+mod frame;
+pub mod lines;
+mod otlp;
 mod queue;
+mod source;
+mod stdout;
+
+use std::{io, sync::Arc};
 
 pub use errno::errno_name;
+pub use file::FileFault;
+pub use frame::{Trouble, Worker};
+pub use lines::Format;
+pub use otlp::{Compression, OtlpFault};
 pub use queue::{Backlog, Exit, Outlet, Room, Waiting};
+pub use source::Source;
+
+use crate::{config, metrics::SinkTotals};
+
+/// Why a sink cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkFault {
+    /// The file sink.
+    #[error(transparent)]
+    File(#[from] FileFault),
+    /// The OTLP sink.
+    #[error(transparent)]
+    Otlp(#[from] OtlpFault),
+    /// The stdout sink.
+    #[error("starting the stdout sink: {source}; check that standard output is open")]
+    Stdout {
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// The value of the label `sink` for a sink of that configuration.
+#[must_use]
+pub fn name(config: &config::Sink) -> &'static str {
+    match config {
+        config::Sink::File(_) => file::NAME,
+        config::Sink::Stdout(_) => stdout::NAME,
+        config::Sink::Otlp(_) => otlp::NAME,
+    }
+}
+
+/// Starts the sink of that configuration.
+///
+/// # Errors
+/// What it needs is not there now.
+pub fn start(
+    config: &config::Sink,
+    node: &config::Node,
+    source: impl Source + 'static,
+    sink: Arc<SinkTotals>,
+) -> Result<Worker, SinkFault> {
+    Ok(match config {
+        config::Sink::File(config) => file::start(config, source, sink)?,
+        config::Sink::Stdout(config) => {
+            stdout::start(config, source, sink).map_err(|source| SinkFault::Stdout { source })?
+        }
+        config::Sink::Otlp(config) => otlp::start(config, node, source, sink)?,
+    })
+}

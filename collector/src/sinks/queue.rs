@@ -1,32 +1,27 @@
-//! The way from a connection to a sink, bounded in bytes.
+//! The way from the connections to the journal, bounded in bytes.
 //!
 //! Room is taken before a stream's position moves, so that giving up while waiting for it loses nothing. When
 //! there is none, the connection that wants it is read no further, and its wrapper keeps the bytes.
 
 use std::{
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
 
+use super::Source;
 use crate::event::{Batch, Record};
 
-/// Where connections put batches.
+/// A queue's entrance: where connections put batches.
 #[derive(Clone, Debug)]
-pub enum Outlet {
-    /// No sink: what was counted is done with.
-    Nowhere,
-    /// A sink behind a queue.
-    Queue(Queue),
-}
-
-/// A queue's entrance.
-#[derive(Clone, Debug)]
-pub struct Queue {
+pub struct Outlet {
     room: Arc<Semaphore>,
     capacity: usize,
     waiting: Arc<AtomicUsize>,
@@ -44,8 +39,8 @@ pub struct Exit {
 /// Ends a sink's wait for more.
 #[derive(Debug, Default)]
 struct Gathered {
-    enough: Mutex<bool>,
-    changed: Condvar,
+    enough: AtomicBool,
+    changed: Notify,
 }
 
 /// A queue that holds this much is not waited for. It is below what a wrapper whose window is full has in the queue: of
@@ -85,66 +80,62 @@ impl Outlet {
         let room = Arc::new(Semaphore::new(capacity));
         let gathered: Arc<Gathered> = Arc::default();
         let exit = Exit { batches: exit, gathered: Arc::clone(&gathered) };
-        (Self::Queue(Queue { room, capacity, waiting: Arc::default(), batches, gathered }), exit)
+        (Self { room, capacity, waiting: Arc::default(), batches, gathered }, exit)
     }
 
     /// Waits for room for `records` records that together hold `bytes` bytes of output. Cancel-safe.
     pub async fn room(&self, records: usize, bytes: usize) -> Room {
-        let Self::Queue(queue) = self else { return Room { _permit: None, size: 0, waiting: None } };
         let cost = records.saturating_mul(size_of::<Record>()).saturating_add(bytes).saturating_add(256);
-        let size = cost.min(queue.capacity);
+        let size = cost.min(self.capacity);
         let permits = u32::try_from(size).unwrap_or(u32::MAX);
         // The semaphore is never closed; a closed one would mean that nobody counts any more.
-        let permit = Arc::clone(&queue.room).acquire_many_owned(permits).await.ok();
-        queue.waiting.fetch_add(size, Ordering::Relaxed);
-        Room { _permit: permit, size, waiting: Some(Arc::clone(&queue.waiting)) }
+        let permit = Arc::clone(&self.room).acquire_many_owned(permits).await.ok();
+        self.waiting.fetch_add(size, Ordering::Relaxed);
+        Room { _permit: permit, size, waiting: Some(Arc::clone(&self.waiting)) }
     }
 
     /// Hands a batch over, in the room that was taken for it.
     pub fn submit(&self, batch: Batch, room: Room) {
-        match self {
-            Self::Nowhere => batch.done(),
-            // Refused only when the sink's thread is gone: then the process ends, and the wrapper, which was not
-            // told that these bytes are durable, sends them to the next one.
-            Self::Queue(queue) => {
-                let enough =
-                    batch.last || queue.waiting.load(Ordering::Relaxed) >= ENOUGH.min(queue.capacity / 2);
-                drop(queue.batches.send(Waiting { batch, _room: room }));
-                if enough {
-                    queue.gathered.set();
-                }
-            }
+        let enough = batch.last || self.waiting.load(Ordering::Relaxed) >= ENOUGH.min(self.capacity / 2);
+        // Refused only when the journal's thread is gone: then the process ends, and the wrapper, which was not told
+        // that these bytes are durable, sends them to the next one.
+        drop(self.batches.send(Waiting { batch, _room: room }));
+        if enough {
+            self.gathered.set();
         }
     }
 
     /// A look at how much is in the queue, which does not keep its entrance open.
     #[must_use]
     pub fn backlog(&self) -> Backlog {
-        match self {
-            Self::Nowhere => Backlog::default(),
-            Self::Queue(queue) => Backlog(Arc::clone(&queue.waiting)),
-        }
+        Backlog(Arc::clone(&self.waiting))
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// A batch that takes no room of a queue.
+    #[must_use]
+    pub fn without_room(batch: Batch) -> Self {
+        Self { batch, _room: Room { _permit: None, size: 0, waiting: None } }
     }
 }
 
 // === impl Exit ===
 
-impl Exit {
-    /// The next batch; waits for it. `None` when the entrance is gone and the queue is empty.
-    pub fn recv(&mut self) -> Option<Waiting> {
-        self.batches.blocking_recv()
+impl Source for Exit {
+    async fn recv(&mut self) -> Option<Waiting> {
+        self.batches.recv().await
     }
 
-    /// The next batch, if it is there.
-    pub fn try_recv(&mut self) -> Option<Waiting> {
+    fn try_recv(&mut self) -> Option<Waiting> {
         self.batches.try_recv().ok()
     }
 
-    /// Waits for more batches to come: for `limit`, and less where there is enough already, where somebody waits for a
-    /// batch (it is its stream's last), or where no more can come.
-    pub fn gather(&self, limit: Duration) {
+    async fn gather(&mut self, limit: Duration) {
         if !self.batches.is_closed() {
-            self.gathered.wait(limit);
+            self.gathered.wait(limit).await;
         }
     }
 }
@@ -153,21 +144,22 @@ impl Exit {
 
 impl Gathered {
     fn set(&self) {
-        let mut enough = self.enough();
-        if !*enough {
-            *enough = true;
+        if !self.enough.swap(true, Ordering::AcqRel) {
             self.changed.notify_one();
         }
     }
 
     /// What was set before the batches are taken is done with by taking them.
-    fn wait(&self, limit: Duration) {
-        let waited = self.changed.wait_timeout_while(self.enough(), limit, |enough| !*enough);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
-    }
-
-    fn enough(&self) -> MutexGuard<'_, bool> {
-        self.enough.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn wait(&self, limit: Duration) {
+        // A permit that an earlier wait did not use may be there: what counts is the flag.
+        let enough = async {
+            while !self.enough.load(Ordering::Acquire) {
+                self.changed.notified().await;
+            }
+        };
+        // Out of time or not: what is there is taken.
+        let _ = timeout(limit, enough).await;
+        self.enough.store(false, Ordering::Release);
     }
 }
 

@@ -66,6 +66,11 @@ impl Collector {
 
     /// Starts one in a directory that an earlier one left.
     pub fn start_in(dir: tempfile::TempDir, more: impl Fn(&Path) -> String) -> Self {
+        Self::launch(dir, more, Stdio::inherit())
+    }
+
+    /// The same, with a standard output of its own.
+    pub fn launch(dir: tempfile::TempDir, more: impl Fn(&Path) -> String, stdout: Stdio) -> Self {
         // A port that was free a moment ago; nothing else on a test machine takes ports at random.
         let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = probe.local_addr().expect("bound").port();
@@ -77,6 +82,9 @@ impl Collector {
             at.display()
         );
         let socket = format!("socket = \"{}/in/collector.sock\"\n", at.display());
+        if !more(at).contains("[journal]") {
+            config.push_str(&format!("[journal]\ndir = \"{}/journal\"\n", at.display()));
+        }
         if ingest_is_there {
             config.push_str(&more(at).replace("[ingest]\n", &format!("[ingest]\n{socket}")));
         } else {
@@ -88,6 +96,7 @@ impl Collector {
             .arg(at.join("collector.toml"))
             .stderr(fs::OpenOptions::new().create(true).append(true).open(at.join("stderr")).expect("stderr"))
             .stdin(Stdio::null())
+            .stdout(stdout)
             .spawn()
             .expect("the collector starts");
         let mut collector = Self { dir, child, port };
@@ -162,7 +171,29 @@ impl Collector {
     /// Every record in the file, in order.
     pub fn records(&self) -> Vec<serde_json::Value> {
         let text = fs::read_to_string(self.log()).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+        // The last line may be on its way.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+    }
+
+    /// Every record in the file, in order, once there are `count`: the file gets them after the acknowledgement.
+    pub fn records_when(&self, count: usize) -> Vec<serde_json::Value> {
+        let what = format!("{count} records; stderr: {}", self.stderr());
+        wait(&what, || Some(self.records()).filter(|records| records.len() >= count))
+    }
+
+    /// What `shimtap logs` prints.
+    pub fn logs(&self, args: &[&str]) -> String {
+        let said = self.logs_command(args).output().expect("it runs");
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        String::from_utf8(said.stdout).expect("text")
+    }
+
+    /// `shimtap logs` of this collector.
+    pub fn logs_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shimtap"));
+        command.arg("logs").args(args).arg("--socket").arg(self.control());
+        command
     }
 
     /// Sends a signal.
@@ -300,14 +331,14 @@ impl Peer {
     }
 
     /// Announces a container; gives the positions by handle.
-    pub async fn open(&mut self, open: link::Open) -> Vec<(u32, Option<u64>)> {
+    pub async fn open(&mut self, open: link::Open) -> Vec<(u32, u64)> {
         let task = open.task;
         self.send(Up::Open(open)).await;
         loop {
             match self.recv().await {
                 Some(Down::Ready(ready)) => {
                     assert_eq!(ready.task, task);
-                    return ready.streams.iter().map(|s| (s.handle, s.next)).collect();
+                    return ready.streams.iter().map(|s| (s.handle, s.next.expect("a position"))).collect();
                 }
                 Some(Down::Ack(_)) => {}
                 other => panic!("no ready but {other:?}"),

@@ -8,7 +8,7 @@ use std::ops::Range;
 use shimtap_proto::bootstrap::{Answer, Form};
 use shimtap_proto::ttrpc::rewrite::{Edit, replace};
 use shimtap_proto::ttrpc::task::{
-    Create, DeleteAnswer, Exec, ExitAnswer, Kill, PidAnswer, StateAnswer, StatsAnswer, TaskRef,
+    ConnectAnswer, Create, DeleteAnswer, Exec, ExitAnswer, Kill, PidAnswer, StateAnswer, StatsAnswer, TaskRef,
 };
 use shimtap_proto::ttrpc::wire::{Field, Value, fields};
 use shimtap_proto::ttrpc::{
@@ -107,6 +107,7 @@ pub fn messages(bytes: &[u8]) {
         Exec::decode(bytes).map(drop),
         Kill::decode(bytes).map(drop),
         PidAnswer::decode(bytes).map(drop),
+        ConnectAnswer::decode(bytes).map(drop),
         ExitAnswer::decode(bytes).map(drop),
         DeleteAnswer::decode(bytes).map(drop),
         StateAnswer::decode(bytes).map(drop),

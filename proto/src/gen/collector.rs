@@ -2593,6 +2593,10 @@ pub struct Report {
     pub without_worker_ns: u64,
     // @@protoc_insertion_point(field:shimtap.v1.Report.restarts)
     pub restarts: ::std::vec::Vec<Restarts>,
+    // @@protoc_insertion_point(field:shimtap.v1.Report.inner_pid)
+    pub inner_pid: u32,
+    // @@protoc_insertion_point(field:shimtap.v1.Report.unwrapped_why)
+    pub unwrapped_why: ::std::string::String,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.Report.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -2641,6 +2645,12 @@ impl ::protobuf::Message for Report {
                 58 => {
                     self.restarts.push(is.read_message()?);
                 },
+                64 => {
+                    self.inner_pid = is.read_uint32()?;
+                },
+                74 => {
+                    self.unwrapped_why = is.read_string()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -2677,6 +2687,12 @@ impl ::protobuf::Message for Report {
             let len = value.compute_size();
             my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
         };
+        if self.inner_pid != 0 {
+            my_size += ::protobuf::rt::uint32_size(8, self.inner_pid);
+        }
+        if !self.unwrapped_why.is_empty() {
+            my_size += ::protobuf::rt::string_size(9, &self.unwrapped_why);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -2704,6 +2720,12 @@ impl ::protobuf::Message for Report {
         for v in &self.restarts {
             ::protobuf::rt::write_message_field_with_cached_size(7, v, os)?;
         };
+        if self.inner_pid != 0 {
+            os.write_uint32(8, self.inner_pid)?;
+        }
+        if !self.unwrapped_why.is_empty() {
+            os.write_string(9, &self.unwrapped_why)?;
+        }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
     }
@@ -2728,6 +2750,8 @@ impl ::protobuf::Message for Report {
         self.generation = 0;
         self.without_worker_ns = 0;
         self.restarts.clear();
+        self.inner_pid = 0;
+        self.unwrapped_why.clear();
         self.special_fields.clear();
     }
 
@@ -2740,6 +2764,8 @@ impl ::protobuf::Message for Report {
             generation: 0,
             without_worker_ns: 0,
             restarts: ::std::vec::Vec::new(),
+            inner_pid: 0,
+            unwrapped_why: ::std::string::String::new(),
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance

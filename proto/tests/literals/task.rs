@@ -1,7 +1,8 @@
 //! Payloads of the Task service.
 
 use shimtap_proto::ttrpc::task::{
-    Create, DeleteAnswer, Exec, ExitAnswer, Kill, PidAnswer, StateAnswer, StatsAnswer, TaskRef, status,
+    ConnectAnswer, Create, DeleteAnswer, Exec, ExitAnswer, Kill, PidAnswer, StateAnswer, StatsAnswer,
+    TaskRef, status,
 };
 use shimtap_proto::ttrpc::{Method, WireFault};
 
@@ -79,6 +80,15 @@ fn pids() {
     assert_eq!(PidAnswer::decode(b""), Ok(PidAnswer { pid: 0 }));
     // Numbers wider than the field: the low 32 bits, as in protobuf.
     assert_eq!(PidAnswer::decode(b"\x08\x81\x80\x80\x80\x10"), Ok(PidAnswer { pid: 1 }));
+}
+
+#[test]
+fn connects() {
+    assert_eq!(
+        ConnectAnswer::decode(b"\x08\xac\x02\x10\x07\x1a\x013"),
+        Ok(ConnectAnswer { shim_pid: 300, task_pid: 7 })
+    );
+    assert_eq!(ConnectAnswer::decode(b""), Ok(ConnectAnswer::default()));
 }
 
 #[test]

@@ -3,10 +3,13 @@
 //!
 //! The keeper writes it, except where a word says otherwise; the worker turns deaths into events and the link into a report.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::states::states;
-use crate::sys::shared::shared_layout;
+use crate::sys::{
+    atomic::{AtomicU32, AtomicU64},
+    shared::shared_layout,
+};
 
 /// Deaths that are remembered; the counts by reason go on for ever.
 pub const DEATHS: usize = 8;

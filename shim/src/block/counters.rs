@@ -1,10 +1,10 @@
 //! What a wrapper counts, by name; the names are docs/protocol.md's.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use shimtap_proto::link::BUCKETS_NS;
 
-use crate::sys::shared::shared_layout;
+use crate::sys::{atomic::AtomicU64, shared::shared_layout};
 
 /// Places in [`Counters`]; the order is part of the layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

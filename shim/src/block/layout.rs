@@ -2,7 +2,7 @@
 //!
 //! An index of 0 in a word that names a table entry means "none"; entry `n` is stored as `n + 1`.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::{
     Slot,
@@ -10,7 +10,10 @@ use super::{
     counters::{Counters, MethodCounters},
     text::Text,
 };
-use crate::sys::shared::shared_layout;
+use crate::sys::{
+    atomic::{AtomicU8, AtomicU32, AtomicU64},
+    shared::shared_layout,
+};
 
 /// Connections at a time.
 pub const CONNS: usize = CONN_COUNT as usize;
@@ -195,12 +198,13 @@ shared_layout! {
 }
 
 shared_layout! {
-    /// Who this wrapper is; written once, before the first worker.
+    /// Who this wrapper is; written once, before the first worker, but for `inner_pid`.
     pub struct Identity {
         /// 64 random bits.
         pub wrapper: AtomicU64,
         /// 2 or 3.
         pub task_api: AtomicU32,
+        /// What the inner shim last called its own pid; 0 until it was asked.
         pub inner_pid: AtomicU32,
         /// Device, inode and change time of the inner shim's socket: its name on the disk may be taken over.
         pub inner_dev: AtomicU64,

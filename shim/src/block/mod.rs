@@ -99,10 +99,21 @@ impl Block {
     /// A new, empty block.
     pub fn create() -> Kernel<Self> {
         let block = Self::map(memfd("shimtap-block", Places::TOTAL)?)?;
-        let tables = block.tables();
+        block.sign();
+        Ok(block)
+    }
+
+    fn sign(&self) {
+        let tables = self.tables();
         tables.version.store(LAYOUT, Ordering::Relaxed);
         tables.magic.store(MAGIC, Ordering::Release);
-        Ok(block)
+    }
+
+    /// As if it were new: users of blocks that live for ever would otherwise run out of descriptors.
+    #[cfg(any(test, fuzzing))]
+    pub fn renew(&self) {
+        self.punch((0, Places::TOTAL));
+        self.sign();
     }
 
     /// A block that another process made. EPROTO where it is none of ours, or of a layout that is not ours or a neighbour.
@@ -142,7 +153,7 @@ impl Block {
         Ok(())
     }
 
-    fn map(memfd: OwnedFd) -> Kernel<Self> {
+    pub(crate) fn map(memfd: OwnedFd) -> Kernel<Self> {
         let tables = Mapping::new(memfd.as_fd(), 0, Places::TABLES)?;
         tables.view::<Tables>(0).ok_or(Errno::EFAULT)?;
         Ok(Self { memfd, tables })
@@ -177,7 +188,7 @@ impl Block {
 
 const _: () = assert!(size_of::<Tables>() <= Places::TABLES && size_of::<Tables>() >= BEFORE);
 
-#[cfg(test)]
-mod damage;
+#[cfg(any(test, fuzzing))]
+pub mod damage;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,9 @@
 //! What a state word may say: of connections, requests, tasks, streams. A number is never given another meaning, since a
 //! worker of another release may read it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
+
+use crate::sys::atomic::AtomicU32;
 
 /// Words of a state machine: an enum stored in an `AtomicU32`.
 macro_rules! states {

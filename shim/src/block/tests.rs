@@ -53,7 +53,7 @@ fn a_neighbour_s_block_is_read_and_becomes_ours_with_a_worker() {
 
 #[test]
 fn a_word_of_no_state_is_the_first_state() {
-    let word = std::sync::atomic::AtomicU32::new(9999);
+    let word = crate::sys::atomic::AtomicU32::new(9999);
     assert_eq!(DirState::load(&word), DirState::Idle);
     assert_eq!(TaskState::load(&word), TaskState::Free);
 }
@@ -131,4 +131,52 @@ fn a_new_block_costs_a_few_pages() {
     let _ = block.tables().streams();
     let blocks = nix::sys::stat::fstat(block.memfd().as_fd()).unwrap().st_blocks;
     assert!(blocks * 512 <= 16 << 10, "{} bytes", blocks * 512);
+}
+
+/// What `./dev miri` runs: the words of the block as they are in any memory, since a mapping is not for miri.
+mod plain_memory {
+    use std::sync::atomic::Ordering;
+
+    use crate::{
+        block::{PendingState, Slot, link_to, linked, text::Text, words},
+        sys::atomic::AtomicU32,
+    };
+
+    #[test]
+    fn words_states_and_links_hold_what_they_are_given() {
+        let word = AtomicU32::new(0);
+        assert_eq!(linked(&word), None);
+        word.store(link_to(Some(7)), Ordering::Release);
+        assert_eq!(linked(&word), Some(7));
+        words::store(&word, usize::MAX);
+        assert_eq!(words::load(&word), usize::try_from(u32::MAX).unwrap());
+        for state in PendingState::ALL {
+            state.store(&word);
+            assert_eq!(PendingState::load(&word), *state);
+        }
+        assert_eq!(Slot::from_number(Slot::TAP.number()), Some(Slot::TAP));
+    }
+
+    #[test]
+    fn a_text_is_read_as_far_as_it_was_written() {
+        let text = Text::<8>::default();
+        for (said, kept) in [("", ""), ("abc", "abc"), ("12345678", "12345678"), ("123456789", "")] {
+            text.set(said);
+            assert_eq!(text.get(), kept);
+            assert!(text.is(kept));
+        }
+    }
+
+    /// A writer and a reader at once: the reader gets bytes of either, never others, and there is no data race for miri to
+    /// report.
+    #[test]
+    fn a_text_may_be_read_while_it_is_written() {
+        let text = Text::<4>::default();
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..20).for_each(|n| assert!(text.set(if n % 2 == 0 { "aaaa" } else { "bbbb" }))));
+            for _ in 0..20 {
+                assert!(text.bytes().iter().all(|b| [0, b'a', b'b'].contains(b)));
+            }
+        });
+    }
 }

@@ -1,8 +1,11 @@
 //! A short string in the block.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
-use crate::sys::shared::shared_layout;
+use crate::sys::{
+    atomic::{AtomicU8, AtomicU32},
+    shared::shared_layout,
+};
 
 shared_layout! {
     /// At most `N` bytes of text. The length is stored last, so a half-written text is the empty one.
@@ -56,5 +59,12 @@ impl<const N: usize> Text<N> {
     fn raw(&self) -> impl Iterator<Item = u8> + '_ {
         let len = usize::try_from(self.len.load(Ordering::Acquire)).unwrap_or(0);
         self.bytes.iter().take(len).map(|b| b.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+impl<const N: usize> Default for Text<N> {
+    fn default() -> Self {
+        Self { len: AtomicU32::new(0), bytes: std::array::from_fn(|_| AtomicU8::new(0)) }
     }
 }

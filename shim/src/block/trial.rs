@@ -5,7 +5,7 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::Ordering,
 };
 
 use thiserror::Error;
@@ -20,6 +20,7 @@ use crate::{
     link::report::Reporter,
     sys::{
         Errno,
+        atomic::AtomicU32,
         shared::{copy_out, memfd},
     },
     tee::Tee,

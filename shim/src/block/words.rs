@@ -1,6 +1,8 @@
 //! Numbers between the block's words and the rest: counts that fit by construction, converted in one place.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
+
+use crate::sys::atomic::AtomicU32;
 
 /// A count, read with acquire order.
 pub fn load(word: &AtomicU32) -> usize {

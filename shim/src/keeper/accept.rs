@@ -93,7 +93,7 @@ impl Keeper {
         self.arm(GRACE_NS);
     }
 
-    fn free_conn(&self) -> Option<usize> {
+    pub(super) fn free_conn(&self) -> Option<usize> {
         let tables = self.block.tables();
         let free = |(n, conn): &(usize, &Conn)| {
             let held =

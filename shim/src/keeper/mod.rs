@@ -9,6 +9,9 @@
 mod accept;
 mod deaths;
 mod image;
+#[cfg(any(test, fuzzing))]
+#[expect(clippy::unwrap_used, reason = "a part of tests; clippy knows only cfg(test) by itself")]
+mod in_process;
 mod next;
 mod open;
 pub mod protocol;
@@ -16,6 +19,8 @@ mod sweep;
 mod wait;
 
 pub use deaths::Cause;
+#[cfg(any(test, fuzzing))]
+pub use in_process::InProcess;
 pub use sweep::{TASK_LINK, belongs_to, remove_files, remove_tasks, sweep};
 
 use std::{

@@ -10,7 +10,7 @@ use shimtap_proto::link::{
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use ttrpc::r#async::{CSReceiver, CSSender, Client, ClientStream};
 
-use super::{Switchboard, announce, session::Session};
+use super::{Switchboard, announce, inner, session::Session};
 use crate::block::{Block, counters::Counter};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -42,7 +42,7 @@ async fn serve(block: &'static Block, board: &'static Switchboard) {
     let mut pause = FIRST_PAUSE;
     let mut attached_before = block.tables().generation.load(Ordering::Relaxed) > 1;
     while block.tables().over.load(Ordering::Acquire) == 0 {
-        if let Some(attachment) = attach(block).await {
+        if let Some(attachment) = attach(block, board).await {
             if std::mem::replace(&mut attached_before, true) {
                 block.tables().counters.add(Counter::LinkReconnects);
             }
@@ -77,12 +77,13 @@ fn with_jitter(pause: Duration) -> Duration {
     pause / 2 + pause * u32::from(byte[0]) / 512
 }
 
-async fn attach(block: &Block) -> Option<Attachment> {
+async fn attach(block: &Block, board: &Switchboard) -> Option<Attachment> {
     let socket = block.tables().identity.collector.get();
     // A plain look first: connecting through the library allocates more than an absent collector is worth.
     if !std::path::Path::new(&socket).exists() {
         return None;
     }
+    board.expect_collector();
     greet(&socket, hello(block)).await
 }
 
@@ -98,8 +99,8 @@ async fn greet(socket: &str, hello: Hello) -> Option<Attachment> {
     Some(Attachment { sender, receiver, welcome, _client: client })
 }
 
-/// Attaches once to say that a pod runs unwrapped, and leaves. Best effort, within [`GREETING`].
-pub fn tell_unwrapped(socket: &str, namespace: &str, id: &str) {
+/// Attaches once to say that a pod runs unwrapped and why, and leaves. Best effort, within [`GREETING`].
+pub fn tell_unwrapped(socket: &str, namespace: &str, id: &str, why: &str) {
     let hello = Hello {
         protocol: PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -110,7 +111,7 @@ pub fn tell_unwrapped(socket: &str, namespace: &str, id: &str) {
         ..Default::default()
     };
     let count = Count { name: "unwrapped_starts".to_owned(), value: 1, ..Default::default() };
-    let report = Report { counts: vec![count], ..Default::default() };
+    let report = Report { counts: vec![count], unwrapped_why: why.to_owned(), ..Default::default() };
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() else {
         return;
     };
@@ -136,11 +137,11 @@ pub fn up(body: from_wrapper::Body) -> FromWrapper {
 fn hello(block: &Block) -> Hello {
     let tables = block.tables();
     let who = &tables.identity;
-    let inner = InnerShim {
+    let shim = InnerShim {
         binary: who.inner_binary.get(),
         address: format!("unix://{}", who.inner_path.get()),
         task_api: who.task_api.load(Ordering::Relaxed),
-        pid: who.inner_pid.load(Ordering::Relaxed),
+        pid: inner::pid(tables),
         ..Default::default()
     };
     Hello {
@@ -152,7 +153,7 @@ fn hello(block: &Block) -> Hello {
         generation: tables.generation.load(Ordering::Relaxed),
         worker_pid: std::process::id(),
         keeper_pid: tables.keeper_pid.load(Ordering::Relaxed),
-        inner: MessageField::some(inner),
+        inner: MessageField::some(shim),
         ..Default::default()
     }
 }

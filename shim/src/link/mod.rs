@@ -3,9 +3,11 @@
 //! It may be slow, stuck or panicking; the relay thread never waits for it. The two meet in the block (ring, events,
 //! words marked "link:") and on the [`Switchboard`].
 
+mod alarm;
 mod announce;
 mod bell;
 mod client;
+mod inner;
 mod pulse;
 pub(crate) mod report;
 mod session;
@@ -17,7 +19,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread,
 };
@@ -25,7 +27,7 @@ use std::{
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shimtap_proto::link::StatsSource;
 
-use self::{bell::Bell, pulse::Pulse};
+use self::{alarm::Alarm, bell::Bell, pulse::Pulse};
 use crate::{
     block::{Block, Stream, StreamState, TaskState, linked},
     keeper::FD_FLOOR,
@@ -42,14 +44,14 @@ pub struct Switchboard {
     relay: OwnedFd,
     link: Bell,
     /// The link thread wants to be woken by the next byte.
-    armed: AtomicU32,
+    alarm: Alarm,
     /// Whether the link thread still turns.
     pub(crate) pulse: Pulse,
     attached: AtomicBool,
     /// The link thread is waiting for something to do, so that what it is asked for is done soon.
     listening: AtomicBool,
-    /// A collector was attached at some time.
-    ever: AtomicBool,
+    /// A collector is about: it was attached at some time, or its socket is there.
+    about: AtomicBool,
     samples: Mutex<Vec<Sample>>,
 }
 
@@ -91,11 +93,11 @@ impl Switchboard {
         Ok(Self {
             relay: fd::raise(OwnedFd::from(relay), FD_FLOOR)?,
             link: Bell::new()?,
-            armed: AtomicU32::new(0),
+            alarm: Alarm::new(),
             pulse: Pulse::new()?,
             attached: AtomicBool::new(false),
             listening: AtomicBool::new(false),
-            ever: AtomicBool::new(false),
+            about: AtomicBool::new(false),
             samples: Mutex::new(Vec::new()),
         })
     }
@@ -110,15 +112,18 @@ impl Switchboard {
         self.is_attached() && self.listening.load(Ordering::Acquire)
     }
 
-    /// Was a collector attached at some time?
-    pub fn was_attached(&self) -> bool {
-        self.ever.load(Ordering::Acquire)
+    /// Is a collector about, though it may not be attached? A successor in a pod's last moments has not had the time.
+    pub fn expects_collector(&self) -> bool {
+        self.about.load(Ordering::Acquire)
+    }
+
+    fn expect_collector(&self) {
+        self.about.store(true, Ordering::Release);
     }
 
     fn set_attached(&self, attached: bool) {
         self.listening.store(false, Ordering::Release);
         self.attached.store(attached, Ordering::Release);
-        self.ever.fetch_or(attached, Ordering::AcqRel);
     }
 
     /// Readable when the link thread has something for the relay.
@@ -147,7 +152,7 @@ impl Switchboard {
             return;
         }
         let unsent = stream.pos.load(Ordering::Relaxed).saturating_sub(stream.sent.load(Ordering::Relaxed));
-        if unsent >= BACKLOG || self.armed.swap(0, Ordering::AcqRel) == 1 {
+        if unsent >= BACKLOG || self.alarm.goes_off() {
             self.wake_link();
         }
     }
@@ -184,8 +189,10 @@ impl Switchboard {
                 })
             })
         };
-        // Without a collector at any time there is nobody to wait for.
-        (nothing && !self.was_attached()) || (taken && (nothing || (self.is_attached() && all_acked())))
+        // Without a collector at any time there is nobody to wait for; a first worker knows whether there was one.
+        let is_first = tables.generation.load(Ordering::Acquire) <= 1;
+        (nothing && is_first && !self.expects_collector())
+            || (taken && (nothing || (self.is_attached() && all_acked())))
     }
 
     fn pause_after_panic(&self) {

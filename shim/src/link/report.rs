@@ -7,6 +7,7 @@ use shimtap_proto::{
     ttrpc::Method,
 };
 
+use super::inner;
 use crate::{
     block::{
         Block, ConnState, Pending, PendingState, Tables,
@@ -57,6 +58,7 @@ fn make(tables: &Tables) -> Report {
         generation: tables.generation.load(Ordering::Acquire),
         without_worker_ns: tables.care.without_worker_ns.load(Ordering::Relaxed),
         restarts: restarts(tables),
+        inner_pid: inner::pid(tables),
         ..Default::default()
     }
 }

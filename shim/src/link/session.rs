@@ -107,11 +107,11 @@ impl Session {
         while self.block.tables().over.load(Ordering::Acquire) == 0 {
             self.board.pulse.beat();
             // Armed before looking: what moves while we look wakes us.
-            self.board.armed.store(1, Ordering::Release);
+            self.board.alarm.arm();
             let flush = self.say().await?;
             if flush.is_some() {
                 // The timer comes soon enough for what moves until then.
-                self.board.armed.store(0, Ordering::Release);
+                self.board.alarm.disarm();
             }
             let until = flush.map_or(self.round, |at| at.min(self.round));
             // Cancel-safe: rung() forgets nothing before it returns, recv() of ttrpc waits on a channel only, sleep is a timer.

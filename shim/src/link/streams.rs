@@ -178,6 +178,10 @@ impl Cursors {
             // Dropped while we looked: the next look, soon, sends the Gap.
             return Some(Next::Later(Instant::now() + LOOK_AGAIN));
         };
+        if stream.handle.load(Ordering::Acquire) != handle {
+            // The table was full, and the entry became another stream's while we looked.
+            return None;
+        }
         let (time_offset, time_ns) = RingView::times(stream, cursor.at, bytes.len()).into_iter().unzip();
         let offset = cursor.at;
         cursor.at = cursor.at.saturating_add(wide(bytes.len()));

@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 use shimtap_proto::{
     link::{Event, EventKind, StatsSource},
     ttrpc::{
-        Code, HEADER_LEN, Method, ResponseView,
+        Code, HEADER_LEN, Header, Method, ResponseView,
         rewrite::{Edit, replace},
-        task::{ExitAnswer, PidAnswer, StateAnswer, StatsAnswer},
+        task::{ConnectAnswer, ExitAnswer, PidAnswer, StateAnswer, StatsAnswer},
     },
 };
 
@@ -33,7 +33,7 @@ impl Worker {
         let unchanged = Some(Out { changed: false, len });
         let frame = self.relay.lines.get(&conn).and_then(|l| l.area(ANSWERS, false)?.get(0, len));
         let Some(frame) = frame else { return unchanged };
-        let stream_id = shimtap_proto::ttrpc::Header::decode(&frame).map_or(0, |h| h.stream_id);
+        let stream_id = Header::decode(&frame).map_or(0, |h| h.stream_id);
         let Some(index) = self.pending_of(conn, stream_id) else { return unchanged };
         let pending = self.pending(index);
         let view = ResponseView::decode(frame.get(HEADER_LEN..).unwrap_or(&[])).ok();
@@ -104,6 +104,7 @@ impl Worker {
             }
             (Method::Delete, Some(task)) if ok && init => self.task_deleted(task),
             (Method::Stats, _) => self.stats_answered(pending, view),
+            (Method::Connect, _) if ok => self.shim_said_who_it_is(view),
             (Method::State, _) if ok => return self.changed_state(view, frame),
             _ => {}
         }
@@ -120,6 +121,14 @@ impl Worker {
             TaskState::Running.store(&entry.state);
         }
         self.board.wake_link();
+    }
+
+    /// What the peer of our connection is cannot be asked of the kernel: SO_PEERCRED names who called listen(2), which with
+    /// Go's shims is the `start` that has ended.
+    fn shim_said_who_it_is(&self, view: &ResponseView<'_>) {
+        if let Ok(answer) = ConnectAnswer::decode(view.payload) {
+            self.block.tables().identity.inner_pid.store(answer.shim_pid, Ordering::Relaxed);
+        }
     }
 
     /// A Kill or Delete was refused: its output is wanted as before.
@@ -194,6 +203,10 @@ impl Worker {
         let entry = self.dir(conn, dir);
         let Some(index) = linked(&entry.pending) else { return };
         let pending = self.pending(index);
+        if !self.is_of_frame(conn, dir, pending) {
+            entry.pending.store(0, Ordering::Release);
+            return;
+        }
         match PendingState::load(&pending.state) {
             PendingState::Free => {}
             PendingState::Swallow => PendingState::Free.store(&pending.state),
@@ -206,6 +219,15 @@ impl Worker {
             }
         }
         entry.pending.store(0, Ordering::Release);
+    }
+
+    /// Is this entry still that of the frame that has left? A predecessor may have freed it and died before it could say so
+    /// in the direction's entry, and since then another request may have come to it.
+    fn is_of_frame(&self, conn: usize, dir: usize, pending: &Pending) -> bool {
+        let area = self.relay.lines.get(&conn).and_then(|l| l.area(dir, false));
+        let header = area.and_then(|a| a.get(0, HEADER_LEN)).and_then(|head| Header::decode(&head).ok());
+        let same = |h: Header| h.stream_id == pending.stream_id.load(Ordering::Relaxed);
+        linked(&pending.conn) == Some(conn) && header.is_some_and(same)
     }
 
     fn account(&self, index: usize) {

@@ -40,8 +40,9 @@ pub(super) fn is_watched(method: Method) -> bool {
         | Method::Shutdown
         | Method::Wait
         | Method::State
-        | Method::Stats => true,
-        Method::Pids | Method::Checkpoint | Method::ResizePty | Method::CloseIo | Method::Connect => false,
+        | Method::Stats
+        | Method::Connect => true,
+        Method::Pids | Method::Checkpoint | Method::ResizePty | Method::CloseIo => false,
     }
 }
 

@@ -70,9 +70,14 @@ impl Poller {
 
 /// One poll(2): is the other end gone? For a FIFO: there was a writer and there is none (the description remembers).
 pub fn has_hung_up(fd: BorrowedFd<'_>) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    hangs_up_within(fd, 0)
+}
+
+/// The same, with time for it.
+pub fn hangs_up_within(fd: BorrowedFd<'_>, timeout_ms: u16) -> bool {
+    use nix::poll::{PollFd, PollFlags, poll};
     let mut fds = [PollFd::new(fd, PollFlags::empty())];
-    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n > 0)
+    poll(&mut fds, timeout_ms).is_ok_and(|n| n > 0)
         && fds.iter().any(|f| f.revents().is_some_and(|r| r.contains(PollFlags::POLLHUP)))
 }
 

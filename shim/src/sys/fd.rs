@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags};
 
-use super::{Errno, Kernel};
+use super::{Errno, Kernel, atomic::step};
 
 /// What a non-blocking move came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +31,13 @@ fn moved(result: Kernel<usize>) -> Kernel<Moved> {
 
 /// splice(2) of at most `len` bytes, non-blocking.
 pub fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: usize) -> Kernel<Moved> {
+    step();
     moved(nix::fcntl::splice(from, None, to, None, len, SpliceFFlags::SPLICE_F_NONBLOCK))
 }
 
 /// tee(2) of at most `len` bytes from one pipe to another, non-blocking; consumes nothing.
 pub fn tee(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: usize) -> Kernel<Moved> {
+    step();
     moved(nix::fcntl::tee(from, to, len, SpliceFFlags::SPLICE_F_NONBLOCK))
 }
 
@@ -56,6 +58,7 @@ pub fn unread(fd: BorrowedFd<'_>) -> Kernel<usize> {
 
 /// Sets SO_PEEK_OFF of a unix socket: the count that falls by exactly what is consumed, whoever consumes it.
 pub fn set_peek_off(fd: BorrowedFd<'_>, value: i32) -> Kernel<()> {
+    step();
     // SAFETY: the option value is an int of the size given; the kernel only reads it.
     // JUSTIFICATION: nix does not know SO_PEEK_OFF.
     #[expect(unsafe_code, reason = "setsockopt")]
@@ -162,12 +165,14 @@ pub fn close_all_on_exec() -> Kernel<()> {
 
 /// Reads and forgets what waits in a pipe.
 pub fn forget(fd: BorrowedFd<'_>) {
+    step();
     let mut nowhere = [0u8; 4096];
     while matches!(nix::unistd::read(fd, &mut nowhere), Ok(1..)) {}
 }
 
 /// shutdown(2): acts at once on the connection, whatever duplicates of the descriptor exist.
 pub fn shutdown(fd: BorrowedFd<'_>, how: nix::sys::socket::Shutdown) -> Kernel<()> {
+    step();
     nix::sys::socket::shutdown(fd.as_raw_fd(), how)
 }
 

@@ -3,6 +3,7 @@
 //! Each function here is one syscall (or a fixed few), says which, and returns the kernel's answer unchanged.
 //! No policy lives here: who may wait, what is retried and what is given up is decided by the callers.
 
+pub mod atomic;
 pub mod epoll;
 pub mod facts;
 pub mod fd;

@@ -12,7 +12,7 @@ use nix::sys::socket::{
     socketpair,
 };
 
-use super::{Errno, Kernel, fd::adopt};
+use super::{Errno, Kernel, atomic::step, fd::adopt};
 
 /// Most descriptors in one message.
 pub const FDS_MAX: usize = 4;
@@ -42,6 +42,7 @@ pub fn pair() -> Kernel<(OwnedFd, OwnedFd)> {
 
 /// sendmsg(2), all or nothing.
 pub fn send(to: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Kernel<()> {
+    step();
     let raw: Vec<i32> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control = if raw.is_empty() { &[][..] } else { &rights[..] };

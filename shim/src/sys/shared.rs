@@ -7,7 +7,6 @@
 use std::{
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
-    sync::atomic::{AtomicU8, AtomicU32, AtomicU64},
 };
 
 use nix::{
@@ -18,7 +17,10 @@ use nix::{
     },
 };
 
-use super::{Errno, Kernel};
+use super::{
+    Errno, Kernel,
+    atomic::{AtomicU8, AtomicU32, AtomicU64, step},
+};
 
 /// Types that may lie in memory that another process writes: every bit pattern is valid, every field is atomic.
 ///
@@ -176,6 +178,7 @@ impl Area<'_> {
     /// `Ok(None)` = nothing there now, `Ok(Some(0))` = end.
     pub fn read_from(&self, fd: BorrowedFd<'_>, offset: usize, len: usize) -> Kernel<Option<usize>> {
         let at = self.at(offset, len).ok_or(Errno::EFAULT)?;
+        step();
         // SAFETY: `at` points to `len` writable bytes of the mapping; the kernel writes no more. No Rust reference to
         // them exists. The descriptors used are non-blocking.
         // JUSTIFICATION: bytes must be in the block the moment they have left the kernel, or a death loses them.
@@ -191,6 +194,7 @@ impl Area<'_> {
     /// write(2) of at most `len` bytes from the area at `offset`, non-blocking. `Ok(None)` = no room now.
     pub fn write_to(&self, fd: BorrowedFd<'_>, offset: usize, len: usize) -> Kernel<Option<usize>> {
         let at = self.at(offset, len).ok_or(Errno::EFAULT)?;
+        step();
         // SAFETY: `at` points to `len` readable bytes of the mapping, which the kernel only reads.
         // JUSTIFICATION: as for read_from; also spares a copy.
         #[expect(unsafe_code, reason = "write from the block")]
@@ -219,6 +223,7 @@ impl Area<'_> {
     /// Copies `bytes` to `offset`; false where they do not fit (nothing is written then).
     pub fn put(&self, offset: usize, bytes: &[u8]) -> bool {
         let Some(at) = self.at(offset, bytes.len()) else { return false };
+        step();
         // SAFETY: as for `get`, the other way round.
         // JUSTIFICATION: a rewritten frame has to lie where a successor finds it.
         #[expect(unsafe_code, reason = "copy into the block")]

@@ -143,7 +143,10 @@ impl Worker {
     pub(super) fn task_forget(&mut self, index: usize) {
         let task = self.task(index);
         for stream in task.streams.iter().filter_map(linked) {
-            self.stream_forget(stream);
+            // A predecessor may have died half way: its entry is free since then, or another task's.
+            if linked(&self.stream(stream).task) == Some(index) {
+                self.stream_forget(stream);
+            }
         }
         if TaskState::load(&task.state) != TaskState::Deleted {
             self.remove_task_dir(task);

@@ -12,7 +12,9 @@ use std::{os::fd::BorrowedFd, sync::atomic::Ordering};
 use crate::{
     block::{Block, CHUNK, CHUNKS, MARKS, Phase, Places, STREAM_CHUNKS, Stream, StreamState, words::wide},
     sys::{
-        Errno, Kernel, fd,
+        Errno, Kernel,
+        atomic::fence,
+        fd,
         shared::{Mapping, copy_out, punch},
     },
 };
@@ -121,6 +123,8 @@ impl ChunkPool {
     pub fn fill(&self, stream: &Stream, tap: BorrowedFd<'_>, offset: u64, len: usize) -> Kernel<usize> {
         let (chunk, at) = Shape::load(stream).locate(stream, offset).ok_or(Errno::EFAULT)?;
         let area = self.area.area(chunk.saturating_mul(CHUNK), CHUNK).ok_or(Errno::EFAULT)?;
+        // `start` was moved past what lay here before: whoever sees a byte of the new sees that too (shim/loom).
+        fence(Ordering::Release);
         Ok(area.read_from(tap, at, len.min(CHUNK.saturating_sub(at)))?.unwrap_or(0))
     }
 
@@ -271,7 +275,9 @@ impl RingView {
         let (start, _) = Places::chunks();
         let place = start.checked_add(chunk.checked_mul(CHUNK)?)?.checked_add(at)?;
         let got = copy_out(self.block.memfd(), place, &mut bytes).ok()?;
-        // A chunk is only reused after `start` has moved past it, so an unmoved start proves the copy.
+        // A chunk is only reused after `start` has moved past it, so an unmoved start proves the copy; the looks below may not
+        // overtake it.
+        fence(Ordering::Acquire);
         let unmoved = stream.start.load(Ordering::Acquire) <= offset;
         let same = Shape::load(stream).locate(stream, offset).is_some_and(|now| now == (chunk, at));
         (got == len && unmoved && same).then_some(bytes)

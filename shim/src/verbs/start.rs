@@ -35,8 +35,9 @@ pub fn start(argv: &[OsString], arguments: &Arguments) -> ExitCode {
         Ok((status, answer)) if status.success() => {
             let ours = wrap::wrap(&config, arguments, &path, &answer);
             print(&ours.unwrap_or_else(|refusal| {
-                note(&in_full(&refusal));
-                tell::spawn(&config, arguments);
+                let why = in_full(&refusal);
+                note(&why);
+                tell::spawn(&config, arguments, &why);
                 answer
             }));
             ExitCode::SUCCESS

@@ -12,15 +12,22 @@ use crate::{
 /// What `ps` shows, for the moment it lives.
 pub const VERB: &str = "tap-tell";
 
+/// In its environment: why.
+const WHY: &str = "SHIMTAP_UNWRAPPED";
+/// Longest reason that is told.
+const WHY_MAX: usize = 400;
+
 /// Starts that process, detached; failing means that the collector does not learn it from us.
-pub fn spawn(config: &Config, arguments: &Arguments) {
+pub fn spawn(config: &Config, arguments: &Arguments, why: &str) {
     let argv = args::ours(VERB, &arguments.namespace, &arguments.id);
-    let env = [("SHIMTAP_COLLECTOR".to_owned(), config.collector.clone())];
+    let why = why.chars().filter(|c| *c != '\0').take(WHY_MAX).collect();
+    let env = [("SHIMTAP_COLLECTOR".to_owned(), config.collector.clone()), (WHY.to_owned(), why)];
     let _ = process::spawn_self(&argv, &env, &[]);
 }
 
 /// That process.
 pub fn tell(arguments: &Arguments) -> ExitCode {
-    link::tell_unwrapped(&Config::load().collector, &arguments.namespace, &arguments.id);
+    let why = std::env::var(WHY).unwrap_or_default();
+    link::tell_unwrapped(&Config::load().collector, &arguments.namespace, &arguments.id, &why);
     ExitCode::SUCCESS
 }

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::Ordering,
 };
 
 use crate::{
@@ -17,7 +17,9 @@ use crate::{
         protocol::{Operation, Request, ToWorker},
     },
     sys::{
-        Errno, Kernel, epoll, fd, monotonic_ns,
+        Errno, Kernel,
+        atomic::AtomicU32,
+        epoll, fd, monotonic_ns,
         pair::{self, Received},
         process,
     },
@@ -25,6 +27,9 @@ use crate::{
 
 /// A keeper does what it is asked within microseconds; after this it is taken for dead.
 const PATIENCE_NS: u64 = 1_000_000_000;
+
+/// How long one may take to sweep its few files and end.
+const LEAVE_MS: u16 = 1000;
 
 /// Time between two attempts to make a keeper.
 const KEEPER_PAUSE_NS: u64 = 200_000_000;
@@ -141,6 +146,27 @@ impl Hands {
     /// The descriptor in a slot is this worker's to keep; the slot is empty then.
     pub fn take(&mut self, slot: Slot) -> Option<OwnedFd> {
         self.fds.remove(&slot)
+    }
+
+    /// All is over: the keeper wakes, sees it, sweeps and ends. One that does not would stay behind with all that it holds,
+    /// since nobody looks at it once we are gone, and is ended.
+    pub fn see_keeper_off(&mut self) {
+        if self.orphaned {
+            return;
+        }
+        self.serial = self.serial.wrapping_add(1);
+        let ping = Request {
+            serial: self.serial,
+            operation: Operation::Ping,
+            slot: Slot::LISTENER,
+            count: 0,
+            path: b"",
+        };
+        let answered =
+            matches!(self.ask_once(&ping, None), Reply::Done(_) | Reply::Refused(_) | Reply::KeeperGone);
+        if !answered || !epoll::hangs_up_within(self.pair.as_fd(), LEAVE_MS) {
+            self.fence_old_keeper();
+        }
     }
 
     /// The next keeper that was replaced and not yet spoken of.

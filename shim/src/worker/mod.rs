@@ -6,9 +6,13 @@
 
 mod beat;
 mod control;
+#[cfg(any(test, fuzzing))]
+pub mod damage;
 mod deaths;
 pub mod hands;
 mod image;
+#[cfg(test)]
+mod model;
 mod pipes;
 mod recover;
 
@@ -44,7 +48,7 @@ const OVER: i32 = 0;
 
 /// After the inner shim is gone, this long is waited for the collector to take the last bytes.
 const LINGER_NS: u64 = 5_000_000_000;
-/// The same where none was ever attached.
+/// The same where none is about.
 const LINGER_ALONE_NS: u64 = 1_000_000_000;
 /// Connections and output that do not end by themselves are ended after this.
 const HOLD_ON_NS: u64 = 10_000_000_000;
@@ -152,6 +156,24 @@ impl Worker {
         if self.mode != Mode::Bare {
             link::spawn(self.block, self.board);
         }
+        self.begin();
+        loop {
+            if self.tend()? {
+                return Ok(());
+            }
+            if self.is_over() {
+                self.block.tables().over.store(1, Ordering::Release);
+                self.hands.see_keeper_off();
+                // Again, or in its place: whichever of the two dies in this, the other one leaves nothing behind.
+                crate::keeper::sweep(self.block);
+                return Ok(());
+            }
+            self.turn(self.next_wake_ms())?;
+        }
+    }
+
+    /// Takes up what a predecessor left.
+    fn begin(&mut self) {
         self.watch_inner();
         // A refusal costs the notice of a keeper that is hung, nothing else.
         let _ = self.watch_queue();
@@ -162,29 +184,22 @@ impl Worker {
         }
         self.tell_deaths();
         self.pump_everything();
+    }
+
+    /// Waits for events and sees to them, and to what had more to do.
+    fn turn(&mut self, longest_ms: Option<u16>) -> Kernel<()> {
         let mut events = [EpollEvent::empty(); 32];
-        loop {
-            if self.tend()? {
-                return Ok(());
-            }
-            if self.is_over() {
-                self.block.tables().over.store(1, Ordering::Release);
-                if self.stands_in && self.hands.is_orphaned() {
-                    crate::keeper::sweep(self.block);
-                }
-                return Ok(());
-            }
-            let n = self.poller.wait(&mut events, self.next_wake_ms())?;
-            let unfinished = std::mem::take(&mut self.unfinished);
-            for event in events.iter().take(n) {
-                if let Some(token) = Token::from_number(event.data()) {
-                    self.handle(token, event.events());
-                }
-            }
-            for token in unfinished {
-                self.handle(token, EpollFlags::empty());
+        let n = self.poller.wait(&mut events, longest_ms)?;
+        let unfinished = std::mem::take(&mut self.unfinished);
+        for event in events.iter().take(n) {
+            if let Some(token) = Token::from_number(event.data()) {
+                self.handle(token, event.events());
             }
         }
+        for token in unfinished {
+            self.handle(token, EpollFlags::empty());
+        }
+        Ok(())
     }
 
     fn handle(&mut self, token: Token, flags: EpollFlags) {
@@ -319,7 +334,7 @@ impl Worker {
             // Whoever still holds on to a connection or a FIFO after that is no client of this shim any more.
             return waited >= HOLD_ON_NS;
         }
-        let patience = if self.board.was_attached() { LINGER_NS } else { LINGER_ALONE_NS };
+        let patience = if self.board.expects_collector() { LINGER_NS } else { LINGER_ALONE_NS };
         self.board.has_said_everything(self.block) || waited >= patience
     }
 

@@ -3,8 +3,10 @@
 //! A direction or a stream has a pipe only while bytes are in it, so that a node full of quiet containers uses a
 //! handful: pipe pages are a budget per user and node-wide, and containers draw on it too.
 
+use std::sync::atomic::Ordering;
+
 use crate::{
-    block::{Block, PIPES, Slot},
+    block::{Block, DirState, PIPES, Slot, linked},
     keeper::protocol::Operation,
     sys::{Errno, Kernel, fd},
     worker::hands::{Hands, pipes_in_use},
@@ -24,6 +26,11 @@ pub struct Pipes {
 impl Pipes {
     /// From what a predecessor left: made and used ones are used, made and unused ones are free.
     pub fn recover(block: &Block, hands: &mut Hands) -> Self {
+        // A predecessor died just before or after a frame: the pipe it had for it is empty, and may never be needed again.
+        let dirs = block.tables().conns().iter().flat_map(|c| &c.dirs);
+        for dir in dirs.filter(|d| DirState::load(&d.state) == DirState::Idle && linked(&d.pipe).is_some()) {
+            dir.pipe.store(0, Ordering::Release);
+        }
         let used = pipes_in_use(block);
         let mut pipes = Self { free: Vec::new(), made: vec![false; PIPES] };
         let made: Vec<usize> = (0..PIPES).filter(|n| hands.has(Slot::pipe(*n))).collect();

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::atomic::Ordering};
 
 use super::{Hands, Pipes, Worker, beat::Beat, image::Wait};
 use crate::{
-    block::{Block, Slot},
+    block::{Block, Slot, care::Mode},
     events::EventRing,
     keeper::{Inheritance, protocol::Operation},
     link::Switchboard,
@@ -16,14 +16,26 @@ use crate::{
 impl Worker {
     /// From the keeper's fork. Both lives of a wrapper start here: a first worker finds empty tables.
     pub(super) fn recover(inheritance: Inheritance) -> Kernel<Self> {
-        let block: &'static Block = Box::leak(Box::new(inheritance.block));
+        let Inheritance { block, slots, pair, mode, stands_in } = inheritance;
+        let block: &'static Block = Box::leak(Box::new(block));
         block.make_ours()?;
         block.tables().worker_pid.store(std::process::id(), Ordering::Release);
         #[cfg(next_layout)]
         block.tables().workers.fetch_add(1, Ordering::AcqRel);
-        let mut hands = Hands::new(block, inheritance.pair, inheritance.slots);
-        hands.ensure(Operation::Pipe, Slot::TAP, "")?;
+        let hands = Hands::new(block, pair, slots);
         let board: &'static Switchboard = Box::leak(Box::new(Switchboard::new()?));
+        Self::on(block, board, hands, mode, stands_in)
+    }
+
+    /// With a block and descriptors.
+    pub(super) fn on(
+        block: &'static Block,
+        board: &'static Switchboard,
+        mut hands: Hands,
+        mode: Mode,
+        stands_in: bool,
+    ) -> Kernel<Self> {
+        hands.ensure(Operation::Pipe, Slot::TAP, "")?;
         let pipes = Pipes::recover(block, &mut hands);
         let mut worker = Self {
             block,
@@ -37,13 +49,14 @@ impl Worker {
             unfinished: BTreeSet::new(),
             inner_gone_ns: None,
             watch_again_ns: None,
-            mode: inheritance.mode,
-            stands_in: inheritance.stands_in,
+            mode,
+            stands_in,
             beat: Beat::default(),
             upgrade: Wait::default(),
         };
         worker.watch_link(board.relay_wake())?;
         worker.finish_tap();
+        worker.events.finish();
         worker.finish_event();
         if worker.is_safe() {
             worker.let_go();

@@ -1,5 +1,5 @@
-//! What `./dev demo` shows: a private containerd, a collector, three containers through the wrapper; their
-//! lines as the collector's file holds them, and their metrics as Prometheus would scrape them.
+//! What `./dev demo` shows: a private containerd, a collector, three containers through the wrapper; their lines as they
+//! come into the collector's file, what `shimtap ps` says of them, and their metrics as Prometheus would scrape them.
 //!
 //! Leaves nothing behind, however it ends: by itself (`--once`), by Ctrl-C, or by a failure, which is one
 //! sentence on stderr.
@@ -17,6 +17,8 @@ use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually};
 
 /// How long anything of the demonstration may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
+/// How long the last sample of a container may take to come; by then it is known that there is none.
+const UNSAMPLED: Duration = Duration::from_secs(3);
 /// How often the table is shown while it goes on.
 const TABLE: Duration = Duration::from_secs(10);
 
@@ -25,12 +27,13 @@ const CHATTY: &str =
 const SHORT: &str = "echo 'I live for 50 ms'; usleep 50000";
 const FAILING: &str = "echo 'something went wrong' >&2; exit 3";
 
-/// The families of the table, with their heads.
-const FAMILIES: [(&str, &str); 4] = [
-    ("container_cpu_usage_seconds_total", "CPU SECONDS"),
-    ("container_memory_working_set_bytes", "WORKING SET"),
-    ("container_memory_rss", "RSS"),
-    ("container_threads", "THREADS"),
+const ALL: [&str; 3] = ["chatty", "short", "failing"];
+
+/// The families of the table, with their units.
+const FAMILIES: [(&str, &str); 3] = [
+    ("container_cpu_usage_seconds_total", "s"),
+    ("container_memory_working_set_bytes", "bytes"),
+    ("container_threads", ""),
 ];
 
 fn main() -> ExitCode {
@@ -50,32 +53,46 @@ fn demo(once: bool) -> Result<()> {
     let node = Setup::new(version, Shim::Wrapped(Hook::Path)).with_collector().start()?;
     let address = node.collector(|collector| Ok(collector.address().to_owned()))?;
     println!(
-        "containerd {} in {}, containers through {}\n",
+        "containerd {} in {}, its runtime {}",
         node.tools().release,
         node.dir().display(),
         node.wrapper().display()
     );
 
-    let chatty = node.run_beside("chatty", &["--rm"], &["sh", "-c", CHATTY])?;
+    let mut chatty = node.run_beside("chatty", &["--rm"], &["sh", "-c", CHATTY])?;
     let mut lines = Lines::default();
     let short = node.run("short", &["sh", "-c", SHORT])?;
     let failing = node.run("failing", &["sh", "-c", FAILING])?;
     ensure!((short.code, failing.code) == (0, 3), "exit statuses {} and {}", short.code, failing.code);
 
-    println!("their lines, as the file sink holds them:");
-    let all = ["chatty", "short", "failing"];
-    eventually(LIMIT, "a line and a sample of each container", || {
-        lines.show_new(&node)?;
-        let rows = table(&node)?;
-        let complete = all.iter().all(|name| lines.seen.contains_key(*name) && rows.contains_key(*name));
-        Ok((complete || interrupted.load(Ordering::Relaxed)).then_some(()))
-    })?;
-    show_table(&node, &address)?;
+    println!("\nthree containers, and what they write, read from the collector's file:\n");
+    await_all(&node, &mut chatty, &mut lines, &interrupted)?;
+    println!("\nthe first of these, as the file holds it:\n{}", lines.first);
+    print!("shimtap ps:\n{}", node.collector(|collector| collector.ps_with(&[]))?);
+    show_table(&node)?;
     if !once {
+        println!(
+            "to scrape: http://{address}/metrics/cadvisor?scope=all (containers), http://{address}/metrics (ours)"
+        );
         println!("it goes on until Ctrl-C\n");
-        go_on(&node, &address, &mut lines, &interrupted)?;
+        go_on(&node, &mut lines, &interrupted)?;
     }
     end(node, chatty)
+}
+
+/// A line and a sample of each container, except that one which ended at once on a busy machine may have ended unsampled.
+fn await_all(node: &Node, chatty: &mut Running, lines: &mut Lines, interrupted: &AtomicBool) -> Result<()> {
+    let began = Instant::now();
+    eventually(LIMIT, "a line of each container and a sample of the one that runs", || {
+        ensure!(chatty.is_running()?, "the chatty container has ended: {}", chatty.stderr_so_far());
+        lines.show_new(node)?;
+        let rows = table(node)?;
+        let heard = ALL.iter().all(|name| lines.seen.contains_key(*name));
+        let sampled = ALL.iter().filter(|name| rows.contains_key(**name)).count();
+        let enough =
+            heard && (sampled == ALL.len() || began.elapsed() > UNSAMPLED && rows.contains_key("chatty"));
+        Ok((enough || interrupted.load(Ordering::Relaxed)).then_some(()))
+    })
 }
 
 /// True from SIGINT or SIGTERM on.
@@ -106,12 +123,14 @@ fn watch_signals() -> Result<Arc<AtomicBool>> {
 #[derive(Default)]
 struct Lines {
     position: usize,
+    /// The first record, whole.
+    first: String,
     /// Lines by container.
     seen: BTreeMap<String, u64>,
 }
 
 impl Lines {
-    /// Prints the records that are new.
+    /// Prints the lines that are new.
     fn show_new(&mut self, node: &Node) -> Result<()> {
         let file = node.collector(|collector| Ok(collector.file()))?;
         // It is there from the first record on.
@@ -122,9 +141,16 @@ impl Lines {
                 break;
             }
             self.position += record.len();
-            out.write_all(record).context("print")?;
+            if self.first.is_empty() {
+                self.first = String::from_utf8_lossy(record).into_owned();
+            }
             let record: serde_json::Value = serde_json::from_slice(record).context("read a record")?;
-            let name = record.get("container_id").and_then(serde_json::Value::as_str).unwrap_or("?");
+            let field = |name: &str| record.get(name).and_then(serde_json::Value::as_str).unwrap_or("?");
+            // Of `2026-01-02T03:04:05.678901234Z` the time of day, in ms.
+            let time = field("time").get(11..23).unwrap_or_default();
+            let name = field("container_id");
+            writeln!(out, "{time}  {name:<8} {:<7} {}", field("stream"), field("message"))
+                .context("print")?;
             *self.seen.entry(name.to_owned()).or_default() += 1;
         }
         out.flush().context("print")
@@ -147,36 +173,28 @@ fn table(node: &Node) -> Result<BTreeMap<String, BTreeMap<&'static str, f64>>> {
     Ok(rows)
 }
 
-fn show_table(node: &Node, address: &str) -> Result<()> {
-    println!(
-        "\n{:<12} {:>14} {:>14} {:>14} {:>10}",
-        "CONTAINER", FAMILIES[0].1, FAMILIES[1].1, FAMILIES[2].1, FAMILIES[3].1
-    );
-    for (name, values) in table(node)? {
-        // Unknown is not zero: gauges of an ended container are gone.
-        let cell = |family: &str, digits: usize| {
-            values.get(family).map_or("-".to_owned(), |value| format!("{value:.digits$}"))
-        };
-        println!(
-            "{name:<12} {:>14} {:>14} {:>14} {:>10}",
-            cell(FAMILIES[0].0, 4),
-            cell(FAMILIES[1].0, 0),
-            cell(FAMILIES[2].0, 0),
-            cell(FAMILIES[3].0, 0)
-        );
+fn show_table(node: &Node) -> Result<()> {
+    let [names, units] = [FAMILIES.map(|(name, _)| name), FAMILIES.map(|(_, unit)| unit)];
+    println!("\nof /metrics/cadvisor:\n{:<10}{}", "", names.map(|name| format!("  {name}")).concat());
+    for (container, values) in table(node)? {
+        let cells = names.iter().zip(units).map(|(name, unit)| {
+            // Unknown is not zero: gauges of an ended container are gone.
+            let value =
+                values.get(name).map(|value| format!("{value:.*} {unit}", usize::from(unit == "s") * 4));
+            format!("  {:>width$}", value.unwrap_or_else(|| "-".to_owned()), width = name.len())
+        });
+        println!("{container:<10}{}", cells.collect::<String>().trim_end());
     }
-    println!(
-        "\nto scrape: http://{address}/metrics/cadvisor?scope=all (containers), http://{address}/metrics (ours)\n"
-    );
+    println!();
     Ok(())
 }
 
-fn go_on(node: &Node, address: &str, lines: &mut Lines, interrupted: &AtomicBool) -> Result<()> {
+fn go_on(node: &Node, lines: &mut Lines, interrupted: &AtomicBool) -> Result<()> {
     let mut shown = Instant::now();
     eventually(Duration::MAX, "Ctrl-C", || {
         lines.show_new(node)?;
         if shown.elapsed() >= TABLE {
-            show_table(node, address)?;
+            show_table(node)?;
             shown = Instant::now();
         }
         Ok(interrupted.load(Ordering::Relaxed).then_some(()))

@@ -12,7 +12,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use shimtap_tests::line::line;
 
 const USAGE: &str = "speaker [lines=N] [seed=S] [width=W] [rate=LINES_PER_SECOND] [to=out|err|both] \
-[batch=LINES_PER_WRITE] [count=FILE] [tail=TEXT] [hold=SECONDS] [eat=MIB] [pipes=N] [sleep=MILLISECONDS] [exit=STATUS]";
+[batch=LINES_PER_WRITE] [count=FILE] [until=FILE] [tail=TEXT] [hold=SECONDS] [eat=MIB] [pipes=N] [sleep=MILLISECONDS] [exit=STATUS]";
 
 #[derive(Debug)]
 struct Order {
@@ -23,6 +23,7 @@ struct Order {
     to: String,
     batch: u64,
     count: Option<std::fs::File>,
+    until: Option<std::path::PathBuf>,
     tail: Option<String>,
     hold: Option<String>,
     eat: u64,
@@ -59,6 +60,7 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Order, String> {
         to: "out".to_owned(),
         batch: 1,
         count: None,
+        until: None,
         tail: None,
         hold: None,
         eat: 0,
@@ -80,6 +82,7 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Order, String> {
                 let open = std::fs::File::options().write(true).create(true).truncate(true).open(value);
                 order.count = Some(open.map_err(|error| format!("{value}: {error}"))?);
             }
+            "until" => order.until = Some(value.into()),
             "tail" => order.tail = Some(value.to_owned()),
             "hold" => order.hold = Some(value.to_owned()),
             "eat" => order.eat = number()?,
@@ -128,7 +131,8 @@ fn whole_pipes(most: u64) -> io::Result<u64> {
 fn speak(order: &Order) -> io::Result<()> {
     let start = Instant::now();
     let mut number = 0;
-    while number < order.lines {
+    let is_enough = || order.until.as_ref().is_some_and(|file| file.exists());
+    while number < order.lines && !is_enough() {
         let end = (number + order.batch).min(order.lines);
         let bytes: Vec<u8> = (number..end).flat_map(|number| line(order.seed, number, order.width)).collect();
         if order.to != "err" {

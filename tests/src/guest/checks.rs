@@ -4,7 +4,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{pods, unit};
+use super::{cores, pods, unit};
 use crate::rig::Version;
 
 /// A check and its name.
@@ -15,6 +15,7 @@ const CHECKS: &[Check] = &[
     ("the_collectors_unit_is_active_and_hardened", unit::is_active_and_hardened),
     ("packaged::pods_in_systemd_slices", || pods::in_systemd_slices(Version::Packaged)),
     ("packaged::containers_outlive_the_collectors_unit", || pods::outlive_the_unit(Version::Packaged)),
+    ("packaged::a_slow_core_handler_delays_no_successor", cores::a_slow_handler_delays_no_successor),
     ("pinned::pods_in_systemd_slices", || pods::in_systemd_slices(Version::Pinned)),
     ("pinned::containers_outlive_the_collectors_unit", || pods::outlive_the_unit(Version::Pinned)),
 ];

@@ -3,6 +3,7 @@
 //! Nothing of this may ever run on a machine that somebody needs.
 
 pub mod checks;
+mod cores;
 mod node;
 pub mod plan;
 mod pods;

@@ -55,14 +55,7 @@ fn rests(version: Version, cri: &Cri, pod: &Pod) -> Result<()> {
     eventually(LIMIT, "it to rest", || Ok((cri_log(&log)?.stdout == b"rests\n").then_some(())))?;
     let group = cgroup::of_process(pid_of(version, &id)?)?;
     ensure!(group == format!("/rig.slice/cri-containerd-{id}.scope"), "its cgroup is {group}");
-    let mut last = None;
-    let before = eventually(LIMIT, "its CPU time to stand still", || {
-        let now = cgroup::figures(&group)?;
-        let cpu = now.get("container_cpu_usage_seconds_total").copied();
-        let stands = last == cpu;
-        last = cpu;
-        Ok(stands.then_some(now))
-    })?;
+    let before = cgroup::at_rest(&group, LIMIT)?;
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).context("a clock")?;
     let shown = eventually(LIMIT, "a sample of it", || {
         let shown = of_container(&get("/metrics/cadvisor?scope=all")?, "rests")?;

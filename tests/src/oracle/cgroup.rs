@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::oracle::exposition::Shown;
+use crate::rig::eventually;
 
 /// Figures by cAdvisor's family name; seconds and bytes, devices together.
 pub type Figures = BTreeMap<&'static str, f64>;
@@ -39,6 +41,19 @@ pub fn of_process(pid: i32) -> Result<String> {
     let row = rows.find(|row| row.get(1).is_some_and(|names| names.is_empty() || names.contains("memory")));
     let path = row.as_deref().and_then(|row| row.get(2)).context("it is in no cgroup")?;
     Ok((*path).to_owned())
+}
+
+/// The figures of a cgroup whose processes have stopped working: of two readings that agree on its CPU time, the second.
+/// A process may say that it rests while it is still on its way into sleep.
+pub fn at_rest(path: &str, limit: Duration) -> Result<Figures> {
+    let mut last = None;
+    eventually(limit, &format!("the CPU time of {path} to stand still"), || {
+        let now = figures(path)?;
+        let cpu = now.get("container_cpu_usage_seconds_total").copied();
+        let stands = cpu.is_some() && last == cpu;
+        last = cpu;
+        Ok(stands.then_some(now))
+    })
 }
 
 /// Demands of a container that rests that every figure of the kernel is shown and lies between what the kernel said

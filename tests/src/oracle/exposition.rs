@@ -37,9 +37,34 @@ pub fn of_container(text: &str, container: &str) -> Result<Shown> {
     Ok(shown)
 }
 
+/// The rows of one family: the labels as they stand between the braces, and the value.
+pub fn family<'a>(text: &'a str, name: &str) -> Result<Vec<(&'a str, f64)>> {
+    let mut rows = Vec::new();
+    for row in text.lines() {
+        let Some(rest) = row.strip_prefix(name) else { continue };
+        let (labels, value) = match rest.strip_prefix('{') {
+            Some(rest) => rest.split_once("} ").with_context(|| format!("no end of labels: {row}"))?,
+            None => match rest.strip_prefix(' ') {
+                Some(value) => ("", value),
+                // A longer name.
+                None => continue,
+            },
+        };
+        let value = value.split(' ').next().unwrap_or_default();
+        rows.push((labels, value.parse().with_context(|| format!("a value: {row}"))?));
+    }
+    Ok(rows)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_of_one_family_are_told_from_those_of_a_longer_name() {
+        let text = "# TYPE a gauge\na 3\na{x=\"1\"} 1.5 1000\nab 7\nab{x=\"1\"} 9\n";
+        assert_eq!(family(text, "a").expect("it parses"), [("", 3.0), ("x=\"1\"", 1.5)]);
+    }
 
     #[test]
     fn rows_of_one_container_are_summed_per_family() {

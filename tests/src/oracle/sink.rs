@@ -75,7 +75,6 @@ fn take(tapes: &mut Tapes, record: &Value) -> Result<()> {
     };
     let offset = |end: &str| record.pointer(&format!("/offset/{end}")).and_then(Value::as_u64);
     let (from, to) = (offset("from").context("no offset")?, offset("to").context("no offset")?);
-    ensure!(from <= to, "its offsets run backwards");
     ensure!(text("id").is_some_and(|id| !id.is_empty()), "it has no id");
     let piece = if let Some(message) = text("message") {
         Piece::Line(message.into_bytes())
@@ -86,6 +85,12 @@ fn take(tapes: &mut Tapes, record: &Value) -> Result<()> {
     } else {
         bail!("it is neither line nor gap");
     };
+    put(tapes, key, from, to, piece)
+}
+
+/// Puts a piece where it belongs; a repeat must say the same.
+pub(super) fn put(tapes: &mut Tapes, key: StreamKey, from: u64, to: u64, piece: Piece) -> Result<()> {
+    ensure!(from <= to, "its offsets run backwards");
     let tape = tapes.entry(key).or_default();
     // The id is the stream's name and the first offset, so a repeat is what starts at the same byte.
     match tape.pieces.get(&from) {
@@ -99,6 +104,16 @@ impl Tape {
     /// The byte behind the last one.
     pub fn end(&self) -> u64 {
         self.pieces.values().next_back().map_or(0, |(to, _)| *to)
+    }
+
+    /// Its pieces, in order.
+    pub fn pieces(&self) -> impl Iterator<Item = &Piece> {
+        self.pieces.values().map(|(_, piece)| piece)
+    }
+
+    /// How many lines, or pieces of lines, are in it.
+    pub fn lines(&self) -> usize {
+        self.pieces.values().filter(|(_, piece)| matches!(piece, Piece::Line(_))).count()
     }
 
     /// Holds it against what was `written`: every byte up to the tape's end must be there and right, or be
@@ -147,7 +162,7 @@ pub fn one_tape<'a>(tapes: &'a Tapes, container: &str, stream: &str) -> Result<O
 }
 
 /// RFC 4648 with padding; the rig needs no more of it than this.
-fn base64(text: &str) -> Option<Vec<u8>> {
+pub(super) fn base64(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     for group in text.as_bytes().chunks(4) {
         let mut word = 0_u32;

@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 
 use crate::oracle::{Tapes, sink};
 use crate::rig::process::{self, MARK};
+use crate::rig::run::run;
 use crate::rig::{eventually, tools};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -26,11 +27,14 @@ pub struct Collector {
     child: Child,
     dir: PathBuf,
     address: String,
+    /// What its configuration says before anything was appended.
+    text: String,
 }
 
 impl Collector {
-    /// Starts it in `dir`: sockets in `dir/col`, what it keeps in `dir/kept`.
-    pub fn start(dir: &Path, mark: &str) -> Result<Collector> {
+    /// Starts it in `dir`: sockets in `dir/col`, what it keeps in `dir/kept`. Its sink is the file, where no other
+    /// section is given.
+    pub fn start(dir: &Path, mark: &str, sink: Option<&str>) -> Result<Collector> {
         for folder in ["col", "kept"] {
             fs::create_dir_all(dir.join(folder)).with_context(|| format!("create {folder}"))?;
         }
@@ -38,10 +42,12 @@ impl Collector {
         let here = dir.display();
         let text = format!(
             "[ingest]\nsocket = \"{here}/col/collector.sock\"\n[control]\nsocket = \"{here}/col/control.sock\"\n\
-             [metrics]\nlisten = \"{address}\"\n[file]\npath = \"{here}/kept/lines.jsonl\"\nrotate_bytes = 1073741824\n"
+             [journal]\ndir = \"{here}/kept/journal\"\n[metrics]\nlisten = \"{address}\"\n"
         );
+        let file = format!("[file]\npath = \"{here}/kept/lines.jsonl\"\nrotate_bytes = 1073741824\n");
+        let text = text + sink.unwrap_or(&file);
         let config = dir.join("collector.toml");
-        fs::write(&config, text).context("write collector.toml")?;
+        fs::write(&config, &text).context("write collector.toml")?;
         let log = fs::File::options().create(true).append(true).open(dir.join("collector.log"));
         let log = log.context("open collector.log")?;
         let mut command = Command::new(tools::collector()?);
@@ -50,7 +56,7 @@ impl Collector {
         command.process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone().context("duplicate the log")?).stderr(log);
         let child = command.spawn().context("start the collector")?;
-        let mut collector = Collector { child, dir: dir.to_owned(), address };
+        let mut collector = Collector { child, dir: dir.to_owned(), address, text };
         collector.await_ready()?;
         Ok(collector)
     }
@@ -93,6 +99,21 @@ impl Collector {
         self.dir.join("collector.toml")
     }
 
+    /// Appends to what its configuration said at first; whether it reads that is another matter.
+    pub fn configure(&self, more: &str) -> Result<()> {
+        fs::write(self.config(), format!("{}{more}", self.text)).context("write collector.toml")
+    }
+
+    /// What `shimtap WORDS --socket ITS` prints; an error with what it says where it fails.
+    pub fn shimtap(&self, words: &[&str]) -> Result<String> {
+        let socket = self.dir.join("col/control.sock");
+        let ran = Command::new(tools::collector()?).args(words).arg("--socket").arg(socket).output();
+        let ran = ran.context("run shimtap")?;
+        let said = String::from_utf8_lossy(&ran.stderr);
+        ensure!(ran.status.success(), "shimtap {} ended with {}: {said}", words.join(" "), ran.status);
+        String::from_utf8(ran.stdout).context("it prints text")
+    }
+
     /// What its file holds.
     pub fn sink(&self) -> Result<Tapes> {
         sink(&self.file())
@@ -106,6 +127,18 @@ impl Collector {
     /// Body of `GET path`; an error where the answer is not 200.
     pub fn get(&self, path: &str) -> Result<String> {
         get(&self.address, path)
+    }
+
+    /// What `shimtap ps` prints, with these options.
+    pub fn ps_with(&self, options: &[&str]) -> Result<String> {
+        let mut command = Command::new(tools::collector()?);
+        command.args(["ps", "--socket"]).arg(self.dir.join("col/control.sock")).args(options);
+        Ok(run(command, LIMIT)?.ok().context("ask shimtap ps")?.text())
+    }
+
+    /// The same as JSON.
+    pub fn ps(&self) -> Result<serde_json::Value> {
+        serde_json::from_str(&self.ps_with(&["--json"])?).context("read what shimtap ps says")
     }
 
     /// Ends it with `signal` and waits for its end; its file stays.
@@ -136,17 +169,18 @@ impl Drop for Collector {
 pub fn get(address: &str, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address).context("connect to the metrics")?;
     stream.set_read_timeout(Some(LIMIT)).context("set a limit")?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: rig\r\nConnection: close\r\n\r\n");
+    // Of 1.0, so that the answer comes in one piece.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: rig\r\n\r\n");
     stream.write_all(request.as_bytes()).context("ask for the metrics")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("read the metrics")?;
     let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a head")?;
-    ensure!(head.starts_with("HTTP/1.1 200"), "GET {path}: {head}");
+    ensure!(head.split(' ').nth(1) == Some("200"), "GET {path}: {head}");
     Ok(body.to_owned())
 }
 
 /// An address of this machine that nobody listens on at the moment.
-fn free_address() -> Result<String> {
+pub(super) fn free_address() -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
     Ok(listener.local_addr().context("its address")?.to_string())
 }

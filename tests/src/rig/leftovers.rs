@@ -66,6 +66,18 @@ pub fn remove_cgroups(mark: &str) {
     remove_tree(&Path::new("/sys/fs/cgroup").join(mark));
 }
 
+/// The cgroups below `/mark`, of every controller.
+pub fn cgroups(mark: &str) -> Vec<PathBuf> {
+    let controllers =
+        fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
+    let roots = controllers.chain([PathBuf::from("/sys/fs/cgroup")]).map(|root| root.join(mark));
+    let below = roots.flat_map(|root| fs::read_dir(root).into_iter().flatten().flatten());
+    below
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
 fn remove_tree(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {

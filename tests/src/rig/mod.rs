@@ -4,12 +4,13 @@
 //! It never mocks containerd or a shim, never touches the machine's own containerd, and ends only
 //! processes that carry its own mark.
 
+pub mod backend;
 pub mod collector;
 mod config;
 pub mod cri;
 pub mod ctr;
 pub mod image;
-mod leftovers;
+pub mod leftovers;
 pub mod node;
 pub mod patience;
 pub mod process;

@@ -91,10 +91,15 @@ impl Mark<'_> {
         if cgroups.contains(&self.cgroup) {
             return true;
         }
-        let open = fs::read_dir(proc.join("fd")).into_iter().flatten().flatten();
-        let mut open = open.filter_map(|entry| fs::read_link(entry.path()).ok());
-        open.any(|target| self.dirs.iter().any(|dir| target.starts_with(dir)))
+        holds_open(proc, &self.dirs)
     }
+}
+
+/// Whether the process at `proc` (`/proc/<pid>`) has something open below one of these folders.
+pub fn holds_open(proc: &Path, dirs: &[&Path]) -> bool {
+    let open = fs::read_dir(proc.join("fd")).into_iter().flatten().flatten();
+    let mut open = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+    open.any(|target| dirs.iter().any(|dir| target.starts_with(dir)))
 }
 
 /// Sends `signal` to `pid`.

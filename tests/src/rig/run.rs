@@ -109,6 +109,11 @@ impl Running {
         self.stdout.so_far()
     }
 
+    /// What it has written to stderr so far, as text.
+    pub fn stderr_so_far(&self) -> String {
+        String::from_utf8_lossy(&self.stderr.so_far()).into_owned()
+    }
+
     /// Whether it is still running.
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait().context("ask for its exit")?.is_none())
@@ -123,7 +128,7 @@ impl Running {
             Ok(status) => status,
             Err(late) => {
                 let said = String::from_utf8_lossy(&self.stdout.so_far()).into_owned();
-                let complained = String::from_utf8_lossy(&self.stderr.so_far()).into_owned();
+                let complained = self.stderr_so_far();
                 return Err(late.context(format!("{}\nstdout: {said}\nstderr: {complained}", self.what)));
             }
         };

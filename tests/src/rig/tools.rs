@@ -54,11 +54,11 @@ impl Version {
                 (containerd, ctr, in_path("containerd-shim-runc-v2"))
             }
             Version::Pinned => {
-                let built = |name| {
+                let pinned = |name| {
                     let path = pinned_dir().join(name);
                     path.is_file().then_some(path)
                 };
-                (built("containerd"), built("ctr"), built("containerd-shim-runc-v2"))
+                (pinned("containerd"), pinned("ctr"), pinned("containerd-shim-runc-v2"))
             }
         };
         let (Some(containerd), Some(ctr), Some(runc_shim)) = (containerd, ctr, runc_shim) else {
@@ -97,6 +97,25 @@ impl Tools {
     pub fn is_v2(&self) -> bool {
         self.release.0 >= 2
     }
+}
+
+/// The OpenTelemetry Collector that `./dev` builds.
+pub fn otelcol() -> Result<PathBuf> {
+    built("otelcol")
+}
+
+/// VictoriaLogs, which `./dev` builds.
+pub fn victoria_logs() -> Result<PathBuf> {
+    built("victoria-logs")
+}
+
+/// A foreign program that `./dev` builds from its pinned source.
+fn built(name: &str) -> Result<PathBuf> {
+    let path = cache_dir().join("bin").join(name);
+    if !path.is_file() {
+        bail!("{} is not built: `sudo ./dev test` builds it where go is there", path.display());
+    }
+    Ok(path)
 }
 
 /// The wrapper that was built together with this test.

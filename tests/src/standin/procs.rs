@@ -12,6 +12,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::{errno::Errno, sys::signal, unistd::Pid};
 
+/// How often is asked again: short against all that is waited for, and it leaves the processor to whom is waited for.
+const PAUSE: Duration = Duration::from_micros(500);
+
 /// How a worker calls itself.
 const WORKER: &str = "tap-worker";
 
@@ -61,31 +64,49 @@ impl Process {
     }
 }
 
-/// Every process there is.
+/// Every process with this word on its command line.
 ///
 /// # Errors
 /// /proc cannot be listed.
-pub fn all() -> Result<Vec<Process>> {
+pub fn with(word: &str) -> Result<Vec<Process>> {
     let dir = fs::read_dir("/proc").context("listing /proc")?;
-    Ok(dir
-        .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(|pid| Process::read(Pid::from_raw(pid)))
-        .collect())
+    // Of most processes the command line is all that is read: stat(5) takes the kernel much longer.
+    let has_word = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|b| *b == 0).any(|other| other == word.as_bytes())
+    };
+    let pids = dir.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok()).filter(has_word);
+    Ok(pids.filter_map(|pid| Process::read(Pid::from_raw(pid))).collect())
+}
+
+/// Every process of a namespace, whatever it is.
+///
+/// # Errors
+/// As [`with`].
+pub fn of(namespace: &str) -> Result<Vec<Process>> {
+    let mut found = with(namespace)?;
+    found.retain(|p| p.has_flag("-namespace", namespace));
+    Ok(found)
 }
 
 /// The keepers of a namespace: `… tap-keeper … -namespace NS … -id ID`. A worker that was forked has the same
 /// command line and another name.
 ///
 /// # Errors
-/// As [`all`].
+/// As [`with`].
 pub fn keepers(namespace: &str) -> Result<Vec<Process>> {
-    let mut found = all()?;
-    found.retain(|p| {
-        p.state != 'Z'
-            && p.name != WORKER
-            && p.argv.get(1).is_some_and(|a| a == "tap-keeper")
-            && p.has_flag("-namespace", namespace)
-    });
+    let mut found = all_keepers()?;
+    found.retain(|p| p.has_flag("-namespace", namespace));
+    Ok(found)
+}
+
+/// Every keeper of this machine, whoever's it is.
+///
+/// # Errors
+/// As [`with`].
+pub fn all_keepers() -> Result<Vec<Process>> {
+    let mut found = with("tap-keeper")?;
+    found.retain(|p| p.state != 'Z' && p.name != WORKER && p.argv.get(1).is_some_and(|a| a == "tap-keeper"));
     // A keeper's child that accepts a connection is none.
     let pids: Vec<Pid> = found.iter().map(|p| p.pid).collect();
     found.retain(|p| p.name != "tap-accept" && !pids.contains(&p.parent));
@@ -110,23 +131,13 @@ pub fn worker(keeper: Pid) -> Result<Process> {
     }
 }
 
-/// Every process of a namespace, whatever it is: for messages.
-///
-/// # Errors
-/// As [`all`].
-pub fn of(namespace: &str) -> Result<Vec<Process>> {
-    let mut found = all()?;
-    found.retain(|p| p.has_flag("-namespace", namespace));
-    Ok(found)
-}
-
 /// Every living worker of a namespace, whoever's child it is. The child of one is a keeper that has not begun yet.
 ///
 /// # Errors
-/// As [`all`].
+/// As [`with`].
 pub fn workers(namespace: &str) -> Result<Vec<Process>> {
-    let mut found = all()?;
-    found.retain(|p| p.state != 'Z' && p.name == WORKER && p.has_flag("-namespace", namespace));
+    let mut found = of(namespace)?;
+    found.retain(|p| p.state != 'Z' && p.name == WORKER);
     let pids: Vec<Pid> = found.iter().map(|p| p.pid).collect();
     found.retain(|p| !pids.contains(&p.parent));
     Ok(found)
@@ -156,7 +167,7 @@ pub fn wait<T>(
             return Ok(found);
         }
         anyhow::ensure!(Instant::now() < until, "not within {patience:?}: {}", what());
-        std::thread::yield_now();
+        std::thread::sleep(PAUSE);
     }
 }
 

@@ -85,6 +85,23 @@ pub struct Script {
 }
 
 impl Script {
+    /// Says much on both streams, one line or seven per write, and exits with a status that can be told from others.
+    #[must_use]
+    pub fn talker() -> Self {
+        Self {
+            stdout: Output::lines(2_000, 80),
+            stderr: Output { lines_per_write: 7, ..Output::lines(900, 33) },
+            exit_status: 7,
+            ..Self::default()
+        }
+    }
+
+    /// Says nothing and stays until it is killed.
+    #[must_use]
+    pub fn stayer() -> Self {
+        Self { until_killed: true, ..Self::default() }
+    }
+
     /// Takes the script out of a JSON object; without one the process writes nothing and waits to be killed.
     ///
     /// # Errors
@@ -93,7 +110,7 @@ impl Script {
         let spec: serde_json::Value = serde_json::from_slice(text).context("spec is not JSON")?;
         match spec.get(KEY) {
             Some(script) => serde_json::from_value(script.clone()).context("script in the spec"),
-            None => Ok(Self { until_killed: true, ..Self::default() }),
+            None => Ok(Self::stayer()),
         }
     }
 

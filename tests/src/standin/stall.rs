@@ -68,14 +68,22 @@ pub fn threads(pid: Pid, name: &str) -> Result<Vec<Pid>> {
 pub fn spin(tid: Pid) -> Result<()> {
     let spun = thread::spawn(move || -> Result<()> {
         seize(tid)?;
-        let entry = entry_of(tid)?;
-        let there = ptrace::read(tid, entry as ptrace::AddressType).context("reading the entry")?;
-        let word = (there & !LOOP.1) | LOOP.0;
-        ptrace::write(tid, entry as ptrace::AddressType, word).context("writing the entry")?;
-        go_to(tid, entry)?;
-        ptrace::detach(tid, None).context("detaching")
+        into_loop(tid)
     });
     spun.join().map_err(|_| anyhow!("the tracer panicked"))?
+}
+
+/// The same to a thread that the caller traces and that is stopped; it is let go.
+///
+/// # Errors
+/// It is not traced by this thread, or not stopped.
+pub(super) fn into_loop(tid: Pid) -> Result<()> {
+    let entry = entry_of(tid)?;
+    let there = ptrace::read(tid, entry as ptrace::AddressType).context("reading the entry")?;
+    let word = (there & !LOOP.1) | LOOP.0;
+    ptrace::write(tid, entry as ptrace::AddressType, word).context("writing the entry")?;
+    go_to(tid, entry)?;
+    ptrace::detach(tid, None).context("detaching")
 }
 
 /// Stops one thread; the others of its process go on.

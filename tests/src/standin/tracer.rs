@@ -1,10 +1,12 @@
-//! Kills a process between two chosen syscalls, without its knowing anything of it.
+//! Kills a process between two chosen syscalls, or does something else to it there, without its knowing anything of it.
 //!
 //! The tracer seizes one thread (of the wrapper's worker: the relay, whose tid is the pid), brings it to the
 //! entry of the call in which it waits for work, and lets it go on syscall by syscall once the operation to be
 //! disturbed has been sent. At the n-th stop the process gets SIGKILL: at an entry the call is not made any
 //! more, at an exit it has been made and nothing of what follows. Sweeping n over all stops visits every place
 //! where a death can leave the kernel and the process's own memory apart.
+//!
+//! Another [`Fault`] than SIGKILL takes hold when the thread comes back from that call, and is left to itself there.
 //!
 //! ptrace belongs to a thread: everything here runs on one of its own. The dead process is reaped by the tracer
 //! at once, because its parent sees the death only then.
@@ -30,6 +32,9 @@ use nix::{
     },
     unistd::Pid,
 };
+
+use super::stall;
+use crate::fault::Fault;
 
 /// Which side of a syscall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,8 +72,18 @@ impl fmt::Display for Stop {
 pub struct Outcome {
     /// Every stop, up to the death or to the end of the operation.
     pub stops: Vec<Stop>,
-    /// Whether the process was killed, at the last of them.
+    /// Whether the process was killed (or what else was to befall it), at the last of them.
     pub killed: bool,
+}
+
+impl Outcome {
+    /// Where it happened, without the number: `splice>` before that call, `splice<` after it.
+    #[must_use]
+    pub fn place(&self) -> Option<String> {
+        let last = self.stops.last().filter(|_| self.killed)?;
+        let edge = if last.edge == Edge::Entry { '>' } else { '<' };
+        Some(format!("{}{edge}", name(last.call)))
+    }
 }
 
 /// A thread that stands before its waiting call and will be killed at a chosen stop.
@@ -86,11 +101,19 @@ pub struct Armed {
 /// # Errors
 /// The process cannot be traced, or ended before it came to wait.
 pub fn arm(pid: Pid, at: u32) -> Result<Armed> {
+    arm_with(pid, at, Fault::Kill)
+}
+
+/// The same with anything that can befall a process.
+///
+/// # Errors
+/// As [`arm`].
+pub fn arm_with(pid: Pid, at: u32, fault: Fault) -> Result<Armed> {
     let (go, started) = mpsc::channel();
     let (ready, is_ready) = mpsc::channel();
     let over = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&over);
-    let thread = thread::spawn(move || trace(pid, at, &started, &ready, &flag));
+    let thread = thread::spawn(move || trace(pid, (at, fault), &started, &ready, &flag));
     if is_ready.recv().is_err() {
         let died = thread.join().map_err(|_| anyhow!("the tracer panicked"))?;
         return Err(died.err().unwrap_or_else(|| anyhow!("the tracer ended early")));
@@ -105,6 +128,12 @@ impl Armed {
     /// The tracer is gone.
     pub fn go(&self) -> Result<()> {
         self.go.send(()).context("the tracer is gone")
+    }
+
+    /// Whether it has happened, or tracing has failed.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
     }
 
     /// Waits until the thread is killed, or waits for work with nothing left to do; then lets it go. To be
@@ -123,7 +152,13 @@ impl Armed {
     }
 }
 
-fn trace(pid: Pid, at: u32, go: &Receiver<()>, ready: &Sender<()>, over: &AtomicBool) -> Result<Outcome> {
+fn trace(
+    pid: Pid,
+    (at, fault): (u32, Fault),
+    go: &Receiver<()>,
+    ready: &Sender<()>,
+    over: &AtomicBool,
+) -> Result<Outcome> {
     ptrace::seize(pid, Options::PTRACE_O_TRACESYSGOOD).with_context(|| format!("seizing {pid}"))?;
     ptrace::interrupt(pid).context("interrupting")?;
     loop {
@@ -152,14 +187,28 @@ fn trace(pid: Pid, at: u32, go: &Receiver<()>, ready: &Sender<()>, over: &Atomic
         stop.n = u32::try_from(stops.len())? + 1;
         stops.push(stop);
         if stop.n == at {
-            kill(pid, Signal::SIGKILL).context("killing")?;
-            return reap(pid).map(|()| Outcome { stops, killed: true });
+            befall(pid, fault)?;
+            return Ok(Outcome { stops, killed: true });
         }
         if finishing && stop.edge == Edge::Entry && waits(stop.call) {
             // Comes back at once: with events if there are some, else interrupted.
             ptrace::interrupt(pid).context("interrupting")?;
         }
         resume(pid)?;
+    }
+}
+
+/// Lets it happen to the thread that stands at a call, and lets go of what is left of it.
+fn befall(pid: Pid, fault: Fault) -> Result<()> {
+    let Some(signal) = fault.signal() else { return stall::into_loop(pid) };
+    kill(pid, signal).with_context(|| fault.to_string())?;
+    if fault == Fault::Kill {
+        return reap(pid);
+    }
+    match ptrace::detach(pid, None) {
+        // Somebody else has ended it meanwhile: a tracer makes it slow enough to be taken for hung.
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(e) => Err(e).context("detaching"),
     }
 }
 

@@ -5,18 +5,38 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use proptest::prelude::*;
 use protobuf::EnumOrUnknown;
 use shimtap_proto::link::{self, from_collector::Body as Down, from_wrapper::Body as Up};
+use tokio::sync::watch;
 
 use super::{Ingest, Session};
 use crate::{
     closed::Closed,
     config,
-    event::{Body, Flags, StreamKind},
-    ingest::{Streams, acks::Outstanding},
+    event::{Body, Flags, StreamKind, StreamName},
+    ingest::{Memory, Streams, acks::Outstanding},
+    journal::Row,
     metrics::{Registry, Totals},
-    sinks::{Exit, Outlet},
+    rules::{Rate, Redactor, Rule, Rules},
+    sinks::{Exit, Outlet, Source},
 };
 
+/// A collector that starts for the first time.
+#[derive(Debug)]
+struct Blank;
+
+impl Memory for Blank {
+    fn stream(&self, _: &StreamName) -> Option<Row> {
+        None
+    }
+}
+
 fn ingest() -> (Arc<Ingest>, Exit) {
+    let (ingest, exit, _) = ruled();
+    (ingest, exit)
+}
+
+/// With the end that changes its rules.
+fn ruled() -> (Arc<Ingest>, Exit, watch::Sender<Arc<Rules>>) {
+    let (sender, rules) = watch::channel(Arc::default());
     let totals: Arc<Totals> = Arc::default();
     let (outlet, exit) = Outlet::queue(1 << 28);
     let config = config::Ingest {
@@ -32,11 +52,47 @@ fn ingest() -> (Arc<Ingest>, Exit) {
     let ingest = Ingest {
         config,
         stats: config::Stats { interval: Duration::from_secs(10) },
-        registry: Arc::new(Registry::new(Arc::clone(&totals), outlet.backlog(), Duration::from_secs(10))),
-        streams: Streams::new(totals, 3),
+        registry: Arc::new(Registry::new(
+            Arc::clone(&totals),
+            outlet.backlog(),
+            Vec::new(),
+            Duration::from_secs(10),
+        )),
+        streams: Streams::new(totals, Arc::new(Blank), 3),
+        rules,
         outlet,
     };
-    (Arc::new(ingest), exit)
+    (Arc::new(ingest), exit, sender)
+}
+
+/// One rule for all streams, or none.
+fn rules(kind: u8) -> Arc<Rules> {
+    let nothing = Rule {
+        name: String::new(),
+        line: 1,
+        of: Default::default(),
+        collect: None,
+        redact: Redactor::default(),
+        rate: None,
+    };
+    let rule = match kind {
+        0 => return Arc::default(),
+        1 => Rule { collect: Some(false), ..nothing },
+        2 => Rule { rate: Some(Rate { lines_per_sec: 1, burst_lines: 2 }), ..nothing },
+        _ => Rule { redact: Redactor::of("a+").expect("a pattern"), ..nothing },
+    };
+    Arc::new(Rules::new(vec![rule]))
+}
+
+/// What happens to a session.
+#[derive(Clone, Debug)]
+enum Step {
+    Say(Box<Option<Up>>),
+    Rules(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![9 => message().prop_map(|body| Step::Say(Box::new(body))), 1 => (0u8..4).prop_map(Step::Rules)]
 }
 
 fn hello() -> link::Hello {
@@ -102,7 +158,6 @@ fn session(ingest: &Arc<Ingest>, id: u64) -> Session {
 #[derive(Default)]
 struct Seen {
     next: Option<u64>,
-    end: u64,
     time: u64,
     lines: u64,
     holes: u64,
@@ -113,7 +168,7 @@ fn judge(ingest: &Ingest, exit: &mut Exit, forgotten: bool) -> Result<(), TestCa
     let mut streams: BTreeMap<String, Seen> = BTreeMap::new();
     while let Some(waiting) = exit.try_recv() {
         let batch = &waiting.batch;
-        prop_assert!(!batch.records.is_empty());
+        prop_assert!(!batch.records.is_empty() || batch.ending.is_some());
         let name = format!("{:?}", batch.origin.name);
         let seen = streams.entry(name).or_default();
         for record in &batch.records {
@@ -123,15 +178,15 @@ fn judge(ingest: &Ingest, exit: &mut Exit, forgotten: bool) -> Result<(), TestCa
             (seen.next, seen.time) = (Some(record.to), record.time_ns);
             match record.body {
                 Body::Line(_) => {
-                    seen.lines += u64::from(!record.flags.has(Flags::PARTIAL));
+                    let whole = !record.flags.has(Flags::PARTIAL) && !record.flags.has(Flags::FRAGMENT);
+                    seen.lines += u64::from(whole);
                     seen.bytes += record.to - record.from;
                 }
                 Body::Hole(_) => seen.holes += record.to - record.from,
             }
         }
-        seen.end = batch.end();
+        prop_assert!(forgotten || seen.next.unwrap_or(0) == batch.end);
         batch.done();
-        prop_assert_eq!(batch.progress.durable(), batch.end().max(batch.progress.durable()));
     }
     let totals = &ingest.registry.totals;
     let sum = |pick: fn(&Seen) -> u64| streams.values().map(pick).sum::<u64>();
@@ -181,20 +236,35 @@ proptest! {
     }
 
     #[test]
-    fn without_an_end_records_tile_over_reconnects(messages in prop::collection::vec(message(), 1..80)) {
+    fn without_an_end_records_tile_over_reconnects_and_changes_of_rules(
+        steps in prop::collection::vec(step(), 1..80),
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let (ingest, mut exit) = ingest();
+            let (ingest, mut exit, sender) = ruled();
             let (mut id, mut now) = (1, session(&ingest, 1));
             now.take(link::FromWrapper { body: Some(Up::Open(open(0))), ..Default::default() }).await.expect("open");
-            for body in messages.into_iter().filter(|body| !matches!(body, Some(Up::Gone(_)))) {
+            let mut off = false;
+            for step in steps {
+                let body = match step {
+                    Step::Say(body) if matches!(*body, Some(Up::Gone(_))) => continue,
+                    Step::Say(body) => *body,
+                    Step::Rules(kind) => {
+                        sender.send_replace(rules(kind));
+                        let told = now.judge_again();
+                        prop_assert_eq!(told.is_empty(), off == (kind == 1));
+                        off = kind == 1;
+                        continue;
+                    }
+                };
                 if now.take(link::FromWrapper { body, ..Default::default() }).await.is_err() {
                     drop(now);
                     id += 1;
                     now = session(&ingest, id);
-                    now.take(link::FromWrapper { body: Some(Up::Open(open(0))), ..Default::default() })
-                        .await
-                        .expect("open");
+                    let body = Some(Up::Open(open(0)));
+                    let ready = now.take(link::FromWrapper { body, ..Default::default() }).await.expect("open");
+                    let Some(Down::Ready(ready)) = ready.and_then(|ready| ready.body) else { panic!("a ready") };
+                    prop_assert!(ready.streams.iter().all(|stream| stream.capture != off));
                 }
             }
             judge(&ingest, &mut exit, false)
@@ -255,14 +325,18 @@ async fn an_acknowledgement_is_called_for_by_a_quarter_of_the_window_and_by_an_e
     write();
     assert!(!acks.due.take_call());
     say(close(1, 80 << 10)).await;
+    assert!(!acks.due.take_call(), "the end itself is not durable");
+    write();
     assert!(acks.due.take_call());
+    assert_eq!(offsets(acks.collect()), [(1, 80 << 10)]);
     // An end before its bytes are.
     say(lines(2, 40 << 10)).await;
     say(close(2, 80 << 10)).await;
+    write();
     assert!(!acks.due.take_call());
     write();
     assert!(acks.due.take_call());
-    assert_eq!(offsets(acks.collect()), [(1, 80 << 10), (2, 80 << 10)]);
+    assert_eq!(offsets(acks.collect()), [(2, 80 << 10)]);
     assert_eq!(acks.outstanding(), None);
     // An event has its own time.
     say(Up::Event(link::Event { seq: 1, ..Default::default() })).await;

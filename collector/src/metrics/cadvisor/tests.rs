@@ -16,7 +16,7 @@ use crate::{
         exposition::{self, Sample as Shown},
         registry::Registry,
     },
-    sinks::Outlet,
+    sinks::Backlog,
     time::now_ns,
 };
 
@@ -24,7 +24,7 @@ const V1: &str = "io.containerd.cgroups.v1.Metrics";
 const V2: &str = "io.containerd.cgroups.v2.Metrics";
 
 fn registry() -> Registry {
-    Registry::new(Arc::default(), Outlet::Nowhere.backlog(), Duration::from_secs(50))
+    Registry::new(Arc::default(), Backlog::default(), Vec::new(), Duration::from_secs(50))
 }
 
 fn open(container: &str, annotations: &[(&str, &str)], cgroups_path: &str) -> link::Open {

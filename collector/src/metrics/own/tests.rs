@@ -6,16 +6,17 @@ use protobuf::{EnumOrUnknown, Message, MessageField};
 use shimtap_proto::link;
 
 use super::super::{
-    Sample, SampleSource,
+    Sample, SampleSource, SinkTotals,
     exposition::{self, Family as Shown},
     families::{ALL, Endpoint, Kind},
     registry::Registry,
     render_cadvisor, render_own,
 };
 use crate::{
-    config::Scope,
-    event::{HoleReason, StreamKind},
-    sinks::Outlet,
+    config::{Config, Scope},
+    event::{Ending, HoleReason, Origin, StreamKind},
+    journal::{Journal, JournalThread},
+    sinks::{Backlog, Outlet},
     time::now_ns,
 };
 use containerd_shim_protos::cgroups_v2::metrics as v2;
@@ -73,7 +74,25 @@ fn report(create: u64) -> link::Report {
 }
 
 fn everything() -> Registry {
-    let registry = Registry::new(Arc::default(), Outlet::queue(1000).0.backlog(), Duration::from_secs(10));
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let faults = "the defaults";
+    let text = format!("[journal]\ndir = \"{}\"\n", dir.path().display());
+    let config = Config::parse(Path::new("c"), &text).expect(faults);
+    let opened = Journal::open(&config.journal, 1, Arc::default()).expect("a journal");
+    let _file = opened.journal.reader("file");
+    let (outlet, exit) = Outlet::queue(1000);
+    let ending = vec![(Arc::new(Origin::unknown()), Ending::Reboot)];
+    let writer = JournalThread::start(&opened.journal, exit, ending).expect("a thread");
+    drop(outlet);
+    while !writer.is_finished() {
+        std::thread::yield_now();
+    }
+    let sink = Arc::new(SinkTotals::new("file"));
+    sink.error("ENOSPC");
+    let backlog = Outlet::queue(1000).0.backlog();
+    let registry = Registry::new(Arc::default(), backlog, vec![sink], Duration::from_secs(10));
+    registry.journal.set(opened.journal).expect("the only one");
+    registry.totals.journal.error("ENOSPC");
     registry.attach(&hello(1)).reported(report(3));
     let container =
         registry.container(&open(), &link::InnerShim { binary: "runc".into(), ..Default::default() });
@@ -117,7 +136,6 @@ fn everything() -> Registry {
     // Only the first cgroup version counts these.
     sample.failcnt = Some(1);
     assert!(container.sampled(sample, SampleSource::Polled));
-    registry.totals.sink_error("ENOSPC");
     registry.totals.ack_delay.observe(Duration::from_millis(3));
     registry
 }
@@ -179,7 +197,7 @@ fn names_follow_the_template() {
 
 #[test]
 fn durations_stay_when_their_wrapper_goes_and_what_is_in_flight_does_not() {
-    let registry = Registry::new(Arc::default(), Outlet::Nowhere.backlog(), Duration::from_secs(10));
+    let registry = Registry::new(Arc::default(), Backlog::default(), Vec::new(), Duration::from_secs(10));
     let wrapper = registry.attach(&hello(1));
     wrapper.reported(report(3));
     let other = registry.attach(&hello(2));

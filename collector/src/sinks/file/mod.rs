@@ -1,61 +1,38 @@
-//! The file sink: one JSON object per line, rotated by size.
+//! The file sink: one line per record, rotated by size.
 //!
-//! It owns a thread, because writing to a file blocks and a stalled disk must stop nothing but this sink. A batch
-//! is done when the write(2) of its last byte has come back; a failing disk is waited for, never given up.
+//! A batch is done when the write(2) of its last byte has come back; a failing disk is waited for, never given up.
 
 mod deliver;
-mod encode;
-mod escape;
 mod output;
 
-use std::{sync::Arc, thread};
+use std::sync::Arc;
 
-pub use deliver::Stop;
 pub use output::FileFault;
 
-use super::Exit;
-use crate::{config, metrics::Totals, priority};
-use deliver::Deliver;
+use super::{
+    Source, Worker,
+    frame::Frame,
+    lines::{LIMITS, Lines, PACE},
+};
+use crate::{config, metrics::SinkTotals};
+use deliver::ToFile;
 use output::Output;
 
-/// The running sink.
-#[derive(Debug)]
-pub struct FileSink {
-    thread: thread::JoinHandle<()>,
-    stop: Arc<Stop>,
-}
+/// The value of the label `sink`.
+pub const NAME: &str = "file";
 
-// === impl FileSink ===
-
-impl FileSink {
-    /// Opens the file and starts the thread, which ends when the queue's entrance is gone and the queue is empty.
-    ///
-    /// # Errors
-    /// The file cannot be opened now; the configuration or the disk is at fault.
-    pub fn start(config: &config::File, queue: Exit, totals: Arc<Totals>) -> Result<Self, FileFault> {
-        let output = Output::open(config)?;
-        let stop = Arc::new(Stop::default());
-        let deliver = Deliver::new(output, queue, totals, Arc::clone(&stop));
-        let thread = thread::Builder::new()
-            .name("file-sink".into())
-            .spawn(move || {
-                priority::yield_to_workloads();
-                deliver.run();
-            })
-            .map_err(|source| FileFault::Thread { source })?;
-        Ok(Self { thread, stop })
-    }
-
-    /// True once everything was written and the thread has ended.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
-    }
-
-    /// Gives up waiting for a failing disk: what is not written stays unacknowledged.
-    pub fn give_up(&self) {
-        self.stop.set();
-    }
+/// Opens the file and starts the sink.
+///
+/// # Errors
+/// The file cannot be opened now; the configuration or the disk is at fault.
+pub fn start(
+    config: &config::File,
+    source: impl Source + 'static,
+    sink: Arc<SinkTotals>,
+) -> Result<Worker, FileFault> {
+    let deliver = ToFile::new(Output::open(config)?, Arc::clone(&sink));
+    let frame = Frame { source, limits: LIMITS, pace: PACE, sink, network: false };
+    frame.start(Lines::new(config.format), deliver).map_err(|source| FileFault::Thread { source })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::config;
+use crate::{config, sinks::lines::Pending};
 
 /// Why the file sink cannot do its work. The configuration, the disk or its permissions are at fault.
 #[derive(Debug, thiserror::Error)]
@@ -153,43 +153,6 @@ impl Output {
             }
         }
         self.reopen()
-    }
-}
-
-/// Encoded lines on their way into the file.
-#[derive(Debug, Default)]
-pub(super) struct Pending {
-    text: Vec<u8>,
-    done: usize,
-}
-
-// === impl Pending ===
-
-impl Pending {
-    /// Where to append lines.
-    pub(super) fn text(&mut self) -> &mut Vec<u8> {
-        &mut self.text
-    }
-
-    /// Bytes that are not written yet.
-    pub(super) fn len(&self) -> usize {
-        self.text.len().saturating_sub(self.done)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn rest(&self) -> &[u8] {
-        self.text.get(self.done..).unwrap_or_default()
-    }
-
-    fn advance(&mut self, written: usize) {
-        self.done = self.done.saturating_add(written);
-        if self.is_empty() {
-            self.text.clear();
-            self.done = 0;
-        }
     }
 }
 

@@ -24,6 +24,15 @@ pub struct PidAnswer {
     pub pid: u32,
 }
 
+/// A `ConnectResponse`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectAnswer {
+    /// The shim itself, as it sees its own process id; 0 where it does not say.
+    pub shim_pid: u32,
+    /// The task's init process; 0 where there is none yet.
+    pub task_pid: u32,
+}
+
 /// A `WaitResponse`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExitAnswer {
@@ -93,6 +102,27 @@ impl PidAnswer {
             let field = field?;
             if let (1, Value::Varint(value)) = (field.number, field.value) {
                 view.pid = wire::low_u32(value);
+            }
+        }
+        Ok(view)
+    }
+}
+
+// === impl ConnectAnswer ===
+
+impl ConnectAnswer {
+    /// Reads the payload of a Connect response.
+    ///
+    /// # Errors
+    /// [`WireFault`] where the payload is not such a message; the sender is at fault.
+    pub fn decode(payload: &[u8]) -> Result<Self, WireFault> {
+        let mut view = Self::default();
+        for field in fields(payload) {
+            let field = field?;
+            match (field.number, field.value) {
+                (1, Value::Varint(value)) => view.shim_pid = wire::low_u32(value),
+                (2, Value::Varint(value)) => view.task_pid = wire::low_u32(value),
+                _ => {}
             }
         }
         Ok(view)

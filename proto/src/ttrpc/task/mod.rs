@@ -9,7 +9,7 @@ mod request;
 
 use super::wire::{self, Value, WireFault, fields};
 
-pub use answer::{DeleteAnswer, ExitAnswer, PidAnswer, StateAnswer, StatsAnswer, status};
+pub use answer::{ConnectAnswer, DeleteAnswer, ExitAnswer, PidAnswer, StateAnswer, StatsAnswer, status};
 pub use request::{Create, Exec, Kill, TaskRef};
 
 /// Field numbers of the paths that shimtap replaces, by message.

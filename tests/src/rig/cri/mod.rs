@@ -4,6 +4,7 @@
 //! needed; what is under test is the runtime.
 
 mod messages;
+mod remote;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +27,7 @@ use messages::{
     RunPodSandboxRequest, StopContainerRequest, StreamingUrl,
 };
 pub use messages::{ContainerState, ExecSyncResponse};
+pub use remote::Remote;
 
 use crate::rig::eventually;
 use crate::rig::image::IMAGE;
@@ -166,15 +168,20 @@ impl Cri {
 
     /// Runs a sandbox named `name`, in the pod namespace `rig`.
     pub fn run_pod(&self, name: &str) -> Result<Pod> {
-        self.run_sandbox(name, messages::MODE_CONTAINER)
+        self.run_sandbox(name, messages::MODE_CONTAINER, &[])
+    }
+
+    /// The same with annotations.
+    pub fn run_pod_with_annotations(&self, name: &str, annotations: &[(&str, &str)]) -> Result<Pod> {
+        self.run_sandbox(name, messages::MODE_CONTAINER, annotations)
     }
 
     /// The same with one pid namespace for all, so that processes outlive their container's init.
     pub fn run_pod_with_shared_pids(&self, name: &str) -> Result<Pod> {
-        self.run_sandbox(name, messages::MODE_POD)
+        self.run_sandbox(name, messages::MODE_POD, &[])
     }
 
-    fn run_sandbox(&self, name: &str, pids: i32) -> Result<Pod> {
+    fn run_sandbox(&self, name: &str, pids: i32, annotations: &[(&str, &str)]) -> Result<Pod> {
         let logs = self.logs.join(name);
         std::fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
         let config = PodSandboxConfig {
@@ -186,6 +193,10 @@ impl Cri {
             }),
             log_directory: logs.to_string_lossy().into_owned(),
             labels: [("app".to_owned(), name.to_owned())].into(),
+            annotations: annotations
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: self.cgroup.clone(),
                 security_context: Some(LinuxSandboxSecurityContext {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::Node;
+use super::{Node, locked};
 use crate::rig::process::{self, Process};
 use crate::rig::{eventually, leftovers};
 
@@ -47,7 +47,8 @@ impl Node {
         let mounts = leftovers::mounts_below(&self.dir)?;
         ensure!(mounts.is_empty(), "mounts are left: {mounts:#?}\n{}", self.log_tail());
         self.stop_daemon(Signal::SIGTERM)?;
-        if let Some(collector) = self.collector.borrow_mut().take() {
+        let collector = locked(&self.collector).take();
+        if let Some(collector) = collector {
             collector.stop()?;
         }
         let processes = self.processes()?;
@@ -62,8 +63,8 @@ impl Node {
 
     /// The rig's own processes: the daemon, and the collector where there is one.
     fn is_own(&self, process: &Process) -> bool {
-        let daemon = self.daemon.borrow().as_ref().map(|child| child.id());
-        let collector = self.collector.borrow().as_ref().map(|collector| collector.pid());
+        let daemon = locked(&self.daemon).as_ref().map(|child| child.id());
+        let collector = locked(&self.collector).as_ref().map(|collector| collector.pid());
         i32::try_from(daemon.unwrap_or(0)).is_ok_and(|pid| pid == process.pid)
             || collector.is_some_and(|pid| pid == process.pid)
     }
@@ -71,7 +72,7 @@ impl Node {
     /// Where the inner shims of this node listen.
     fn shim_sockets(&self) -> Vec<PathBuf> {
         let dir = if self.tools.is_v2() { self.dir.join("s") } else { PathBuf::from("/run/containerd/s") };
-        let ids = self.ids.borrow();
+        let ids = locked(&self.ids);
         ids.iter().map(|(ns, id)| dir.join(leftovers::socket_name(&self.socket(), ns, id))).collect()
     }
 }
@@ -84,7 +85,7 @@ impl Drop for Node {
             for process in &all {
                 let _ = process::signal(process.pid, Signal::SIGKILL);
             }
-            if let Some(child) = self.daemon.borrow_mut().as_mut() {
+            if let Some(child) = locked(&self.daemon).as_mut() {
                 let _ = child.try_wait();
             }
             Ok(all.is_empty().then_some(()))

@@ -8,13 +8,13 @@ mod setup;
 
 pub use setup::{PATIENT, Setup};
 
-use std::cell::{OnceCell, RefCell};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -46,11 +46,11 @@ pub struct Node {
     mark: String,
     dir: PathBuf,
     wrapper: PathBuf,
-    daemon: RefCell<Option<Child>>,
-    collector: RefCell<Option<Collector>>,
-    cri: OnceCell<Cri>,
+    daemon: Mutex<Option<Child>>,
+    collector: Mutex<Option<Collector>>,
+    cri: OnceLock<Cri>,
     /// (namespace, id) of every shim that may have been started, to know their sockets.
-    ids: RefCell<Vec<(String, String)>>,
+    ids: Mutex<Vec<(String, String)>>,
     namespace: &'static str,
     _locks: [Flock<fs::File>; 2],
 }
@@ -63,7 +63,9 @@ impl Node {
             Shim::Unwrapped => PathBuf::new(),
             Shim::Wrapped(_) => tools::wrapper()?,
         };
-        let lock = lock(setup.alone)?;
+        // Nodes share the machine, except one that measures time, which has it alone.
+        let share = if setup.alone { FlockArg::LockExclusive } else { FlockArg::LockShared };
+        let lock = lock("rig", share)?;
         let (namespace, namespace_lock) = free_namespace()?;
         let mark = format!("st{}", unique());
         let dir = Path::new("/run").join(&mark);
@@ -73,10 +75,10 @@ impl Node {
             mark,
             dir,
             wrapper,
-            daemon: RefCell::new(None),
-            collector: RefCell::new(None),
-            cri: OnceCell::new(),
-            ids: RefCell::new(Vec::new()),
+            daemon: Mutex::new(None),
+            collector: Mutex::new(None),
+            cri: OnceLock::new(),
+            ids: Mutex::new(Vec::new()),
             namespace,
             _locks: [lock, namespace_lock],
         };
@@ -144,9 +146,9 @@ impl Node {
         command.process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone().context("duplicate the log")?).stderr(log);
         let child = command.spawn().with_context(|| format!("start {}", self.tools.containerd.display()))?;
-        *self.daemon.borrow_mut() = Some(child);
+        *locked(&self.daemon) = Some(child);
         eventually(START, "containerd to answer", || {
-            if let Some(child) = self.daemon.borrow_mut().as_mut() {
+            if let Some(child) = locked(&self.daemon).as_mut() {
                 let ended = child.try_wait().context("ask for containerd's exit")?;
                 ensure!(ended.is_none(), "containerd ended with {ended:?}\n{}", self.log_tail());
             }
@@ -173,7 +175,7 @@ impl Node {
 
     /// Ends the daemon with `signal` and waits for it; pods live on.
     pub fn stop_daemon(&self, with: Signal) -> Result<()> {
-        let mut child = self.daemon.borrow_mut().take().context("containerd does not run")?;
+        let mut child = locked(&self.daemon).take().context("containerd does not run")?;
         let pid = i32::try_from(child.id()).context("a pid")?;
         process::signal(pid, with)?;
         let ended = eventually(START, "containerd to end", || child.try_wait().context("ask for its exit"));
@@ -192,14 +194,19 @@ impl Node {
 
     /// Starts the collector.
     pub fn start_collector(&self) -> Result<()> {
-        let collector = Collector::start(&self.dir, &self.mark)?;
-        *self.collector.borrow_mut() = Some(collector);
+        let collector = Collector::start(&self.dir, &self.mark, self.setup.sink.as_deref())?;
+        *locked(&self.collector) = Some(collector);
         Ok(())
     }
 
     /// Does something with the collector that runs.
     pub fn collector<T>(&self, what: impl FnOnce(&mut Collector) -> Result<T>) -> Result<T> {
-        what(self.collector.borrow_mut().as_mut().context("this node has no collector")?)
+        what(locked(&self.collector).as_mut().context("this node has no collector")?)
+    }
+
+    /// Takes the collector away, to be stopped and read by the caller.
+    pub fn take_collector(&self) -> Result<Collector> {
+        locked(&self.collector).take().context("this node has no collector")
     }
 
     fn import(&self, namespace: &str, archive: &Path) -> Result<()> {
@@ -222,7 +229,7 @@ impl Node {
     /// Notes a container, so that its shim's socket is known.
     pub fn note(&self, namespace: &str, id: &str) {
         let noted = (namespace.to_owned(), id.to_owned());
-        let mut ids = self.ids.borrow_mut();
+        let mut ids = locked(&self.ids);
         if !ids.contains(&noted) {
             ids.push(noted);
         }
@@ -305,6 +312,11 @@ impl Node {
     }
 }
 
+/// A lock whatever became of its last holder: who fails a test must still be able to end its node.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A word that no other caller on this machine gets.
 pub(crate) fn unique() -> String {
     format!("{:x}-{:x}", std::process::id(), number())
@@ -317,24 +329,19 @@ pub(crate) fn number() -> u32 {
 
 /// The first namespace that no node on this machine holds; where each is held, the last one when it becomes free.
 fn free_namespace() -> Result<(&'static str, Flock<fs::File>)> {
-    for (number, namespace) in NAMESPACES.into_iter().enumerate() {
-        let path = format!("/run/shimtap-rig.{namespace}.lock");
-        let file = fs::File::options().create(true).truncate(false).write(true).open(&path);
-        let file = file.with_context(|| format!("open {path}"))?;
-        let last = number + 1 == NAMESPACES.len();
-        let how = if last { FlockArg::LockExclusive } else { FlockArg::LockExclusiveNonblock };
-        if let Ok(lock) = Flock::lock(file, how) {
+    let [rest @ .., last] = NAMESPACES;
+    for namespace in rest {
+        if let Ok(lock) = lock(&format!("rig.{namespace}"), FlockArg::LockExclusiveNonblock) {
             return Ok((namespace, lock));
         }
     }
-    anyhow::bail!("no namespace could be locked")
+    Ok((last, lock(&format!("rig.{last}"), FlockArg::LockExclusive)?))
 }
 
-/// Nodes share the machine, except one that measures time, which has it alone.
-fn lock(alone: bool) -> Result<Flock<fs::File>> {
-    let path = "/run/shimtap-rig.lock";
-    let file = fs::File::options().create(true).truncate(false).write(true).open(path);
+/// Locks one of the rig's names on this machine; the kernel forgets it with the process.
+fn lock(name: &str, how: FlockArg) -> Result<Flock<fs::File>> {
+    let path = format!("/run/shimtap-{name}.lock");
+    let file = fs::File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("open {path}"))?;
-    let how = if alone { FlockArg::LockExclusive } else { FlockArg::LockShared };
     Flock::lock(file, how).map_err(|(_, errno)| errno).with_context(|| format!("lock {path}"))
 }

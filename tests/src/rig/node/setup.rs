@@ -16,6 +16,7 @@ pub struct Setup {
     pub(super) shim: Shim,
     pub(super) alone: bool,
     pub(super) collector: bool,
+    pub(super) sink: Option<String>,
     pub(super) shim_toml: Option<String>,
     pub(super) run_dir: Option<PathBuf>,
 }
@@ -33,6 +34,7 @@ impl Setup {
             shim,
             alone: false,
             collector: false,
+            sink: None,
             shim_toml: Some(PATIENT.to_owned()),
             run_dir: None,
         }
@@ -48,6 +50,12 @@ impl Setup {
     pub fn with_collector(mut self) -> Setup {
         self.collector = true;
         self
+    }
+
+    /// A collector is started before containerd, with this section instead of that of the file sink.
+    pub fn with_sink(mut self, section: &str) -> Setup {
+        self.sink = Some(section.to_owned());
+        self.with_collector()
     }
 
     /// The wrapper's configuration instead of [`PATIENT`].

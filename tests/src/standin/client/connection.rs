@@ -18,7 +18,7 @@ use containerd_shim_protos::protobuf::Message;
 
 use super::{
     PATIENCE,
-    frame::{Answer, Frame, HEADER, flag, parse_header},
+    frame::{Answer, Frame, HEADER, flag, kind, parse_header},
 };
 use crate::standin::journal::hash;
 
@@ -98,12 +98,16 @@ impl Connection {
     pub fn prepare<M: Message>(&self, method: &str, message: &M) -> Result<Frame> {
         let payload = message.write_to_bytes().context("request message")?;
         let frame = Frame::request(self.next_stream(), &self.service, method, payload)?;
-        let sent = Sent { stream: frame.stream, method: method.to_owned(), hash: hash(&frame.body) };
-        self.sent.lock().unwrap_or_else(PoisonError::into_inner).push(sent);
+        self.note(method, &frame);
         Ok(frame)
     }
 
-    /// Every request of the task service that was prepared, in order.
+    fn note(&self, method: &str, frame: &Frame) {
+        let sent = Sent { stream: frame.stream, method: method.to_owned(), hash: hash(&frame.body) };
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).push(sent);
+    }
+
+    /// Every request that was prepared, in order.
     #[must_use]
     pub fn sent(&self) -> Vec<Sent> {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -158,7 +162,9 @@ impl Connection {
     /// # Errors
     /// The connection ended, or the answer did not come in time.
     pub fn answer(&self, stream: u32, patience: Duration) -> Result<Answer> {
-        let found = self.wait_for(patience, |frames| frames.iter().find(|f| f.stream == stream).cloned());
+        // What is waited for came last, if it has come.
+        let found =
+            self.wait_for(patience, |frames| frames.iter().rev().find(|f| f.stream == stream).cloned());
         found.context("waiting for the answer")?.answer()
     }
 
@@ -170,6 +176,7 @@ impl Connection {
     pub fn is_echoed(&self, service: &str, count: u8, step: usize) -> Result<()> {
         let mut open = Frame::request(self.next_stream(), service, "Stream", Vec::new())?;
         open.flags = flag::REMOTE_OPEN;
+        self.note("Stream", &open);
         self.send_bytes(&open.bytes())?;
         let data = |n: u8| Frame::data(open.stream, 0, vec![n; usize::from(n) * step]);
         let last = Frame::data(open.stream, flag::REMOTE_CLOSED | flag::NO_DATA, Vec::new());
@@ -231,12 +238,14 @@ impl Connection {
         }
     }
 
-    /// Says that every answer came once: no stream of a unary request has two frames.
+    /// Says that every answer came once: no stream has two responses.
     ///
     /// # Errors
     /// Names the stream that was answered twice.
     pub fn check_single_answers(&self) -> Result<()> {
-        let mut streams: Vec<u32> = self.frames().iter().map(|f| f.stream).collect();
+        let inbox = lock(&self.inbox.0);
+        let responses = inbox.frames.iter().filter(|f| f.kind == kind::RESPONSE);
+        let mut streams: Vec<u32> = responses.map(|f| f.stream).collect();
         streams.sort_unstable();
         let twice = streams.iter().zip(streams.iter().skip(1)).find(|(a, b)| a == b);
         ensure!(twice.is_none(), "stream {:?} was answered twice", twice.map(|t| t.0));

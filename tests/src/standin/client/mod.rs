@@ -12,6 +12,7 @@ pub mod frame;
 pub mod lab;
 pub mod launch;
 pub mod pod;
+pub mod rules;
 pub mod upgrade;
 pub mod wrapped;
 

@@ -42,9 +42,17 @@ pub fn wrapped(script: &Script) -> Result<Pod> {
 /// # Errors
 /// As [`wrapped`], and where the preparation failed.
 pub fn wrapped_in(script: &Script, prepare: impl FnOnce(&mut Lab) -> Result<()>) -> Result<Pod> {
+    wrapped_as("task", script, prepare)
+}
+
+/// The same with another name for the task.
+///
+/// # Errors
+/// As [`wrapped_in`].
+pub fn wrapped_as(id: &str, script: &Script, prepare: impl FnOnce(&mut Lab) -> Result<()>) -> Result<Pod> {
     let (mut lab, shim) = wrapping(Flavour::V1_6, "2", "plain")?;
     prepare(&mut lab)?;
-    let pod = Pod::start(lab, shim, "task", script)?;
+    let pod = Pod::start(lab, shim, id, script)?;
     pod.keeper()?;
     Ok(pod)
 }
@@ -56,10 +64,12 @@ pub fn wrapped_in(script: &Script, prepare: impl FnOnce(&mut Lab) -> Result<()>)
 pub fn binary(name: &str) -> Result<PathBuf> {
     let dir = match env::var_os("SHIMTAP_BIN_DIR") {
         Some(dir) => PathBuf::from(dir),
-        // Tests lie in target/<profile>/deps, binaries one level up.
+        // Binaries lie in target/<profile>, tests in deps below it.
         None => {
             let own = env::current_exe().context("own executable")?;
-            own.ancestors().nth(2).context("target directory")?.to_owned()
+            let dir = own.parent().context("target directory")?;
+            let above = if dir.ends_with("deps") { dir.parent() } else { Some(dir) };
+            above.context("target directory")?.to_owned()
         }
     };
     let path = dir.join(name);

@@ -1,11 +1,11 @@
-//! A record as one line of JSON. The shape is documented in docs/configuration.md ("The file").
+//! A record as one line of JSON. The shape is documented in docs/configuration.md ("The line format").
 //!
 //! Lossless: a message that is not UTF-8 travels as base64 and says so. Every line of a node passes through here: what
 //! the records of a stream or of a second have alike is made once and copied, and nothing is allocated per record.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::escape;
+use super::{escape, put};
 use crate::{
     event::{Body, Flags, HoleReason, Origin, Record, Stencil},
     time::write_rfc3339,
@@ -16,8 +16,8 @@ const NS_PER_SEC: u64 = 1_000_000_000;
 const REST_MAX: usize = 256;
 
 /// Writes records. It keeps the second it wrote last, because most records are of the same one.
-#[derive(Debug)]
-pub(super) struct Encoder {
+#[derive(Clone, Debug)]
+pub struct Encoder {
     second: u64,
     /// `{"time":"2026-11-21T02:12:41.`
     time: String,
@@ -39,7 +39,7 @@ impl Default for Encoder {
 
 impl Encoder {
     /// Appends one record and its newline.
-    pub(super) fn record(&mut self, out: &mut Vec<u8>, origin: &Origin, record: &Record) {
+    pub fn record(&mut self, out: &mut Vec<u8>, origin: &Origin, record: &Record) {
         let stencil = origin.json.get_or_init(|| stencil(origin));
         let length = match &record.body {
             Body::Line(message) => message.len(),
@@ -169,8 +169,4 @@ fn flags(out: &mut Vec<u8>, flags: Flags, utf8: bool) {
     put(out, ",\"flags\":[\"");
     put(out, names.join("\",\""));
     put(out, "\"]");
-}
-
-fn put(out: &mut Vec<u8>, text: impl AsRef<[u8]>) {
-    out.extend_from_slice(text.as_ref());
 }

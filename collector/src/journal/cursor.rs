@@ -1,0 +1,234 @@
+//! How far a sink is: what was given to it, and what of that it has not acknowledged.
+//!
+//! The first number that is not acknowledged and the acknowledged ones behind it are all there is to it; kept the other
+//! way round, as what is *not* acknowledged, because that are few. It is written now and then: after a death a sink
+//! gets again what it had since, under the same ids.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs, io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use shimtap_proto::ttrpc::wire::{Value, fields, put_len, put_number};
+
+use crate::{closed::Counts, event::HoleReason};
+
+/// A sink's place in the journal. Shared by its reader and by every batch that is on its way.
+#[derive(Debug)]
+pub struct Cursor {
+    path: Option<PathBuf>,
+    state: Mutex<Place>,
+    changed: AtomicBool,
+    /// Bytes that were gone before the sink came to them, since this process began.
+    pub(super) lost: Counts<HoleReason>,
+}
+
+/// Where a sink is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Everything below was given.
+    pub(super) given: u64,
+    /// What was given and is not acknowledged, by its number.
+    pub(super) open: BTreeMap<u64, Open>,
+    /// Per stream, where what was given of it ends.
+    pub(super) ends: HashMap<u32, u64>,
+    /// Streams with a number below this began before the sink did: nothing was promised of their beginning.
+    pub(super) born: u32,
+    /// Raw bytes of output up to what was given.
+    pub(super) output: u64,
+}
+
+/// A batch that was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Open {
+    /// Its stream's number.
+    pub(super) stream: u32,
+    /// What it stands for.
+    pub(super) from: u64,
+    /// Where that ends.
+    pub(super) to: u64,
+    /// When it was appended, Unix ns.
+    pub(super) time_ns: u64,
+    /// How many batches of a sink have a part of it.
+    pub(super) parts: u32,
+}
+
+const MAGIC: &[u8; 8] = b"shimtapc";
+
+mod field {
+    pub(super) const GIVEN: u32 = 1;
+    pub(super) const BORN: u32 = 2;
+    pub(super) const OUTPUT: u32 = 3;
+    pub(super) const OPEN: u32 = 4;
+    pub(super) const END: u32 = 5;
+}
+
+// === impl Cursor ===
+
+impl Cursor {
+    /// At `place`; written to `path`, if there is one.
+    pub(super) fn new(path: Option<PathBuf>, place: Place) -> Self {
+        Self { path, state: Mutex::new(place), changed: AtomicBool::new(true), lost: Counts::default() }
+    }
+
+    /// What `path` says; `None` where it says nothing that can be read.
+    pub(super) fn read(path: &Path) -> Option<Place> {
+        let bytes = fs::read(path).ok()?;
+        let rest = bytes.strip_prefix(MAGIC)?;
+        let (sum, body) = rest.split_first_chunk::<4>()?;
+        (u32::from_le_bytes(*sum) == crc32fast::hash(body)).then(|| Place::decode(body))?
+    }
+
+    /// A batch is given.
+    pub(super) fn give(&self, seq: u64, open: Open) {
+        let mut state = self.state();
+        let end = state.ends.entry(open.stream).or_default();
+        *end = open.to.max(*end);
+        state.given = state.given.max(seq.saturating_add(1));
+        if open.parts > 0 {
+            state.open.insert(seq, open);
+        }
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
+    /// Everything below `seq` was given or is of no concern; `output` is how much output that is.
+    pub(super) fn reach(&self, seq: u64, output: u64) {
+        let mut state = self.state();
+        if state.given < seq || state.output < output {
+            state.given = state.given.max(seq);
+            state.output = state.output.max(output);
+            self.changed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// What there was of a stream below `end` is gone, and was said.
+    pub(super) fn skip(&self, stream: u32, end: u64) {
+        self.state().ends.insert(stream, end);
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
+    /// A part of that batch was acknowledged.
+    pub(super) fn acknowledge(&self, seq: u64) {
+        let mut state = self.state();
+        if let Some(open) = state.open.get_mut(&seq) {
+            open.parts = open.parts.saturating_sub(1);
+            if open.parts == 0 {
+                state.open.remove(&seq);
+            }
+        }
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
+    /// Everything below was given.
+    pub(super) fn given(&self) -> u64 {
+        self.state().given
+    }
+
+    /// Raw bytes of output that are not acknowledged, of `output` in all; and when the oldest of them was appended, where
+    /// any was given.
+    pub(super) fn lag(&self, output: u64) -> (u64, Option<u64>) {
+        let state = self.state();
+        let open = state.open.values();
+        let bytes = open.fold(0u64, |sum, open| sum.saturating_add(open.to.saturating_sub(open.from)));
+        let oldest = state.open.values().next().map(|open| open.time_ns);
+        (output.saturating_sub(state.output).saturating_add(bytes), oldest)
+    }
+
+    /// Writes it, where it has changed. Streams that `is_known` denies are left out.
+    pub(super) fn write(&self, is_known: impl Fn(u32) -> bool) -> io::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        if !self.changed.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let body = {
+            let mut state = self.state();
+            state.ends.retain(|stream, _| is_known(*stream));
+            state.encode()
+        };
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
+        bytes.extend_from_slice(&body);
+        let fresh = path.with_extension("new");
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh);
+        let written = file.and_then(|file| io::Write::write_all(&mut &file, &bytes));
+        let put = written.and_then(|()| fs::rename(&fresh, path));
+        if put.is_err() {
+            self.changed.store(true, Ordering::Relaxed);
+        }
+        put
+    }
+
+    fn state(&self) -> MutexGuard<'_, Place> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_number(&mut out, field::GIVEN, self.given);
+        put_number(&mut out, field::BORN, u64::from(self.born));
+        put_number(&mut out, field::OUTPUT, self.output);
+        let mut item = Vec::new();
+        for (seq, open) in &self.open {
+            item.clear();
+            put_number(&mut item, 1, *seq);
+            put_number(&mut item, 2, u64::from(open.stream));
+            put_number(&mut item, 3, open.from);
+            put_number(&mut item, 4, open.to);
+            put_number(&mut item, 5, open.time_ns);
+            put_len(&mut out, field::OPEN, &item);
+        }
+        for (stream, end) in &self.ends {
+            item.clear();
+            put_number(&mut item, 1, u64::from(*stream));
+            put_number(&mut item, 2, *end);
+            put_len(&mut out, field::END, &item);
+        }
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut place = Self::default();
+        for field in fields(bytes) {
+            let field = field.ok()?;
+            match (field.number, field.value) {
+                (field::GIVEN, Value::Varint(seq)) => place.given = seq,
+                (field::BORN, Value::Varint(stream)) => place.born = u32::try_from(stream).ok()?,
+                (field::OUTPUT, Value::Varint(output)) => place.output = output,
+                (field::OPEN, Value::Len(item)) => {
+                    let [seq, stream, from, to, time_ns] = numbers(item)?;
+                    let stream = u32::try_from(stream).ok()?;
+                    place.open.insert(seq, Open { stream, from, to, time_ns, parts: 1 });
+                }
+                (field::END, Value::Len(item)) => {
+                    let [stream, end] = numbers(item)?;
+                    place.ends.insert(u32::try_from(stream).ok()?, end);
+                }
+                _ => {}
+            }
+        }
+        Some(place)
+    }
+}
+
+/// Fields 1 to `N`, all numbers.
+fn numbers<const N: usize>(bytes: &[u8]) -> Option<[u64; N]> {
+    let mut numbers = [0; N];
+    for field in fields(bytes) {
+        let field = field.ok()?;
+        let place = usize::try_from(field.number).ok()?.checked_sub(1).and_then(|at| numbers.get_mut(at));
+        if let (Some(place), Value::Varint(number)) = (place, field.value) {
+            *place = number;
+        }
+    }
+    Some(numbers)
+}

@@ -1,0 +1,236 @@
+//! The journal: where output lies between the wrappers and the sinks, and what an acknowledgement stands on.
+//!
+//! Layers: `format` (bytes, no IO), `part` (one file), `table` (how far each stream is), `recover` (what a start finds),
+//! `append` (the one writer), `retain` (what has to go), `tail`, `reader` and `cursor` (the way out). A batch is
+//! acknowledged to its wrapper when the write(2) of its frame has come back, and not before; what was appended is never
+//! changed, only dropped from the old end, and then counted. A slow reader holds nobody.
+//!
+//! This is the journal's head level: whole files of frames. What is done later with a full file (blocks per stream, for
+//! long retention) begins at [`Journal::parts`].
+
+mod append;
+mod cursor;
+mod figures;
+mod format;
+mod part;
+mod reader;
+mod recover;
+mod retain;
+mod settle;
+mod table;
+mod tail;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use nix::fcntl::Flock;
+use tokio::sync::watch;
+
+pub use append::JournalThread;
+pub use figures::Figures;
+pub use format::Row;
+
+use crate::{config, event::StreamName, ingest::Memory, metrics::Totals, sinks::errno_name};
+use cursor::Cursor;
+use part::Part;
+use table::Table;
+use tail::{Fresh, Tail};
+
+/// Why the journal cannot be had. The configuration, the disk or its permissions are at fault, unless it says else.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalFault {
+    /// The system refused a step.
+    #[error("{doing} {path}: {source}; check journal.dir and that its disk has room")]
+    Io {
+        /// The step.
+        doing: &'static str,
+        /// Of what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another collector writes there.
+    #[error(
+        "opening the journal {dir}: another collector has it; stop that one, or choose another journal.dir"
+    )]
+    InUse {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// A release that we do not know wrote it.
+    #[error(
+        "opening the journal: {path} is of version {version}, and this release knows version {} only; nothing was \
+         changed: run the release that wrote it, or move the folder away to begin anew",
+        format::header::VERSION
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+    /// The thread cannot be had.
+    #[error("starting the journal's thread: {source}")]
+    Thread {
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// The journal, shared by its writer and its readers.
+#[derive(Debug)]
+pub struct Journal {
+    config: config::Journal,
+    /// The kernel's id of this boot.
+    boot: String,
+    /// The last collector on this journal did not end in order.
+    unclean: bool,
+    /// Ended streams without a record that are remembered.
+    remembered: usize,
+    totals: Arc<Totals>,
+    state: Mutex<State>,
+    /// Number behind the newest entry; told to readers that wait.
+    grown: watch::Sender<u64>,
+    /// Held as long as the journal is ours.
+    _lock: Flock<fs::File>,
+}
+
+/// What changes.
+#[derive(Debug)]
+struct State {
+    table: Table,
+    /// Oldest first; the last one is appended to.
+    parts: VecDeque<Part>,
+    tail: Tail,
+    /// Number of the next entry.
+    next: u64,
+    /// Raw bytes of all output that was appended, ever.
+    output: u64,
+    /// Where each reader is.
+    readers: HashMap<u64, u64>,
+    /// Of sinks, by name.
+    cursors: Vec<(&'static str, Arc<Cursor>)>,
+    /// How often something was dropped: readers at the end look for what they missed.
+    drops: u64,
+    /// Nothing will be appended any more.
+    closed: bool,
+}
+
+/// What there is to read.
+enum Fetch {
+    /// A frame in memory.
+    Fresh(Arc<Fresh>),
+    /// A file that has it.
+    Stored {
+        /// Its frames from the first.
+        frames: part::Frames,
+        /// How far it may be read.
+        limit: u64,
+        /// Number behind its last entry.
+        next: u64,
+        /// Frames of it were lost.
+        damaged: bool,
+    },
+    /// Nothing: the reader has everything.
+    End {
+        /// And there will be no more.
+        closed: bool,
+    },
+}
+
+// === impl JournalFault ===
+
+impl JournalFault {
+    /// True where the disk is full.
+    fn is_out_of_room(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    }
+
+    /// What the system said, as the name of its errno.
+    fn errno(&self) -> String {
+        match self {
+            Self::Io { source, .. } | Self::Thread { source } => errno_name(source),
+            Self::InUse { .. } | Self::Version { .. } => "other".to_owned(),
+        }
+    }
+}
+
+// === impl Journal ===
+
+impl Journal {
+    /// Every stream that has not ended.
+    #[must_use]
+    pub fn open_streams(&self) -> Vec<Row> {
+        self.state().table.rows().filter(|row| row.ending.is_none()).cloned().collect()
+    }
+
+    /// Gives the counters of this process what earlier processes on this journal counted.
+    pub fn count_the_past(&self) {
+        self.state().table.count(&self.totals);
+    }
+
+    /// Writes how far each sink is, after bringing to the disk what has come, if something `has_grown`.
+    fn settle(&self, has_grown: bool) {
+        let (file, cursors) = {
+            let state = self.state();
+            (state.parts.back().map(|part| Arc::clone(&part.file)), state.cursors.clone())
+        };
+        if let Some(Err(error)) = file.filter(|_| has_grown).map(|file| self.sync(&file)) {
+            self.totals.journal.error(&errno_name(&error));
+        }
+        for (_, cursor) in cursors {
+            let written = cursor.write(|stream| self.state().table.get(stream).is_some());
+            if let Err(error) = written {
+                self.totals.journal.error(&errno_name(&error));
+            }
+        }
+    }
+
+    /// Nothing will be appended any more: readers end when they have what is there.
+    fn close(&self) {
+        self.state().closed = true;
+        self.grown.send_modify(|_| {});
+    }
+
+    /// What reader `id`, which has everything below `position`, finds next.
+    fn fetch(&self, id: u64, position: u64) -> Fetch {
+        let mut state = self.state();
+        state.readers.insert(id, position);
+        let slowest = state.readers.values().min().copied().unwrap_or(position);
+        state.tail.release(slowest);
+        if position >= state.next {
+            return Fetch::End { closed: state.closed };
+        }
+        if let Some(frame) = state.tail.get(position) {
+            return Fetch::Fresh(frame);
+        }
+        let part = state.parts.iter().find(|part| part.next > position);
+        part.map_or(Fetch::End { closed: state.closed }, |part| Fetch::Stored {
+            frames: part.frames(),
+            limit: part.size,
+            next: part.next,
+            damaged: part.damaged,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dir(&self) -> &Path {
+        &self.config.dir
+    }
+}
+
+impl Memory for Journal {
+    fn stream(&self, name: &StreamName) -> Option<Row> {
+        self.state().table.find(name).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,396 @@
+//! The way out: batches in the journal's order, from memory where they are still there and from the files where not.
+//!
+//! A reader holds nobody: what retention drops before it came to it, it finds missing, and says so with a hole of its
+//! own. Fragments are joined here, so that whoever takes from it sees lines.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+use super::{
+    Fetch, Journal,
+    cursor::{Cursor, Open, Place},
+    format::entry::{Entries, Entry},
+    part::Frames,
+    tail::Fresh,
+};
+use crate::{
+    event::{Batch, Body, Ending, Flags, HoleReason, Origin, Receipt, Record},
+    process::Joiner,
+    sinks::{Source, Waiting},
+};
+
+/// A reader that is this far behind does not wait for more. It is below what a wrapper sends ahead.
+const ENOUGH: u64 = 128 << 10;
+
+/// One reader's place, and what it has read ahead.
+#[derive(Debug)]
+pub struct Reader {
+    journal: Arc<Journal>,
+    id: u64,
+    cursor: Arc<Cursor>,
+    grown: watch::Receiver<u64>,
+    /// Everything below was read.
+    position: u64,
+    /// Raw bytes of output up to there.
+    output: u64,
+    /// A file that is being read.
+    stored: Option<Frames>,
+    joiner: Joiner,
+    /// Per stream, where what was read of it ends.
+    ends: HashMap<u32, u64>,
+    /// Streams with a number below this began before the reader did.
+    born: u32,
+    /// Below this only what an earlier process did not acknowledge is wanted.
+    resumed: u64,
+    wanted: BTreeMap<u64, Open>,
+    /// Read, and not taken yet.
+    ready: VecDeque<Batch>,
+    /// How often the journal had dropped something when this reader last looked for what it missed.
+    drops: u64,
+    /// What is missing from here on stood in a damaged file.
+    damaged: bool,
+}
+
+/// One batch on its way to the reader's owner.
+struct Step {
+    seq: u64,
+    stream: u32,
+    origin: Arc<Origin>,
+    records: Vec<Record>,
+    ending: Option<Ending>,
+    received: Instant,
+    time_ns: u64,
+}
+
+/// Told when a batch was delivered.
+#[derive(Debug)]
+struct Delivered {
+    cursor: Arc<Cursor>,
+    /// Entries of which the batch has a part.
+    parts: Vec<u64>,
+}
+
+static IDS: AtomicU64 = AtomicU64::new(0);
+
+// === impl Journal ===
+
+impl Journal {
+    /// A reader whose place is kept under `name`: it goes on where the last one of that name was acknowledged, and begins
+    /// with the oldest that is there where there was none.
+    #[must_use]
+    pub fn reader(self: &Arc<Self>, name: &'static str) -> Reader {
+        let path = self.dir().join(format!("{name}.cursor"));
+        let place = Cursor::read(&path).unwrap_or_else(|| self.beginning());
+        let cursor = Arc::new(Cursor::new(Some(path), place.clone()));
+        self.state().cursors.push((name, Arc::clone(&cursor)));
+        Reader::new(self, cursor, place)
+    }
+
+    /// A reader that begins with the oldest there is and keeps no place.
+    #[must_use]
+    pub fn glance(self: &Arc<Self>) -> Reader {
+        let place = self.beginning();
+        Reader::new(self, Arc::new(Cursor::new(None, place.clone())), place)
+    }
+
+    /// Before the oldest entry, with nothing promised of streams that began before.
+    fn beginning(&self) -> Place {
+        let state = self.state();
+        let given = state.parts.front().map_or(state.next, |part| part.first);
+        let held = |part: &super::Part| part.streams.values().fold(0u64, |sum, n| sum.saturating_add(*n));
+        let there = state.parts.iter().fold(0u64, |sum, part| sum.saturating_add(held(part)));
+        Place {
+            given,
+            born: state.table.next_stream(),
+            output: state.output.saturating_sub(there),
+            ..Place::default()
+        }
+    }
+}
+
+// === impl Reader ===
+
+impl Reader {
+    fn new(journal: &Arc<Journal>, cursor: Arc<Cursor>, place: Place) -> Self {
+        let position = place.open.keys().next().copied().unwrap_or(place.given);
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
+        let grown = journal.grown.subscribe();
+        journal.state().readers.insert(id, position);
+        Self {
+            journal: Arc::clone(journal),
+            id,
+            cursor,
+            grown,
+            position,
+            output: place.output,
+            stored: None,
+            joiner: Joiner::default(),
+            ends: place.ends,
+            born: place.born,
+            resumed: place.given,
+            wanted: place.open,
+            ready: VecDeque::new(),
+            drops: 0,
+            damaged: false,
+        }
+    }
+
+    /// Reads on; false at the journal's end, and then whether it is the end for good.
+    fn read_on(&mut self) -> Result<(), bool> {
+        match self.journal.fetch(self.id, self.position) {
+            Fetch::Fresh(frame) => {
+                self.stored = None;
+                self.fresh(&frame);
+            }
+            Fetch::Stored { frames, limit, next, damaged } => self.stored(frames, limit, next, damaged),
+            Fetch::End { closed } => {
+                self.look_for_missed();
+                return if self.ready.is_empty() { Err(closed) } else { Ok(()) };
+            }
+        }
+        self.give_up_wanted();
+        self.cursor.reach(self.position, self.output);
+        Ok(())
+    }
+
+    /// A frame from memory.
+    fn fresh(&mut self, frame: &Fresh) {
+        let position = self.position;
+        for batch in frame.batches.iter().filter(|batch| batch.seq >= position) {
+            self.batch(Step {
+                seq: batch.seq,
+                stream: batch.stream,
+                origin: Arc::clone(&batch.origin),
+                records: batch.records.clone(),
+                ending: batch.ending,
+                received: batch.received,
+                time_ns: frame.time_ns,
+            });
+        }
+        (self.position, self.output) = (frame.next, frame.output);
+    }
+
+    /// The next frame of a file.
+    fn stored(&mut self, mut frames: Frames, limit: u64, next: u64, damaged: bool) {
+        // The same file goes on where we were.
+        if let Some(open) = self.stored.take().filter(|open| open.is_same(&frames)) {
+            frames = open;
+        }
+        frames.extend(limit);
+        match frames.next() {
+            Ok(Some(found)) => {
+                let head = found.sealed.head;
+                if head.next > self.position {
+                    let read = frames.open(&found).and_then(|payload| self.entries(payload, &head));
+                    self.damaged |= read.is_err();
+                    (self.position, self.output) = (head.next, head.output);
+                }
+                self.stored = Some(frames);
+            }
+            // What is left of the file was dropped, or lost.
+            other => {
+                self.damaged |= damaged || other.is_err();
+                self.position = self.position.max(next);
+            }
+        }
+    }
+
+    fn entries(
+        &mut self,
+        payload: bytes::Bytes,
+        head: &super::format::frame::Head,
+    ) -> Result<(), super::format::Damage> {
+        let mut entries = Entries::new(payload, head.first);
+        while let Some(entry) = entries.next()? {
+            let Entry::Batch(batch) = entry else { continue };
+            let origin = self.journal.state().table.get(batch.stream).map(|row| Arc::clone(&row.origin));
+            let Some(origin) = origin.filter(|_| batch.seq >= self.position) else { continue };
+            self.batch(Step {
+                seq: batch.seq,
+                stream: batch.stream,
+                origin,
+                records: batch.records,
+                ending: batch.ending,
+                received: Instant::now(),
+                time_ns: head.time_ns,
+            });
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, mut step: Step) {
+        let mut promised = self.ends.get(&step.stream).copied();
+        if step.seq < self.resumed {
+            let Some(open) = self.wanted.remove(&step.seq) else { return };
+            promised = Some(open.from);
+        } else if promised.is_none() && step.stream >= self.born {
+            promised = Some(0);
+        }
+        if let (Some(first), Some(promised)) = (step.records.first(), promised)
+            && first.from > promised
+        {
+            let hole = self.hole(promised, first.from, first.time_ns.saturating_sub(1));
+            step.records.insert(0, hole);
+        }
+        let from = step.records.first().map_or(0, |record| record.from);
+        let to = step.records.last().map_or(0, |record| record.to);
+        if to > 0 {
+            let end = self.ends.entry(step.stream).or_default();
+            *end = to.max(*end);
+        }
+        let joined = self.joiner.take(step.stream, step.seq, step.records, step.ending);
+        let parts = u32::from(!joined.records.is_empty()).saturating_add(u32::from(joined.waits));
+        let open = Open { stream: step.stream, from, to, time_ns: step.time_ns, parts };
+        self.cursor.give(step.seq, open);
+        if joined.records.is_empty() {
+            return;
+        }
+        let mut parts = joined.finished;
+        parts.push(step.seq);
+        self.ready.push_back(self.delivery(step.origin, joined.records, step.ending, step.received, parts));
+    }
+
+    fn delivery(
+        &self,
+        origin: Arc<Origin>,
+        records: Vec<Record>,
+        ending: Option<Ending>,
+        received: Instant,
+        parts: Vec<u64>,
+    ) -> Batch {
+        let end = records.last().map_or(0, |record| record.to);
+        let receipt = Arc::new(Delivered { cursor: Arc::clone(&self.cursor), parts });
+        Batch { origin, records, end, ending, receipt, received, last: false }
+    }
+
+    /// What this reader does not get any more.
+    fn hole(&self, from: u64, to: u64, time_ns: u64) -> Record {
+        let reason = if self.damaged { HoleReason::JournalDamaged } else { HoleReason::Retention };
+        self.cursor.lost.add(reason, to.saturating_sub(from));
+        Record { from, to, time_ns, flags: Flags::NONE, body: Body::Hole(reason) }
+    }
+
+    /// What was given to an earlier process, was not acknowledged, and is not here any more.
+    fn give_up_wanted(&mut self) {
+        let behind = self.wanted.split_off(&self.position);
+        for (seq, open) in std::mem::replace(&mut self.wanted, behind) {
+            let origin = self.journal.state().table.get(open.stream).map(|row| Arc::clone(&row.origin));
+            let Some(origin) = origin.filter(|_| open.to > open.from) else {
+                self.cursor.acknowledge(seq);
+                continue;
+            };
+            let hole = self.hole(open.from, open.to, open.time_ns);
+            self.ready.push_back(self.delivery(origin, vec![hole], None, Instant::now(), vec![seq]));
+        }
+    }
+
+    /// At the end everything that was appended was read: what is not there was dropped.
+    fn look_for_missed(&mut self) {
+        let mut missed = Vec::new();
+        {
+            let state = self.journal.state();
+            if state.drops == self.drops || self.position < state.next {
+                return;
+            }
+            self.drops = state.drops;
+            for row in state.table.rows() {
+                let promised = self.ends.get(&row.id).copied();
+                let promised = promised.or_else(|| (row.id >= self.born).then_some(0));
+                if let Some(from) = promised.filter(|from| *from < row.end) {
+                    missed.push((row.id, Arc::clone(&row.origin), from, row.end, row.last_ns));
+                }
+            }
+        }
+        for (stream, origin, from, to, time_ns) in missed {
+            self.ends.insert(stream, to);
+            let hole = self.hole(from, to, time_ns);
+            // A line that went on there does not any more.
+            let joined = self.joiner.take(stream, self.position, vec![hole], None);
+            self.cursor.skip(stream, to);
+            self.ready.push_back(self.delivery(
+                origin,
+                joined.records,
+                None,
+                Instant::now(),
+                joined.finished,
+            ));
+        }
+        self.damaged = false;
+    }
+
+    fn try_next(&mut self) -> Result<Batch, bool> {
+        loop {
+            if let Some(batch) = self.ready.pop_front() {
+                return Ok(batch);
+            }
+            self.read_on()?;
+        }
+    }
+}
+
+impl Source for Reader {
+    async fn recv(&mut self) -> Option<Waiting> {
+        loop {
+            // Before looking: what comes meanwhile is looked for again.
+            self.grown.borrow_and_update();
+            match self.try_next() {
+                Ok(batch) => return Some(Waiting::without_room(batch)),
+                Err(true) => return None,
+                Err(false) => {}
+            }
+            // Refused only when the journal is gone, which we hold.
+            self.grown.changed().await.ok()?;
+        }
+    }
+
+    fn try_recv(&mut self) -> Option<Waiting> {
+        self.try_next().ok().map(Waiting::without_room)
+    }
+
+    async fn gather(&mut self, limit: Duration) {
+        let enough = async {
+            loop {
+                self.grown.borrow_and_update();
+                let (output, closed) = {
+                    let state = self.journal.state();
+                    (state.output, state.closed)
+                };
+                if closed || output.saturating_sub(self.output) >= ENOUGH {
+                    return;
+                }
+                if self.grown.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Out of time or not: what is there is taken.
+        let _ = timeout(limit, enough).await;
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.journal.state().readers.remove(&self.id);
+    }
+}
+
+// === impl Delivered ===
+
+impl Receipt for Delivered {
+    fn done(&self, _: &Batch) {
+        for seq in &self.parts {
+            self.cursor.acknowledge(*seq);
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! What has to go when the journal is full, its disk is, or output is too old.
+//!
+//! Whole files go from the old end. Before that the largest consumer pays: as long as one container holds more than a
+//! quarter while others have something to keep, its oldest output goes and theirs stays, for which a file is rewritten
+//! without it. Nobody's place is asked: a reader that had not come so far finds out and says so. What a stream's
+//! position is, is in the table and never dropped.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::sys::{
+    statfs::{TMPFS_MAGIC, statfs},
+    statvfs::statvfs,
+};
+use tracing::warn;
+
+use super::{
+    Journal, JournalFault, State,
+    format::{
+        entry::{Entries, Entry, put_batch, put_stream},
+        frame::{Head, Packer},
+    },
+    part::{Frames, Part, length},
+};
+use crate::{limited::Limited, metrics::DropReason};
+
+/// Kept even where the disk's reserve is used up: this much more does not matter to a disk, and without it nothing
+/// could be delivered.
+const FLOOR: u64 = 4 << 20;
+/// A file is closed when its oldest output has this share of the age that output may reach.
+const AGE_STEPS: u32 = 8;
+/// A container that holds more than one part in so many pays before others do.
+const SHARES: u64 = 4;
+
+static DAMAGED: Limited = Limited::new();
+
+/// What goes next.
+enum Victim {
+    /// The newest file has to be closed first.
+    Newest,
+    /// The oldest file.
+    Oldest,
+    /// These streams, of file number so and so.
+    Streams(usize, HashSet<u32>),
+}
+
+impl Journal {
+    /// Drops what has to go. Called by the writer between frames.
+    pub(super) fn retain(&self, now_ns: u64) -> Result<(), JournalFault> {
+        self.drop_old(now_ns)?;
+        let (mut budget, mut reason) = (self.config.max_bytes, DropReason::Size);
+        if let Some(room) = self.room()
+            && room < budget
+        {
+            (budget, reason) = (room.max(FLOOR.min(budget)), DropReason::DiskReserve);
+        }
+        while self.size() > budget {
+            let victim = self.victim();
+            match victim {
+                Some(Victim::Newest) => self.begin_part()?,
+                Some(Victim::Oldest) => self.drop_oldest(reason)?,
+                Some(Victim::Streams(at, streams)) => self.drop_streams(at, &streams, reason)?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the oldest file, if there is one that is not appended to; true where that was so.
+    pub(super) fn make_room(&self) -> bool {
+        let several = self.state().parts.len() > 1;
+        several && self.drop_oldest(DropReason::DiskReserve).is_ok()
+    }
+
+    /// Bytes of all files.
+    pub(super) fn size(&self) -> u64 {
+        self.state().parts.iter().fold(0, |sum, part| sum.saturating_add(part.size))
+    }
+
+    fn drop_old(&self, now_ns: u64) -> Result<(), JournalFault> {
+        let before = |age: Duration| now_ns.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
+        let (oldest, step) = (before(self.config.max_age), before(self.config.max_age / AGE_STEPS));
+        let newest_is_old = {
+            let state = self.state();
+            state.parts.back().is_some_and(|part| part.has_frames() && part.oldest_ns < step)
+        };
+        if newest_is_old {
+            self.begin_part()?;
+        }
+        let is_old = || {
+            let state = self.state();
+            state.parts.len() > 1 && state.parts.front().is_some_and(|part| part.newest_ns < oldest)
+        };
+        while is_old() {
+            self.drop_oldest(DropReason::Age)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that the journal may have without touching the disk's reserve; `None` where the system does not say.
+    fn room(&self) -> Option<u64> {
+        let system = statvfs(self.dir()).ok()?;
+        let block = system.fragment_size();
+        let bytes = |blocks: u64| blocks.saturating_mul(block);
+        let share = (bytes(system.blocks()) / 100).saturating_mul(self.config.reserve_percent);
+        let in_memory = statfs(self.dir()).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
+        let reserve = if in_memory { share } else { share.max(self.config.reserve_bytes) };
+        Some(bytes(system.blocks_available()).saturating_add(self.size()).saturating_sub(reserve))
+    }
+
+    fn victim(&self) -> Option<Victim> {
+        let state = self.state();
+        let closed = state.parts.len().saturating_sub(1);
+        let newest_has_frames = state.parts.back().is_some_and(Part::has_frames);
+        let held = held(&state);
+        let all = held.values().fold(0u64, |sum, (bytes, _)| sum.saturating_add(*bytes));
+        let (largest, streams) = held.into_values().max_by_key(|(bytes, _)| *bytes).unwrap_or_default();
+        if largest > all / SHARES && largest < all {
+            let has_them = |part: &Part| part.streams.keys().any(|stream| streams.contains(stream));
+            return match state.parts.iter().position(has_them) {
+                Some(at) if at < closed => Some(Victim::Streams(at, streams)),
+                _ => newest_has_frames.then_some(Victim::Newest),
+            };
+        }
+        match closed {
+            0 => newest_has_frames.then_some(Victim::Newest),
+            _ => Some(Victim::Oldest),
+        }
+    }
+
+    fn drop_oldest(&self, reason: DropReason) -> Result<(), JournalFault> {
+        let path = {
+            let state = self.state();
+            state.parts.front().map(|part| part.path.clone())
+        };
+        let Some(path) = path else { return Ok(()) };
+        fs::remove_file(&path).map_err(|source| JournalFault::Io { doing: "removing", path, source })?;
+        let mut state = self.state();
+        state.drops = state.drops.wrapping_add(1);
+        if let Some(part) = state.parts.pop_front() {
+            self.dropped(reason, part.streams.values());
+        }
+        Ok(())
+    }
+
+    fn dropped<'b>(&self, reason: DropReason, bytes: impl Iterator<Item = &'b u64>) {
+        let sum = bytes.fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
+        self.totals.journal.dropped.add(reason, sum);
+    }
+
+    /// Rewrites file number `at` without these streams; with the file before it, where both together are small.
+    fn drop_streams(&self, at: usize, gone: &HashSet<u32>, reason: DropReason) -> Result<(), JournalFault> {
+        let Some(plan) = self.plan(at, gone) else { return Ok(()) };
+        let doing = "rewriting";
+        let rewritten = rewrite(self.dir(), &plan, gone);
+        let (file, size) =
+            rewritten.map_err(|source| JournalFault::Io { doing, path: plan.path.clone(), source })?;
+        let has_frames = size > plan.body;
+        let fresh = self.dir().join("rewritten");
+        let put = if has_frames { fs::rename(&fresh, &plan.path) } else { fs::remove_file(&plan.path) };
+        put.map_err(|source| JournalFault::Io {
+            doing: "putting in place",
+            path: plan.path.clone(),
+            source,
+        })?;
+        let mut state = self.state();
+        state.drops = state.drops.wrapping_add(1);
+        let Some(mut part) = state.parts.remove(at) else { return Ok(()) };
+        self.dropped(
+            reason,
+            part.streams
+                .extract_if(|stream, _| gone.contains(stream))
+                .map(|(_, n)| n)
+                .collect::<Vec<_>>()
+                .iter(),
+        );
+        if plan.merges
+            && let Some(before) = state.parts.remove(at.saturating_sub(1))
+        {
+            let _ = fs::remove_file(&part.path);
+            for (stream, bytes) in before.streams {
+                part.holds(stream, bytes);
+            }
+            part.oldest_ns = before.oldest_ns;
+            part.times = before.times.into_iter().chain(part.times).collect();
+            part.first = before.first;
+            part.damaged |= before.damaged;
+        }
+        if has_frames {
+            (part.path, part.file, part.body, part.size) = (plan.path, Arc::new(file), plan.body, size);
+            let at = if plan.merges { at.saturating_sub(1) } else { at };
+            state.parts.insert(at, part);
+        }
+        Ok(())
+    }
+
+    fn plan(&self, at: usize, gone: &HashSet<u32>) -> Option<Plan> {
+        let state = self.state();
+        let part = state.parts.get(at)?;
+        let before = at.checked_sub(1).and_then(|before| state.parts.get(before));
+        let limit = self.part_limit();
+        let all = part.streams.values().fold(0u64, |sum, n| sum.saturating_add(*n)).max(1);
+        let kept = part.streams.iter().filter(|(stream, _)| !gone.contains(stream));
+        let kept = kept.fold(0u64, |sum, (_, n)| sum.saturating_add(*n));
+        // Packed bytes are taken to be shared like raw ones.
+        let rest = u128::from(part.size).saturating_mul(u128::from(kept)) / u128::from(all);
+        let rest = u64::try_from(rest).unwrap_or(u64::MAX);
+        let before = before.filter(|before| before.size.saturating_add(rest) <= limit);
+        let head = before.unwrap_or(part);
+        Some(Plan {
+            path: head.path.clone(),
+            header: Arc::clone(&head.file),
+            body: head.body,
+            sources: before.into_iter().chain([part]).map(Part::frames).collect(),
+            merges: before.is_some(),
+        })
+    }
+}
+
+/// What a rewritten file is made of.
+struct Plan {
+    path: std::path::PathBuf,
+    /// The file whose header it gets.
+    header: Arc<File>,
+    body: u64,
+    sources: Vec<Frames>,
+    /// The file before it goes into it.
+    merges: bool,
+}
+
+/// Raw bytes and streams per container.
+fn held(state: &State) -> HashMap<(&str, &str), (u64, HashSet<u32>)> {
+    let mut held: HashMap<(&str, &str), (u64, HashSet<u32>)> = HashMap::new();
+    for (stream, bytes) in state.parts.iter().flat_map(|part| &part.streams) {
+        let name = state.table.get(*stream).map(|row| &row.origin.name);
+        let key = name.map_or(("", ""), |name| (name.namespace.as_str(), name.container.as_str()));
+        let (sum, streams) = held.entry(key).or_default();
+        *sum = sum.saturating_add(*bytes);
+        streams.insert(*stream);
+    }
+    held
+}
+
+/// Writes the new file beside the old one. Gives it, and its size.
+fn rewrite(dir: &Path, plan: &Plan, gone: &HashSet<u32>) -> io::Result<(File, u64)> {
+    let path = dir.join("rewritten");
+    let _ = fs::remove_file(&path);
+    let file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path)?;
+    let mut out = io::BufWriter::with_capacity(256 << 10, &file);
+    let mut header = vec![0; usize::try_from(plan.body).unwrap_or(usize::MAX)];
+    plan.header.read_exact_at(&mut header, 0)?;
+    out.write_all(&header)?;
+    let mut size = plan.body;
+    let mut packer = Packer::default();
+    for source in &plan.sources {
+        let mut frames = source.clone();
+        loop {
+            let found = match frames.next() {
+                Ok(Some(found)) => found,
+                Ok(None) => break,
+                Err(damage) => {
+                    DAMAGED.say(|hidden| warn!(%damage, hidden, "a journal file is damaged, what stands behind is lost"));
+                    break;
+                }
+            };
+            let head = found.sealed.head;
+            if gone.contains(&head.sole) {
+                continue;
+            }
+            let Ok(payload) = frames.open(&found) else { continue };
+            match filtered(payload, &head, gone) {
+                Kept::All => {
+                    out.write_all(&found.head)?;
+                    out.write_all(frames.stored())?;
+                    size = size
+                        .saturating_add(length(found.head.len()))
+                        .saturating_add(length(frames.stored().len()));
+                }
+                Kept::Nothing => {}
+                Kept::Some(head, payload) => {
+                    let bytes = packer.frame(&head, &payload);
+                    out.write_all(bytes)?;
+                    size = size.saturating_add(length(bytes.len()));
+                }
+            }
+        }
+    }
+    out.flush()?;
+    drop(out);
+    // It takes the place of what was durable.
+    file.sync_data()?;
+    Ok((file, size))
+}
+
+/// What of a frame stays.
+enum Kept {
+    All,
+    Nothing,
+    Some(Head, Vec<u8>),
+}
+
+fn filtered(payload: bytes::Bytes, head: &Head, gone: &HashSet<u32>) -> Kept {
+    let (mut kept, mut dropped) = (Vec::new(), false);
+    let mut entries = Entries::new(payload, head.first);
+    let mut next = head.first;
+    let mut sole = None;
+    while let Ok(Some(entry)) = entries.next() {
+        match entry {
+            Entry::Stream(row) => put_stream(&mut kept, &row),
+            Entry::Batch(batch) if gone.contains(&batch.stream) => dropped = true,
+            Entry::Batch(batch) => {
+                let skipped = batch.seq.saturating_sub(next);
+                put_batch(&mut kept, skipped, batch.stream, &batch.records, batch.ending);
+                next = batch.seq.saturating_add(1);
+                sole = Some(sole.map_or(batch.stream, |sole| if sole == batch.stream { sole } else { 0 }));
+            }
+        }
+    }
+    match sole {
+        _ if !dropped => Kept::All,
+        None => Kept::Nothing,
+        Some(sole) => Kept::Some(Head { sole, ..*head }, kept),
+    }
+}

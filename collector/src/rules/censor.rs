@@ -1,0 +1,208 @@
+//! A verdict at work on the records of one stream.
+//!
+//! What is dropped stays a hole in the tape, with its reason: records that come in tile a range, and those that go out
+//! tile the same range. Nothing is kept between calls but what belongs to an unfinished line.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{Budget, Verdict};
+use crate::event::{Body, Flags, HoleReason, Record};
+
+/// One stream's.
+#[derive(Debug, Default)]
+pub struct Censor {
+    verdict: Arc<Verdict>,
+    /// The pieces of the line at hand are dropped: its first one was.
+    dropping: bool,
+    /// The next missing bytes are missing because the stream was switched off.
+    was_off: bool,
+    /// A piece of an unfinished line has gone out or was dropped.
+    inside: bool,
+}
+
+/// What became of some records, beside what they say themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Censored {
+    /// Secrets taken out.
+    pub redactions: u64,
+    /// Lines dropped by the rate.
+    pub limited_lines: u64,
+}
+
+// === impl Censor ===
+
+impl Censor {
+    /// A verdict that holds from the next record on; true where it switches the stream on or off.
+    pub fn judge(&mut self, verdict: Arc<Verdict>) -> bool {
+        let switched = self.verdict.off != verdict.off;
+        self.was_off |= verdict.off;
+        self.verdict = verdict;
+        switched
+    }
+
+    /// True where nothing is to be sent.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.verdict.off
+    }
+
+    /// True where a secret could lie across the pieces of a line.
+    #[must_use]
+    pub fn wants_whole_lines(&self) -> bool {
+        !self.verdict.redact.is_empty()
+    }
+
+    /// True where records pass as they are.
+    fn is_idle(&self) -> bool {
+        let Verdict { off, redact, rate, .. } = &*self.verdict;
+        !off && !self.was_off && redact.is_empty() && rate.is_none() && !self.dropping
+    }
+
+    /// Does to `records` what the verdict says. `now` is the time by which lines are limited.
+    pub fn apply(&mut self, records: &mut Vec<Record>, budget: &Budget, now: Instant) -> Censored {
+        let mut censored = Censored::default();
+        if self.is_idle() {
+            return censored;
+        }
+        for record in records.iter_mut() {
+            let body = std::mem::replace(&mut record.body, Body::Hole(HoleReason::Unknown));
+            record.body = match body {
+                Body::Hole(reason) => Body::Hole(self.hole(reason)),
+                Body::Line(line) => match self.drops(record.flags, budget, now, &mut censored) {
+                    Some(reason) => Body::Hole(reason),
+                    None => {
+                        let (line, taken) = self.verdict.redact.apply(line);
+                        censored.redactions = censored.redactions.saturating_add(taken);
+                        Body::Line(line)
+                    }
+                },
+            };
+            if matches!(record.body, Body::Hole(_)) {
+                record.flags = Flags::NONE;
+            }
+        }
+        records.dedup_by(|next, before| joined(before, next));
+        censored
+    }
+
+    /// Why bytes are not here: a stream that was switched off has none.
+    fn hole(&mut self, reason: HoleReason) -> HoleReason {
+        (self.inside, self.dropping) = (false, false);
+        let ours = reason == HoleReason::Missing && self.was_off;
+        self.was_off = self.verdict.off;
+        if ours { HoleReason::RuleDrop } else { reason }
+    }
+
+    /// Why a line is dropped, or a piece of one: pieces go the way of their first.
+    fn drops(
+        &mut self,
+        flags: Flags,
+        budget: &Budget,
+        now: Instant,
+        censored: &mut Censored,
+    ) -> Option<HoleReason> {
+        self.was_off = self.verdict.off;
+        let begins = !std::mem::replace(&mut self.inside, flags.has(Flags::PARTIAL));
+        if self.verdict.off {
+            return Some(HoleReason::RuleDrop);
+        }
+        if begins {
+            self.dropping = self.verdict.rate.is_some_and(|rate| !budget.take(rate, now));
+            censored.limited_lines = censored.limited_lines.saturating_add(u64::from(self.dropping));
+        }
+        self.dropping.then_some(HoleReason::RateLimit)
+    }
+}
+
+/// Makes one of two neighbouring holes of one reason.
+fn joined(before: &mut Record, next: &mut Record) -> bool {
+    let same = matches!((&before.body, &next.body), (Body::Hole(a), Body::Hole(b)) if a == b);
+    let joins = same && before.to == next.from;
+    if joins {
+        before.to = next.to;
+    }
+    joins
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::rules::{Rate, Redactor};
+
+    fn lines(from: u64, texts: &[&str]) -> Vec<Record> {
+        let mut at = from;
+        let record = |text: &&str| {
+            let (from, partial) = (at, text.ends_with('\\'));
+            at += u64::try_from(text.len()).expect("short");
+            let flags = if partial { Flags::PARTIAL } else { Flags::NONE };
+            Record {
+                from,
+                to: at,
+                time_ns: 1,
+                flags,
+                body: Body::Line(Bytes::copy_from_slice(text.as_bytes())),
+            }
+        };
+        texts.iter().map(record).collect()
+    }
+
+    fn shown(records: &[Record]) -> Vec<String> {
+        let show = |r: &Record| match &r.body {
+            Body::Line(line) => format!("{}..{} {}", r.from, r.to, String::from_utf8_lossy(line)),
+            Body::Hole(reason) => format!("{}..{} -{}", r.from, r.to, reason.label()),
+        };
+        records.iter().map(show).collect()
+    }
+
+    fn hole(from: u64, to: u64, reason: HoleReason) -> Record {
+        Record { from, to, time_ns: 1, flags: Flags::NONE, body: Body::Hole(reason) }
+    }
+
+    #[test]
+    fn lines_above_the_rate_are_one_hole_and_pieces_go_with_their_line() {
+        let mut censor = Censor::default();
+        let rate = Some(Rate { lines_per_sec: 1, burst_lines: 1 });
+        censor.judge(Arc::new(Verdict { rate, ..Verdict::default() }));
+        let (budget, now) = (Budget::default(), Instant::now());
+        let mut records = lines(0, &["a\\", "a", "b", "c\\", "c", "d\\"]);
+        let done = censor.apply(&mut records, &budget, now);
+        assert_eq!(shown(&records), ["0..2 a\\", "2..3 a", "3..9 -rate_limit"]);
+        assert_eq!(done.limited_lines, 3);
+        let mut rest = lines(9, &["d", "e"]);
+        censor.apply(&mut rest, &budget, now + std::time::Duration::from_secs(1));
+        assert_eq!(shown(&rest), ["9..10 -rate_limit", "10..11 e"], "the end of a line that was dropped");
+    }
+
+    #[test]
+    fn what_a_switched_off_stream_lacks_is_the_rule_s_doing() {
+        let mut censor = Censor::default();
+        let (budget, now) = (Budget::default(), Instant::now());
+        assert!(censor.judge(Arc::new(Verdict { off: true, ..Verdict::default() })));
+        let mut late = lines(0, &["late"]);
+        late.push(hole(4, 6, HoleReason::Overflow));
+        censor.apply(&mut late, &budget, now);
+        assert_eq!(shown(&late), ["0..4 -rule_drop", "4..6 -overflow"]);
+        assert!(censor.judge(Arc::default()));
+        let mut back = vec![hole(6, 90, HoleReason::Missing)];
+        back.extend(lines(90, &["x"]));
+        back.push(hole(91, 95, HoleReason::Missing));
+        censor.apply(&mut back, &budget, now);
+        assert_eq!(shown(&back), ["6..90 -rule_drop", "90..91 x", "91..95 -missing"]);
+        assert!(!censor.judge(Arc::default()));
+    }
+
+    #[test]
+    fn offsets_stay_those_of_the_stream_whatever_is_taken_out() {
+        let mut censor = Censor::default();
+        let redact = Redactor::of("email").expect("preset");
+        censor.judge(Arc::new(Verdict { redact, ..Verdict::default() }));
+        let mut records = lines(7, &["a@b.cd", "plain"]);
+        let done = censor.apply(&mut records, &Budget::default(), Instant::now());
+        assert_eq!(shown(&records), ["7..13 [redacted:email]", "13..18 plain"]);
+        assert_eq!(done.redactions, 1);
+    }
+}

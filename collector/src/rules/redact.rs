@@ -1,0 +1,309 @@
+//! Secrets taken out of a line before anything keeps or sends it.
+//!
+//! Only our copy: containerd's own log is not ours. Patterns run in time linear in the line, whatever they say. They see one
+//! record at a time, so a secret that lies across the end of a piece (lines of more than 256 KiB) is not found.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use regex::bytes::{Captures, Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+
+/// A pattern that stands ready under a name.
+struct Preset {
+    name: &'static str,
+    pattern: &'static str,
+    /// What only a look at the digits can tell.
+    check: Option<fn(&[u8]) -> bool>,
+}
+
+const PRESETS: [Preset; 8] = [
+    Preset {
+        name: "email",
+        pattern: r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+",
+        check: None,
+    },
+    Preset {
+        name: "ipv4",
+        pattern: r"(?-u:\b)(?:(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])\.){3}(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(?-u:\b)",
+        check: None,
+    },
+    Preset { name: "credit_card", pattern: r"(?-u:\b)[0-9](?:[ -]?[0-9]){12,18}(?-u:\b)", check: Some(luhn) },
+    Preset {
+        name: "authorization",
+        pattern: r"(?i-u)\b(?:bearer|basic)[ \t]+(?P<secret>[a-z0-9._~+/=-]{8,})",
+        check: None,
+    },
+    Preset {
+        name: "jwt",
+        pattern: r"(?-u:\b)eyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*",
+        check: None,
+    },
+    Preset { name: "aws_access_key", pattern: r"(?-u:\b)(?:AKIA|ASIA)[A-Z0-9]{16}(?-u:\b)", check: None },
+    Preset {
+        name: "password",
+        pattern: concat!(
+            r"(?i-u)(?:pass(?:word|wd|phrase)?|secret|token|api[_-]?key|access[_-]?key)",
+            r#"["']?[ \t]*[:=][ \t]*(?:"(?P<secret>[^"]+)"|'(?P<secret2>[^']+)'|(?P<secret3>[^\s"',;&]+))"#
+        ),
+        check: None,
+    },
+    Preset { name: "url_password", pattern: r"(?-u)://[^/\s:@]*:(?P<secret>[^/\s@]+)@", check: None },
+];
+
+/// Groups of a pattern that are taken out instead of the whole match.
+const GROUPS: [&str; 3] = ["secret", "secret2", "secret3"];
+/// Memory of one compiled pattern; the same for all, so that no configuration can make the collector large.
+const SIZE_MAX: usize = 1 << 20;
+
+/// What is taken out, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Redactor {
+    all: Vec<Secret>,
+    /// Which of them are in a line at all: most lines have none.
+    set: Option<RegexSet>,
+}
+
+#[derive(Clone, Debug)]
+struct Secret {
+    name: String,
+    regex: Regex,
+    check: Option<fn(&[u8]) -> bool>,
+    /// What stands in its place.
+    mark: Vec<u8>,
+}
+
+// === impl Redactor ===
+
+impl Redactor {
+    /// Names that may be given instead of a pattern.
+    #[must_use]
+    pub fn presets() -> String {
+        PRESETS.map(|preset| preset.name).join(", ")
+    }
+
+    /// A preset's name, or a regular expression.
+    ///
+    /// # Errors
+    /// It is neither; says why.
+    pub fn of(what: &str) -> Result<Self, String> {
+        if what.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            return Self::preset(what);
+        }
+        let regex = compile(what).map_err(|fault| format!("{what:?} is no regular expression: {fault}"))?;
+        if regex.is_match(b"") {
+            return Err(format!("{what:?} matches where there is nothing, so it would be found everywhere"));
+        }
+        Ok(Self::one(what, regex, None, "pattern"))
+    }
+
+    /// What stands ready under a name.
+    ///
+    /// # Errors
+    /// Nothing does.
+    pub fn preset(name: &str) -> Result<Self, String> {
+        let preset = PRESETS.iter().find(|preset| preset.name == name);
+        let preset =
+            preset.ok_or_else(|| format!("there is no {name:?}; the names are {}", Self::presets()))?;
+        let regex = compile(preset.pattern).map_err(|fault| fault.to_string())?;
+        Ok(Self::one(name, regex, preset.check, name))
+    }
+
+    fn one(name: &str, regex: Regex, check: Option<fn(&[u8]) -> bool>, mark: &str) -> Self {
+        let mark = format!("[redacted:{mark}]").into_bytes();
+        Self { all: vec![Secret { name: name.to_owned(), regex, check, mark }], set: None }.ready()
+    }
+
+    /// Both; what they have in common once.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        for secret in &other.all {
+            if !self.all.iter().any(|known| known.name == secret.name) {
+                self.all.push(secret.clone());
+            }
+        }
+        self.ready()
+    }
+
+    /// True where nothing is taken out.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// The presets and patterns, as they were given.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.all.iter().map(|secret| secret.name.as_str())
+    }
+
+    /// The line without them; the same bytes where there is none. Also says how many were taken out.
+    #[must_use]
+    pub fn apply(&self, line: Bytes) -> (Bytes, u64) {
+        let Some(set) = &self.set else { return (line, 0) };
+        let found = set.matches(&line);
+        let (mut line, mut taken) = (line, 0);
+        // A later pattern sees what an earlier one left; the set only says which are worth asking.
+        for secret in found.into_iter().filter_map(|n| self.all.get(n)) {
+            if let Some((shorter, n)) = secret.take_out(&line) {
+                line = shorter;
+                taken += n;
+            }
+        }
+        (line, taken)
+    }
+
+    /// With the set that belongs to its patterns. One that cannot be built (all together are too large) is done without.
+    fn ready(mut self) -> Self {
+        let patterns = self.all.iter().map(|secret| secret.regex.as_str());
+        self.set = RegexSetBuilder::new(patterns).size_limit(SIZE_MAX * self.all.len().max(1)).build().ok();
+        if self.all.is_empty() {
+            self.set = None;
+        }
+        self
+    }
+}
+
+impl PartialEq for Redactor {
+    fn eq(&self, other: &Self) -> bool {
+        self.names().eq(other.names())
+    }
+}
+
+impl Eq for Redactor {}
+
+// === impl Secret ===
+
+impl Secret {
+    /// The line without it, and how often it was there; `None` where it was not.
+    fn take_out(&self, line: &[u8]) -> Option<(Bytes, u64)> {
+        let (mut out, mut kept, mut taken) = (Vec::new(), 0, 0);
+        for captures in self.regex.captures_iter(line) {
+            let Some(range) = self.range(&captures) else { continue };
+            out.extend_from_slice(line.get(kept..range.start)?);
+            out.extend_from_slice(&self.mark);
+            kept = range.end;
+            taken += 1;
+        }
+        if taken == 0 {
+            return None;
+        }
+        out.extend_from_slice(line.get(kept..)?);
+        Some((Bytes::from(out), taken))
+    }
+
+    fn range(&self, captures: &Captures<'_>) -> Option<Range<usize>> {
+        let group = GROUPS.iter().find_map(|name| captures.name(name));
+        let found = group.or_else(|| captures.get(0))?;
+        self.check.is_none_or(|check| check(found.as_bytes())).then(|| found.range())
+    }
+}
+
+fn compile(pattern: &str) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(pattern).size_limit(SIZE_MAX).build()
+}
+
+/// The check digit of payment cards (ISO/IEC 7812-1, annex B); what lies between the digits is passed over.
+fn luhn(digits: &[u8]) -> bool {
+    let digits = digits.iter().filter(|b| b.is_ascii_digit()).map(|b| u32::from(b - b'0'));
+    let digits: Vec<u32> = digits.collect();
+    let sum: u32 = digits
+        .iter()
+        .rev()
+        .enumerate()
+        .map(|(n, digit)| match (n % 2, digit * 2) {
+            (0, _) => *digit,
+            (_, twice) if twice > 9 => twice - 9,
+            (_, twice) => twice,
+        })
+        .sum();
+    sum.is_multiple_of(10)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Every preset.
+    static ALL: LazyLock<Redactor> = LazyLock::new(|| {
+        PRESETS.iter().fold(Redactor::default(), |all, p| all.and(&Redactor::of(p.name).expect(p.name)))
+    });
+
+    fn without(what: &[&str], line: &str) -> String {
+        let all =
+            what.iter().fold(Redactor::default(), |all, what| all.and(&Redactor::of(what).expect(what)));
+        String::from_utf8(all.apply(Bytes::copy_from_slice(line.as_bytes())).0.to_vec()).expect("text")
+    }
+
+    #[test]
+    fn presets_find_what_they_are_for_and_leave_the_rest() {
+        let cases = [
+            ("email", "to: jo.e+x@mail.example.org!", "to: [redacted:email]!"),
+            ("email", "a@b, user@host", "a@b, user@host"),
+            ("ipv4", "from 10.0.0.255:80", "from [redacted:ipv4]:80"),
+            ("ipv4", "version 1.2.3 or 1.2.3.999", "version 1.2.3 or 1.2.3.999"),
+            ("credit_card", "4111 1111 1111 1111.", "[redacted:credit_card]."),
+            ("credit_card", "order 4111111111111112", "order 4111111111111112"),
+            (
+                "authorization",
+                "Authorization: Bearer abcDEF123~x=",
+                "Authorization: Bearer [redacted:authorization]",
+            ),
+            ("jwt", "t=eyJhbGci.eyJzdWIi.c2ln", "t=[redacted:jwt]"),
+            ("aws_access_key", "AKIAIOSFODNN7EXAMPLE", "[redacted:aws_access_key]"),
+            ("password", "db_password=hunter2&x=1", "db_password=[redacted:password]&x=1"),
+            ("password", r#"{"apiKey": "a b", "n":1}"#, r#"{"apiKey": "[redacted:password]", "n":1}"#),
+            ("password", "PASSWORD: 'it is'", "PASSWORD: '[redacted:password]'"),
+            ("password", "the password is long", "the password is long"),
+            ("url_password", "amqp://u:p%40ss@host/v", "amqp://u:[redacted:url_password]@host/v"),
+        ];
+        for (preset, line, expected) in cases {
+            assert_eq!(without(&[preset], line), expected, "{preset}");
+        }
+        assert_eq!(PRESETS.len(), Redactor::presets().split(", ").count());
+    }
+
+    #[test]
+    fn a_pattern_of_one_s_own_may_name_the_part_that_goes() {
+        assert_eq!(without(&[r"ssn=\d+"], "ssn=123 ok"), "[redacted:pattern] ok");
+        assert_eq!(
+            without(&[r"ssn=(?P<secret>\d+)"], "ssn=123 ssn=4"),
+            "ssn=[redacted:pattern] ssn=[redacted:pattern]"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_said() {
+        let said = |what: &str| Redactor::of(what).expect_err(what);
+        assert!(said("e_mail").contains("the names are email"));
+        assert!(said("(").contains("is no regular expression"));
+        assert!(said("x*").contains("found everywhere"));
+        assert!(said(r"\w{1000}{1000}").contains("is no regular expression"));
+    }
+
+    #[test]
+    fn a_line_without_secrets_is_not_copied() {
+        let line = Bytes::from_static(b"nothing to see here");
+        let (same, taken) = Redactor::of("email").expect("preset").apply(line.clone());
+        assert_eq!((same.as_ptr(), taken), (line.as_ptr(), 0));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_of_a_secret_is_left(before in "[ -~]{0,40}", after in "[ -~]{0,40}") {
+            let line = format!("{before} joe@example.org {after} bearer 0123456789abcdef {after}");
+            let (out, _) = ALL.apply(Bytes::from(line));
+            let out = String::from_utf8_lossy(&out);
+            prop_assert!(!out.contains("joe@example.org"), "{}", out);
+            prop_assert!(!out.contains("0123456789abcdef"), "{}", out);
+        }
+
+        #[test]
+        fn any_bytes_are_taken(line in prop::collection::vec(any::<u8>(), 0..200)) {
+            let (once, _) = ALL.apply(Bytes::from(line));
+            prop_assert!(once.len() < 200 * 40);
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! No wake-up is lost: the link thread that has armed, looked and seen nothing is rung for whatever came since.
+
+use containerd_shim_tap_loom::alarm::Alarm;
+use loom::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+};
+
+#[test]
+fn a_byte_that_is_not_seen_rings() {
+    loom::model(|| {
+        let shared = Arc::new((Alarm::new(), AtomicU64::new(0), AtomicBool::new(false)));
+        let relay = Arc::clone(&shared);
+        let relay = thread::spawn(move || {
+            let (alarm, pos, bell) = &*relay;
+            pos.store(1, Ordering::Release);
+            if alarm.goes_off() {
+                bell.store(true, Ordering::Release);
+            }
+        });
+        let (alarm, pos, bell) = &*shared;
+        alarm.arm();
+        let seen = pos.load(Ordering::Acquire) == 1;
+        relay.join().unwrap();
+        assert!(seen || bell.load(Ordering::Acquire), "it sleeps, and nobody wakes it");
+    });
+}
+
+#[test]
+fn it_rings_once_for_an_arming() {
+    loom::model(|| {
+        let alarm = Arc::new(Alarm::new());
+        alarm.arm();
+        let other = Arc::clone(&alarm);
+        let other = thread::spawn(move || u32::from(other.goes_off()));
+        let here = u32::from(alarm.goes_off());
+        assert_eq!(other.join().unwrap() + here, 1);
+    });
+}

@@ -1,0 +1,144 @@
+//! What `./dev soak` runs: pieces of chaos, one after the other and each with a seed of its own, until there were so many
+//! deaths or the time is over; then a page for `docs/`.
+//!
+//! Ends with 1 where anything was wrong. Needs root: half of its pieces are on private containerds.
+
+use std::{
+    path::PathBuf,
+    process::{Command, ExitCode},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use shimtap_tests::{
+    chaos::{
+        self, Ground, Order, dice,
+        report::{self, Piece},
+        schedule::Mix,
+        tally::Tally,
+    },
+    rig::Version,
+};
+
+const USAGE: &str = "soak [--deaths N] [--minutes N] [--seed N] [--ground standin|real|all] [--report FILE]";
+
+struct Wanted {
+    deaths: u64,
+    time: Duration,
+    seed: u64,
+    ground: String,
+    report: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match parse(std::env::args().skip(1)).and_then(|wanted| soak(&wanted)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(fault) => {
+            eprintln!("soak: {fault:#}\n{USAGE}");
+            ExitCode::from(64)
+        }
+    }
+}
+
+fn parse(mut words: impl Iterator<Item = String>) -> Result<Wanted> {
+    let mut wanted = Wanted {
+        deaths: 10_000,
+        time: Duration::from_secs(3600 * 24),
+        seed: dice::SEED,
+        ground: "all".to_owned(),
+        report: None,
+    };
+    while let Some(word) = words.next() {
+        let value = words.next().with_context(|| format!("{word} needs a value"))?;
+        let number = || value.parse::<u64>().with_context(|| format!("{word} {value}"));
+        match word.as_str() {
+            "--deaths" => wanted.deaths = number()?,
+            "--minutes" => wanted.time = Duration::from_secs(60 * number()?),
+            "--seed" => wanted.seed = number()?,
+            "--ground" if ["standin", "real", "all"].contains(&value.as_str()) => wanted.ground = value,
+            "--report" => wanted.report = Some(value.into()),
+            _ => bail!("{word} is unknown"),
+        }
+    }
+    Ok(wanted)
+}
+
+/// The pieces of a round: nine tenths of the deaths are on stand-ins, where requests are counted.
+fn round(seed: u64) -> [Order; 6] {
+    let standin = || Order::new(Ground::Standin, seed, 400, 3);
+    let quick = Mix { hangs: 0, ..Mix::default() };
+    let hung = Mix { hangs: 100, pause: Duration::from_millis(100), ..Mix::default() };
+    let slow = Mix { hangs: 0, pause: Duration::from_millis(100), ..Mix::default() };
+    [
+        standin().mix(quick),
+        Order::new(Ground::Real(Version::Pinned), seed, 150, 3),
+        Order { deaths: 5, lanes: 6, ..standin() }.mix(hung),
+        Order { deaths: 60, lanes: 1, ..standin() }.mix(slow).with_threshold(),
+        Order::new(Ground::Real(Version::Packaged), seed, 150, 3),
+        Order { seed: seed.wrapping_add(1 << 32), ..standin() }.mix(quick),
+    ]
+}
+
+fn soak(wanted: &Wanted) -> Result<bool> {
+    let (mut tally, mut pieces, began) = (Tally::default(), Vec::new(), Instant::now());
+    'rounds: for n in 0.. {
+        let mut orders = round(wanted.seed.wrapping_add(n)).to_vec();
+        orders.retain(|order| match wanted.ground.as_str() {
+            "standin" => order.ground == Ground::Standin,
+            "real" => order.ground != Ground::Standin,
+            _ => true,
+        });
+        for order in orders {
+            if tally.died() >= wanted.deaths || began.elapsed() >= wanted.time {
+                break 'rounds;
+            }
+            let start = Instant::now();
+            let of_it = chaos::run(&order);
+            let what = format!(
+                "{:?}{}, {} side by side, {} % hang, seed {}",
+                order.ground,
+                if order.threshold { ", with safe mode" } else { "" },
+                order.lanes,
+                order.mix.hangs,
+                order.seed
+            );
+            let green = of_it.faults.is_empty();
+            for fault in &of_it.faults {
+                println!("{fault}");
+            }
+            let piece = Piece { what, deaths: of_it.died(), took: start.elapsed().as_secs(), green };
+            tally.add(of_it);
+            let how = if green { "green" } else { "FAILED" };
+            println!("{}: {} deaths, {} in all, {how}", piece.what, piece.deaths, tally.died());
+            pieces.push(piece);
+            // After each piece: a run that is interrupted has its page all the same.
+            if let Some(path) = &wanted.report {
+                let text = report::page(&head(wanted, began), &tally, &pieces)?;
+                std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+            }
+        }
+    }
+    if wanted.report.is_none() {
+        println!("{}", report::page(&head(wanted, began), &tally, &pieces)?);
+    }
+    Ok(tally.faults.is_empty())
+}
+
+fn head(wanted: &Wanted, began: Instant) -> Vec<(&'static str, String)> {
+    let said = |program: &str, words: &[&str]| {
+        let output = Command::new(program).args(words).output();
+        output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default()
+    };
+    let release = |version: Version| {
+        version.tools().map_or_else(|why| format!("none ({why:#})"), |t| t.release.to_string())
+    };
+    vec![
+        ("date (UTC)", said("date", &["-u", "+%Y-%m-%d %H:%M"])),
+        ("kernel", said("uname", &["-srm"])),
+        ("containerd", format!("{} and {}", release(Version::Packaged), release(Version::Pinned))),
+        ("build", if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned()),
+        ("seed", format!("{} (`--seed`)", wanted.seed)),
+        ("minutes", (began.elapsed().as_secs() / 60).to_string()),
+    ]
+}

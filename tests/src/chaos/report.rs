@@ -1,0 +1,131 @@
+//! A run as a page: what was done to the wrappers, what went on meanwhile, and what was wrong.
+//!
+//! It shows figures and judges nothing: whether a run was green is whether it has no faults.
+
+use std::fmt::Write;
+
+use anyhow::{Context, Result};
+
+use super::{
+    schedule::Role,
+    tally::{Tally, Volume},
+};
+use crate::fault::Fault;
+
+/// One line of the list of pieces.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// Where it was, and its seed.
+    pub what: String,
+    /// Its deaths.
+    pub deaths: u64,
+    /// Seconds.
+    pub took: u64,
+    /// Whether it had no faults.
+    pub green: bool,
+}
+
+/// What a page begins with: names and values.
+pub type Head<'a> = [(&'a str, String)];
+
+/// The page.
+///
+/// # Errors
+/// None: writing into memory does not fail.
+pub fn page(head: &Head<'_>, tally: &Tally, pieces: &[Piece]) -> Result<String> {
+    let mut out =
+        String::from("# A chaos run\n\nWritten by `./dev soak`; not by hand.\n\n| | |\n|---|---|\n");
+    for (name, value) in head {
+        writeln!(out, "| {name} | {value} |").context("write")?;
+    }
+    deaths(&mut out, tally)?;
+    losses(&mut out, tally)?;
+    work(&mut out, tally)?;
+    writeln!(out, "\n## Pieces\n\n| piece | deaths | seconds | |\n|---|---|---|---|").context("write")?;
+    for piece in pieces {
+        let how = if piece.green { "green" } else { "**failed**" };
+        writeln!(out, "| {} | {} | {} | {how} |", piece.what, piece.deaths, piece.took).context("write")?;
+    }
+    Ok(out)
+}
+
+fn deaths(out: &mut String, tally: &Tally) -> Result<()> {
+    let hung: u64 = tally.deaths.iter().filter(|((_, fault), _)| fault.hangs()).map(|(_, n)| n).sum();
+    let at_calls: u64 = tally.places.values().sum();
+    writeln!(
+        out,
+        "\n## Deaths\n\n{} deaths, {hung} of them of hung processes; {at_calls} at a chosen system call, the rest at any instant.\n",
+        tally.died()
+    )?;
+    writeln!(out, "| | {} |\n|---|---|---|---|---|", Fault::ALL.map(|fault| fault.to_string()).join(" | "))?;
+    for role in [Role::Worker, Role::Keeper] {
+        let cells = Fault::ALL.map(|fault| tally.deaths.get(&(role, fault)).unwrap_or(&0).to_string());
+        writeln!(out, "| {role} | {} |", cells.join(" | "))?;
+    }
+    let places: Vec<String> = tally.places.iter().map(|(place, n)| format!("`{place}` {n}")).collect();
+    writeln!(out, "\nSystem calls, before (`>`) and after (`<`) them: {}.", places.join(", "))?;
+    let restarts: Vec<String> =
+        tally.restarts.iter().filter(|(_, n)| **n > 0).map(|(why, n)| format!("{why} {n}")).collect();
+    writeln!(out, "\nReplacements that the collector was told of: {}.", restarts.join(", "))?;
+    writeln!(
+        out,
+        "\nMost workers of one wrapper: {}. Time without a worker, of all: {:.1} s.",
+        tally.generation,
+        tally.without_worker.as_secs_f64()
+    )?;
+    writeln!(out, "\n| longest wait | ms |\n|---|---|")?;
+    for (kind, wait) in &tally.longest {
+        writeln!(out, "| {kind} | {} |", wait.as_millis())?;
+    }
+    Ok(())
+}
+
+fn losses(out: &mut String, tally: &Tally) -> Result<()> {
+    let row = |volume: Volume| format!("{} lines, {} bytes", volume.lines, volume.bytes);
+    writeln!(out, "\n## Losses\n\n| | |\n|---|---|")?;
+    writeln!(
+        out,
+        "| faults: lost, doubled, reordered, refused, wrongly answered, left behind | {} |",
+        tally.faults.len()
+    )?;
+    writeln!(
+        out,
+        "| requests that the stand-in counted, each once and unchanged | {} on {} connections, up to {} bytes |",
+        tally.requests, tally.connections, tally.largest
+    )?;
+    writeln!(out, "| frames that the wrappers say they relayed | {} |", tally.frames)?;
+    writeln!(out, "| containerd's side read what was written | {} |", row(tally.outside))?;
+    writeln!(out, "| of captured streams was written | {} |", row(tally.captured))?;
+    writeln!(out, "| of it the collector's file holds | {} |", row(tally.inside))?;
+    let gaps: Vec<String> = tally.gaps.iter().map(|(why, bytes)| format!("{why} {bytes}")).collect();
+    writeln!(
+        out,
+        "| bytes that the file admits to miss | {} |",
+        if gaps.is_empty() { "0".to_owned() } else { gaps.join(", ") }
+    )?;
+    writeln!(
+        out,
+        "| pods that ran unwrapped (their keeper died before `start` was answered), as the collector was told | {} |",
+        tally.unwrapped
+    )?;
+    writeln!(out, "| streams not captured, as the collector was told | {} |", tally.not_captured)?;
+    writeln!(out, "| containers absent from the file for one of these two reasons | {} |", tally.absent)?;
+    let given_up: Vec<String> = tally.given_up.iter().map(|(call, n)| format!("{call} {n}")).collect();
+    writeln!(
+        out,
+        "| calls that containerd gave up by itself after 2 s while something hung, asked again | {} |",
+        if given_up.is_empty() { "0".to_owned() } else { given_up.join(", ") }
+    )?;
+    for fault in &tally.faults {
+        writeln!(out, "\n```\n{fault}\n```")?;
+    }
+    Ok(())
+}
+
+fn work(out: &mut String, tally: &Tally) -> Result<()> {
+    writeln!(out, "\n## Work under fire\n\n| kind | done, each judged |\n|---|---|")?;
+    for (kind, n) in &tally.done {
+        writeln!(out, "| {kind} | {n} |")?;
+    }
+    Ok(())
+}
