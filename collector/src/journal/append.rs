@@ -4,14 +4,7 @@
 //! write(2) of its frame has come back (and fdatasync(2), where the configuration wants that); a failing disk is waited
 //! for, never given up. Each byte of output is copied once, into the payload that is packed.
 
-use std::{
-    fs::File,
-    io::{self, Write},
-    path::PathBuf,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{io::Write, sync::Arc, thread, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -20,14 +13,14 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Journal, JournalFault, State,
+    Journal, JournalFault,
     format::{
         entry::{put_batch, put_stream},
         frame::{Head, Kind, Packer},
     },
-    part::{Part, length},
+    part::length,
     settle,
-    tail::{Fresh, FreshBatch},
+    tail::FreshBatch,
 };
 use crate::{
     config::Fsync,
@@ -47,8 +40,6 @@ const GATHER: Duration = Duration::from_millis(25);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// A disk that has room again is found within this time.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// Largest file: what is dropped or rewritten in one go.
-const PART_MAX: u64 = 16 << 20;
 
 /// How often a quiet journal looks for what is too old.
 const TIDY: Duration = Duration::from_secs(60);
@@ -326,93 +317,5 @@ impl Frame {
     fn clear(&mut self) {
         self.payload.clear();
         (self.first, self.next, self.output, self.sole) = (0, 0, 0, 0);
-    }
-}
-
-// === impl Journal ===
-
-/// Where the next frame goes.
-struct Newest {
-    file: Arc<File>,
-    path: PathBuf,
-    size: u64,
-    next: u64,
-    output: u64,
-}
-
-impl Journal {
-    fn newest(&self) -> Result<Newest, JournalFault> {
-        let state = self.state();
-        let part = state.parts.back().ok_or_else(|| JournalFault::Io {
-            doing: "appending to",
-            path: self.dir().to_owned(),
-            source: io::ErrorKind::NotFound.into(),
-        })?;
-        let (next, output) = (state.next, state.output);
-        Ok(Newest { file: Arc::clone(&part.file), path: part.path.clone(), size: part.size, next, output })
-    }
-
-    /// A frame of `length` bytes is in the newest file.
-    fn appended(&self, head: &Head, length: u64, batches: Vec<FreshBatch>) {
-        let mut state = self.state();
-        let State { table, parts, tail, readers, next, output, .. } = &mut *state;
-        // Not before: nobody may take for kept what is only about to be.
-        for batch in &batches {
-            if let Some(row) = table.get_mut(batch.stream) {
-                row.apply(&batch.records, batch.ending, batch.seq);
-            }
-        }
-        if let Some(part) = parts.back_mut() {
-            part.grow(head, part.size.saturating_add(length));
-            for batch in &batches {
-                part.holds(batch.stream, batch.output());
-            }
-        }
-        (*next, *output) = (head.next, head.output);
-        // Nobody reads: whoever comes later reads the files.
-        if !readers.is_empty() && !batches.is_empty() {
-            tail.push(Fresh::new(head, batches));
-        }
-        drop(state);
-        self.totals.journal.frames.add(1);
-        self.totals.journal.bytes.add(length);
-        self.grown.send_replace(head.next);
-    }
-
-    /// Begins a new file where the newest is full, and drops what has to go. Where that fails the old one goes on growing.
-    fn tidy(&self) -> Result<(), JournalFault> {
-        let limit = self.part_limit();
-        let is_full = |part: &Part| part.size.saturating_sub(part.body) >= limit;
-        let full = self.state().parts.back().is_some_and(is_full);
-        if full {
-            self.begin_part()?;
-        }
-        self.retain(now_ns())
-    }
-
-    /// Begins a new file.
-    pub(super) fn begin_part(&self) -> Result<(), JournalFault> {
-        let header = {
-            let mut state = self.state();
-            let State { table, parts, .. } = &mut *state;
-            table.forget(self.remembered, |row| parts.iter().any(|part| part.streams.contains_key(&row.id)));
-            state.table.header(&self.boot, state.next, state.output)
-        };
-        let part = Part::create(self.dir(), &header)?;
-        self.state().parts.push_back(part);
-        Ok(())
-    }
-
-    /// Size at which a file is closed: what is dropped in one go is an eighth of the journal at most.
-    pub(super) fn part_limit(&self) -> u64 {
-        PART_MAX.min(self.budget() / 8)
-    }
-
-    /// Brings a file to the disk.
-    pub(super) fn sync(&self, file: &File) -> io::Result<()> {
-        let start = Instant::now();
-        file.sync_data()?;
-        self.totals.journal.fsync.observe(start.elapsed());
-        Ok(())
     }
 }

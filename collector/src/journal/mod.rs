@@ -1,7 +1,7 @@
 //! The journal: where output lies between the wrappers and the sinks, and what an acknowledgement stands on.
 //!
 //! Layers: `format` (bytes, no IO), `part` (one file), `table` (how far each stream is), `recover` (what a start finds),
-//! `append` (the one writer), `retain` (what has to go), `tail`, `reader` and `cursor` (the way out). A batch is
+//! `append` and `newest` (the one writer), `retain` (what has to go), `tail`, `reader` and `cursor` (the way out). A batch is
 //! acknowledged to its wrapper when the write(2) of its frame has come back, and not before; what was appended is never
 //! changed, only dropped from the old end, and then counted. A slow reader holds nobody.
 //!
@@ -12,6 +12,7 @@ mod append;
 mod cursor;
 mod figures;
 mod format;
+mod newest;
 mod part;
 mod reader;
 mod recover;

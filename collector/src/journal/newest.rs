@@ -1,0 +1,104 @@
+//! The newest part, which alone grows: where the next frame goes, what it changes, and when a new part begins.
+//!
+//! Called by the writer and by nobody else. The table takes a frame when its write(2) has come back, never before.
+
+use std::{fs::File, io, path::PathBuf, sync::Arc};
+
+use tokio::time::Instant;
+
+use super::{
+    Journal, JournalFault, State,
+    format::frame::Head,
+    part::Part,
+    tail::{Fresh, FreshBatch},
+};
+use crate::time::now_ns;
+
+/// Largest file: what is dropped or rewritten in one go.
+const PART_MAX: u64 = 16 << 20;
+
+/// Where the next frame goes.
+pub(super) struct Newest {
+    pub(super) file: Arc<File>,
+    pub(super) path: PathBuf,
+    pub(super) size: u64,
+    pub(super) next: u64,
+    pub(super) output: u64,
+}
+
+impl Journal {
+    pub(super) fn newest(&self) -> Result<Newest, JournalFault> {
+        let state = self.state();
+        let part = state.parts.back().ok_or_else(|| JournalFault::Io {
+            doing: "appending to",
+            path: self.dir().to_owned(),
+            source: io::ErrorKind::NotFound.into(),
+        })?;
+        let (next, output) = (state.next, state.output);
+        Ok(Newest { file: Arc::clone(&part.file), path: part.path.clone(), size: part.size, next, output })
+    }
+
+    /// A frame of `length` bytes is in the newest file.
+    pub(super) fn appended(&self, head: &Head, length: u64, batches: Vec<FreshBatch>) {
+        let mut state = self.state();
+        let State { table, parts, tail, readers, next, output, .. } = &mut *state;
+        // Not before: nobody may take for kept what is only about to be.
+        for batch in &batches {
+            if let Some(row) = table.get_mut(batch.stream) {
+                row.apply(&batch.records, batch.ending, batch.seq);
+            }
+        }
+        if let Some(part) = parts.back_mut() {
+            part.grow(head, part.size.saturating_add(length));
+            for batch in &batches {
+                part.holds(batch.stream, batch.output());
+            }
+        }
+        (*next, *output) = (head.next, head.output);
+        // Nobody reads: whoever comes later reads the files.
+        if !readers.is_empty() && !batches.is_empty() {
+            tail.push(Fresh::new(head, batches));
+        }
+        drop(state);
+        self.totals.journal.frames.add(1);
+        self.totals.journal.bytes.add(length);
+        self.grown.send_replace(head.next);
+    }
+
+    /// Begins a new file where the newest is full, and drops what has to go. Where that fails the old one goes on growing.
+    pub(super) fn tidy(&self) -> Result<(), JournalFault> {
+        let limit = self.part_limit();
+        let is_full = |part: &Part| part.size.saturating_sub(part.body) >= limit;
+        let full = self.state().parts.back().is_some_and(is_full);
+        if full {
+            self.begin_part()?;
+        }
+        self.retain(now_ns())
+    }
+
+    /// Begins a new file.
+    pub(super) fn begin_part(&self) -> Result<(), JournalFault> {
+        let header = {
+            let mut state = self.state();
+            let State { table, parts, .. } = &mut *state;
+            table.forget(self.remembered, |row| parts.iter().any(|part| part.streams.contains_key(&row.id)));
+            state.table.header(&self.boot, state.next, state.output)
+        };
+        let part = Part::create(self.dir(), &header)?;
+        self.state().parts.push_back(part);
+        Ok(())
+    }
+
+    /// Size at which a file is closed: what is dropped in one go is an eighth of the journal at most.
+    pub(super) fn part_limit(&self) -> u64 {
+        PART_MAX.min(self.budget() / 8)
+    }
+
+    /// Brings a file to the disk.
+    pub(super) fn sync(&self, file: &File) -> io::Result<()> {
+        let start = Instant::now();
+        file.sync_data()?;
+        self.totals.journal.fsync.observe(start.elapsed());
+        Ok(())
+    }
+}
