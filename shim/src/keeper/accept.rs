@@ -1,8 +1,6 @@
 //! Accepting: the keeper does it itself, since a connection accepted by a worker would die with it.
 //!
-//! And it does not do it alone (docs/adr/0008): accept(2) gives the connection to one process, which would take it along
-//! if it were killed before it has handed it on. So a child accepts and hands on, that shares the keeper's table of
-//! descriptors while it lives: for either to be killed leaves the connection with the other.
+//! And it does not do it alone: see [`beside`].
 
 use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
@@ -11,14 +9,11 @@ use std::{
 
 use nix::sys::socket::{SockFlag, accept4, getsockopt, sockopt::PeerCredentials};
 
-use super::{BREATH_MS, GRACE_NS, Keeper, protocol::Notice};
+use super::{BREATH_MS, GRACE_NS, Keeper, beside, protocol::Notice};
 use crate::{
     block::{CONNS, Conn, ConnState, Slot, counters::Counter},
-    sys::{Errno, Kernel, epoll, fd, monotonic_ns, pair, process},
+    sys::{Errno, Kernel, epoll, fd, monotonic_ns, pair},
 };
-
-/// Exit status of a child that has accepted and could not tell the worker; no errno has this number.
-const UNTOLD: i32 = 255;
 
 impl Keeper {
     /// Is there room, and is it time?
@@ -50,29 +45,14 @@ impl Keeper {
         let worker = self.worker.as_ref().map(|w| w.pair.as_fd());
         let notice = Notice::accepted(conn);
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        // The lowest free number: whatever the child comes to, its connection is there or nowhere.
-        let number = process::duplicate(listener.as_fd())?.as_raw_fd();
-        let accepted = process::with_shared_descriptors(|| match accept4(listener.as_raw_fd(), flags) {
-            Ok(raw) => {
-                let socket = std::mem::ManuallyDrop::new(fd::adopt(raw));
-                // A worker that cannot be told now finds it in the table.
-                let send = |worker| {
-                    self.expect_sign();
-                    pair::send(worker, &notice, &[socket.as_fd()])
-                };
-                let told = worker.filter(|_| same_user(&socket)).is_some_and(|worker| send(worker).is_ok());
-                if told { 0 } else { UNTOLD }
-            }
-            Err(errno) => errno as i32,
-        });
-        let (socket, told) = match accepted {
-            Ok(end) if fd::is_open(number) => (fd::adopt(number), end == Some(0)),
-            // Killed before it could accept.
-            Ok(None | Some(0 | UNTOLD)) => return Err(Errno::EINTR),
-            Ok(Some(errno)) => return Err(Errno::from_raw(errno)),
-            // Processes are refused: then alone.
-            Err(_) => (fd::adopt(accept4(listener.as_raw_fd(), flags)?), false),
-        };
+        let accept = || accept4(listener.as_raw_fd(), flags).map(fd::adopt);
+        let (socket, told) = beside::make(listener, accept, |socket| {
+            // A worker that cannot be told now finds it in the table.
+            worker.filter(|_| same_user(socket)).is_some_and(|worker| {
+                self.expect_sign();
+                pair::send(worker, &notice, &[socket.as_fd()]).is_ok()
+            })
+        })?;
         if !same_user(&socket) {
             return Err(Errno::EPERM);
         }

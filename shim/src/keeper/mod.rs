@@ -7,6 +7,7 @@
 //! It lives until the worker says that the inner shim is gone and all is said.
 
 mod accept;
+mod beside;
 mod deaths;
 mod image;
 #[cfg(any(test, fuzzing))]
@@ -97,6 +98,15 @@ struct WorkerEnd {
     closed: bool,
     /// It was sent SIGKILL; nothing is left but to wait for its end.
     doomed: bool,
+}
+
+/// What became of a request that was fulfilled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Done {
+    /// The worker has its answer.
+    Told,
+    /// It is to be told.
+    Untold,
 }
 
 /// What a forked worker starts from.
@@ -255,6 +265,9 @@ impl Keeper {
     fn answer(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) {
         let Some(request) = Request::decode(bytes) else { return };
         let result = self.perform(&request, fds);
+        if result == Ok(Done::Told) {
+            return;
+        }
         let errno = result.err().map_or(0, |e| e as i32);
         let answer = Answer { serial: request.serial, errno };
         let fds: Vec<_> = if errno == 0 { self.results(&request) } else { Vec::new() };
@@ -270,7 +283,29 @@ impl Keeper {
             .collect()
     }
 
-    fn perform(&mut self, request: &Request<'_>, fds: Vec<OwnedFd>) -> Kernel<()> {
+    fn perform(&mut self, request: &Request<'_>, fds: Vec<OwnedFd>) -> Kernel<Done> {
+        let missing = !self.slots.contains_key(&request.slot);
+        if request.operation == Operation::OuterWriter && missing {
+            return self.make_outer_writer(request);
+        }
+        self.perform_alone(request, fds).map(|()| Done::Untold)
+    }
+
+    /// Its reader, which may be containerd's, is let in by it; if it were lost then, the log would end there.
+    fn make_outer_writer(&mut self, request: &Request<'_>) -> Kernel<Done> {
+        let reader = self.slots.get(&request.slot.minus_one()).ok_or(Errno::EBADF)?;
+        let worker = self.worker.as_ref().map(|w| w.pair.as_fd());
+        let answer = Answer { serial: request.serial, errno: 0 }.encode();
+        let (writer, told) = beside::make(
+            reader,
+            || open::outer_writer(reader.as_fd()),
+            |writer| worker.is_some_and(|worker| pair::send(worker, &answer, &[writer.as_fd()]).is_ok()),
+        )?;
+        self.hold(request.slot, writer)?;
+        Ok(if told { Done::Told } else { Done::Untold })
+    }
+
+    fn perform_alone(&mut self, request: &Request<'_>, fds: Vec<OwnedFd>) -> Kernel<()> {
         match request.operation {
             Operation::Become => fds.into_iter().next().ok_or(Errno::EBADF).and_then(|i| self.take_image(i)),
             Operation::Ready => {
@@ -296,10 +331,8 @@ impl Keeper {
             Operation::OuterReader => {
                 open::outer_reader(request.path()?).and_then(|fd| self.hold(request.slot, fd))
             }
-            Operation::OuterWriter => {
-                let reader = self.slots.get(&request.slot.minus_one()).ok_or(Errno::EBADF)?;
-                open::outer_writer(reader.as_fd()).and_then(|fd| self.hold(request.slot, fd))
-            }
+            // It is there: see `perform`.
+            Operation::OuterWriter => Ok(()),
             Operation::Connect => {
                 open::inner_socket(&self.block.tables().identity).and_then(|fd| self.hold(request.slot, fd))
             }

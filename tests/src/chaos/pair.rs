@@ -24,6 +24,9 @@ pub const RENEWAL: Duration = Duration::from_secs(30);
 /// So long a named point is waited for: a process with nothing to do never comes to it.
 const POINT: Duration = Duration::from_secs(1);
 
+/// On the command line of keepers and of the workers that they forked.
+const VERB: &str = "tap-keeper";
+
 /// Where pairs are looked for: the living keepers of a place.
 pub type Keepers<'a> = dyn Fn() -> Result<Vec<Process>> + Sync + 'a;
 
@@ -120,7 +123,9 @@ impl Pair {
             }
             let mut mine = keepers()?;
             mine.retain(|keeper| keeper.argv == self.keeper.argv);
-            let all_gone = mine.is_empty() && !self.worker.alive() && !self.keeper.alive();
+            // All of them, not the two that were known: the worker may have been replaced since it was looked up.
+            let lives = |p: &Process| p.state != 'Z' && p.is_of_wrapper(&self.keeper);
+            let all_gone = mine.is_empty() && !procs::with(VERB)?.iter().any(lives);
             let whole = mine.into_iter().find_map(Self::of);
             Ok(whole.map(Some).or(all_gone.then_some(None)))
         });

@@ -60,7 +60,19 @@ impl Process {
     }
 
     fn has_flag(&self, flag: &str, value: &str) -> bool {
-        self.argv.iter().zip(self.argv.iter().skip(1)).any(|(a, b)| a == flag && b == value)
+        self.flag(flag) == Some(value)
+    }
+
+    fn flag(&self, flag: &str) -> Option<&str> {
+        self.argv.iter().zip(self.argv.iter().skip(1)).find(|(a, _)| *a == flag).map(|(_, b)| b.as_str())
+    }
+
+    /// Whether both belong to one wrapper, whichever of its processes they are.
+    #[must_use]
+    pub fn is_of_wrapper(&self, other: &Self) -> bool {
+        ["-namespace", "-id"]
+            .iter()
+            .all(|flag| self.flag(flag).is_some() && self.flag(flag) == other.flag(flag))
     }
 }
 
