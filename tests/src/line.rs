@@ -29,7 +29,7 @@ pub fn tape(seed: u64, count: u64, width: usize) -> Vec<u8> {
 }
 
 /// SplitMix64's finisher: two neighbouring numbers give unrelated words.
-fn mix(word: u64) -> u64 {
+pub(crate) fn mix(word: u64) -> u64 {
     let word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

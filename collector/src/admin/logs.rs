@@ -16,10 +16,13 @@ use tokio::sync::mpsc;
 
 use super::body::Answer;
 use crate::{
-    event::{Batch, Body, Flags, Origin, Record, StreamKind},
+    event::{Batch, Body, Origin, Record, StreamKind},
     journal::Journal,
     priority,
-    sinks::{Source, lines::json::Encoder},
+    sinks::{
+        Source,
+        lines::{cri, json},
+    },
     time::write_rfc3339,
 };
 
@@ -90,7 +93,8 @@ struct Place;
 /// Writes lines in one format.
 struct Writer {
     format: Format,
-    json: Encoder,
+    json: json::Encoder,
+    cri: cri::Encoder,
     out: Vec<u8>,
 }
 
@@ -267,7 +271,7 @@ impl Drop for Place {
 
 impl Writer {
     fn new(format: Format) -> Self {
-        Self { format, json: Encoder::default(), out: Vec::new() }
+        Self { format, json: json::Encoder::default(), cri: cri::Encoder::default(), out: Vec::new() }
     }
 
     fn take(&mut self) -> Bytes {
@@ -275,26 +279,25 @@ impl Writer {
     }
 
     fn record(&mut self, origin: &Origin, record: &Record) {
-        if self.format == Format::Json {
-            self.json.record(&mut self.out, origin, record);
-            return;
+        match self.format {
+            Format::Json => self.json.record(&mut self.out, origin, record),
+            Format::Cri => self.cri.record(&mut self.out, origin, record),
+            Format::Text => self.text(origin, record),
         }
+    }
+
+    fn text(&mut self, origin: &Origin, record: &Record) {
         let mut head = String::new();
         // Writing to a string cannot fail.
         let _ = write_rfc3339(&mut head, record.time_ns);
         let stream = origin.name.stream.label();
-        if self.format == Format::Cri {
-            let tag = if record.flags.has(Flags::PARTIAL) { 'P' } else { 'F' };
-            let _ = write!(head, " {stream} {tag} ");
-        } else {
-            let identity = &origin.identity;
-            let namespace = identity.namespace.as_deref().unwrap_or(&origin.name.namespace);
-            let container = identity.container.as_deref().unwrap_or(&identity.name);
-            let _ = match &identity.pod {
-                Some(pod) => write!(head, " {namespace}/{pod}/{container} {stream} "),
-                None => write!(head, " {namespace}/{container} {stream} "),
-            };
-        }
+        let identity = &origin.identity;
+        let namespace = identity.namespace.as_deref().unwrap_or(&origin.name.namespace);
+        let container = identity.container.as_deref().unwrap_or(&identity.name);
+        let _ = match &identity.pod {
+            Some(pod) => write!(head, " {namespace}/{pod}/{container} {stream} "),
+            None => write!(head, " {namespace}/{container} {stream} "),
+        };
         self.out.extend_from_slice(head.as_bytes());
         match &record.body {
             Body::Line(message) => self.out.extend_from_slice(message),

@@ -6,6 +6,8 @@ use std::{env, time::Duration};
 
 use anyhow::{Context, Result};
 
+use crate::line::mix;
+
 /// The seed of a run that was not told any.
 pub const SEED: u64 = 20_261_121;
 
@@ -60,14 +62,6 @@ impl Dice {
     pub fn length(&mut self, below: u64) -> usize {
         usize::try_from(self.roll(below)).unwrap_or(0)
     }
-}
-
-/// SplitMix64's finisher.
-fn mix(word: u64) -> u64 {
-    let word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
 }
 
 #[cfg(test)]

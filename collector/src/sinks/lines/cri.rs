@@ -13,7 +13,7 @@ const NS_PER_SEC: u64 = 1_000_000_000;
 
 /// Writes records. It keeps the second it wrote last, because most records are of the same one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Encoder {
+pub struct Encoder {
     second: Option<u64>,
     /// `2026-11-21T02:12:41.`
     time: String,
@@ -23,7 +23,7 @@ pub(super) struct Encoder {
 
 impl Encoder {
     /// Appends one record and its newline.
-    pub(super) fn record(&mut self, out: &mut Vec<u8>, origin: &Origin, record: &Record) {
+    pub fn record(&mut self, out: &mut Vec<u8>, origin: &Origin, record: &Record) {
         let (second, ns) = (record.time_ns / NS_PER_SEC, record.time_ns % NS_PER_SEC);
         if self.second != Some(second) {
             self.begin_second(second);

@@ -3,7 +3,7 @@
 //! A line is whole or it is not there: what is pending is written from its front, and a sink that stopped in the
 //! middle of a line goes on with that line's rest.
 
-mod cri;
+pub mod cri;
 mod escape;
 pub mod json;
 mod pending;
