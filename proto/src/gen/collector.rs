@@ -3466,6 +3466,8 @@ pub struct StreamPosition {
     pub next: ::std::option::Option<u64>,
     // @@protoc_insertion_point(field:shimtap.v1.StreamPosition.capture)
     pub capture: bool,
+    // @@protoc_insertion_point(field:shimtap.v1.StreamPosition.spool_to_disk)
+    pub spool_to_disk: bool,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.StreamPosition.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -3502,6 +3504,9 @@ impl ::protobuf::Message for StreamPosition {
                 24 => {
                     self.capture = is.read_bool()?;
                 },
+                32 => {
+                    self.spool_to_disk = is.read_bool()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -3523,6 +3528,9 @@ impl ::protobuf::Message for StreamPosition {
         if self.capture != false {
             my_size += 1 + 1;
         }
+        if self.spool_to_disk != false {
+            my_size += 1 + 1;
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -3537,6 +3545,9 @@ impl ::protobuf::Message for StreamPosition {
         }
         if self.capture != false {
             os.write_bool(3, self.capture)?;
+        }
+        if self.spool_to_disk != false {
+            os.write_bool(4, self.spool_to_disk)?;
         }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
@@ -3558,6 +3569,7 @@ impl ::protobuf::Message for StreamPosition {
         self.handle = 0;
         self.next = ::std::option::Option::None;
         self.capture = false;
+        self.spool_to_disk = false;
         self.special_fields.clear();
     }
 
@@ -3566,6 +3578,7 @@ impl ::protobuf::Message for StreamPosition {
             handle: 0,
             next: ::std::option::Option::None,
             capture: false,
+            spool_to_disk: false,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -3789,6 +3802,8 @@ pub struct Settings {
     pub coalesce_ms: ::std::option::Option<u32>,
     // @@protoc_insertion_point(field:shimtap.v1.Settings.foreign_stats_bound_ms)
     pub foreign_stats_bound_ms: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:shimtap.v1.Settings.spool_bytes)
+    pub spool_bytes: u64,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.Settings.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -3825,6 +3840,9 @@ impl ::protobuf::Message for Settings {
                 24 => {
                     self.foreign_stats_bound_ms = ::std::option::Option::Some(is.read_uint32()?);
                 },
+                32 => {
+                    self.spool_bytes = is.read_uint64()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -3846,6 +3864,9 @@ impl ::protobuf::Message for Settings {
         if let Some(v) = self.foreign_stats_bound_ms {
             my_size += ::protobuf::rt::uint32_size(3, v);
         }
+        if self.spool_bytes != 0 {
+            my_size += ::protobuf::rt::uint64_size(4, self.spool_bytes);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -3860,6 +3881,9 @@ impl ::protobuf::Message for Settings {
         }
         if let Some(v) = self.foreign_stats_bound_ms {
             os.write_uint32(3, v)?;
+        }
+        if self.spool_bytes != 0 {
+            os.write_uint64(4, self.spool_bytes)?;
         }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
@@ -3881,6 +3905,7 @@ impl ::protobuf::Message for Settings {
         self.stats_interval_ms = 0;
         self.coalesce_ms = ::std::option::Option::None;
         self.foreign_stats_bound_ms = ::std::option::Option::None;
+        self.spool_bytes = 0;
         self.special_fields.clear();
     }
 
@@ -3889,6 +3914,7 @@ impl ::protobuf::Message for Settings {
             stats_interval_ms: 0,
             coalesce_ms: ::std::option::Option::None,
             foreign_stats_bound_ms: ::std::option::Option::None,
+            spool_bytes: 0,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -4040,6 +4066,8 @@ pub enum GapReason {
     GAP_REASON_READER_GONE_AFTER_KILL = 4,
     // @@protoc_insertion_point(enum_value:shimtap.v1.GapReason.GAP_REASON_CAPTURE_OFF)
     GAP_REASON_CAPTURE_OFF = 5,
+    // @@protoc_insertion_point(enum_value:shimtap.v1.GapReason.GAP_REASON_SPOOL_LOST)
+    GAP_REASON_SPOOL_LOST = 6,
 }
 
 impl ::protobuf::Enum for GapReason {
@@ -4057,6 +4085,7 @@ impl ::protobuf::Enum for GapReason {
             3 => ::std::option::Option::Some(GapReason::GAP_REASON_SAFE_MODE),
             4 => ::std::option::Option::Some(GapReason::GAP_REASON_READER_GONE_AFTER_KILL),
             5 => ::std::option::Option::Some(GapReason::GAP_REASON_CAPTURE_OFF),
+            6 => ::std::option::Option::Some(GapReason::GAP_REASON_SPOOL_LOST),
             _ => ::std::option::Option::None
         }
     }
@@ -4069,6 +4098,7 @@ impl ::protobuf::Enum for GapReason {
             "GAP_REASON_SAFE_MODE" => ::std::option::Option::Some(GapReason::GAP_REASON_SAFE_MODE),
             "GAP_REASON_READER_GONE_AFTER_KILL" => ::std::option::Option::Some(GapReason::GAP_REASON_READER_GONE_AFTER_KILL),
             "GAP_REASON_CAPTURE_OFF" => ::std::option::Option::Some(GapReason::GAP_REASON_CAPTURE_OFF),
+            "GAP_REASON_SPOOL_LOST" => ::std::option::Option::Some(GapReason::GAP_REASON_SPOOL_LOST),
             _ => ::std::option::Option::None
         }
     }
@@ -4080,6 +4110,7 @@ impl ::protobuf::Enum for GapReason {
         GapReason::GAP_REASON_SAFE_MODE,
         GapReason::GAP_REASON_READER_GONE_AFTER_KILL,
         GapReason::GAP_REASON_CAPTURE_OFF,
+        GapReason::GAP_REASON_SPOOL_LOST,
     ];
 }
 
