@@ -12,6 +12,7 @@ mod keeper;
 mod link;
 mod relay;
 mod run_dir;
+mod spool;
 mod sys;
 mod tee;
 mod verbs;

@@ -5,13 +5,15 @@
 //! written where it is declared; a state word is stored last, with release order, after what it speaks of.
 //!
 //! Who writes what: the *keeper* writes `held`, `care` and, before the first worker, the identity; the *relay thread* of the
-//! one living worker writes everything else, except the words marked "link:", which its link thread writes.
+//! one living worker writes everything else, except the words marked "link:", which its link thread writes, and those marked
+//! "spool:", which the child writes that writes spool files.
 //! The offsets of the big areas (frames, output chunks, announcements) follow from [`Places`].
 
 pub mod care;
 pub mod counters;
 pub mod layout;
 pub mod slot;
+pub mod spool;
 pub mod states;
 pub mod text;
 pub mod words;

@@ -11,6 +11,7 @@ mod deaths;
 mod next;
 mod open;
 pub mod protocol;
+mod spool;
 mod sweep;
 mod wait;
 
@@ -76,6 +77,8 @@ pub struct Keeper {
     spares: Vec<OwnedFd>,
     /// Where SIGUSR2 arrives; none where the kernel refused it.
     asked: Option<SignalFd>,
+    /// The child that writes spool files, where it is this keeper's.
+    spooler: Option<spool::Spooler>,
 }
 
 struct WorkerEnd {
@@ -159,6 +162,7 @@ impl Keeper {
             stillborn: 0,
             spares: Vec::new(),
             asked,
+            spooler: None,
         };
         keeper.make_switch()?;
         // A worker that was busy replacing us has had other things to do than to give signs.
@@ -210,6 +214,9 @@ impl Keeper {
             }
             if woken.asked {
                 self.hear_request();
+            }
+            if woken.spooler {
+                self.reap_spooler();
             }
             self.tend_mode();
             if self.block.tables().over.load(Ordering::Acquire) != 0 {
@@ -267,6 +274,7 @@ impl Keeper {
                 Ok(())
             }
             Operation::Ping => Ok(()),
+            Operation::Spool => self.begin_spool(),
             Operation::Drop => {
                 for n in 0..request.count {
                     self.release(request.slot.plus(n));

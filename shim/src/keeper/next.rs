@@ -89,7 +89,7 @@ impl Keeper {
     }
 
     fn become_worker(self, pair: std::os::fd::OwnedFd, mode: Mode, stands_in: bool) -> i32 {
-        drop((self.worker, self.ready, self.unannounced, self.asked));
+        drop((self.worker, self.ready, self.unannounced, self.asked, self.spooler));
         worker::main(Inheritance { block: self.block, slots: self.slots, pair, mode, stands_in })
     }
 

@@ -29,6 +29,8 @@ pub enum Operation {
     Fetch,
     /// Nothing but an answer: is the keeper there?
     Ping,
+    /// Make the child that writes spool files; EALREADY where there is one.
+    Spool,
 }
 
 /// One request.
@@ -78,7 +80,7 @@ fn word(bytes: &[u8], n: usize) -> Option<u32> {
 // === impl Operation ===
 
 impl Operation {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Ready,
         Self::Drop,
         Self::InnerFifo,
@@ -88,12 +90,13 @@ impl Operation {
         Self::Pipe,
         Self::Fetch,
         Self::Ping,
+        Self::Spool,
     ];
 
     /// How many descriptors its answer brings.
     pub fn makes(self) -> u32 {
         match self {
-            Self::Ready | Self::Drop | Self::Ping => 0,
+            Self::Ready | Self::Drop | Self::Ping | Self::Spool => 0,
             Self::InnerFifo | Self::OuterReader | Self::OuterWriter | Self::Connect | Self::Fetch => 1,
             Self::Pipe => 2,
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
-use super::{Hands, Pipes, Worker, beat::Beat};
+use super::{Hands, Pipes, Worker, beat::Beat, spool::Spooling};
 use crate::{
     block::{Block, Slot},
     events::EventRing,
@@ -37,6 +37,7 @@ impl Worker {
             mode: inheritance.mode,
             stands_in: inheritance.stands_in,
             beat: Beat::default(),
+            spooling: Spooling::default(),
         };
         worker.watch_link(board.relay_wake())?;
         worker.finish_tap();
