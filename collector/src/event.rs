@@ -37,6 +37,10 @@ closed! {
         DrainedAfterKill => "drained_after_kill",
         /// Capture was switched off.
         CaptureOff => "capture_off",
+        /// Was in a spool file that was not there.
+        SpoolLost => "spool_lost",
+        /// Was in a spool file that was not as it had been written.
+        SpoolCorrupt => "spool_corrupt",
         /// The wrapper went on at a later offset and claimed nothing: counted by us.
         Missing => "missing",
         /// A reason that this release does not know.

@@ -18,7 +18,7 @@ use super::Exit;
 use crate::{
     admin::{Admin, AdminFault},
     config::Config,
-    ingest::{Ingest, ListenFault, Listener, Streams},
+    ingest::{Ingest, ListenFault, Listener, Spools, Streams},
     metrics::{Registry, Totals},
     priority,
     sinks::{
@@ -141,6 +141,7 @@ impl Collector {
             stats: config.stats.clone(),
             registry,
             streams: Streams::new(totals, config.ingest.positions),
+            spools: Spools::new(config.spool.clone()),
             outlet: outlet.clone(),
         }))?;
         let terminate = signal(SignalKind::terminate())?;

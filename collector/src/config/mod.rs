@@ -15,6 +15,7 @@ mod file;
 mod ingest;
 mod metrics;
 mod section;
+mod spool;
 mod stats;
 
 pub use control::{Control, DEFAULT_SOCKET as DEFAULT_CONTROL_SOCKET};
@@ -22,6 +23,7 @@ pub use fault::Faults;
 pub use file::File;
 pub use ingest::Ingest;
 pub use metrics::{Metrics, Scope};
+pub use spool::Spool;
 pub use stats::Stats;
 
 use section::Document;
@@ -42,6 +44,8 @@ pub struct Config {
     pub file: Option<File>,
     /// What wrappers are told about statistics.
     pub stats: Stats,
+    /// What wrappers keep in files.
+    pub spool: Spool,
 }
 
 /// Why there is no configuration.
@@ -83,6 +87,7 @@ impl Config {
         let control = control::Raw::read(&mut document);
         let sink = file::Raw::read(&mut document);
         let stats = stats::Raw::read(&mut document);
+        let spool = spool::Raw::read(&mut document);
         document.reject_unknown_sections();
         let mut faults = document.into_faults();
         let config = Self {
@@ -91,6 +96,7 @@ impl Config {
             control: control.resolve(&mut faults),
             file: sink.and_then(|raw| raw.resolve(&mut faults)),
             stats: stats.resolve(&mut faults),
+            spool: spool.resolve(&mut faults),
         };
         if config.ingest.socket == config.control.socket {
             faults.push(None, "control.socket", "is the same path as ingest.socket; give it one of its own");

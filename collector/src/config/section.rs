@@ -60,7 +60,7 @@ impl<'t> Document<'t> {
             self.faults.push(
                 Some(line),
                 key.get_ref().as_ref(),
-                "is unknown; the sections are ingest, metrics, control, file, stats",
+                "is unknown; the sections are ingest, metrics, control, file, stats, spool",
             );
         }
     }
@@ -81,6 +81,16 @@ impl<'t> Section<'_, 't> {
             return None;
         };
         Some(At { line, value: text.into_owned() })
+    }
+
+    /// Takes true or false.
+    pub(super) fn boolean(&mut self, key: &'static str) -> Option<At<bool>> {
+        let (line, value) = self.take(key)?;
+        let DeValue::Boolean(value) = value else {
+            self.fault(line, key, "must be true or false");
+            return None;
+        };
+        Some(At { line, value })
     }
 
     /// Takes a whole number within `range`.

@@ -76,7 +76,13 @@ pub(super) async fn serve(
 
     let (answers, to_send) = mpsc::channel(16);
     let writing = write_all(write, stream_id, Arc::clone(&acks), to_send);
-    let reading = read_all(reader, stream_id, session, answers, stop);
+    let spooled = spooled_first(Arc::clone(&ingest), hello.wrapper, stop.clone());
+    let reading = async move {
+        match spooled.await {
+            Some(end) => Ok(end),
+            None => read_all(reader, stream_id, session, answers, stop).await,
+        }
+    };
     tokio::pin!(reading, writing);
     tokio::select! {
         // Neither loses anything by being dropped when the other has ended: the connection is over then.
@@ -116,6 +122,15 @@ async fn greet(
     match decode(&body)?.body {
         Some(from_wrapper::Body::Hello(hello)) => Ok(Some((stream_id, hello))),
         _ => Err(IngestFault::Order("the first message must be a hello")),
+    }
+}
+
+/// What the wrapper wrote to files comes before what it says now: nothing more is read of it until that was taken.
+async fn spooled_first(ingest: Arc<Ingest>, wrapper: u64, mut stop: watch::Receiver<bool>) -> Option<End> {
+    tokio::select! {
+        // Cancel-safe: a file that was not taken to its end stays.
+        () = ingest.spools.take_of(&ingest, wrapper) => None,
+        _ = stop.wait_for(|stop| *stop) => Some(End::Stopped),
     }
 }
 

@@ -12,6 +12,7 @@ mod fault;
 mod frames;
 mod listener;
 mod session;
+mod spool;
 mod streams;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 pub use event_label::EventLabel;
 pub use fault::FaultKind;
 pub use listener::{ListenFault, Listener};
+pub use spool::{Aside, Spools};
 pub use streams::Streams;
 
 use crate::{config, metrics::Registry, sinks::Outlet};
@@ -34,6 +36,8 @@ pub struct Ingest {
     pub registry: Arc<Registry>,
     /// How far each stream is.
     pub streams: Streams,
+    /// What wrappers wrote to files.
+    pub spools: Spools,
     /// Where records go.
     pub outlet: Outlet,
 }

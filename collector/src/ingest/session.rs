@@ -28,6 +28,8 @@ pub(super) struct Session {
     /// The connection's number; streams know their owner by it.
     id: u64,
     wrapper: Arc<Wrapper>,
+    /// A connection carries it; else it comes from a file.
+    attached: bool,
     tasks: HashMap<u32, Task>,
     streams: HashMap<u32, Stream>,
     /// What became of tasks that are not announced yet: after a reconnect events may come first.
@@ -35,6 +37,8 @@ pub(super) struct Session {
     acks: Arc<Acks>,
     /// Bytes of unfinished lines of all streams. They are not acknowledged, so they take up the wrapper's window.
     held: usize,
+    /// From a file: every stream that it spoke of.
+    carried: Vec<Arc<Slot>>,
 }
 
 /// Most updates kept for tasks that are still to be announced; a pod has few containers.
@@ -65,7 +69,11 @@ impl Session {
         }
         let wrapper = ingest.registry.attach(hello);
         let interval = u32::try_from(ingest.stats.interval.as_millis()).unwrap_or(u32::MAX);
-        let settings = link::Settings { stats_interval_ms: interval, ..link::Settings::default() };
+        let settings = link::Settings {
+            stats_interval_ms: interval,
+            spool_bytes: ingest.spools.share(ingest.registry.attached_count()),
+            ..link::Settings::default()
+        };
         let welcome = link::Welcome {
             protocol: hello.protocol.min(link::PROTOCOL),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -73,17 +81,33 @@ impl Session {
             event_seq: wrapper.event_seq(),
             ..link::Welcome::default()
         };
-        let session = Self {
+        let session = Self::new(ingest, id, wrapper, true);
+        Ok((session, answer(from_collector::Body::Welcome(welcome))))
+    }
+
+    /// The same for what a wrapper wrote to a file: nobody is there to be answered.
+    pub(super) fn replay(ingest: &Arc<Ingest>, id: u64, hello: &link::Hello) -> Self {
+        Self::new(ingest, id, ingest.registry.wrapper(hello), false)
+    }
+
+    fn new(ingest: &Arc<Ingest>, id: u64, wrapper: Arc<Wrapper>, attached: bool) -> Self {
+        Self {
             ingest: Arc::clone(ingest),
             id,
             wrapper,
+            attached,
             tasks: HashMap::new(),
             streams: HashMap::new(),
             early: Vec::new(),
             acks: Arc::default(),
             held: 0,
-        };
-        Ok((session, answer(from_collector::Body::Welcome(welcome))))
+            carried: Vec::new(),
+        }
+    }
+
+    /// Every stream that was announced, also by now deleted ones, and the next byte that is wanted of it.
+    pub(super) fn reached(&self) -> Vec<(Arc<Slot>, u64)> {
+        self.carried.iter().filter_map(|slot| Some((Arc::clone(slot), slot.next()?))).collect()
     }
 
     /// What is to be acknowledged.
@@ -182,10 +206,14 @@ impl Session {
                 handle: stdio.handle,
                 next: slot.next(),
                 capture: true,
+                spool_to_disk: self.ingest.spools.config.disk,
                 ..link::StreamPosition::default()
             });
             handles.push(stdio.handle);
             self.held = self.held.saturating_add(slot.held());
+            if !self.attached {
+                self.carried.push(Arc::clone(&slot));
+            }
             if let Some(old) = self.streams.insert(stdio.handle, Stream { slot }) {
                 self.held = self.held.saturating_sub(old.slot.held());
             }
@@ -304,7 +332,11 @@ impl Drop for Session {
         for task in self.tasks.values() {
             task.container.detach(self.id);
         }
-        self.ingest.registry.detach(&self.wrapper);
+        if self.attached {
+            self.ingest.registry.detach(&self.wrapper);
+        } else {
+            self.ingest.registry.part_with(&self.wrapper);
+        }
     }
 }
 

@@ -159,6 +159,11 @@ impl Slot {
         self.state().tape.held()
     }
 
+    /// Bytes that turn out to be missing from here on are missing for this reason, as far as we know.
+    pub(super) fn expect_loss(&self, reason: HoleReason) {
+        self.state().tape.expect_loss(reason);
+    }
+
     /// Connection `owner` ended.
     pub(super) fn detach(&self, owner: u64) {
         let mut state = self.state();
@@ -193,6 +198,7 @@ impl Slot {
             Ok(link::GapReason::GAP_REASON_SAFE_MODE) => HoleReason::SafeMode,
             Ok(link::GapReason::GAP_REASON_READER_GONE_AFTER_KILL) => HoleReason::DrainedAfterKill,
             Ok(link::GapReason::GAP_REASON_CAPTURE_OFF) => HoleReason::CaptureOff,
+            Ok(link::GapReason::GAP_REASON_SPOOL_LOST) => HoleReason::SpoolLost,
             _ => HoleReason::Unknown,
         };
         let mut state = self.owned(owner)?;

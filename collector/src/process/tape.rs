@@ -20,6 +20,8 @@ pub struct Tape {
     /// Where the stream ends, once that is known.
     end: Option<u64>,
     splitter: Splitter,
+    /// Why bytes are missing where nobody says so; `None` = nobody knows.
+    loss: Option<HoleReason>,
 }
 
 /// No stream is longer: at 10 GB/s it takes fourteen years to get there, and sums of a few of them fit 64 bits.
@@ -78,6 +80,11 @@ impl Tape {
         self.end
     }
 
+    /// What turns out to be missing from here on is missing for this reason.
+    pub fn expect_loss(&mut self, reason: HoleReason) {
+        self.loss = Some(reason);
+    }
+
     /// Bytes of the unfinished line, in memory only.
     #[must_use]
     pub fn held(&self) -> usize {
@@ -97,7 +104,7 @@ impl Tape {
         let next = self.next.unwrap_or(offset);
         let repeated = next.min(to).saturating_sub(offset);
         if to > next || self.next.is_none() {
-            self.hole(next, offset, HoleReason::Missing, times.otherwise, clock, out);
+            self.hole(next, offset, self.missing(), times.otherwise, clock, out);
             // Fits: it is at most the length of `bytes`.
             let skip = usize::try_from(repeated).unwrap_or(bytes.len()).min(bytes.len());
             let fresh = bytes.split_off(skip);
@@ -119,7 +126,9 @@ impl Tape {
     ) -> Result<(), TapeFault> {
         let to = self.check(from, Some(to))?;
         let next = self.next.unwrap_or(from);
-        self.hole(next, from, HoleReason::Missing, now_ns, clock, out);
+        self.hole(next, from, self.missing(), now_ns, clock, out);
+        // The wrapper only knows that a file had it; we may know what became of that.
+        let reason = if reason == HoleReason::SpoolLost { self.loss.unwrap_or(reason) } else { reason };
         self.hole(next.max(from), to, reason, now_ns, clock, out);
         self.next = Some(next.max(to));
         Ok(())
@@ -138,7 +147,7 @@ impl Tape {
         if end < next || known != end || end > OFFSET_MAX {
             return Err(TapeFault::EndMoved { end, taken: next.max(known) });
         }
-        self.hole(next, end, HoleReason::Missing, now_ns, clock, out);
+        self.hole(next, end, self.missing(), now_ns, clock, out);
         self.splitter.flush(Flags::UNTERMINATED, clock, out);
         self.next = Some(end);
         self.end = Some(end);
@@ -167,6 +176,10 @@ impl Tape {
         }
     }
 
+    fn missing(&self) -> HoleReason {
+        self.loss.unwrap_or(HoleReason::Missing)
+    }
+
     /// Records that `[from, to)` is missing, where that is not empty.
     fn hole(
         &mut self,
@@ -180,6 +193,8 @@ impl Tape {
         if to <= from {
             return;
         }
+        // What was expected to show has shown.
+        self.loss = self.loss.filter(|loss| *loss != reason);
         self.splitter.flush(Flags::CUT, clock, out);
         let time_ns = clock.stamp(now_ns);
         out.push(Record { from, to, time_ns, flags: Flags::NONE, body: Body::Hole(reason) });

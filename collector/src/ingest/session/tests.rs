@@ -11,7 +11,7 @@ use crate::{
     closed::Closed,
     config,
     event::{Body, Flags, StreamKind},
-    ingest::{Streams, acks::Outstanding},
+    ingest::{Spools, Streams, acks::Outstanding},
     metrics::{Registry, Totals},
     sinks::{Exit, Outlet},
 };
@@ -34,6 +34,12 @@ fn ingest() -> (Arc<Ingest>, Exit) {
         stats: config::Stats { interval: Duration::from_secs(10) },
         registry: Arc::new(Registry::new(Arc::clone(&totals), outlet.backlog(), Duration::from_secs(10))),
         streams: Streams::new(totals, 3),
+        spools: Spools::new(config::Spool {
+            disk: true,
+            disk_dir: PathBuf::from("/nowhere/disk"),
+            memory_dir: PathBuf::from("/nowhere/memory"),
+            budget_bytes: 1 << 20,
+        }),
         outlet,
     };
     (Arc::new(ingest), exit)
