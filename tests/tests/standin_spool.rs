@@ -1,78 +1,23 @@
-//! What no collector takes is in files, and in the sink when one comes: every byte once, or admitted to be missing.
+//! What no collector takes is in files, and in the sink when one comes: every byte once, or admitted to be missing; and
+//! whoever dies meanwhile, nothing of that changes.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use shimtap_tests::{
-    oracle::{Judgement, one_tape},
-    rig::{collector::Collector, eventually},
-    standin::{
-        client::{PATIENCE, lab::files, pod::Pod, wrapped::wrapped},
-        procs,
-        script::{Output, Script},
+use nix::sys::signal::Signal;
+use shimtap_tests::standin::{
+    census,
+    client::{
+        PATIENCE,
+        spooled::{
+            cleared, count, gone, has, judged, spool_files, spooled, spooler, steady, to_its_end, value,
+            whole,
+        },
+        wrapped::{wrapped, wrapped_in},
     },
+    procs,
+    script::{Output, Script},
 };
-
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// Three times what the ring of a stream holds, and less than files in memory may; at a pace (2 MB/s at most) that a writer
-/// on a busy machine keeps up with.
-fn chatty() -> Script {
-    let stdout = Output { lines_per_write: 20, pause_us: 1000, ..Output::lines(30_000, 100) };
-    Script { stdout, ..Script::default() }
-}
-
-/// Waits until the sink has `written` to its last byte, and judges it.
-fn judged(collector: &Collector, id: &str, stream: &str, written: &[u8]) -> Result<Judgement> {
-    let end = u64::try_from(written.len())?;
-    let mut reached = 0;
-    let whole = eventually(LIMIT, &format!("all of {id}'s {stream}"), || {
-        let tapes = collector.sink()?;
-        let tape = one_tape(&tapes, id, stream)?;
-        reached = tape.map_or(0, |tape| tape.end());
-        Ok(tape.filter(|tape| tape.end() >= end).cloned())
-    });
-    let judgement = whole.with_context(|| format!("{reached} of {end} bytes"))?.judge(written)?;
-    ensure!(judgement.accounted() == end, "{judgement:?} of {end} bytes");
-    Ok(judgement)
-}
-
-fn whole(collector: &Collector, id: &str, script: &Script) -> Result<()> {
-    for (name, output) in [("stdout", &script.stdout), ("stderr", &script.stderr)] {
-        if output.lines > 0 {
-            let judgement = judged(collector, id, name, &output.bytes(name))?;
-            ensure!(judgement.gaps.is_empty(), "{id}'s {name}: {judgement:?}");
-        }
-    }
-    Ok(())
-}
-
-/// Spool files are gone when everything in them is in the sink.
-fn cleared(pod_spool: &std::path::Path) -> Result<()> {
-    let left = || files(pod_spool).into_iter().filter(|path| path.is_file()).collect::<Vec<_>>();
-    eventually(LIMIT, "the spool files to be removed", || Ok(left().is_empty().then_some(())))
-        .with_context(|| format!("{:?}", left()))
-}
-
-/// Runs the task to its end.
-fn to_its_end(pod: &Pod, script: &Script) -> Result<()> {
-    let fifos = pod.run()?;
-    pod.wait()?;
-    fifos.check(script)?;
-    pod.finish()
-}
-
-/// The wrapper's two processes are gone.
-fn gone(pod: &Pod) -> Result<()> {
-    let none = || procs::keepers(pod.lab.namespace()).ok().filter(Vec::is_empty);
-    procs::wait(PATIENCE, || "the wrapper to leave".to_owned(), none).map(drop)
-}
-
-fn value(collector: &Collector, row: &str) -> Result<u64> {
-    let text = collector.get("/metrics")?;
-    let value = text.lines().find_map(|line| line.strip_prefix(row)?.trim().parse().ok());
-    value.with_context(|| format!("{row} in {text}"))
-}
 
 #[test]
 fn a_pod_that_ended_while_nobody_was_there() -> Result<()> {
@@ -85,24 +30,167 @@ fn a_pod_that_ended_while_nobody_was_there() -> Result<()> {
     let pod = wrapped(&script)?;
     to_its_end(&pod, &script)?;
     gone(&pod)?;
+    let memory = pod.lab.spool_dir().join("memory");
+    ensure!(spool_files(&pod).iter().all(|f| f.starts_with(&memory)), "no collector has allowed the disk");
     let collector = pod.lab.collector()?;
     whole(&collector, "task", &script)?;
     for kind in ["create", "start", "exit", "delete"] {
         ensure!(value(&collector, &format!("shimtap_events_total{{kind=\"{kind}\"}}"))? == 1, "{kind}");
     }
-    cleared(&pod.lab.spool_dir())?;
+    cleared(&pod)?;
     ensure!(value(&collector, "shimtap_spool_files_total")? == 1, "one file was taken");
     collector.stop()
 }
 
 #[test]
 fn a_pod_that_says_three_times_what_its_memory_holds() -> Result<()> {
-    let script = Script { until_killed: true, ..chatty() };
+    let script = Script { until_killed: true, ..steady(30_000) };
     let pod = wrapped(&script)?;
     let fifos = pod.run()?;
     fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), PATIENCE)?;
     let collector = pod.lab.collector()?;
     whole(&collector, "task", &script)?;
-    cleared(&pod.lab.spool_dir())?;
+    ensure!(count(&collector, "spool_bytes")? > 0, "it went by a file");
+    cleared(&pod)?;
+    collector.stop()
+}
+
+/// A collector that comes and goes: each time the file comes first, and what is live goes on behind it.
+#[test]
+fn a_collector_that_comes_and_goes() -> Result<()> {
+    let script = steady(60_000);
+    let pod = wrapped(&script)?;
+    let fifos = pod.run()?;
+    let mut seen = 0;
+    for part in 1..=4 {
+        let mut collector = pod.lab.collector()?;
+        has(&collector, "task", seen + 50_000)?;
+        collector.end(Signal::SIGKILL)?;
+        fifos.stdout.wait_len(part * 1_400_000, PATIENCE)?;
+        seen = u64::try_from(part)? * 1_400_000 - 100_000;
+    }
+    pod.wait()?;
+    fifos.check(&script)?;
+    pod.finish()?;
+    gone(&pod)?;
+    let disk = pod.lab.spool_dir().join("disk");
+    ensure!(spool_files(&pod).iter().any(|f| f.starts_with(&disk)), "the collector has allowed the disk");
+    let collector = pod.lab.collector()?;
+    whole(&collector, "task", &script)?;
+    cleared(&pod)?;
+    collector.stop()
+}
+
+#[test]
+fn the_writer_holds_the_block_and_its_file_and_nothing_else() -> Result<()> {
+    let script = Script { until_killed: true, ..steady(30_000) };
+    let pod = wrapped(&script)?;
+    let _fifos = pod.run()?;
+    let writer = spooler(&pod)?;
+    let settled = || {
+        let open = census::open(writer.pid).ok()?;
+        let file = |o: &census::Open| o.target.ends_with(".spool");
+        open.iter().any(file).then_some(open)
+    };
+    let open = procs::wait(PATIENCE, || "its file to be open".to_owned(), settled)?;
+    let dir = pod.lab.spool_dir().display().to_string();
+    let others: Vec<_> = open
+        .iter()
+        .filter(|o| !o.target.starts_with("/memfd:shimtap-block") && o.target != "/dev/null")
+        .filter(|o| !o.target.starts_with(&dir))
+        .collect();
+    ensure!(others.is_empty(), "the disk would hold {others:?}");
+    Ok(())
+}
+
+/// Writers, workers and keepers die at any moment; each is replaced, and no byte is lost or doubled.
+fn killed(
+    kill: impl Fn(u32) -> Result<()>,
+    pod: &shimtap_tests::standin::client::pod::Pod,
+    script: &Script,
+) -> Result<()> {
+    let fifos = pod.run()?;
+    let all = script.stdout.bytes("stdout").len();
+    let mut n = 0;
+    while fifos.stdout.len_so_far() < all {
+        kill(n)?;
+        n += 1;
+        // Not waiting for anything: the moment of death is what varies here.
+        thread::sleep(Duration::from_millis(u64::from(40 + n * 37 % 300)));
+    }
+    pod.wait()?;
+    fifos.check(script)?;
+    pod.finish()?;
+    gone(pod)?;
+    spooled(pod)?;
+    let collector = pod.lab.collector()?;
+    let judgement = judged(&collector, "task", "stdout", &script.stdout.bytes("stdout"))?;
+    println!("{n} rounds of deaths, {judgement:?}");
+    ensure!(judgement.gaps.is_empty(), "{judgement:?}");
+    collector.stop()
+}
+
+#[test]
+fn a_writer_that_is_killed_at_any_moment() -> Result<()> {
+    let script = steady(30_000);
+    let pod = wrapped(&script)?;
+    let namespace = pod.lab.namespace();
+    killed(|_| procs::spoolers(namespace)?.iter().try_for_each(|p| procs::kill(p.pid)), &pod, &script)
+}
+
+#[test]
+fn workers_and_keepers_that_are_killed_while_it_writes() -> Result<()> {
+    let script = steady(30_000);
+    let pod = wrapped(&script)?;
+    let kill = |n: u32| {
+        // Never both: that is the end of the pod.
+        let keepers = procs::keepers(pod.lab.namespace())?;
+        let Some(keeper) = keepers.first().filter(|_| keepers.len() == 1) else { return Ok(()) };
+        let Ok(worker) = procs::worker(keeper.pid) else { return Ok(()) };
+        procs::kill(if n % 3 == 2 { keeper.pid } else { worker.pid })?;
+        let whole =
+            || procs::keepers(pod.lab.namespace()).ok()?.pop().and_then(|k| procs::worker(k.pid).ok());
+        procs::wait(PATIENCE, || "both again".to_owned(), whole).map(drop)
+    };
+    killed(kill, &pod, &script)
+}
+
+/// A collector that dies while it takes files begins again; record ids tell what came twice.
+#[test]
+fn a_collector_that_is_killed_while_it_takes_files() -> Result<()> {
+    let script = Script { stderr: Output::lines(100, 100), ..steady(30_000) };
+    let pod = wrapped(&script)?;
+    to_its_end(&pod, &script)?;
+    gone(&pod)?;
+    for n in 0..8 {
+        let mut collector = pod.lab.collector()?;
+        thread::sleep(Duration::from_millis(n * 7));
+        collector.end(Signal::SIGKILL)?;
+    }
+    let collector = pod.lab.collector()?;
+    whole(&collector, "task", &script)?;
+    cleared(&pod)?;
+    collector.stop()
+}
+
+/// The oldest bytes in memory go when the files may hold no more; what is missing is said.
+#[test]
+fn a_bound_that_is_reached() -> Result<()> {
+    let script = Script { until_killed: true, ..steady(30_000) };
+    let pod = wrapped_in(&script, |lab| {
+        lab.reconfigure("deaths = 0\n", "deaths = 0\n[spool]\nlimit_bytes = 2400000\n")
+    })?;
+    let fifos = pod.run()?;
+    fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), PATIENCE)?;
+    let files = spooled(&pod)?;
+    let sizes: u64 = files.iter().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum();
+    // A quarter of it, in memory.
+    ensure!(sizes <= 600_000, "{sizes} bytes in {files:?}");
+    let collector = pod.lab.collector()?;
+    let judgement = judged(&collector, "task", "stdout", &script.stdout.bytes("stdout"))?;
+    ensure!(judgement.gaps.keys().all(|reason| reason == "overflow"), "{judgement:?}");
+    ensure!(judgement.delivered > 1_500_000, "files and ring together: {judgement:?}");
+    ensure!(count(&collector, "spool_full").context("its count")? > 0, "the bound is counted");
+    cleared(&pod)?;
     collector.stop()
 }

@@ -201,6 +201,7 @@ impl Session {
                 json: OnceLock::new(),
             });
             let slot = self.ingest.streams.attach(&origin, &counts, &container.clock, self.id);
+            slot.acknowledged(stdio.acked);
             self.acks.watch(open.task, stdio.handle, &slot);
             ready.streams.push(link::StreamPosition {
                 handle: stdio.handle,

@@ -159,6 +159,14 @@ impl Slot {
         self.state().tape.held()
     }
 
+    /// An earlier collector has acknowledged every byte below `offset`, so that they are durable and nobody has them any
+    /// more. One that has no memory of it goes on there, also where a spool file that is older than that told it of less.
+    pub(super) fn acknowledged(&self, offset: u64) {
+        if self.state().tape.acknowledged(offset) {
+            self.progress.advance(offset, false);
+        }
+    }
+
     /// Bytes that turn out to be missing from here on are missing for this reason, as far as we know.
     pub(super) fn expect_loss(&self, reason: HoleReason) {
         self.state().tape.expect_loss(reason);

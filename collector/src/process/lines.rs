@@ -101,6 +101,12 @@ impl Splitter {
         }
     }
 
+    /// The unfinished line was delivered by somebody else.
+    pub(super) fn forget(&mut self) {
+        self.held.clear();
+        self.cut_head = false;
+    }
+
     /// What comes next stands behind a hole.
     pub(super) fn cut(&mut self) {
         self.cut_head = true;

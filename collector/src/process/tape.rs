@@ -80,6 +80,18 @@ impl Tape {
         self.end
     }
 
+    /// Bytes below `offset` were delivered, if not by us: they are neither wanted nor missing. False where that is nothing
+    /// new, or cannot be true.
+    pub fn acknowledged(&mut self, offset: u64) -> bool {
+        let is_news = offset > self.next.unwrap_or(0) && offset <= self.end.unwrap_or(OFFSET_MAX);
+        if is_news {
+            // The unfinished line is among them.
+            self.splitter.forget();
+            self.next = Some(offset);
+        }
+        is_news
+    }
+
     /// What turns out to be missing from here on is missing for this reason.
     pub fn expect_loss(&mut self, reason: HoleReason) {
         self.loss = Some(reason);

@@ -1685,6 +1685,8 @@ pub struct Stdio {
     pub not_captured: ::protobuf::EnumOrUnknown<NotCaptured>,
     // @@protoc_insertion_point(field:shimtap.v1.Stdio.process)
     pub process: ::std::string::String,
+    // @@protoc_insertion_point(field:shimtap.v1.Stdio.acked)
+    pub acked: u64,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.Stdio.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -1724,6 +1726,9 @@ impl ::protobuf::Message for Stdio {
                 34 => {
                     self.process = is.read_string()?;
                 },
+                40 => {
+                    self.acked = is.read_uint64()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -1748,6 +1753,9 @@ impl ::protobuf::Message for Stdio {
         if !self.process.is_empty() {
             my_size += ::protobuf::rt::string_size(4, &self.process);
         }
+        if self.acked != 0 {
+            my_size += ::protobuf::rt::uint64_size(5, self.acked);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -1765,6 +1773,9 @@ impl ::protobuf::Message for Stdio {
         }
         if !self.process.is_empty() {
             os.write_string(4, &self.process)?;
+        }
+        if self.acked != 0 {
+            os.write_uint64(5, self.acked)?;
         }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
@@ -1787,6 +1798,7 @@ impl ::protobuf::Message for Stdio {
         self.handle = 0;
         self.not_captured = ::protobuf::EnumOrUnknown::new(NotCaptured::NOT_CAPTURED_UNSPECIFIED);
         self.process.clear();
+        self.acked = 0;
         self.special_fields.clear();
     }
 
@@ -1796,6 +1808,7 @@ impl ::protobuf::Message for Stdio {
             handle: 0,
             not_captured: ::protobuf::EnumOrUnknown::from_i32(0),
             process: ::std::string::String::new(),
+            acked: 0,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance

@@ -104,6 +104,7 @@ fn stdio(block: &Block, task: &Task) -> Vec<Stdio> {
             Stdio {
                 stream: kind.into(),
                 handle: handle.map_or(0, |s| s.handle.load(Ordering::Relaxed)),
+                acked: handle.map_or(0, |s| s.acked.load(Ordering::Acquire)),
                 not_captured: protobuf::EnumOrUnknown::<NotCaptured>::from_i32(reason),
                 ..Default::default()
             }

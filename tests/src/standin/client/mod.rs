@@ -12,6 +12,7 @@ pub mod frame;
 pub mod lab;
 pub mod launch;
 pub mod pod;
+pub mod spooled;
 pub mod wrapped;
 
 use std::time::Duration;
