@@ -13,6 +13,7 @@ mod frames;
 mod listener;
 mod session;
 mod spool;
+mod stream_counts;
 mod streams;
 
 use std::sync::Arc;

@@ -14,11 +14,12 @@ use super::{
     data::Data,
     event_label::EventLabel,
     fault::IngestFault,
+    stream_counts::counts,
     streams::{Refused, Slot},
 };
 use crate::{
     event::{Batch, Origin, StreamKind, StreamName, URGENT_BYTES},
-    metrics::{Container, Sample, SampleSource, StreamCounts, Undecoded, Update, Wrapper},
+    metrics::{Container, Sample, SampleSource, Undecoded, Update, Wrapper},
 };
 
 /// One wrapper on one connection.
@@ -68,10 +69,11 @@ impl Session {
             return Err(IngestFault::Order("a hello must name the protocol's version"));
         }
         let wrapper = ingest.registry.attach(hello);
+        ingest.spools.share_among(ingest.registry.attached_count());
         let interval = u32::try_from(ingest.stats.interval.as_millis()).unwrap_or(u32::MAX);
         let settings = link::Settings {
             stats_interval_ms: interval,
-            spool_bytes: ingest.spools.share(ingest.registry.attached_count()),
+            spool_bytes: *ingest.spools.share().borrow(),
             ..link::Settings::default()
         };
         let welcome = link::Welcome {
@@ -335,35 +337,11 @@ impl Drop for Session {
         }
         if self.attached {
             self.ingest.registry.detach(&self.wrapper);
+            self.ingest.spools.share_among(self.ingest.registry.attached_count());
         } else {
             self.ingest.registry.part_with(&self.wrapper);
         }
     }
-}
-
-/// The figures of one stream of a container, known or new.
-fn counts(container: &Container, stream: StreamKind, stdio: &link::Stdio) -> Arc<StreamCounts> {
-    let mut live = container.live();
-    let known = live.streams.iter().find(|c| c.stream == stream && c.process == stdio.process);
-    if let Some(known) = known {
-        return Arc::clone(known);
-    }
-    use link::NotCaptured as N;
-    let not_captured = match stdio.not_captured.enum_value() {
-        Ok(N::NOT_CAPTURED_UNSPECIFIED) => None,
-        Ok(N::NOT_CAPTURED_EMPTY) => Some("empty"),
-        Ok(N::NOT_CAPTURED_FILE_URI) => Some("file_uri"),
-        Ok(N::NOT_CAPTURED_BINARY_URI) => Some("binary_uri"),
-        Ok(N::NOT_CAPTURED_STREAMING) => Some("streaming"),
-        Ok(N::NOT_CAPTURED_OTHER_URI) => Some("other_uri"),
-        Ok(N::NOT_CAPTURED_NOT_A_FIFO) => Some("not_a_fifo"),
-        Ok(N::NOT_CAPTURED_FAILED) => Some("failed"),
-        Ok(N::NOT_CAPTURED_NO_ROOM) => Some("no_room"),
-        Err(_) => Some("unknown"),
-    };
-    let counts = Arc::new(StreamCounts::new(stream, &stdio.process, not_captured));
-    live.streams.push(Arc::clone(&counts));
-    counts
 }
 
 fn answer(body: from_collector::Body) -> link::FromCollector {

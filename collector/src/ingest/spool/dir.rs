@@ -1,12 +1,11 @@
-//! A directory of spool files, and the files in it: found, opened, read, removed, set aside.
+//! A directory of spool files: what is in it is found, opened, removed, set aside.
 //!
 //! A disk may hang, and whoever asks it hangs too; so each request runs on a thread of its own, one per directory at a
 //! time, and is waited for [`PATIENCE`] at most. Nothing is opened that somebody other than root could have put there.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read},
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -14,19 +13,18 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::{Flock, FlockArg, OFlag, open, openat},
-    sys::stat::{Mode, SFlag, fstat},
+    fcntl::{OFlag, open},
+    sys::stat::{Mode, fstat},
 };
-use shimtap_proto::spool::{Decoder, Header, SUFFIX, SpoolFault, parse_name};
+use shimtap_proto::spool::{SUFFIX, parse_name};
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use tracing::warn;
 
+use super::file::{SpoolFile, open_file};
 use crate::{closed::closed, limited::Limited};
 
 /// A disk that has not answered by then is left alone until it has.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// Bytes read at a time.
-const PIECE: usize = 256 << 10;
 /// What is kept of files that were set aside, per directory.
 const ASIDE_FILES: usize = 8;
 const ASIDE_BYTES: u64 = 32 << 20;
@@ -74,21 +72,6 @@ pub(super) struct Found {
     pub(super) number: u32,
 }
 
-/// An open file on its way through the decoder.
-#[derive(Debug)]
-pub(super) struct SpoolFile {
-    file: FileLock,
-    decoder: Decoder,
-    ended: bool,
-}
-
-/// Locked where its writer has ended.
-#[derive(Debug)]
-enum FileLock {
-    Ours(Flock<OwnedFd>),
-    Writers(OwnedFd),
-}
-
 /// Why a file is not to be had now.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OpenFault {
@@ -104,20 +87,6 @@ pub(super) enum OpenFault {
     /// The system's answer.
     #[error("opening it: {0}")]
     System(#[from] Errno),
-}
-
-/// Why nothing more is read of a file.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ReadFault {
-    /// The disk does not answer.
-    #[error("its disk did not answer within {PATIENCE:?}")]
-    Stuck,
-    /// The system's answer.
-    #[error("reading it: {0}")]
-    System(#[from] io::Error),
-    /// It is not as it was written.
-    #[error("{0}")]
-    Format(#[from] SpoolFault),
 }
 
 // === impl SpoolDir ===
@@ -194,7 +163,7 @@ fn is_private(path: &Path) -> io::Result<()> {
 }
 
 /// Root, or whoever we run as (tests; a user cannot wrap shims).
-fn is_trusted(uid: u32) -> bool {
+pub(super) fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == nix::unistd::geteuid().as_raw()
 }
 
@@ -210,7 +179,15 @@ impl Found {
     pub(super) async fn open(&self) -> Result<SpoolFile, OpenFault> {
         let name = self.name.clone();
         let opened = self.dir.ask(move |dir| open_file(dir, &name)).await.ok_or(OpenFault::Stuck)?;
-        opened.map(|file| SpoolFile { file, decoder: Decoder::default(), ended: false })
+        opened.map(SpoolFile::new)
+    }
+
+    /// Runs what may hang on its disk.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        self.dir.ask(move |_| work()).await
     }
 
     /// Removes it. Where that is refused it is found again, and then its bytes are known.
@@ -247,32 +224,6 @@ impl std::hash::Hash for Found {
     }
 }
 
-fn open_file(dir: &Path, name: &str) -> Result<FileLock, OpenFault> {
-    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let dir = open(dir, flags, Mode::empty())?;
-    // A FIFO must not hold us, and a terminal is not ours to take.
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let file = match openat(&dir, name, flags, Mode::empty()) {
-        Ok(file) => file,
-        Err(Errno::ENOENT) => return Err(OpenFault::Gone),
-        // A link, or a socket.
-        Err(Errno::ELOOP | Errno::ENXIO) => return Err(OpenFault::Unsafe),
-        Err(errno) => return Err(errno.into()),
-    };
-    let stat = fstat(&file)?;
-    let is_file = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
-    let others = Mode::S_IRWXG | Mode::S_IRWXO;
-    let is_private = !Mode::from_bits_truncate(stat.st_mode).intersects(others);
-    if !is_file || stat.st_nlink != 1 || !is_trusted(stat.st_uid) || !is_private {
-        return Err(OpenFault::Unsafe);
-    }
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(FileLock::Ours(lock)),
-        Err((file, Errno::EWOULDBLOCK)) => Ok(FileLock::Writers(file)),
-        Err((_, errno)) => Err(errno.into()),
-    }
-}
-
 /// Of what was set aside the newest stay.
 fn thin_out(dir: &Path) {
     let suffix = format!("{SUFFIX}{ASIDE_SUFFIX}");
@@ -292,77 +243,6 @@ fn thin_out(dir: &Path) {
         bytes = bytes.saturating_add(size);
         if n >= ASIDE_FILES || bytes > ASIDE_BYTES {
             let _ = fs::remove_file(path);
-        }
-    }
-}
-
-// === impl SpoolFile ===
-
-impl SpoolFile {
-    /// Does its writer still have it? Then it may grow, and is not to be touched.
-    pub(super) fn is_being_written(&self) -> bool {
-        matches!(self.file, FileLock::Writers(_))
-    }
-
-    /// The messages of its next piece; none when it has ended. What came before a fault has been given by then.
-    pub(super) async fn read(&mut self, found: &Found) -> Result<Vec<Vec<u8>>, ReadFault> {
-        loop {
-            let messages = self.decoded()?;
-            if !messages.is_empty() {
-                return Ok(messages);
-            }
-            if self.ended {
-                // One that is being written ends anywhere.
-                return if self.is_being_written() {
-                    Ok(Vec::new())
-                } else {
-                    Ok(self.decoder.finish().map(|()| Vec::new())?)
-                };
-            }
-            let file = File::from(self.handle()?);
-            let read = found.dir.ask(move |_| read_piece(file)).await.ok_or(ReadFault::Stuck)??;
-            self.ended = read.is_empty();
-            self.decoder.push(&read);
-        }
-    }
-
-    /// What its header says, once a record was read.
-    pub(super) fn header(&mut self) -> Option<Header> {
-        self.decoder.header().ok().flatten()
-    }
-
-    /// What is whole of what was read; a fault only where nothing is.
-    fn decoded(&mut self) -> Result<Vec<Vec<u8>>, SpoolFault> {
-        let mut messages = Vec::new();
-        loop {
-            match self.decoder.next_message() {
-                Ok(Some(message)) => messages.push(message.to_vec()),
-                Ok(None) => return Ok(messages),
-                Err(fault) if messages.is_empty() => return Err(fault),
-                Err(_) => return Ok(messages),
-            }
-        }
-    }
-
-    /// A duplicate that shares the place in the file: the thread that uses it may never come back.
-    fn handle(&self) -> io::Result<OwnedFd> {
-        match &self.file {
-            FileLock::Ours(lock) => lock.try_clone(),
-            FileLock::Writers(file) => file.try_clone(),
-        }
-    }
-}
-
-fn read_piece(mut file: File) -> io::Result<Vec<u8>> {
-    let mut piece = vec![0; PIECE];
-    loop {
-        match file.read(&mut piece) {
-            Ok(n) => {
-                piece.truncate(n);
-                return Ok(piece);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
         }
     }
 }

@@ -8,6 +8,7 @@
 //! `dir` touches the disk, on threads of its own, and is never waited for longer than [`dir::PATIENCE`].
 
 mod dir;
+mod file;
 mod replay;
 
 use std::{
@@ -25,7 +26,8 @@ use tracing::{info, warn};
 pub use dir::Aside;
 
 use self::{
-    dir::{Found, SpoolDir, SpoolFile},
+    dir::{Found, SpoolDir},
+    file::SpoolFile,
     replay::{Replayed, replay},
 };
 use super::{Ingest, streams::Slot};
@@ -52,6 +54,8 @@ pub struct Spools {
     dirs: [SpoolDir; 2],
     /// One file at a time, so that each wrapper's are taken in order.
     turn: tokio::sync::Mutex<()>,
+    /// What one wrapper may keep, in bytes.
+    share: watch::Sender<u64>,
     ids: AtomicU64,
     pending: Mutex<Vec<Pending>>,
     /// Files that could not be taken, and when they may be tried again.
@@ -62,8 +66,8 @@ pub struct Spools {
 #[derive(Debug)]
 struct Pending {
     found: Found,
-    /// Its lock is ours for so long.
-    _file: SpoolFile,
+    /// Its lock is ours for so long, or will be when its writer has ended.
+    file: SpoolFile,
     reached: Vec<(Arc<Slot>, u64)>,
 }
 
@@ -74,9 +78,11 @@ impl Spools {
     #[must_use]
     pub fn new(config: config::Spool) -> Self {
         let dirs = [SpoolDir::new(&config.disk_dir), SpoolDir::new(&config.memory_dir)];
+        let (share, _) = watch::channel(config.budget_bytes);
         Self {
             config,
             dirs,
+            share,
             turn: tokio::sync::Mutex::default(),
             ids: AtomicU64::new(FIRST_ID),
             pending: Mutex::default(),
@@ -84,11 +90,16 @@ impl Spools {
         }
     }
 
-    /// What one of `wrappers` wrappers may keep in files. In steps, so that it does not change with each pod.
-    #[must_use]
-    pub fn share(&self, wrappers: usize) -> u64 {
+    /// What one wrapper may keep in files, now and whenever it changes.
+    pub(super) fn share(&self) -> watch::Receiver<u64> {
+        self.share.subscribe()
+    }
+
+    /// So many wrappers share the budget from here on. In steps, so that not each pod changes it for all others.
+    pub(super) fn share_among(&self, wrappers: usize) {
         let wrappers = u64::try_from(wrappers).unwrap_or(u64::MAX).clamp(1, 1 << 32);
-        self.config.budget_bytes / wrappers.next_power_of_two()
+        let share = self.config.budget_bytes / wrappers.next_power_of_two();
+        self.share.send_if_modified(|now| std::mem::replace(now, share) != share);
     }
 
     /// Takes the files of one wrapper, which has just attached. Its own streams wait for it. Cancel-safe: what was not
@@ -99,7 +110,7 @@ impl Spools {
         files.retain(|found| found.wrapper == wrapper);
         for found in files {
             let _turn = self.turn.lock().await;
-            self.take(ingest, found).await;
+            self.take(ingest, found, true).await;
         }
     }
 
@@ -134,7 +145,7 @@ impl Spools {
             let _turn = self.turn.lock().await;
             // Asked with the turn: one that attaches now waits for it before its streams are opened.
             if !ingest.registry.is_attached(found.wrapper) {
-                self.take(ingest, found).await;
+                self.take(ingest, found, false).await;
             }
         }
     }
@@ -158,14 +169,17 @@ impl Spools {
         put_off.contains_key(found)
     }
 
-    async fn take(&self, ingest: &Arc<Ingest>, found: Found) {
+    /// `attached`: whoever writes it, if anybody does, hangs in its disk, and what it still completes the wrapper has too.
+    async fn take(&self, ingest: &Arc<Ingest>, found: Found, attached: bool) {
         let totals = &ingest.registry.totals;
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         match replay(ingest, &found, id).await {
+            // It grows, and is looked at again.
+            Replayed::Taken(file, _) if file.is_being_written() && !attached => {}
             Replayed::Taken(file, reached) => {
                 totals.spool_files.add(1);
                 info!(file = %found.path().display(), "took a spool file");
-                self.pending().push(Pending { found, _file: file, reached });
+                self.pending().push(Pending { found, file, reached });
             }
             Replayed::Gone => {}
             Replayed::Later => {
@@ -188,6 +202,7 @@ impl Spools {
     async fn settle(&self) {
         let durable = |pending: &mut Pending| {
             pending.reached.iter().all(|(slot, next)| slot.progress.durable() >= *next)
+                && pending.file.is_ours()
         };
         let done: Vec<Pending> = self.pending().extract_if(.., durable).collect();
         for pending in done {

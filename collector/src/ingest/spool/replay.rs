@@ -8,7 +8,10 @@ use shimtap_proto::{
     spool::SpoolFault,
 };
 
-use super::dir::{Aside, Found, OpenFault, ReadFault, SpoolFile};
+use super::{
+    dir::{Aside, Found, OpenFault},
+    file::{ReadFault, SpoolFile},
+};
 use crate::{
     event::HoleReason,
     ingest::{Ingest, fault::IngestFault, session::Session, streams::Slot},
@@ -17,11 +20,12 @@ use crate::{
 /// What became of a file.
 #[derive(Debug)]
 pub(super) enum Replayed {
-    /// All of it was taken; it can go when these streams are durable up to these offsets.
+    /// All of it was taken that was there; it can go when its writer has ended and these streams are durable up to these
+    /// offsets.
     Taken(SpoolFile, Vec<(Arc<Slot>, u64)>),
     /// Somebody has removed it.
     Gone,
-    /// It is still written, its disk does not answer, or its wrapper is back: taken as far as it went, and to be tried again.
+    /// Its disk does not answer, or its wrapper is back: taken as far as it went, and to be tried again.
     Later,
     /// It was taken as far as it is right.
     Wrong(Aside, WrongFile),
@@ -56,7 +60,6 @@ pub(super) async fn replay(ingest: &Arc<Ingest>, found: &Found, id: u64) -> Repl
     let taken = take_all(ingest, found, id, &mut file, &mut session).await;
     let reached = session.as_ref().map(Session::reached).unwrap_or_default();
     match taken {
-        Ok(()) if being_written => Replayed::Later,
         Ok(()) => Replayed::Taken(file, reached),
         // Its wrapper has come back and did not wait: what is left is in its ring or declared lost by now.
         Err(WrongFile::Session(IngestFault::Superseded(_))) => Replayed::Later,
