@@ -10,8 +10,8 @@ use shimtap_tests::standin::{
     client::{
         PATIENCE,
         spooled::{
-            cleared, count, gone, has, judged, spool_files, spooled, spooler, steady, to_its_end, value,
-            whole,
+            LIMIT, cleared, count, gone, has, judged, spool_files, spooled, spooler, steady, to_its_end,
+            value, whole,
         },
         wrapped::{wrapped, wrapped_in},
     },
@@ -47,7 +47,7 @@ fn a_pod_that_says_three_times_what_its_memory_holds() -> Result<()> {
     let script = Script { until_killed: true, ..steady(30_000) };
     let pod = wrapped(&script)?;
     let fifos = pod.run()?;
-    fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), PATIENCE)?;
+    fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), LIMIT)?;
     let collector = pod.lab.collector()?;
     whole(&collector, "task", &script)?;
     ensure!(count(&collector, "spool_bytes")? > 0, "it went by a file");
@@ -66,7 +66,7 @@ fn a_collector_that_comes_and_goes() -> Result<()> {
         let mut collector = pod.lab.collector()?;
         has(&collector, "task", seen + 50_000)?;
         collector.end(Signal::SIGKILL)?;
-        fifos.stdout.wait_len(part * 1_400_000, PATIENCE)?;
+        fifos.stdout.wait_len(part * 1_400_000, LIMIT)?;
         seen = u64::try_from(part)? * 1_400_000 - 100_000;
     }
     pod.wait()?;
@@ -181,7 +181,7 @@ fn a_bound_that_is_reached() -> Result<()> {
         lab.reconfigure("deaths = 0\n", "deaths = 0\n[spool]\nlimit_bytes = 2400000\n")
     })?;
     let fifos = pod.run()?;
-    fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), PATIENCE)?;
+    fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), LIMIT)?;
     let files = spooled(&pod)?;
     let sizes: u64 = files.iter().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum();
     // A quarter of it, in memory.

@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -20,16 +20,14 @@ use shimtap_tests::standin::{
         PATIENCE,
         pod::Pod,
         spooled::{
-            bytes, cleared, count, counted, gone, has, judged, spool_files, spooled, steady, to_its_end,
-            value, whole,
+            LIMIT, bytes, cleared, count, counted, gone, has, judged, spool_files, spooled, steady,
+            to_its_end, value, whole,
         },
         wrapped::{wrapped, wrapped_in},
     },
     procs,
     script::{Output, Script},
 };
-
-const LIMIT: Duration = Duration::from_secs(60);
 
 fn short() -> Script {
     Script { stdout: Output::lines(3000, 100), ..Script::default() }
@@ -151,9 +149,12 @@ fn a_directory_that_others_could_have_filled() -> Result<()> {
     let dir = file.parent().context("its directory")?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o770))?;
     let collector = pod.lab.collector()?;
+    let log = pod.lab.dir().join("collector.log");
+    eventually(LIMIT, "its word on that", || {
+        let said = fs::read_to_string(&log)?;
+        Ok(said.contains("spool files are not looked for").then_some(()))
+    })?;
     ensure!(value(&collector, "shimtap_spool_files_total")? == 0 && file.exists(), "it was read");
-    let said = fs::read_to_string(pod.lab.dir().join("collector.log"))?;
-    ensure!(said.contains("spool files are not looked for"), "{said}");
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
     whole(&collector, "task", &script)?;
     collector.stop()?;
@@ -163,7 +164,7 @@ fn a_directory_that_others_could_have_filled() -> Result<()> {
     fs::create_dir_all(&memory)?;
     fs::set_permissions(&memory, fs::Permissions::from_mode(0o777))?;
     let fifos = pod.run()?;
-    fifos.stdout.wait_len(1_500_000, PATIENCE)?;
+    fifos.stdout.wait_len(1_500_000, LIMIT)?;
     ensure!(spool_files(&pod).is_empty(), "it was written to");
     let collector = pod.lab.collector()?;
     counted(&collector, "spool_unsafe")?;
@@ -192,7 +193,7 @@ fn what_a_spoilt_file_has_cost_is_a_hole() -> Result<()> {
     let script = Script { until_killed: true, ..steady(30_000) };
     let pod = wrapped(&script)?;
     let fifos = pod.run()?;
-    fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), PATIENCE)?;
+    fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), LIMIT)?;
     let files = spooled(&pod)?;
     let first = files.iter().min().context("a file")?;
     let mut all = bytes(first)?;
@@ -208,7 +209,7 @@ fn what_a_spoilt_file_has_cost_is_a_hole() -> Result<()> {
     collector.stop()?;
     let pod = wrapped(&script)?;
     let fifos = pod.run()?;
-    fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), PATIENCE)?;
+    fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), LIMIT)?;
     for file in spooled(&pod)? {
         fs::remove_file(file)?;
     }
@@ -240,10 +241,11 @@ fn on_disk(script: &Script, disk: impl FnOnce(&Path) -> Result<Mounted>) -> Resu
     let fifos = pod.run()?;
     let mut collector = pod.lab.collector()?;
     has(&collector, "task", 50_000)?;
-    collector.end(Signal::SIGKILL)?;
+    // In order, so that all it has was acknowledged: what it took beyond that would come again, or be missed again.
+    collector.end(Signal::SIGTERM)?;
     let all = script.stdout.bytes("stdout").len();
     let began = Instant::now();
-    fifos.stdout.wait_len(all, PATIENCE)?;
+    fifos.stdout.wait_len(all, LIMIT)?;
     println!("the rest of {all} bytes came in {:?}", began.elapsed());
     Ok((pod, mounted))
 }
