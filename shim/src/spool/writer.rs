@@ -99,7 +99,12 @@ fn begin(memfd: BorrowedFd<'_>) -> Kernel<Writer> {
         }
         locked
     });
-    if alone { Writer::new(block) } else { Err(Errno::EALREADY) }
+    let spool = &block.tables().spool;
+    let generation = spool.asked_in.load(Ordering::Acquire);
+    if !alone || generation != spool.generation() {
+        return Err(Errno::EALREADY);
+    }
+    Writer::new(block, generation)
 }
 
 fn verdict(stream: &Stream) -> Kind {
@@ -109,7 +114,7 @@ fn verdict(stream: &Stream) -> Kind {
 // === impl Writer ===
 
 impl Writer {
-    fn new(block: &'static Block) -> Kernel<Self> {
+    fn new(block: &'static Block, generation: u64) -> Kernel<Self> {
         let tables = block.tables();
         tables.counters.add(Counter::SpoolWriters);
         let taken = |s: &&Stream| StreamState::load(&s.state) != StreamState::Free;
@@ -120,7 +125,7 @@ impl Writer {
         Ok(Self {
             block,
             wrapper: tables.identity.wrapper.load(Ordering::Relaxed),
-            generation: tables.spool.generation(),
+            generation,
             cursors: Cursors::new(block, Towards::Spool),
             streams: BTreeMap::new(),
             events: EventRing::new(block)?,
@@ -301,5 +306,68 @@ impl Writer {
         let hello = link::up(from_wrapper::Body::Hello(link::hello(self.block)));
         file.append(&hello.write_to_bytes().map_err(|_| Errno::EMSGSIZE)?)?;
         Ok(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{block::spool::Mark, spool::is_written};
+
+    #[test]
+    fn one_at_a_time_and_only_for_the_generation_that_asked() {
+        let block = Block::create().unwrap();
+        assert_eq!(is_written(&block), Ok(false));
+        let _writer = begin(block.memfd()).unwrap();
+        assert_eq!(is_written(&block), Ok(true));
+        assert_eq!(begin(block.memfd()).err(), Some(Errno::EALREADY), "one is there");
+
+        // What it opened goes with its process, so a test needs another block.
+        let block = Block::create().unwrap();
+        block.tables().spool.begin_generation();
+        let late = begin(block.memfd()).err();
+        assert_eq!(late, Some(Errno::EALREADY), "a collector was attached before it began");
+    }
+
+    #[test]
+    fn what_it_says_is_in_the_file_before_the_ring_hears_of_it() {
+        let dir = std::path::Path::new("/dev/shm").join(format!("shimtap-writer-{}", std::process::id()));
+        let block = Block::create().unwrap();
+        let spool = &block.tables().spool;
+        assert!(spool.memory_dir.set(dir.to_str().unwrap()));
+        spool.limit_bytes.store(1 << 20, Ordering::Relaxed);
+        let events = EventRing::new(Box::leak(Box::new(
+            Block::open(block.memfd().try_clone_to_owned().unwrap()).unwrap(),
+        )))
+        .unwrap();
+        for pid in 1..=3 {
+            events.push(link_event(pid));
+        }
+        let mut writer = begin(block.memfd()).unwrap();
+        assert!(matches!(writer.pass(), Ok(true)));
+        assert!(matches!(writer.pass(), Ok(false)), "all was said");
+        let head = block.tables().events_head.load(Ordering::Relaxed);
+        assert_eq!(Mark::load(&spool.events).offset, head);
+        assert_eq!(block.tables().events_kept_elsewhere(), head);
+        let name = shimtap_proto::spool::file_name(0, 0);
+        let mut decoder = shimtap_proto::spool::Decoder::default();
+        decoder.push(&std::fs::read(dir.join(name)).unwrap());
+        let mut said = 0;
+        while let Ok(Some(message)) = decoder.next_message() {
+            let body = shimtap_proto::link::FromWrapper::parse_from_bytes(message).unwrap().body.unwrap();
+            let is_hello = matches!(body, from_wrapper::Body::Hello(_));
+            assert_eq!(is_hello, said == 0, "a file begins with Hello");
+            said += 1;
+        }
+        assert_eq!((said, decoder.finish()), (4, Ok(())));
+        spool.begin_generation();
+        events.push(link_event(4));
+        assert!(matches!(writer.pass(), Err(Stop::Attached)), "nothing is written behind a collector's back");
+        assert_eq!(block.tables().events_kept_elsewhere(), 0);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    fn link_event(pid: u32) -> shimtap_proto::link::Event {
+        shimtap_proto::link::Event { pid, ..Default::default() }
     }
 }

@@ -28,6 +28,7 @@ pub(super) struct Spooling {
 impl Worker {
     /// Asks for a writer where output or events would be lost for want of one.
     pub(super) fn tend_spool(&mut self, now: u64) {
+        let generation = self.block.tables().spool.generation();
         if self.board.is_attached() {
             self.spooling.alone_ns = None;
             return;
@@ -38,7 +39,7 @@ impl Worker {
         }
         self.spooling.look_ns = now.saturating_add(LOOK_NS);
         if ring::is_pressed(self.block) || EventRing::is_pressed(self.block) {
-            self.ask_for_writer(now);
+            self.ask_for_writer(now, generation);
         }
     }
 
@@ -49,8 +50,11 @@ impl Worker {
             && !self.is_safe()
     }
 
-    fn ask_for_writer(&mut self, now: u64) {
+    /// `generation` was read before it was seen that nobody is attached: who attaches now raises it, and a writer that begins
+    /// after that must not free what the collector did not find in its files.
+    fn ask_for_writer(&mut self, now: u64, generation: u64) {
         self.spooling.look_ns = now.saturating_add(AGAIN_NS);
+        self.block.tables().spool.asked_in.store(generation, Ordering::Release);
         // Refused where one is at work already, or where processes are short: asked again then.
         let _ = self.hands.tell(Operation::Spool, Slot::LISTENER);
     }
@@ -58,10 +62,11 @@ impl Worker {
     /// The pod is over, and the collector has not taken all it said. Is it in a file by now, as far as it ever will be?
     /// `None`: no file can be had, or a collector is there and may still take it.
     pub(super) fn is_spooled(&mut self, now: u64, over_ns: u64) -> Option<bool> {
+        let spool = &self.block.tables().spool;
+        let generation = spool.generation();
         if self.board.is_attached() && now.saturating_sub(over_ns) < LINGER_NS {
             return None;
         }
-        let spool = &self.block.tables().spool;
         let (number, since) = match self.spooling.last {
             Some(last) => last,
             None if !self.may_spool(now) => return None,
@@ -79,7 +84,7 @@ impl Worker {
             return None;
         }
         if now >= self.spooling.look_ns {
-            self.ask_for_writer(now);
+            self.ask_for_writer(now, generation);
         }
         Some(false)
     }
