@@ -212,7 +212,8 @@ impl Lab {
             keepers.is_empty().then_some(())
         };
         procs::wait(Duration::from_secs(5), || "keepers end".to_owned(), alone)?;
-        Ok(())
+        // It goes on without them, and would make anew what is removed here. One that hangs in a disk ends with that.
+        procs::spoolers(&self.namespace)?.iter().try_for_each(|spooler| procs::kill(spooler.pid))
     }
 }
 
