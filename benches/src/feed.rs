@@ -206,7 +206,11 @@ impl Feed {
     fn answer(&mut self) -> Result<from_collector::Body> {
         loop {
             if let Some(message) = self.whole()? {
-                return message.body.context("an answer without a body");
+                match message.body.context("an answer without a body")? {
+                    // How many feeds there are changes them.
+                    from_collector::Body::Settings(_) => continue,
+                    body => return Ok(body),
+                }
             }
             let mut bytes = [0; 4096];
             let count = self.socket.read(&mut bytes).context("wait for an answer")?;

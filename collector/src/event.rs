@@ -41,6 +41,12 @@ closed! {
         RuleDrop => "rule_drop",
         /// The container wrote more lines than a rule allows.
         RateLimit => "rate_limit",
+        /// Was in a spool file that was not there.
+        SpoolLost => "spool_lost",
+        /// Was in a spool file that was not as it had been written.
+        SpoolCorrupt => "spool_corrupt",
+        /// An earlier collector had it for good, and its journal is not ours.
+        JournalLost => "journal_lost",
         /// The wrapper went on at a later offset and claimed nothing: counted by us.
         Missing => "missing",
         /// A reason that this release does not know.

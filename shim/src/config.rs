@@ -16,6 +16,11 @@ use thiserror::Error;
 const DEFAULT_PATH: &str = "/etc/shimtap/shim.toml";
 const ENV_PATH: &str = "SHIMTAP_CONFIG";
 const ENV_COLLECTOR: &str = "SHIMTAP_COLLECTOR";
+/// Puts both spool directories below another one (tests, several containerds on one machine).
+const ENV_SPOOL: &str = "SHIMTAP_SPOOL_DIR";
+/// Where spool files lie unless told otherwise; the collector's defaults are the same.
+const SPOOL_DISK: &str = "/var/lib/shimtap/spool";
+const SPOOL_MEMORY: &str = "/run/shimtap/spool";
 
 /// The file as written.
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
@@ -27,6 +32,17 @@ struct RawConfig {
     stats: RawStats,
     start: RawStart,
     safe_mode: RawSafeMode,
+    spool: RawSpool,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+struct RawSpool {
+    limit_bytes: Option<u64>,
+    disk_dir: Option<String>,
+    memory_dir: Option<String>,
+    disk_free_bytes: Option<u64>,
+    disk_free_percent: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
@@ -77,8 +93,23 @@ pub struct Config {
     pub ready_ms: u16,
     /// So many deaths of workers within ten seconds mean safe mode; 0 = never.
     pub safe_mode_deaths: u32,
+    /// What goes to files while no collector is there.
+    pub spool: Spool,
     /// The file is there and cannot be used.
     pub fault: Option<String>,
+}
+
+/// Spool files.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Spool {
+    /// Bytes that one wrapper's files may hold on the disk; a quarter of it in memory; 0 = none are written.
+    pub limit_bytes: u64,
+    /// Directory on a disk, and in memory.
+    pub disk_dir: String,
+    pub memory_dir: String,
+    /// What the disk keeps free, in bytes and in percent.
+    pub disk_free_bytes: u64,
+    pub disk_free_percent: u32,
 }
 
 #[derive(Debug, Error)]
@@ -105,6 +136,10 @@ impl Config {
         if let Some(socket) = env::var(ENV_COLLECTOR).ok().filter(|v| !v.is_empty()) {
             config.collector = socket;
         }
+        if let Some(dir) = env::var(ENV_SPOOL).ok().filter(|v| !v.is_empty()) {
+            config.spool.disk_dir = format!("{dir}/disk");
+            config.spool.memory_dir = format!("{dir}/memory");
+        }
         config
     }
 
@@ -120,7 +155,23 @@ impl Config {
             ready_ms: raw.start.ready_ms.unwrap_or(300),
             // The block remembers eight.
             safe_mode_deaths: raw.safe_mode.deaths.unwrap_or(5).min(8),
+            spool: Spool::resolve(raw.spool),
             fault,
+        }
+    }
+}
+
+// === impl Spool ===
+
+impl Spool {
+    fn resolve(raw: RawSpool) -> Self {
+        Self {
+            limit_bytes: raw.limit_bytes.unwrap_or(16 << 20).min(1 << 30),
+            disk_dir: raw.disk_dir.unwrap_or_else(|| SPOOL_DISK.to_owned()),
+            memory_dir: raw.memory_dir.unwrap_or_else(|| SPOOL_MEMORY.to_owned()),
+            // Beyond 15 % the kubelet begins to evict pods for want of disk (imagefs.available).
+            disk_free_bytes: raw.disk_free_bytes.unwrap_or(2 << 30),
+            disk_free_percent: raw.disk_free_percent.unwrap_or(15).min(100),
         }
     }
 }

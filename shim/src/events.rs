@@ -2,7 +2,7 @@
 //!
 //! A record is a length (u32) and that many bytes, positions run on for ever and wrap by modulo. The relay thread
 //! moves `events_head`, the link thread moves `events_tail` once the collector has taken what lies before it; so
-//! events survive a worker. A full ring drops the new event and counts it.
+//! events survive a worker. What a spool file has counts as taken. A full ring drops the new event and counts it.
 
 use std::sync::atomic::Ordering;
 
@@ -36,7 +36,7 @@ impl EventRing {
         let seq = tables.events_seq.load(Ordering::Relaxed).wrapping_add(1);
         event.seq = seq;
         let head = tables.events_head.load(Ordering::Relaxed);
-        let tail = tables.events_tail.load(Ordering::Acquire);
+        let tail = tables.events_kept_elsewhere();
         let appended = event.write_to_bytes().ok().filter(|bytes| {
             let used = usize::try_from(head.wrapping_sub(tail)).unwrap_or(usize::MAX);
             let fits = bytes.len().saturating_add(PREFIX) <= EVENTS.saturating_sub(used);
@@ -83,6 +83,13 @@ impl EventRing {
     /// Link thread: oldest position not yet taken.
     pub fn tail(&self) -> u64 {
         self.block.tables().events_tail.load(Ordering::Acquire)
+    }
+
+    /// Is so much of it taken that waiting longer for a collector may cost events?
+    pub fn is_pressed(block: &Block) -> bool {
+        let tables = block.tables();
+        let used = tables.events_head.load(Ordering::Acquire).wrapping_sub(tables.events_kept_elsewhere());
+        used > wide(EVENTS / 2)
     }
 
     /// Link thread: everything before `position` was taken.

@@ -14,6 +14,7 @@ mod keeper;
 mod link;
 mod relay;
 mod run_dir;
+mod spool;
 mod sys;
 mod tee;
 mod upgrade;

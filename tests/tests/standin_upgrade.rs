@@ -128,7 +128,7 @@ fn block_of(pod: &Pod) -> Result<File> {
 /// What the next layout has appended: how many workers of it there were.
 fn appended(pod: &Pod) -> Result<u64> {
     let mut word = [0; 8];
-    block_of(pod)?.read_exact_at(&mut word, 852_912)?;
+    block_of(pod)?.read_exact_at(&mut word, 857_352)?;
     Ok(u64::from_ne_bytes(word))
 }
 

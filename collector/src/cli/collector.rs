@@ -18,7 +18,7 @@ use super::Exit;
 use crate::{
     admin::{Admin, AdminFault},
     config::Config,
-    ingest::{Ingest, ListenFault, Listener, Streams},
+    ingest::{Ingest, ListenFault, Listener, Spools, Streams},
     journal::{Journal, JournalFault, JournalThread},
     metrics::{Registry, SinkTotals, Totals},
     priority,
@@ -159,6 +159,7 @@ impl Collector {
             registry,
             rules: reloader.rules(),
             streams,
+            spools: Spools::new(config.spool.clone()),
             outlet: outlet.clone(),
         }))?;
         let terminate = signal(SignalKind::terminate())?;

@@ -19,6 +19,7 @@ mod node;
 mod otlp;
 mod rule;
 mod section;
+mod spool;
 mod stats;
 mod stdout;
 
@@ -30,6 +31,7 @@ pub use journal::{Fsync, Journal};
 pub use metrics::{Metrics, Scope};
 pub use node::Node;
 pub use otlp::{Header, HeaderValue, Otlp, Proxy, Tls};
+pub use spool::Spool;
 pub use stats::Stats;
 pub use stdout::Stdout;
 
@@ -57,6 +59,8 @@ pub struct Config {
     pub sinks: Vec<Sink>,
     /// What wrappers are told about statistics.
     pub stats: Stats,
+    /// What wrappers keep in files.
+    pub spool: Spool,
     /// What is collected of whom.
     pub rules: Rules,
 }
@@ -130,6 +134,7 @@ impl Config {
         let stdout = stdout::Raw::read(&mut document);
         let otlp = otlp::Raw::read(&mut document);
         let stats = stats::Raw::read(&mut document);
+        let spool = spool::Raw::read(&mut document);
         let rules = rule::read(&mut document);
         document.reject_unknown_sections();
         let mut faults = document.into_faults();
@@ -148,7 +153,11 @@ impl Config {
             },
             stats: stats.resolve(&mut faults),
             rules,
+            spool: spool.resolve(&mut faults),
         };
+        if [&config.spool.disk_dir, &config.spool.memory_dir].contains(&&config.journal.dir) {
+            faults.push(None, "journal.dir", "is a directory of spool files; give it one of its own");
+        }
         if config.ingest.socket == config.control.socket {
             faults.push(None, "control.socket", "is the same path as ingest.socket; give it one of its own");
         }
@@ -161,7 +170,7 @@ impl Config {
     #[must_use]
     pub fn sections_unlike(&self, other: &Self) -> Vec<&'static str> {
         // All fields, so that a new section is not forgotten here.
-        let Self { ingest, journal, metrics, control, node, sinks, stats, rules: _ } = self;
+        let Self { ingest, journal, metrics, control, node, sinks, stats, spool, rules: _ } = self;
         let of = |sinks: &[Sink], section| sinks.iter().find(|sink| sink.section() == section).cloned();
         let same = [
             ("ingest", *ingest == other.ingest),
@@ -173,6 +182,7 @@ impl Config {
             (Sink::STDOUT, of(sinks, Sink::STDOUT) == of(&other.sinks, Sink::STDOUT)),
             (Sink::OTLP, of(sinks, Sink::OTLP) == of(&other.sinks, Sink::OTLP)),
             ("stats", *stats == other.stats),
+            ("spool", *spool == other.spool),
         ];
         same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
     }

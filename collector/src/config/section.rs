@@ -92,7 +92,8 @@ impl<'t> Document<'t> {
             self.faults.push(
                 Some(line),
                 key.get_ref().as_ref(),
-                "is unknown; the sections are ingest, journal, metrics, control, stats, node, file, stdout, otlp, rule",
+                "is unknown; the sections are ingest, journal, metrics, control, stats, spool, node, file, stdout, otlp, \
+                 rule",
             );
         }
     }

@@ -85,6 +85,16 @@ fn two_sockets_cannot_share_a_path() {
 }
 
 #[test]
+fn the_journal_does_not_lie_among_spool_files() {
+    for dir in ["/run/shimtap/spool", "/var/lib/shimtap/spool"] {
+        let faults = parse(&format!("[journal]\ndir = \"{dir}\"\n")).expect_err("faulty");
+        assert_eq!(faults.iter().map(|f| f.key.as_str()).collect::<Vec<_>>(), ["journal.dir"]);
+    }
+    let faults = parse("[spool]\ndisk_dir = \"/a\"\nmemory_dir = \"/a\"\n").expect_err("faulty");
+    assert_eq!(faults.iter().map(|f| f.key.as_str()).collect::<Vec<_>>(), ["spool.memory_dir"]);
+}
+
+#[test]
 fn a_file_that_was_named_must_be_there() {
     let absent = Path::new("/nonexistent/collector.toml");
     assert!(

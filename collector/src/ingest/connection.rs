@@ -69,12 +69,15 @@ pub(super) async fn serve(
     };
     let Some((stream_id, hello)) = greeted else { return Ok(End::Closed) };
     let (session, welcome) = Session::begin(&ingest, id, &hello)?;
+    // What it is now stands in the welcome.
+    let share = ingest.spools.share();
     let acks = session.acks();
     send(&mut write, stream_id, &welcome).await?;
 
     let (answers, to_send) = mpsc::channel(16);
-    let writing = write_all(write, stream_id, Arc::clone(&acks), to_send);
-    let reading = read_all(reader, stream_id, session, answers, stop);
+    let writing = write_all(write, stream_id, Arc::clone(&acks), to_send, share);
+    let spooled = spooled_first(Arc::clone(&ingest), hello.wrapper);
+    let reading = read_all(reader, stream_id, session, spooled, answers, stop);
     tokio::pin!(reading, writing);
     tokio::select! {
         // Neither loses anything by being dropped when the other has ended: the connection is over then.
@@ -117,11 +120,17 @@ async fn greet(
     }
 }
 
+/// What the wrapper wrote to files comes before what it says now.
+async fn spooled_first(ingest: Arc<Ingest>, wrapper: u64) {
+    ingest.spools.take_of(&ingest, wrapper).await;
+}
+
 /// Takes messages until the wrapper closes the stream or we are to stop.
 async fn read_all(
     mut reader: Reader,
     stream_id: u32,
     mut session: Session,
+    spooled: impl Future<Output = ()>,
     answers: mpsc::Sender<link::FromCollector>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<End, IngestFault> {
@@ -129,6 +138,7 @@ async fn read_all(
     let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
     tokio::pin!(stopped);
     let mut rules = session.watch_rules();
+    let mut spooled = Some(Box::pin(spooled));
     loop {
         let due = session.fragments_due();
         let next = tokio::select! {
@@ -155,6 +165,14 @@ async fn read_all(
         };
         let Some(frame) = next else { return Ok(End::Closed) };
         check(&frame, stream_id)?;
+        // Not before: with its first message the wrapper says that it has seen to the end of whoever writes its files.
+        if let Some(spooled) = spooled.take() {
+            tokio::select! {
+                // Cancel-safe: a file that was not taken to its end stays.
+                () = spooled => {}
+                () = &mut stopped => return Ok(End::Stopped),
+            }
+        }
         if frame.header.flags & FLAG_NO_DATA == 0 {
             let taken = tokio::select! {
                 // Cancel-safe: see `Session::take`.
@@ -189,6 +207,7 @@ async fn write_all(
     stream_id: u32,
     acks: Arc<Acks>,
     mut answers: mpsc::Receiver<link::FromCollector>,
+    mut share: watch::Receiver<u64>,
 ) -> Result<(), IngestFault> {
     let mut reading = true;
     // When what is durable is acknowledged at the latest.
@@ -211,6 +230,10 @@ async fn write_all(
                 None => reading = false,
             },
             () = acks.due.called() => {}
+            Ok(()) = share.changed(), if reading => {
+                let spool_bytes = *share.borrow_and_update();
+                send(&mut write, stream_id, &settings(spool_bytes)).await?;
+            }
             // Not polled where nothing is outstanding.
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
@@ -224,6 +247,12 @@ async fn write_all(
             send(&mut write, stream_id, &ack).await?;
         }
     }
+}
+
+/// The share has changed: nothing else of the settings has.
+fn settings(spool_bytes: u64) -> link::FromCollector {
+    let settings = link::Settings { spool_bytes, ..link::Settings::default() };
+    link::FromCollector { body: Some(from_collector::Body::Settings(settings)), ..Default::default() }
 }
 
 /// How long what is outstanding may wait where nothing calls.

@@ -52,6 +52,8 @@ impl Listener {
         let places = Arc::new(Semaphore::new(self.ingest.config.connections));
         let mut connections = JoinSet::new();
         connections.spawn(sweep(Arc::clone(&self.ingest), stop.clone()));
+        let (spooled, stopped) = (Arc::clone(&self.ingest), stop.clone());
+        connections.spawn(async move { spooled.spools.run(&spooled, stopped).await });
         let mut id: u64 = 0;
         loop {
             let accepted = tokio::select! {

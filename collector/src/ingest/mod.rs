@@ -12,6 +12,8 @@ mod fault;
 mod frames;
 mod listener;
 mod session;
+mod spool;
+mod stream_counts;
 mod streams;
 
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use tokio::sync::watch;
 pub use event_label::EventLabel;
 pub use fault::FaultKind;
 pub use listener::{ListenFault, Listener};
+pub use spool::{Aside, Spools};
 pub use streams::{Memory, Streams};
 
 use crate::{config, metrics::Registry, rules::Rules, sinks::Outlet};
@@ -38,6 +41,8 @@ pub struct Ingest {
     pub streams: Streams,
     /// What is collected of whom; changes while we run.
     pub rules: watch::Receiver<Arc<Rules>>,
+    /// What wrappers wrote to files.
+    pub spools: Spools,
     /// Where records go.
     pub outlet: Outlet,
 }

@@ -16,13 +16,12 @@ use super::{
     data::Data,
     event_label::EventLabel,
     fault::IngestFault,
+    stream_counts::{not_captured, show},
     streams::{Place, Refused, Slot},
 };
 use crate::{
     event::{Batch, Origin, StreamKind, StreamName, URGENT_BYTES},
-    metrics::{
-        About, Container, Notice, Sample, SampleSource, StreamCounts, Undecoded, Unwrapped, Update, Wrapper,
-    },
+    metrics::{About, Container, Notice, Sample, SampleSource, Undecoded, Unwrapped, Update, Wrapper},
     rules::Rules,
     sinks::Room,
     time::now_ns,
@@ -35,6 +34,8 @@ pub(super) struct Session {
     /// The connection's number; streams know their owner by it.
     id: u64,
     wrapper: Arc<Wrapper>,
+    /// A connection carries it; else it comes from a file.
+    attached: bool,
     tasks: HashMap<u32, Task>,
     streams: HashMap<u32, Stream>,
     /// What became of tasks that are not announced yet: after a reconnect events may come first.
@@ -44,6 +45,8 @@ pub(super) struct Session {
     held: usize,
     /// Streams with an unfinished line, and since when it waits.
     unfinished: HashMap<u32, Instant>,
+    /// From a file: every stream that it spoke of.
+    carried: Vec<Arc<Slot>>,
 }
 
 /// How long an unfinished line waits for its end before what is there of it is made durable.
@@ -79,8 +82,13 @@ impl Session {
             return Err(IngestFault::Order("a hello must name the protocol's version"));
         }
         let wrapper = ingest.registry.attach(hello);
+        ingest.spools.share_among(ingest.registry.attached_count());
         let interval = u32::try_from(ingest.stats.interval.as_millis()).unwrap_or(u32::MAX);
-        let settings = link::Settings { stats_interval_ms: interval, ..link::Settings::default() };
+        let settings = link::Settings {
+            stats_interval_ms: interval,
+            spool_bytes: *ingest.spools.share().borrow(),
+            ..link::Settings::default()
+        };
         let welcome = link::Welcome {
             protocol: hello.protocol.min(link::PROTOCOL),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -88,18 +96,34 @@ impl Session {
             event_seq: wrapper.event_seq(),
             ..link::Welcome::default()
         };
-        let session = Self {
+        let session = Self::new(ingest, id, wrapper, true);
+        Ok((session, answer(from_collector::Body::Welcome(welcome))))
+    }
+
+    /// The same for what a wrapper wrote to a file: nobody is there to be answered.
+    pub(super) fn replay(ingest: &Arc<Ingest>, id: u64, hello: &link::Hello) -> Self {
+        Self::new(ingest, id, ingest.registry.wrapper(hello), false)
+    }
+
+    fn new(ingest: &Arc<Ingest>, id: u64, wrapper: Arc<Wrapper>, attached: bool) -> Self {
+        Self {
             ingest: Arc::clone(ingest),
             id,
             wrapper,
+            attached,
             tasks: HashMap::new(),
             streams: HashMap::new(),
             early: Vec::new(),
             acks: Arc::default(),
             held: 0,
             unfinished: HashMap::new(),
-        };
-        Ok((session, answer(from_collector::Body::Welcome(welcome))))
+            carried: Vec::new(),
+        }
+    }
+
+    /// Every stream that was announced, also by now deleted ones, and the next byte that is wanted of it.
+    pub(super) fn reached(&self) -> Vec<(Arc<Slot>, u64)> {
+        self.carried.iter().map(|slot| (Arc::clone(slot), slot.next())).collect()
     }
 
     /// What is to be acknowledged.
@@ -220,14 +244,18 @@ impl Session {
             let (clock, budget) = (&container.clock, &container.budget);
             let slot = self.ingest.streams.attach(&origin, clock, budget, self.id);
             slot.judge(self.id, rules.judge(&container.identity, stream));
+            slot.acknowledged(stdio.acked);
             show(&container, &slot.counts);
             self.acks.watch(open.task, stdio.handle, &slot);
-            ready.streams.push(position(stdio.handle, slot.place()));
+            ready.streams.push(self.position(stdio.handle, slot.place()));
             handles.push(stdio.handle);
             if slot.held() > 0 {
                 self.unfinished.insert(stdio.handle, Instant::now());
             }
             self.held = self.held.saturating_add(slot.held());
+            if !self.attached {
+                self.carried.push(Arc::clone(&slot));
+            }
             if let Some(old) = self.streams.insert(stdio.handle, Stream { slot }) {
                 self.held = self.held.saturating_sub(old.slot.held());
             }
@@ -241,6 +269,12 @@ impl Session {
         self.ingest.rules.clone()
     }
 
+    fn position(&self, handle: u32, place: Place) -> link::StreamPosition {
+        let Place { next, capture, redacted } = place;
+        let spool_to_disk = self.ingest.spools.config.disk && !redacted;
+        link::StreamPosition { handle, next, capture, spool_to_disk, ..link::StreamPosition::default() }
+    }
+
     fn rules(&self) -> Arc<Rules> {
         Arc::clone(&self.ingest.rules.borrow())
     }
@@ -250,12 +284,12 @@ impl Session {
         let rules = self.rules();
         let mut answers = Vec::new();
         for (task, Task { container, handles }) in &self.tasks {
-            let switched = handles.iter().filter_map(|handle| {
+            let changed = handles.iter().filter_map(|handle| {
                 let slot = &self.streams.get(handle)?.slot;
                 let verdict = rules.judge(&container.identity, slot.origin.name.stream);
-                Some(position(*handle, slot.judge(self.id, verdict)?))
+                Some(self.position(*handle, slot.judge(self.id, verdict)?))
             });
-            let streams: Vec<_> = switched.collect();
+            let streams: Vec<_> = changed.collect();
             if !streams.is_empty() {
                 let ready = link::Ready { task: *task, streams, ..link::Ready::default() };
                 answers.push(answer(from_collector::Body::Ready(ready)));
@@ -271,8 +305,8 @@ impl Session {
         if bytes.len() > link::DATA_MAX {
             return Err(IngestFault::Order("a Data of more than 64 KiB"));
         }
-        // A line per newline, the end of a hole, and the pieces of a long line.
-        let records = memchr::memchr_iter(b'\n', bytes).count().saturating_add(4);
+        // A line per newline, a hole of two reasons and what it cuts, and the pieces of a long line.
+        let records = memchr::memchr_iter(b'\n', bytes).count().saturating_add(5);
         let before = slot.held();
         let room = self.ingest.outlet.room(records, bytes.len().saturating_add(before)).await;
         let batch = slot.data(self.id, data, records).map_err(|refused| refusal(handle, &slot, refused))?;
@@ -365,41 +399,13 @@ impl Drop for Session {
         for task in self.tasks.values() {
             task.container.detach(self.id);
         }
-        self.ingest.registry.detach(&self.wrapper);
+        if self.attached {
+            self.ingest.registry.detach(&self.wrapper);
+            self.ingest.spools.share_among(self.ingest.registry.attached_count());
+        } else {
+            self.ingest.registry.part_with(&self.wrapper);
+        }
     }
-}
-
-fn position(handle: u32, place: Place) -> link::StreamPosition {
-    let Place { next, capture } = place;
-    link::StreamPosition { handle, next, capture, ..link::StreamPosition::default() }
-}
-
-/// Shows a stream's figures with its container's, in place of those that were shown for it before.
-fn show(container: &Container, counts: &Arc<StreamCounts>) {
-    let mut live = container.live();
-    let same = |c: &&mut Arc<StreamCounts>| c.stream == counts.stream && c.process == counts.process;
-    match live.streams.iter_mut().find(same) {
-        Some(shown) => *shown = Arc::clone(counts),
-        None => live.streams.push(Arc::clone(counts)),
-    }
-}
-
-/// A stream that its wrapper leaves alone.
-fn not_captured(stream: StreamKind, stdio: &link::Stdio) -> StreamCounts {
-    use link::NotCaptured as N;
-    let why = match stdio.not_captured.enum_value() {
-        Ok(N::NOT_CAPTURED_UNSPECIFIED) => None,
-        Ok(N::NOT_CAPTURED_EMPTY) => Some("empty"),
-        Ok(N::NOT_CAPTURED_FILE_URI) => Some("file_uri"),
-        Ok(N::NOT_CAPTURED_BINARY_URI) => Some("binary_uri"),
-        Ok(N::NOT_CAPTURED_STREAMING) => Some("streaming"),
-        Ok(N::NOT_CAPTURED_OTHER_URI) => Some("other_uri"),
-        Ok(N::NOT_CAPTURED_NOT_A_FIFO) => Some("not_a_fifo"),
-        Ok(N::NOT_CAPTURED_FAILED) => Some("failed"),
-        Ok(N::NOT_CAPTURED_NO_ROOM) => Some("no_room"),
-        Err(_) => Some("unknown"),
-    };
-    StreamCounts::new(stream, &stdio.process, why)
 }
 
 fn answer(body: from_collector::Body) -> link::FromCollector {

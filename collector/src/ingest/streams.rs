@@ -83,6 +83,8 @@ pub(super) struct Place {
     pub(super) next: Option<u64>,
     /// False: none is.
     pub(super) capture: bool,
+    /// Something is taken out of it: as it is it must not reach a disk.
+    pub(super) redacted: bool,
 }
 
 /// The owner of a stream that no connection carries; connections are numbered from 1.
@@ -171,7 +173,11 @@ impl Streams {
 
 impl State {
     fn place(&self) -> Place {
-        Place { next: Some(self.tape.next()), capture: !self.censor.is_off() }
+        Place {
+            next: Some(self.tape.next()),
+            capture: !self.censor.is_off(),
+            redacted: self.censor.redacts(),
+        }
     }
 }
 
@@ -203,14 +209,21 @@ impl Slot {
         }
     }
 
-    /// What becomes of it from here on; gives its new place where it is switched on or off by that.
+    /// What becomes of it from here on; gives what its wrapper has to know of that, if anything.
     pub(super) fn judge(&self, owner: u64, verdict: Verdict) -> Option<Place> {
         let mut state = self.owned(owner).ok()?;
-        let off = verdict.off;
+        let before = state.place();
         let switched = state.censor.judge(Arc::new(verdict));
-        self.counts.off.store(off, Ordering::Relaxed);
-        // Switched on again: what was not collected is not asked for now.
-        switched.then(|| Place { next: off.then(|| state.tape.next()), capture: !off })
+        let now = state.place();
+        self.counts.off.store(!now.capture, Ordering::Relaxed);
+        // Switched on again: what was not collected is not asked for now. Else it goes on where it is.
+        let next = now.next.filter(|_| switched && !now.capture);
+        (switched || before.redacted != now.redacted).then_some(Place { next, ..now })
+    }
+
+    /// Raw offset of the next byte that was not taken.
+    pub(super) fn next(&self) -> u64 {
+        self.state().tape.next()
     }
 
     /// The next byte that is wanted, and whether any is.
@@ -220,7 +233,7 @@ impl Slot {
 
     /// True where pieces of a line would hide what is to be taken out of it.
     pub(super) fn wants_whole_lines(&self) -> bool {
-        self.state().censor.wants_whole_lines()
+        self.state().censor.redacts()
     }
 
     /// Raw offset behind the last record that went to the sink.
@@ -236,6 +249,16 @@ impl Slot {
     /// Bytes of the unfinished line: they join the next batch.
     pub(super) fn held(&self) -> usize {
         self.state().tape.held()
+    }
+
+    /// Some collector has acknowledged every byte below `offset`, so that its wrapper need not have them any more.
+    pub(super) fn acknowledged(&self, offset: u64) {
+        self.state().tape.acknowledged(offset);
+    }
+
+    /// Bytes that turn out to be missing from here on are missing for this reason, as far as we know.
+    pub(super) fn expect_loss(&self, reason: HoleReason) {
+        self.state().tape.expect_loss(reason);
     }
 
     /// Connection `owner` ended.
@@ -269,6 +292,7 @@ impl Slot {
             Ok(link::GapReason::GAP_REASON_SAFE_MODE) => HoleReason::SafeMode,
             Ok(link::GapReason::GAP_REASON_READER_GONE_AFTER_KILL) => HoleReason::DrainedAfterKill,
             Ok(link::GapReason::GAP_REASON_CAPTURE_OFF) => HoleReason::CaptureOff,
+            Ok(link::GapReason::GAP_REASON_SPOOL_LOST) => HoleReason::SpoolLost,
             _ => HoleReason::Unknown,
         };
         let mut state = self.owned(owner)?;

@@ -102,6 +102,9 @@ families! {
     EVENTS_MISSED Own Counter "shimtap_events_missed_total" [] "Task events that never arrived.";
     SAMPLES Own Counter "shimtap_stats_samples_total" ["source"] "Statistics taken, by how the wrapper got them.";
     SAMPLES_UNUSED Own Counter "shimtap_stats_unused_total" ["reason"] "Statistics that were of no use.";
+    SPOOL_FILES Own Counter "shimtap_spool_files_total" [] "Spool files of wrappers taken to their ends.";
+    SPOOL_RECORDS Own Counter "shimtap_spool_records_total" [] "Records read from spool files.";
+    SPOOL_ASIDE Own Counter "shimtap_spool_set_aside_total" ["reason"] "Spool files that were not as they should be, taken as far as they were right and set aside.";
     SINK_RECORDS Own Counter "shimtap_sink_records_total" ["sink"] "Records delivered.";
     SINK_BYTES Own Counter "shimtap_sink_bytes_total" ["sink"] "Bytes written or sent, encoded and compressed, repeats included.";
     SINK_WRITES Own Counter "shimtap_sink_writes_total" ["sink"] "Writes completed, of sinks that write.";

@@ -108,6 +108,9 @@ fn ingest(text: &mut Text, registry: &Registry) {
     by_label(text, &f::INGEST_FAULTS, "fault", &totals.ingest_faults);
     by_label(text, &f::EVENTS, "kind", &totals.events);
     text.family(&f::EVENTS_MISSED).sample("", Value::Whole(totals.events_missed.get()), None);
+    text.family(&f::SPOOL_FILES).sample("", Value::Whole(totals.spool_files.get()), None);
+    text.family(&f::SPOOL_RECORDS).sample("", Value::Whole(totals.spool_records.get()), None);
+    by_label(text, &f::SPOOL_ASIDE, "reason", &totals.spool_aside);
     by_label(text, &f::SAMPLES, "source", &totals.samples);
     by_label(text, &f::SAMPLES_UNUSED, "reason", &totals.samples_undecoded);
 }

@@ -139,9 +139,35 @@ impl Registry {
         wrapper
     }
 
+    /// The same of one that is not there: it spoke by a file.
+    pub fn wrapper(&self, hello: &link::Hello) -> Arc<Wrapper> {
+        let mut wrappers = lock(&self.wrappers);
+        let wrapper = wrappers.known.entry(hello.wrapper).or_insert_with(|| Arc::new(Wrapper::new(hello)));
+        Arc::clone(wrapper)
+    }
+
+    /// Is the wrapper of that id connected?
+    #[must_use]
+    pub fn is_attached(&self, id: u64) -> bool {
+        lock(&self.wrappers).known.get(&id).is_some_and(|wrapper| wrapper.is_attached())
+    }
+
+    /// How many are.
+    #[must_use]
+    pub fn attached_count(&self) -> usize {
+        lock(&self.wrappers).known.values().filter(|wrapper| wrapper.is_attached()).count()
+    }
+
     /// A connection of that wrapper ended.
     pub fn detach(&self, wrapper: &Wrapper) {
-        if wrapper.detach() > 0 {
+        if wrapper.detach() == 0 {
+            self.part_with(wrapper);
+        }
+    }
+
+    /// It says nothing more for now: it is forgotten when enough others have gone after it.
+    pub fn part_with(&self, wrapper: &Wrapper) {
+        if wrapper.is_attached() {
             return;
         }
         let mut wrappers = lock(&self.wrappers);

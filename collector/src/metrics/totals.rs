@@ -11,7 +11,7 @@ use super::{SampleSource, Undecoded, journal::JournalTotals};
 use crate::{
     closed::Counts,
     event::{HoleReason, StreamKind},
-    ingest::{EventLabel, FaultKind},
+    ingest::{Aside, EventLabel, FaultKind},
 };
 
 /// A number that goes up.
@@ -63,6 +63,12 @@ pub struct Totals {
     pub events: Counts<EventLabel>,
     /// Events that their sequence numbers say we never got.
     pub events_missed: Counter,
+    /// Spool files taken to their ends.
+    pub spool_files: Counter,
+    /// Records in them and in others.
+    pub spool_records: Counter,
+    /// Spool files set aside, by why.
+    pub spool_aside: Counts<Aside>,
     /// Statistics taken, by how the wrapper got them.
     pub samples: Counts<SampleSource>,
     /// Statistics that were of no use, by why.

@@ -56,6 +56,22 @@ closed! {
         DiscardedAfterKill => "discarded_after_kill_bytes",
         /// Output that no collector had taken when its place was needed.
         Evicted => "evicted_bytes",
+        /// Bytes of spool files.
+        SpoolBytes => "spool_bytes",
+        /// Children made to write them.
+        SpoolWriters => "spool_writers",
+        /// Times that a bound ended writing.
+        SpoolFull => "spool_full",
+        /// Times that the disk had no room.
+        SpoolRefusedSpace => "spool_refused_space",
+        /// Times that it could not be written to.
+        SpoolRefusedAccess => "spool_refused_access",
+        /// Times that it failed.
+        SpoolRefusedIo => "spool_refused_io",
+        /// Times that it refused for another reason.
+        SpoolRefusedOther => "spool_refused_other",
+        /// Times that a directory was not root's alone, or not in memory.
+        SpoolUnsafe => "spool_unsafe",
         /// Pods that run unwrapped.
         UnwrappedStarts => "unwrapped_starts",
         /// What a newer wrapper counts and this release does not know.

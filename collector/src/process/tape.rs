@@ -20,6 +20,10 @@ pub struct Tape {
     /// Where the stream ends, once that is known.
     end: Option<u64>,
     splitter: Splitter,
+    /// Some collector has acknowledged everything below this, one before us perhaps.
+    acknowledged: u64,
+    /// Why bytes are missing where nobody says so; `None` = nobody knows.
+    loss: Option<HoleReason>,
 }
 
 /// What a stream's last record says of its next one.
@@ -85,7 +89,7 @@ impl Tape {
             Edge::Within(from) => usize::try_from(next.saturating_sub(from)).unwrap_or(usize::MAX),
             Edge::Line | Edge::Cut => 0,
         };
-        Self { next, end, splitter: Splitter::resumed(next, given, edge == Edge::Cut) }
+        Self { next, end, splitter: Splitter::resumed(next, given, edge == Edge::Cut), ..Self::default() }
     }
 
     /// Raw offset of the next byte that is wanted.
@@ -98,6 +102,16 @@ impl Tape {
     #[must_use]
     pub fn end(&self) -> Option<u64> {
         self.end
+    }
+
+    /// A collector has acknowledged everything below `offset`: what of that turns out to be missing it had, and we do not.
+    pub fn acknowledged(&mut self, offset: u64) {
+        self.acknowledged = self.acknowledged.max(offset);
+    }
+
+    /// What turns out to be missing from here on is missing for this reason.
+    pub fn expect_loss(&mut self, reason: HoleReason) {
+        self.loss = Some(reason);
     }
 
     /// Bytes of the unfinished line, in memory only.
@@ -119,7 +133,7 @@ impl Tape {
         let next = self.next;
         let repeated = next.min(to).saturating_sub(offset);
         if to > next {
-            self.hole(next, offset, HoleReason::Missing, times.otherwise, clock, out);
+            self.hole(next, offset, self.missing(), times.otherwise, clock, out);
             // Fits: it is at most the length of `bytes`.
             let skip = usize::try_from(repeated).unwrap_or(bytes.len()).min(bytes.len());
             let fresh = bytes.split_off(skip);
@@ -141,7 +155,9 @@ impl Tape {
     ) -> Result<(), TapeFault> {
         let to = self.check(from, Some(to))?;
         let next = self.next;
-        self.hole(next, from, HoleReason::Missing, now_ns, clock, out);
+        self.hole(next, from, self.missing(), now_ns, clock, out);
+        // The wrapper only knows that a file had it; we may know what became of that.
+        let reason = if reason == HoleReason::SpoolLost { self.loss.unwrap_or(reason) } else { reason };
         self.hole(next.max(from), to, reason, now_ns, clock, out);
         self.next = next.max(from).max(to);
         Ok(())
@@ -160,7 +176,7 @@ impl Tape {
         if end < next || known != end || end > OFFSET_MAX {
             return Err(TapeFault::EndMoved { end, taken: next.max(known) });
         }
-        self.hole(next, end, HoleReason::Missing, now_ns, clock, out);
+        self.hole(next, end, self.missing(), now_ns, clock, out);
         self.splitter.flush(Flags::UNTERMINATED, clock, out);
         self.next = end;
         self.end = Some(end);
@@ -191,6 +207,10 @@ impl Tape {
         }
     }
 
+    fn missing(&self) -> HoleReason {
+        self.loss.unwrap_or(HoleReason::Missing)
+    }
+
     /// Records that `[from, to)` is missing, where that is not empty.
     fn hole(
         &mut self,
@@ -205,8 +225,19 @@ impl Tape {
             return;
         }
         self.splitter.flush(Flags::CUT, clock, out);
-        let time_ns = clock.stamp(now_ns);
-        out.push(Record { from, to, time_ns, flags: Flags::NONE, body: Body::Hole(reason) });
+        let mut push = |from: u64, to: u64, reason: HoleReason| {
+            if to > from {
+                let time_ns = clock.stamp(now_ns);
+                out.push(Record { from, to, time_ns, flags: Flags::NONE, body: Body::Hole(reason) });
+            }
+        };
+        let had = self.acknowledged.clamp(from, to);
+        push(from, had, HoleReason::JournalLost);
+        push(had, to, reason);
+        if to > had {
+            // What was expected to show has shown.
+            self.loss = self.loss.filter(|loss| *loss != reason);
+        }
         self.splitter.cut();
     }
 }

@@ -157,6 +157,37 @@ fn only_the_new_part_of_a_claim_counts() {
 }
 
 #[test]
+fn what_another_collector_has_is_not_lost_on_the_way() {
+    let (mut tape, clock, mut out) = (Tape::default(), Clock::default(), Vec::new());
+    tape.acknowledged(10);
+    tape.acknowledged(6);
+    tape.gap(0, 4, HoleReason::Overflow, 9, &clock, &mut out).expect("at the beginning");
+    tape.gap(4, 14, HoleReason::Overflow, 9, &clock, &mut out).expect("over both");
+    tape.acknowledged(14);
+    tape.acknowledged(u64::MAX);
+    tape.data(16, Bytes::from_static(b"a\n"), AT, &clock, &mut out).expect("beyond");
+    assert_tiles(&out, 0, 18);
+    let said: Vec<_> = out.iter().map(|r| (r.to, texts(std::slice::from_ref(r))[0].0.clone())).collect();
+    let lost = "<journal_lost>".to_owned();
+    assert_eq!(
+        said,
+        [(4, lost.clone()), (10, lost.clone()), (14, "<overflow>".into()), (16, lost), (18, "a".into())]
+    );
+}
+
+#[test]
+fn a_damaged_spool_file_is_why_what_follows_it_is_missing() {
+    let (mut tape, clock, mut out) = (Tape::default(), Clock::default(), Vec::new());
+    tape.expect_loss(HoleReason::SpoolCorrupt);
+    tape.data(0, Bytes::from_static(b"a\n"), AT, &clock, &mut out).expect("in order");
+    tape.gap(2, 5, HoleReason::SpoolLost, 9, &clock, &mut out).expect("claimed");
+    tape.gap(5, 7, HoleReason::SpoolLost, 9, &clock, &mut out).expect("claimed");
+    tape.close(9, 9, &clock, &mut out).expect("at the end");
+    let said: Vec<_> = texts(&out).into_iter().map(|(text, _)| text).collect();
+    assert_eq!(said, ["a", "<spool_corrupt>", "<spool_lost>", "<missing>"], "once: then it has shown");
+}
+
+#[test]
 fn what_cannot_be_true_changes_nothing() {
     let (mut tape, clock, mut out) = (Tape::default(), Clock::default(), Vec::new());
     let bytes = Bytes::from_static(b"abc");

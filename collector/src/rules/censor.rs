@@ -48,9 +48,9 @@ impl Censor {
         self.verdict.off
     }
 
-    /// True where a secret could lie across the pieces of a line.
+    /// True where something is taken out of lines: a secret could lie across the pieces of one, and none may reach a disk.
     #[must_use]
-    pub fn wants_whole_lines(&self) -> bool {
+    pub fn redacts(&self) -> bool {
         !self.verdict.redact.is_empty()
     }
 

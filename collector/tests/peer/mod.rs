@@ -326,10 +326,16 @@ impl Peer {
         self.stream.send(&link::FromWrapper { body: Some(body), ..Default::default() }).await
     }
 
-    /// The next message; `None` when the connection was closed.
+    /// The next message; `None` when the connection was closed. Settings may come at any time: how many peers there are
+    /// changes them.
     pub async fn recv(&mut self) -> Option<Down> {
-        let received = tokio::time::timeout(PATIENCE, self.stream.recv()).await;
-        received.expect("a message within the patience").ok()?.body
+        loop {
+            let received = tokio::time::timeout(PATIENCE, self.stream.recv()).await;
+            match received.expect("a message within the patience").ok()?.body {
+                Some(Down::Settings(_)) => {}
+                other => return other,
+            }
+        }
     }
 
     /// Announces a container; gives the positions by handle.

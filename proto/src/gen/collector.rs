@@ -1685,6 +1685,8 @@ pub struct Stdio {
     pub not_captured: ::protobuf::EnumOrUnknown<NotCaptured>,
     // @@protoc_insertion_point(field:shimtap.v1.Stdio.process)
     pub process: ::std::string::String,
+    // @@protoc_insertion_point(field:shimtap.v1.Stdio.acked)
+    pub acked: u64,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.Stdio.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -1724,6 +1726,9 @@ impl ::protobuf::Message for Stdio {
                 34 => {
                     self.process = is.read_string()?;
                 },
+                40 => {
+                    self.acked = is.read_uint64()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -1748,6 +1753,9 @@ impl ::protobuf::Message for Stdio {
         if !self.process.is_empty() {
             my_size += ::protobuf::rt::string_size(4, &self.process);
         }
+        if self.acked != 0 {
+            my_size += ::protobuf::rt::uint64_size(5, self.acked);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -1765,6 +1773,9 @@ impl ::protobuf::Message for Stdio {
         }
         if !self.process.is_empty() {
             os.write_string(4, &self.process)?;
+        }
+        if self.acked != 0 {
+            os.write_uint64(5, self.acked)?;
         }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
@@ -1787,6 +1798,7 @@ impl ::protobuf::Message for Stdio {
         self.handle = 0;
         self.not_captured = ::protobuf::EnumOrUnknown::new(NotCaptured::NOT_CAPTURED_UNSPECIFIED);
         self.process.clear();
+        self.acked = 0;
         self.special_fields.clear();
     }
 
@@ -1796,6 +1808,7 @@ impl ::protobuf::Message for Stdio {
             handle: 0,
             not_captured: ::protobuf::EnumOrUnknown::from_i32(0),
             process: ::std::string::String::new(),
+            acked: 0,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -3492,6 +3505,8 @@ pub struct StreamPosition {
     pub next: ::std::option::Option<u64>,
     // @@protoc_insertion_point(field:shimtap.v1.StreamPosition.capture)
     pub capture: bool,
+    // @@protoc_insertion_point(field:shimtap.v1.StreamPosition.spool_to_disk)
+    pub spool_to_disk: bool,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.StreamPosition.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -3528,6 +3543,9 @@ impl ::protobuf::Message for StreamPosition {
                 24 => {
                     self.capture = is.read_bool()?;
                 },
+                32 => {
+                    self.spool_to_disk = is.read_bool()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -3549,6 +3567,9 @@ impl ::protobuf::Message for StreamPosition {
         if self.capture != false {
             my_size += 1 + 1;
         }
+        if self.spool_to_disk != false {
+            my_size += 1 + 1;
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -3563,6 +3584,9 @@ impl ::protobuf::Message for StreamPosition {
         }
         if self.capture != false {
             os.write_bool(3, self.capture)?;
+        }
+        if self.spool_to_disk != false {
+            os.write_bool(4, self.spool_to_disk)?;
         }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
@@ -3584,6 +3608,7 @@ impl ::protobuf::Message for StreamPosition {
         self.handle = 0;
         self.next = ::std::option::Option::None;
         self.capture = false;
+        self.spool_to_disk = false;
         self.special_fields.clear();
     }
 
@@ -3592,6 +3617,7 @@ impl ::protobuf::Message for StreamPosition {
             handle: 0,
             next: ::std::option::Option::None,
             capture: false,
+            spool_to_disk: false,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -3815,6 +3841,8 @@ pub struct Settings {
     pub coalesce_ms: ::std::option::Option<u32>,
     // @@protoc_insertion_point(field:shimtap.v1.Settings.foreign_stats_bound_ms)
     pub foreign_stats_bound_ms: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:shimtap.v1.Settings.spool_bytes)
+    pub spool_bytes: u64,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.Settings.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -3851,6 +3879,9 @@ impl ::protobuf::Message for Settings {
                 24 => {
                     self.foreign_stats_bound_ms = ::std::option::Option::Some(is.read_uint32()?);
                 },
+                32 => {
+                    self.spool_bytes = is.read_uint64()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -3872,6 +3903,9 @@ impl ::protobuf::Message for Settings {
         if let Some(v) = self.foreign_stats_bound_ms {
             my_size += ::protobuf::rt::uint32_size(3, v);
         }
+        if self.spool_bytes != 0 {
+            my_size += ::protobuf::rt::uint64_size(4, self.spool_bytes);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -3886,6 +3920,9 @@ impl ::protobuf::Message for Settings {
         }
         if let Some(v) = self.foreign_stats_bound_ms {
             os.write_uint32(3, v)?;
+        }
+        if self.spool_bytes != 0 {
+            os.write_uint64(4, self.spool_bytes)?;
         }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
@@ -3907,6 +3944,7 @@ impl ::protobuf::Message for Settings {
         self.stats_interval_ms = 0;
         self.coalesce_ms = ::std::option::Option::None;
         self.foreign_stats_bound_ms = ::std::option::Option::None;
+        self.spool_bytes = 0;
         self.special_fields.clear();
     }
 
@@ -3915,6 +3953,7 @@ impl ::protobuf::Message for Settings {
             stats_interval_ms: 0,
             coalesce_ms: ::std::option::Option::None,
             foreign_stats_bound_ms: ::std::option::Option::None,
+            spool_bytes: 0,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -4066,6 +4105,8 @@ pub enum GapReason {
     GAP_REASON_READER_GONE_AFTER_KILL = 4,
     // @@protoc_insertion_point(enum_value:shimtap.v1.GapReason.GAP_REASON_CAPTURE_OFF)
     GAP_REASON_CAPTURE_OFF = 5,
+    // @@protoc_insertion_point(enum_value:shimtap.v1.GapReason.GAP_REASON_SPOOL_LOST)
+    GAP_REASON_SPOOL_LOST = 6,
 }
 
 impl ::protobuf::Enum for GapReason {
@@ -4083,6 +4124,7 @@ impl ::protobuf::Enum for GapReason {
             3 => ::std::option::Option::Some(GapReason::GAP_REASON_SAFE_MODE),
             4 => ::std::option::Option::Some(GapReason::GAP_REASON_READER_GONE_AFTER_KILL),
             5 => ::std::option::Option::Some(GapReason::GAP_REASON_CAPTURE_OFF),
+            6 => ::std::option::Option::Some(GapReason::GAP_REASON_SPOOL_LOST),
             _ => ::std::option::Option::None
         }
     }
@@ -4095,6 +4137,7 @@ impl ::protobuf::Enum for GapReason {
             "GAP_REASON_SAFE_MODE" => ::std::option::Option::Some(GapReason::GAP_REASON_SAFE_MODE),
             "GAP_REASON_READER_GONE_AFTER_KILL" => ::std::option::Option::Some(GapReason::GAP_REASON_READER_GONE_AFTER_KILL),
             "GAP_REASON_CAPTURE_OFF" => ::std::option::Option::Some(GapReason::GAP_REASON_CAPTURE_OFF),
+            "GAP_REASON_SPOOL_LOST" => ::std::option::Option::Some(GapReason::GAP_REASON_SPOOL_LOST),
             _ => ::std::option::Option::None
         }
     }
@@ -4106,6 +4149,7 @@ impl ::protobuf::Enum for GapReason {
         GapReason::GAP_REASON_SAFE_MODE,
         GapReason::GAP_REASON_READER_GONE_AFTER_KILL,
         GapReason::GAP_REASON_CAPTURE_OFF,
+        GapReason::GAP_REASON_SPOOL_LOST,
     ];
 }
 

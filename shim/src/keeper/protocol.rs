@@ -32,6 +32,8 @@ pub enum Operation {
     Ping,
     /// Become the image that comes along (docs/adr/0011).
     Become,
+    /// Make the child that writes spool files; EALREADY where there is one.
+    Spool,
 }
 
 /// One request.
@@ -84,7 +86,7 @@ fn word(bytes: &[u8], n: usize) -> Option<u32> {
 // === impl Operation ===
 
 impl Operation {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Ready,
         Self::Drop,
         Self::InnerFifo,
@@ -95,12 +97,13 @@ impl Operation {
         Self::Fetch,
         Self::Ping,
         Self::Become,
+        Self::Spool,
     ];
 
     /// How many descriptors its answer brings.
     pub fn makes(self) -> u32 {
         match self {
-            Self::Ready | Self::Drop | Self::Ping | Self::Become => 0,
+            Self::Ready | Self::Drop | Self::Ping | Self::Become | Self::Spool => 0,
             Self::InnerFifo | Self::OuterReader | Self::OuterWriter | Self::Connect | Self::Fetch => 1,
             Self::Pipe => 2,
         }

@@ -23,6 +23,8 @@ pub(super) struct Woken {
     pub switch: bool,
     /// A signal.
     pub asked: bool,
+    /// The child that writes spool files has ended.
+    pub spooler: bool,
 }
 
 /// Which member of [`Woken`] a descriptor stands for.
@@ -31,13 +33,16 @@ type Kind = fn(&mut Woken) -> &mut bool;
 impl Keeper {
     /// Waits for any of it.
     pub(super) fn wait(&self) -> Kernel<Woken> {
-        let mut fds: Vec<(PollFd<'_>, Kind)> = Vec::with_capacity(5);
+        let mut fds: Vec<(PollFd<'_>, Kind)> = Vec::with_capacity(6);
         let accepting = self.slots.get(&Slot::LISTENER).filter(|_| self.may_accept());
         if let Some(listener) = accepting {
             fds.push((PollFd::new(listener.as_fd(), PollFlags::POLLIN), |w| &mut w.listener));
         }
         if let Some(asked) = &self.asked {
             fds.push((PollFd::new(asked.as_fd(), PollFlags::POLLIN), |w| &mut w.asked));
+        }
+        if let Some(spooler) = &self.spooler {
+            fds.push((PollFd::new(spooler.end(), PollFlags::POLLIN), |w| &mut w.spooler));
         }
         if let Some(worker) = &self.worker {
             let mut events = PollFlags::POLLIN;

@@ -52,8 +52,18 @@ struct OciMemory {
     limit: Option<i64>,
 }
 
-/// The announcement of a task as it is now.
+/// The announcement of a task as it is now; what was read for it is kept. For the link thread only.
 pub fn open(block: &Block, index: usize, task: &Task) -> Open {
+    let kept = task.announcement.load(Ordering::Acquire) != 0;
+    let open = look(block, index, task);
+    if !kept {
+        keep(block, index, task, &open);
+    }
+    open
+}
+
+/// The same for others, who must not write where the link thread does.
+pub fn look(block: &Block, index: usize, task: &Task) -> Open {
     let kept = task.announcement.load(Ordering::Acquire);
     let mut open = if kept == 0 { from_bundle(&task.bundle.get()) } else { recall(block, index, kept) };
     open.again = kept != 0;
@@ -68,9 +78,6 @@ pub fn open(block: &Block, index: usize, task: &Task) -> Open {
     open.started_ns = task.started_ns.load(Ordering::Relaxed);
     open.pid = task.pid.load(Ordering::Relaxed);
     open.stdio = stdio(block, task);
-    if kept == 0 {
-        keep(block, index, task, &open);
-    }
     open
 }
 
@@ -97,6 +104,7 @@ fn stdio(block: &Block, task: &Task) -> Vec<Stdio> {
             Stdio {
                 stream: kind.into(),
                 handle: handle.map_or(0, |s| s.handle.load(Ordering::Relaxed)),
+                acked: handle.map_or(0, |s| s.acked.load(Ordering::Acquire)),
                 not_captured: protobuf::EnumOrUnknown::<NotCaptured>::from_i32(reason),
                 ..Default::default()
             }

@@ -11,12 +11,18 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use ttrpc::r#async::{CSReceiver, CSSender, Client, ClientStream};
 
 use super::{Switchboard, announce, inner, session::Session};
-use crate::block::{Block, counters::Counter};
+use crate::{
+    block::{Block, counters::Counter},
+    spool::is_written,
+};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A collector that does not greet within this time is treated as absent.
 const GREETING: Duration = Duration::from_secs(5);
+/// A spool writer looks before each record whether it is still wanted; its disk may take its time over one.
+const WRITER_END: Duration = Duration::from_secs(1);
+const WRITER_LOOK: Duration = Duration::from_millis(2);
 
 /// An attached stream, both ways, and what the collector greeted with.
 pub struct Attachment {
@@ -48,6 +54,7 @@ async fn serve(block: &'static Block, board: &'static Switchboard) {
             }
             pause = FIRST_PAUSE;
             board.set_attached(true);
+            end_spooling(block, board).await;
             // Why a session ended does not matter here: the next one resumes from offsets.
             if let Ok(session) = Session::new(block, board, attachment) {
                 let _ = session.run().await;
@@ -57,6 +64,23 @@ async fn serve(block: &'static Block, board: &'static Switchboard) {
         rest(block, board, with_jitter(pause)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// A collector is there: what a spool file has by now it will find there, and the file is its own. It opens it when we go
+/// on, so the writer's end is waited for; one that is stuck in its disk is not.
+async fn end_spooling(block: &Block, board: &Switchboard) {
+    let spool = &block.tables().spool;
+    let fold = || {
+        block.tables().events_tail.fetch_max(block.tables().events_kept_elsewhere(), Ordering::AcqRel);
+    };
+    fold();
+    spool.begin_generation();
+    let until = Instant::now() + WRITER_END;
+    while is_written(block).unwrap_or(false) && Instant::now() < until {
+        board.pulse.beat();
+        sleep(WRITER_LOOK).await;
+    }
+    spool.again_ns.store(0, Ordering::Release);
 }
 
 /// Waits, and meanwhile writes down what is known of new tasks: their bundles may be gone when a collector comes.
@@ -134,7 +158,8 @@ pub fn up(body: from_wrapper::Body) -> FromWrapper {
     FromWrapper { body: Some(body), ..Default::default() }
 }
 
-fn hello(block: &Block) -> Hello {
+/// Who this wrapper is.
+pub fn hello(block: &Block) -> Hello {
     let tables = block.tables();
     let who = &tables.identity;
     let shim = InnerShim {
@@ -151,7 +176,7 @@ fn hello(block: &Block) -> Hello {
         namespace: who.namespace.get(),
         id: who.id.get(),
         generation: tables.generation.load(Ordering::Relaxed),
-        worker_pid: std::process::id(),
+        worker_pid: tables.worker_pid.load(Ordering::Relaxed),
         keeper_pid: tables.keeper_pid.load(Ordering::Relaxed),
         inner: MessageField::some(shim),
         ..Default::default()

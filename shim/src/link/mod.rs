@@ -64,7 +64,9 @@ pub struct Sample {
     pub value: Vec<u8>,
 }
 
-pub use client::tell_unwrapped;
+pub use announce::look as look_at;
+pub use client::{hello, tell_unwrapped, up};
+pub use streams::{Cursors, Next, Towards};
 
 /// Starts the thread; one that panics is started again.
 pub fn spawn(block: &'static Block, board: &'static Switchboard) {

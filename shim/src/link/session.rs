@@ -18,7 +18,7 @@ use super::{
     client::{Attachment, up},
     report::Reporter,
     stats::{Poll, Poller},
-    streams::Cursors,
+    streams::{Cursors, Towards},
 };
 use crate::{
     block::{Block, Task, TaskState},
@@ -94,7 +94,7 @@ impl Session {
             events,
             events_sent: VecDeque::new(),
             said: BTreeMap::new(),
-            cursors: Cursors::new(block),
+            cursors: Cursors::new(block, Towards::Link),
             reporter: Reporter::new(),
             poller: Poller::spawn(block, board),
             round: Instant::now(),
@@ -295,5 +295,8 @@ fn apply(block: &Block, settings: &Settings) {
     }
     if let Some(ms) = settings.foreign_stats_bound_ms {
         tables.stats_bound_ms.store(ms, Ordering::Relaxed);
+    }
+    if settings.spool_bytes != 0 {
+        tables.spool.share_bytes.store(settings.spool_bytes, Ordering::Relaxed);
     }
 }

@@ -1,4 +1,5 @@
-//! Output on its way: per stream a cursor between what the ring has and what the collector acknowledged.
+//! Output on its way: per stream a cursor between what the ring has and what has gone out, over the link or into a
+//! spool file. Both say the same in the same order; they differ in when.
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
@@ -10,7 +11,11 @@ use ttrpc::r#async::CSSender;
 
 use super::client::up;
 use crate::{
-    block::{Block, Stream, StreamState, Task, linked, words::wide},
+    block::{
+        Block, Stream, StreamState, Task, linked,
+        spool::{Mark, Verdict},
+        words::wide,
+    },
     sys::monotonic_ns,
     tee::ring::RingView,
 };
@@ -35,10 +40,20 @@ struct Cursor {
     closed: bool,
 }
 
+/// Where it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Towards {
+    /// A collector that acknowledges: no more than its window at a time, and what is little waits for company.
+    Link,
+    /// A file, which takes what there is.
+    Spool,
+}
+
 /// All announced streams of a session, by handle.
 pub struct Cursors {
     block: &'static Block,
     ring: RingView,
+    towards: Towards,
     cursors: BTreeMap<u32, Cursor>,
 }
 
@@ -46,8 +61,8 @@ pub struct Cursors {
 
 impl Cursors {
     /// None announced yet.
-    pub fn new(block: &'static Block) -> Self {
-        Self { block, ring: RingView::new(block), cursors: BTreeMap::new() }
+    pub fn new(block: &'static Block, towards: Towards) -> Self {
+        Self { block, ring: RingView::new(block), towards, cursors: BTreeMap::new() }
     }
 
     fn stream(&self, index: usize) -> Option<&'static Stream> {
@@ -70,7 +85,7 @@ impl Cursors {
         }
     }
 
-    /// The collector says where a stream goes on.
+    /// The collector says where a stream goes on, or something new of one that does.
     pub fn begin(&mut self, position: &StreamPosition) {
         let has_handle = |s: &Stream| {
             s.handle.load(Ordering::Relaxed) == position.handle
@@ -82,8 +97,27 @@ impl Cursors {
         let start = stream.start.load(Ordering::Acquire);
         let at = position.next.unwrap_or_else(|| start.max(stream.acked.load(Ordering::Acquire)));
         stream.unwanted.store(u32::from(!position.capture), Ordering::Release);
-        let cursor = Cursor { index, at, gather_until: None, wanted: position.capture, closed: false };
-        self.cursors.insert(position.handle, cursor);
+        let verdict = if position.spool_to_disk { Verdict::Disk } else { Verdict::Memory };
+        verdict.store(&stream.spool_to);
+        let goes_on = |c: &Cursor| c.index == index && c.wanted == position.capture;
+        if position.next.is_some() || !self.cursors.get(&position.handle).is_some_and(goes_on) {
+            self.place(position.handle, index, at, position.capture);
+        }
+    }
+
+    /// Stream `handle` in entry `index` goes on at `at`; unless it is wanted, only its end is told.
+    pub fn place(&mut self, handle: u32, index: usize, at: u64, wanted: bool) {
+        self.cursors.insert(handle, Cursor { index, at, gather_until: None, wanted, closed: false });
+    }
+
+    /// Where that stream goes on; `None` where it was not announced.
+    pub fn at(&self, handle: u32) -> Option<u64> {
+        self.cursors.get(&handle).map(|c| c.at)
+    }
+
+    /// Was the end of that stream told?
+    pub fn is_closed(&self, handle: u32) -> bool {
+        self.cursors.get(&handle).is_some_and(|c| c.closed)
     }
 
     /// Durable up to here.
@@ -130,8 +164,8 @@ impl Cursors {
     }
 
     /// The next message of a stream, or when there will be one.
-    fn next_body(&mut self, handle: u32) -> Option<Next> {
-        let in_flight: u64 = self.cursors.iter().map(|(h, c)| self.in_flight(*h, c)).sum();
+    pub fn next_body(&mut self, handle: u32) -> Option<Next> {
+        let in_flight = self.in_flight();
         let Some(stream) = self.cursors.get(&handle).and_then(|c| self.stream_of(handle, c)) else {
             self.cursors.remove(&handle);
             return None;
@@ -144,16 +178,10 @@ impl Cursors {
             cursor.at = pos;
         }
         if cursor.at < start {
-            // What safe mode passed on is one Gap, what was lost before or after it another.
-            let uncopied = stream.uncopied.load(Ordering::Acquire);
-            let (end, reason) = if cursor.at < uncopied {
-                (start.min(uncopied), GapReason::GAP_REASON_SAFE_MODE)
-            } else {
-                (start, GapReason::GAP_REASON_OVERFLOW)
-            };
+            let (end, reason) = missing(stream, cursor.at, start);
             let gap = gap(handle, cursor.at, end, reason);
             cursor.at = end;
-            stream.sent.store(end, Ordering::Relaxed);
+            self.towards.note_sent(stream, end);
             return Some(Next::body(from_wrapper::Body::Gap(gap)));
         }
         if cursor.at >= pos {
@@ -183,21 +211,31 @@ impl Cursors {
         let (time_offset, time_ns) = RingView::times(stream, cursor.at, bytes.len()).into_iter().unzip();
         let offset = cursor.at;
         cursor.at = cursor.at.saturating_add(wide(bytes.len()));
-        cursor.gather_until = Some(next_tick());
-        stream.sent.store(cursor.at, Ordering::Relaxed);
+        cursor.gather_until = (self.towards == Towards::Link).then(next_tick);
+        self.towards.note_sent(stream, cursor.at);
         let data = Data { handle, offset, bytes, time_offset, time_ns, ..Default::default() };
         Some(Next::body(from_wrapper::Body::Data(data)))
     }
 
-    fn in_flight(&self, handle: u32, cursor: &Cursor) -> u64 {
-        let counts = cursor.wanted && !cursor.closed;
-        let stream = self.stream_of(handle, cursor).filter(|_| counts);
-        stream.map_or(0, |s| cursor.at.saturating_sub(s.acked.load(Ordering::Acquire)))
+    /// Bytes that went out and may still be lost on the way.
+    fn in_flight(&self) -> u64 {
+        let of = |(handle, cursor): (&u32, &Cursor)| {
+            let counts = cursor.wanted && !cursor.closed;
+            let stream = self.stream_of(*handle, cursor).filter(|_| counts);
+            stream.map_or(0, |s| cursor.at.saturating_sub(s.acked.load(Ordering::Acquire)))
+        };
+        match self.towards {
+            Towards::Link => self.cursors.iter().map(of).sum(),
+            Towards::Spool => 0,
+        }
     }
 }
 
-enum Next {
+/// What a stream has to say.
+pub enum Next {
+    /// This.
     Body(Box<from_wrapper::Body>),
+    /// Nothing before then.
     Later(Instant),
 }
 
@@ -206,6 +244,31 @@ enum Next {
 impl Next {
     fn body(body: from_wrapper::Body) -> Self {
         Self::Body(Box::new(body))
+    }
+}
+
+// === impl Towards ===
+
+impl Towards {
+    /// The relay thread wakes the link thread by what that has sent.
+    fn note_sent(self, stream: &Stream, at: u64) {
+        if self == Self::Link {
+            stream.sent.store(at, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What is missing from `at` on, below `start`, for one reason: its end, and the reason. What a spool file has (or had,
+/// where the collector did not find it) is one Gap, what safe mode passed on another, and the rest was dropped.
+fn missing(stream: &Stream, at: u64, start: u64) -> (u64, GapReason) {
+    let spooled = Mark::load(&stream.spooled).offset;
+    let uncopied = stream.uncopied.load(Ordering::Acquire);
+    if at < spooled {
+        (start.min(spooled), GapReason::GAP_REASON_SPOOL_LOST)
+    } else if at < uncopied {
+        (start.min(uncopied), GapReason::GAP_REASON_SAFE_MODE)
+    } else {
+        (start, GapReason::GAP_REASON_OVERFLOW)
     }
 }
 

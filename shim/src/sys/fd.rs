@@ -136,6 +136,12 @@ pub fn adopt(raw: i32) -> OwnedFd {
     }
 }
 
+/// The same file behind a description of its own: its locks are its own too.
+pub fn reopen(fd: BorrowedFd<'_>) -> Kernel<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    nix::fcntl::open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+}
+
 /// Is this number open in this process?
 pub fn is_open(raw: i32) -> bool {
     if raw < 0 {
@@ -179,10 +185,19 @@ pub fn shutdown(fd: BorrowedFd<'_>, how: nix::sys::socket::Shutdown) -> Kernel<(
 /// flock(2), exclusive, non-blocking: false where another description holds it. The lock lives as long as any duplicate
 /// of the description; it is never released explicitly, which would take it from the duplicates too.
 pub fn try_lock(fd: BorrowedFd<'_>) -> Kernel<bool> {
+    flock(fd, libc::LOCK_EX)
+}
+
+/// The same for one lock among several of its kind, as who only asks takes it.
+pub fn try_lock_shared(fd: BorrowedFd<'_>) -> Kernel<bool> {
+    flock(fd, libc::LOCK_SH)
+}
+
+fn flock(fd: BorrowedFd<'_>, kind: libc::c_int) -> Kernel<bool> {
     // SAFETY: flock takes plain numbers; the descriptor is live for the call.
     // JUSTIFICATION: nix's Flock unlocks in Drop, std's lock likewise belongs to a File that unlocks.
     #[expect(unsafe_code, reason = "flock")]
-    let rc = unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    let rc = unsafe { libc::flock(fd.as_raw_fd(), kind | libc::LOCK_NB) };
     match Errno::result(rc) {
         Ok(_) => Ok(true),
         Err(Errno::EWOULDBLOCK) => Ok(false),

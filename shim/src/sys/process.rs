@@ -117,8 +117,16 @@ pub fn ignore_signals() {
     for signal in [Signal::SIGSEGV, Signal::SIGBUS] {
         dispose(signal, SigHandler::SigDfl, SaFlags::empty());
     }
-    let ignored =
-        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE, Signal::SIGUSR1, Signal::SIGUSR2];
+    let ignored = [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGPIPE,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        // A limit on the size of files is an errno to the spool.
+        Signal::SIGXFSZ,
+    ];
     for signal in ignored {
         dispose(signal, SigHandler::SigIgn, SaFlags::empty());
     }

@@ -104,12 +104,13 @@ impl Worker {
     /// Makes room in a full table: what the collector has not taken of that task is lost to it.
     fn evict_deleted(&mut self) -> Option<usize> {
         let deleted = |(_, t): &(usize, &Task)| TaskState::load(&t.state) == TaskState::Deleted;
-        let tasks = self.block.tables().tasks().iter().enumerate().filter(deleted);
+        let tables = self.block.tables();
+        let tasks = tables.tasks().iter().enumerate().filter(deleted);
         let oldest = tasks.min_by_key(|(_, t)| t.deleted_ns.load(Ordering::Relaxed)).map(|(n, _)| n)?;
-        let lost = |s: &Stream| s.pos.load(Ordering::Acquire).saturating_sub(s.acked.load(Ordering::Acquire));
+        let lost = |s: &Stream| s.pos.load(Ordering::Acquire).saturating_sub(tables.kept_elsewhere(s));
         let lost: u64 =
             self.task(oldest).streams.iter().filter_map(linked).map(|s| lost(self.stream(s))).sum();
-        self.block.tables().counters.add_many(Counter::EvictedBytes, lost);
+        tables.counters.add_many(Counter::EvictedBytes, lost);
         self.task_forget(oldest);
         Some(oldest)
     }
@@ -263,7 +264,10 @@ fn clear_task(task: &Task) {
 }
 
 fn clear_stream(stream: &Stream) {
-    let words = [&stream.pipe, &stream.teed, &stream.filled, &stream.unwanted, &stream.mark];
+    // First: a spool writer that has its eyes on the stream that was here must not speak of this one.
+    stream.epoch.fetch_add(1, Ordering::AcqRel);
+    let words =
+        [&stream.pipe, &stream.teed, &stream.filled, &stream.unwanted, &stream.mark, &stream.spool_to];
     words.into_iter().for_each(|w| w.store(0, Ordering::Relaxed));
     let counts = [
         &stream.pos,
@@ -273,6 +277,7 @@ fn clear_stream(stream: &Stream) {
         &stream.acked,
         &stream.sent,
         &stream.uncopied,
+        &stream.spooled,
     ];
     counts.into_iter().for_each(|w| w.store(0, Ordering::Relaxed));
     for mark in &stream.marks {

@@ -2,7 +2,8 @@
 //!
 //! A stream owns at most 16 chunks and takes them as it needs them, so a quiet wrapper holds a page or two and the
 //! busiest stream at most 1 MiB of the 4 MiB. When no chunk is to be had, the oldest unacknowledged bytes of the
-//! stream itself (else of the largest one) are dropped: `start` moves up, and the link says so with a Gap.
+//! stream itself (else of the largest one) are dropped: `start` moves up, and the link says so with a Gap. What a spool
+//! file has is given back like what is acknowledged; then `start` moves up too, and the collector finds it in the file.
 //!
 //! The relay thread writes; the link thread reads through [`RingView`], whose copies are the kernel's and which checks
 //! afterwards that the bytes were still there.
@@ -100,7 +101,7 @@ impl ChunkPool {
 
     /// Makes room behind `pos`; says for how many bytes. 0 only where not a single chunk can be had.
     pub fn reserve(&mut self, stream: &Stream, want: usize) -> usize {
-        self.free_acknowledged(stream);
+        self.free_kept_elsewhere(stream);
         let pos = stream.pos.load(Ordering::Acquire);
         let want_end = pos.saturating_add(wide(want));
         while Shape::load(stream).end() < want_end && self.append(stream, pos) {}
@@ -134,17 +135,17 @@ impl ChunkPool {
         self.free_all(stream, next);
     }
 
-    /// Gives back what is acknowledged, down to nothing where all is.
+    /// Gives back what is kept elsewhere, down to nothing where all is.
     pub fn trim(&mut self, stream: &Stream) {
         let pos = stream.pos.load(Ordering::Acquire);
-        if stream.acked.load(Ordering::Acquire) >= pos {
+        if self.block.tables().kept_elsewhere(stream) >= pos {
             stream.start.store(pos, Ordering::Release);
             self.free_all(stream, pos);
             while let Some(chunk) = self.warm.pop() {
                 self.cool(chunk);
             }
         } else {
-            self.free_acknowledged(stream);
+            self.free_kept_elsewhere(stream);
         }
     }
 
@@ -175,11 +176,11 @@ impl ChunkPool {
         stream.mark.store(u32::try_from(next).unwrap_or(0).wrapping_add(1), Ordering::Release);
     }
 
-    fn free_acknowledged(&mut self, stream: &Stream) {
+    fn free_kept_elsewhere(&mut self, stream: &Stream) {
         let pos = stream.pos.load(Ordering::Acquire);
-        let acked = stream.acked.load(Ordering::Acquire).min(pos);
+        let kept = self.block.tables().kept_elsewhere(stream);
         let shape = Shape::load(stream);
-        if acked == pos && shape.len > 0 && shape.base < pos {
+        if kept == pos && shape.len > 0 && shape.base < pos {
             // Nothing in it is needed: start over at the beginning of one chunk, whose first page is warm.
             let keep = shape.place(0);
             stream.start.store(pos, Ordering::Release);
@@ -189,7 +190,7 @@ impl ChunkPool {
             }
             return;
         }
-        while Shape::load(stream).len > 1 && Shape::load(stream).base.saturating_add(wide(CHUNK)) <= acked {
+        while Shape::load(stream).len > 1 && Shape::load(stream).base.saturating_add(wide(CHUNK)) <= kept {
             self.drop_first(stream);
         }
     }
@@ -297,6 +298,25 @@ impl RingView {
         let end = offset.saturating_add(wide(len));
         marks.into_iter().skip(from).filter(|(at, _)| *at < end).collect()
     }
+}
+
+/// Is so much of the memory for output taken that waiting longer for a collector would cost some of it?
+pub fn is_pressed(block: &Block) -> bool {
+    let tables = block.tables();
+    let mut chunks = 0usize;
+    for stream in tables.streams().iter().filter(|s| StreamState::load(&s.state) != StreamState::Free) {
+        // What is not in the ring any more, or never was (nobody wants it), no file can keep.
+        let from = tables.kept_elsewhere(stream).max(stream.start.load(Ordering::Acquire));
+        let unkept = stream.pos.load(Ordering::Acquire).saturating_sub(from);
+        if unkept > wide(STREAM_CHUNKS * CHUNK / 2) {
+            return true;
+        }
+        // A warm chunk of a stream that is kept elsewhere is free in all but name.
+        if unkept > 0 {
+            chunks = chunks.saturating_add(Shape::load(stream).len);
+        }
+    }
+    chunks > CHUNKS / 2
 }
 
 /// Bytes that wait in the tap.

@@ -224,11 +224,17 @@ fn identify(who: &Who<'_>, block: &Block) -> Result<(), Errno> {
         identity.inner_path.set(who.inner_socket),
         identity.inner_binary.set(&text(who.inner)),
         identity.collector.set(&who.config.collector),
+        tables.spool.disk_dir.set(&who.config.spool.disk_dir),
+        tables.spool.memory_dir.set(&who.config.spool.memory_dir),
     ];
     tables.coalesce_ms.store(who.config.coalesce_ms, Ordering::Relaxed);
     tables.stats_interval_ms.store(who.config.stats_interval_ms, Ordering::Relaxed);
     tables.stats_bound_ms.store(who.config.stats_bound_ms, Ordering::Relaxed);
     tables.care.deaths_max.store(who.config.safe_mode_deaths, Ordering::Relaxed);
+    let (spool, set) = (&tables.spool, &who.config.spool);
+    spool.limit_bytes.store(set.limit_bytes, Ordering::Relaxed);
+    spool.free_bytes.store(set.disk_free_bytes, Ordering::Relaxed);
+    spool.free_percent.store(set.disk_free_percent, Ordering::Relaxed);
     if who.config.fault.is_some() {
         tables.counters.add(Counter::ConfigFaults);
     }

@@ -128,6 +128,11 @@ impl Hands {
         self.ask(Operation::Ready, Slot::LISTENER, 0, "", None).is_ok()
     }
 
+    /// Has the keeper do something that makes no descriptor for us.
+    pub fn tell(&mut self, operation: Operation, slot: Slot) -> Kernel<()> {
+        self.ask(operation, slot, 0, "", None).map(drop)
+    }
+
     /// Has the keeper answer; one that does not is replaced.
     pub fn check_keeper(&mut self) {
         let _ = self.ask(Operation::Ping, Slot::LISTENER, 0, "", None);

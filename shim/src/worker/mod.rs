@@ -15,6 +15,7 @@ mod image;
 mod model;
 mod pipes;
 mod recover;
+mod spool;
 
 use std::{
     collections::BTreeSet,
@@ -46,9 +47,10 @@ use crate::{
 /// Exit status of a worker whose pod is over, or that makes way for its successor.
 const OVER: i32 = 0;
 
-/// After the inner shim is gone, this long is waited for the collector to take the last bytes.
+/// After the inner shim is gone, this long is waited for a collector that is attached to take the last bytes. What it has
+/// not taken then, or what there was no collector for, goes to a file.
 const LINGER_NS: u64 = 5_000_000_000;
-/// The same where none is about.
+/// The same where none is about, and where no file can be had.
 const LINGER_ALONE_NS: u64 = 1_000_000_000;
 /// Connections and output that do not end by themselves are ended after this.
 const HOLD_ON_NS: u64 = 10_000_000_000;
@@ -100,6 +102,7 @@ pub struct Worker {
     beat: beat::Beat,
     /// Since when the upgrade at hand is where it is.
     upgrade: image::Wait,
+    spooling: spool::Spooling,
 }
 
 /// The life of a forked worker, from what the keeper left it to its exit status.
@@ -226,6 +229,7 @@ impl Worker {
         self.tend_held(now);
         self.tend_starved(now);
         self.tend_tasks();
+        self.tend_spool(now);
         if self.watch_again_ns.is_some_and(|at| at <= now) {
             self.watch_again_ns = None;
             self.watch_inner();
@@ -325,17 +329,18 @@ impl Worker {
         self.inner_gone_ns.is_some()
     }
 
-    /// The inner shim has ended, no connection is left, every stream is passed on, and the collector has it all or
-    /// has had its time.
-    fn is_over(&self) -> bool {
+    /// The inner shim has ended, no connection is left, every stream is passed on, and the collector has it all, or a file
+    /// has the rest, or neither came in time.
+    fn is_over(&mut self) -> bool {
         let Some(gone) = self.inner_gone_ns else { return false };
-        let waited = monotonic_ns().saturating_sub(gone);
+        let now = monotonic_ns();
+        let waited = now.saturating_sub(gone);
         if self.relay.is_busy() || self.streams_busy() {
             // Whoever still holds on to a connection or a FIFO after that is no client of this shim any more.
             return waited >= HOLD_ON_NS;
         }
         let patience = if self.board.expects_collector() { LINGER_NS } else { LINGER_ALONE_NS };
-        self.board.has_said_everything(self.block) || waited >= patience
+        self.board.has_said_everything(self.block) || self.is_spooled(now, gone).unwrap_or(waited >= patience)
     }
 
     /// Registers for the inner shim's end.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
-use super::{Hands, Pipes, Worker, beat::Beat, image::Wait};
+use super::{Hands, Pipes, Worker, beat::Beat, image::Wait, spool::Spooling};
 use crate::{
     block::{Block, Slot, care::Mode},
     events::EventRing,
@@ -53,6 +53,7 @@ impl Worker {
             stands_in,
             beat: Beat::default(),
             upgrade: Wait::default(),
+            spooling: Spooling::default(),
         };
         worker.watch_link(board.relay_wake())?;
         worker.finish_tap();

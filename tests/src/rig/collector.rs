@@ -40,8 +40,11 @@ impl Collector {
         }
         let address = free_address()?;
         let here = dir.display();
+        let spool = spool_dir(mark);
+        let spool = spool.display();
         let text = format!(
             "[ingest]\nsocket = \"{here}/col/collector.sock\"\n[control]\nsocket = \"{here}/col/control.sock\"\n\
+             [spool]\ndisk_dir = \"{spool}/disk\"\nmemory_dir = \"{spool}/memory\"\n\
              [journal]\ndir = \"{here}/kept/journal\"\nreserve_percent = 0\nreserve_bytes = 0\n\
              [metrics]\nlisten = \"{address}\"\n"
         );
@@ -164,6 +167,12 @@ impl Drop for Collector {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Where the wrappers and the collector of that mark keep spool files, disk and memory alike: in memory, which is what the
+/// second has to be, and free of what else fills the disk of a machine that compiles.
+pub fn spool_dir(mark: &str) -> PathBuf {
+    Path::new("/dev/shm").join(format!("{mark}-spool"))
 }
 
 /// Body of `GET path` at `address` (`host:port`); an error where the answer is not 200.

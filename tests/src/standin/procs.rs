@@ -17,6 +17,8 @@ const PAUSE: Duration = Duration::from_micros(500);
 
 /// How a worker calls itself.
 const WORKER: &str = "tap-worker";
+/// How the child calls itself that writes spool files.
+const SPOOLER: &str = "tap-spool";
 
 /// One process as /proc shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,9 +121,9 @@ pub fn keepers(namespace: &str) -> Result<Vec<Process>> {
 pub fn all_keepers() -> Result<Vec<Process>> {
     let mut found = with("tap-keeper")?;
     found.retain(|p| p.state != 'Z' && p.name != WORKER && p.argv.get(1).is_some_and(|a| a == "tap-keeper"));
-    // A keeper's child that accepts a connection is none.
+    // A keeper's child that accepts a connection is none, nor is one that writes a file, whoever's child it is by now.
     let pids: Vec<Pid> = found.iter().map(|p| p.pid).collect();
-    found.retain(|p| p.name != "tap-accept" && !pids.contains(&p.parent));
+    found.retain(|p| p.name != "tap-accept" && p.name != SPOOLER && !pids.contains(&p.parent));
     Ok(found)
 }
 
@@ -152,6 +154,16 @@ pub fn workers(namespace: &str) -> Result<Vec<Process>> {
     found.retain(|p| p.state != 'Z' && p.name == WORKER);
     let pids: Vec<Pid> = found.iter().map(|p| p.pid).collect();
     found.retain(|p| !pids.contains(&p.parent));
+    Ok(found)
+}
+
+/// Every child of a namespace that writes spool files, its keeper alive or not.
+///
+/// # Errors
+/// As [`with`].
+pub fn spoolers(namespace: &str) -> Result<Vec<Process>> {
+    let mut found = of(namespace)?;
+    found.retain(|p| p.state != 'Z' && p.name == SPOOLER);
     Ok(found)
 }
 

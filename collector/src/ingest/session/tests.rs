@@ -12,7 +12,7 @@ use crate::{
     closed::Closed,
     config,
     event::{Body, Flags, StreamKind, StreamName},
-    ingest::{Memory, Streams, acks::Outstanding},
+    ingest::{Memory, Spools, Streams, acks::Outstanding},
     journal::Row,
     metrics::{Registry, Totals},
     rules::{Rate, Redactor, Rule, Rules},
@@ -60,6 +60,12 @@ fn ruled() -> (Arc<Ingest>, Exit, watch::Sender<Arc<Rules>>) {
         )),
         streams: Streams::new(totals, Arc::new(Blank), 3),
         rules,
+        spools: Spools::new(config::Spool {
+            disk: true,
+            disk_dir: PathBuf::from("/nowhere/disk"),
+            memory_dir: PathBuf::from("/nowhere/memory"),
+            budget_bytes: 1 << 20,
+        }),
         outlet,
     };
     (Arc::new(ingest), exit, sender)
@@ -245,7 +251,7 @@ proptest! {
             let (ingest, mut exit, sender) = ruled();
             let (mut id, mut now) = (1, session(&ingest, 1));
             now.take(link::FromWrapper { body: Some(Up::Open(open(0))), ..Default::default() }).await.expect("open");
-            let mut off = false;
+            let (mut off, mut redacted) = (false, false);
             for step in steps {
                 let body = match step {
                     Step::Say(body) if matches!(*body, Some(Up::Gone(_))) => continue,
@@ -253,8 +259,8 @@ proptest! {
                     Step::Rules(kind) => {
                         sender.send_replace(rules(kind));
                         let told = now.judge_again();
-                        prop_assert_eq!(told.is_empty(), off == (kind == 1));
-                        off = kind == 1;
+                        prop_assert_eq!(told.is_empty(), (off, redacted) == (kind == 1, kind == 3));
+                        (off, redacted) = (kind == 1, kind == 3);
                         continue;
                     }
                 };
@@ -266,11 +272,34 @@ proptest! {
                     let ready = now.take(link::FromWrapper { body, ..Default::default() }).await.expect("open");
                     let Some(Down::Ready(ready)) = ready.and_then(|ready| ready.body) else { panic!("a ready") };
                     prop_assert!(ready.streams.iter().all(|stream| stream.capture != off));
+                    prop_assert!(ready.streams.iter().all(|stream| stream.spool_to_disk != redacted));
                 }
             }
             judge(&ingest, &mut exit, false)
         })?;
     }
+}
+
+#[tokio::test]
+async fn what_a_rule_takes_something_out_of_may_not_be_spooled_to_the_disk() {
+    let (ingest, _exit, sender) = ruled();
+    let mut now = session(&ingest, 1);
+    let body = Some(Up::Open(open(0)));
+    let ready = now.take(link::FromWrapper { body, ..Default::default() }).await.expect("open");
+    let streams = |message: link::FromCollector| match message.body {
+        Some(Down::Ready(ready)) => ready.streams,
+        other => panic!("a ready: {other:?}"),
+    };
+    assert!(streams(ready.expect("an answer")).iter().all(|stream| stream.spool_to_disk));
+    sender.send_replace(rules(3));
+    let told = now.judge_again().pop().expect("that is news");
+    for stream in streams(told) {
+        // Without a place: it goes on where it is.
+        assert_eq!((stream.next, stream.capture, stream.spool_to_disk), (None, true, false));
+    }
+    sender.send_replace(rules(2));
+    let told = now.judge_again().pop().expect("and so is this");
+    assert!(streams(told).iter().all(|stream| stream.next.is_none() && stream.spool_to_disk));
 }
 
 #[tokio::test]

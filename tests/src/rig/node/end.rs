@@ -98,6 +98,7 @@ impl Drop for Node {
         }
         leftovers::unmount_below(&self.dir);
         leftovers::remove_cgroups(&self.mark);
+        let _ = fs::remove_dir_all(self.spool_dir());
         if let Err(fault) = fs::remove_dir_all(&self.dir) {
             eprintln!("rig: {} stays: {fault}", self.dir.display());
         }

@@ -21,7 +21,7 @@ use anyhow::{Context, Result, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 
-use crate::rig::collector::Collector;
+use crate::rig::collector::{Collector, spool_dir};
 use crate::rig::config::{Layout, containerd_toml};
 use crate::rig::cri::Cri;
 use crate::rig::process::{self, MARK};
@@ -169,6 +169,7 @@ impl Node {
             .env(MARK, &self.mark)
             .env("SHIMTAP_RUN_DIR", self.run_dir())
             .env("SHIMTAP_COLLECTOR", self.collector_socket())
+            .env("SHIMTAP_SPOOL_DIR", self.spool_dir())
             .env("SHIMTAP_CONFIG", self.dir.join("shim.toml"))
             .env_remove("NOTIFY_SOCKET");
     }
@@ -190,6 +191,11 @@ impl Node {
     pub fn restart(&self) -> Result<()> {
         self.stop_daemon(Signal::SIGKILL)?;
         self.start_daemon()
+    }
+
+    /// Where spool files of this node are.
+    pub fn spool_dir(&self) -> PathBuf {
+        spool_dir(&self.mark)
     }
 
     /// Starts the collector.

@@ -11,10 +11,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
 
-use crate::standin::{
-    journal::{self, Entry, Kind, Verb},
-    procs,
-    script::{KEY, Script},
+use crate::{
+    rig::collector::{Collector, spool_dir},
+    standin::{
+        journal::{self, Entry, Kind, Verb},
+        procs,
+        script::{KEY, Script},
+    },
 };
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -53,7 +56,8 @@ impl Lab {
         let env = vec![
             ("STANDIN_DIR".to_owned(), text("inner")),
             ("SHIMTAP_RUN_DIR".to_owned(), text("run")),
-            ("SHIMTAP_COLLECTOR".to_owned(), text("collector.sock")),
+            ("SHIMTAP_COLLECTOR".to_owned(), text("col/collector.sock")),
+            ("SHIMTAP_SPOOL_DIR".to_owned(), spool_dir(&name).display().to_string()),
             ("SHIMTAP_CONFIG".to_owned(), text("shim.toml")),
         ];
         Ok(Self { dir, namespace: name, env })
@@ -88,6 +92,20 @@ impl Lab {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Where wrappers spool.
+    #[must_use]
+    pub fn spool_dir(&self) -> PathBuf {
+        spool_dir(&self.namespace)
+    }
+
+    /// Starts a collector for this place.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn collector(&self) -> Result<Collector> {
+        Collector::start(&self.dir, &self.namespace, None)
     }
 
     /// The stand-in's own directory.
@@ -194,7 +212,8 @@ impl Lab {
             keepers.is_empty().then_some(())
         };
         procs::wait(Duration::from_secs(5), || "keepers end".to_owned(), alone)?;
-        Ok(())
+        // It goes on without them, and would make anew what is removed here. One that hangs in a disk ends with that.
+        procs::spoolers(&self.namespace)?.iter().try_for_each(|spooler| procs::kill(spooler.pid))
     }
 }
 
@@ -205,6 +224,7 @@ impl Drop for Lab {
         }
         if env::var_os("SHIMTAP_KEEP").is_none() {
             let _shown_by_tmp = fs::remove_dir_all(&self.dir);
+            let _never_made_by_most = fs::remove_dir_all(self.spool_dir());
         }
     }
 }

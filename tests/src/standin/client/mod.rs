@@ -13,6 +13,7 @@ pub mod lab;
 pub mod launch;
 pub mod pod;
 pub mod rules;
+pub mod spooled;
 pub mod upgrade;
 pub mod wrapped;
 

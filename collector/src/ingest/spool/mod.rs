@@ -1,0 +1,221 @@
+//! Spool files: what wrappers wrote to files while nobody listened, taken as if it had come over their links.
+//!
+//! A wrapper that attaches is not answered before its own files are taken: spool first, then live, in order. Files of
+//! wrappers that are not attached (their pods ended, or they are still to come back) are looked for at the start and
+//! now and then. A file is removed when all that it says is durable; one that is not as it should be is taken as far as it
+//! is right and set aside. Only a file whose writer has ended is removed or renamed: writers hold a lock.
+//!
+//! `dir` touches the disk, on threads of its own, and is never waited for longer than [`dir::PATIENCE`].
+
+mod dir;
+mod file;
+mod replay;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+use tracing::{info, warn};
+
+pub use dir::Aside;
+
+use self::{
+    dir::{Found, SpoolDir},
+    file::SpoolFile,
+    replay::{Replayed, replay},
+};
+use super::{Ingest, streams::Slot};
+use crate::{config, limited::Limited};
+
+/// How often files are looked for.
+const LOOK: Duration = Duration::from_secs(5);
+/// How often it is asked whether what was taken is durable, while there is any.
+const SETTLE: Duration = Duration::from_millis(100);
+/// A file that could not be taken now is not read again before this.
+const AGAIN: Duration = Duration::from_secs(60);
+/// Files taken whose bytes are not durable yet, each of which has a descriptor.
+const PENDING_MAX: usize = 256;
+/// Numbers of connections go up from 1; these are no connections.
+const FIRST_ID: u64 = 1 << 63;
+
+static SAID: Limited = Limited::new();
+
+/// All spool files of the node.
+#[derive(Debug)]
+pub struct Spools {
+    /// What wrappers are told.
+    pub config: config::Spool,
+    dirs: [SpoolDir; 2],
+    /// One file at a time, so that each wrapper's are taken in order.
+    turn: tokio::sync::Mutex<()>,
+    /// What one wrapper may keep, in bytes.
+    share: watch::Sender<u64>,
+    ids: AtomicU64,
+    pending: Mutex<Vec<Pending>>,
+    /// Files that could not be taken, and when they may be tried again.
+    put_off: Mutex<HashMap<Found, Instant>>,
+}
+
+/// A file that was taken and can go when its bytes are durable.
+#[derive(Debug)]
+struct Pending {
+    found: Found,
+    /// Its lock is ours for so long, or will be when its writer has ended.
+    file: SpoolFile,
+    reached: Vec<(Arc<Slot>, u64)>,
+}
+
+// === impl Spools ===
+
+impl Spools {
+    /// Nothing is looked at yet.
+    #[must_use]
+    pub fn new(config: config::Spool) -> Self {
+        let dirs = [SpoolDir::new(&config.disk_dir), SpoolDir::new(&config.memory_dir)];
+        let (share, _) = watch::channel(config.budget_bytes);
+        Self {
+            config,
+            dirs,
+            share,
+            turn: tokio::sync::Mutex::default(),
+            ids: AtomicU64::new(FIRST_ID),
+            pending: Mutex::default(),
+            put_off: Mutex::default(),
+        }
+    }
+
+    /// What one wrapper may keep in files, now and whenever it changes.
+    pub(super) fn share(&self) -> watch::Receiver<u64> {
+        self.share.subscribe()
+    }
+
+    /// So many wrappers share the budget from here on. In steps, so that not each pod changes it for all others.
+    pub(super) fn share_among(&self, wrappers: usize) {
+        let wrappers = u64::try_from(wrappers).unwrap_or(u64::MAX).clamp(1, 1 << 32);
+        let share = self.config.budget_bytes / wrappers.next_power_of_two();
+        self.share.send_if_modified(|now| std::mem::replace(now, share) != share);
+    }
+
+    /// Takes the files of one wrapper, which has just attached. Its own streams wait for it. Cancel-safe: what was not
+    /// taken to its end stays.
+    pub(super) async fn take_of(&self, ingest: &Arc<Ingest>, wrapper: u64) {
+        let mut files = self.find().await;
+        // Also one that was put off: its writer has ended by now, or the bytes behind it are lost.
+        files.retain(|found| found.wrapper == wrapper);
+        for found in files {
+            let _turn = self.turn.lock().await;
+            self.take(ingest, found, true).await;
+        }
+    }
+
+    /// Takes files of wrappers that are not attached, until `stop`.
+    pub(super) async fn run(&self, ingest: &Arc<Ingest>, mut stop: watch::Receiver<bool>) {
+        let mut looked: Option<Instant> = None;
+        loop {
+            self.settle().await;
+            if looked.is_none_or(|at| at.elapsed() >= LOOK) {
+                looked = Some(Instant::now());
+                tokio::select! {
+                    // Cancel-safe as `take_of`.
+                    () = self.take_orphans(ingest) => {}
+                    _ = stop.wait_for(|stop| *stop) => return,
+                }
+            }
+            let pause = if self.pending().is_empty() { LOOK } else { SETTLE };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    async fn take_orphans(&self, ingest: &Arc<Ingest>) {
+        let mut files = self.find().await;
+        files.retain(|found| !self.is_put_off(found));
+        for found in files {
+            if self.pending().len() >= PENDING_MAX {
+                return;
+            }
+            let _turn = self.turn.lock().await;
+            // Asked with the turn: one that attaches now waits for it before its streams are opened.
+            if !ingest.registry.is_attached(found.wrapper) {
+                self.take(ingest, found, false).await;
+            }
+        }
+    }
+
+    /// Files that are to be taken, each wrapper's in the order of writing.
+    async fn find(&self) -> Vec<Found> {
+        let mut files = Vec::new();
+        for dir in &self.dirs {
+            files.extend(dir.list().await);
+        }
+        let pending = self.pending();
+        files.retain(|found| !pending.iter().any(|p| p.found == *found));
+        files.sort_by_key(|found| (found.wrapper, found.number));
+        files
+    }
+
+    fn is_put_off(&self, found: &Found) -> bool {
+        let now = Instant::now();
+        let mut put_off = self.put_off();
+        put_off.retain(|_, until| *until > now);
+        put_off.contains_key(found)
+    }
+
+    /// `attached`: whoever writes it, if anybody does, hangs in its disk, and what it still completes the wrapper has too.
+    async fn take(&self, ingest: &Arc<Ingest>, found: Found, attached: bool) {
+        let totals = &ingest.registry.totals;
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        match replay(ingest, &found, id).await {
+            // It grows, and is looked at again.
+            Replayed::Taken(file, _) if file.is_being_written() && !attached => {}
+            Replayed::Taken(file, reached) => {
+                totals.spool_files.add(1);
+                info!(file = %found.path().display(), "took a spool file");
+                self.pending().push(Pending { found, file, reached });
+            }
+            Replayed::Gone => {}
+            Replayed::Later => {
+                self.put_off().insert(found, Instant::now() + AGAIN);
+            }
+            Replayed::Wrong(why, error) => {
+                totals.spool_aside.add(why, 1);
+                let path = found.path();
+                SAID.say(|hidden| {
+                    warn!(file = %path.display(), reason = why.label(), %error, hidden, "set a spool file aside");
+                });
+                found.set_aside().await;
+                // Where that was refused, it is still there.
+                self.put_off().insert(found, Instant::now() + AGAIN);
+            }
+        }
+    }
+
+    /// Removes files all of whose bytes are durable.
+    async fn settle(&self) {
+        let durable = |pending: &mut Pending| {
+            pending.reached.iter().all(|(slot, next)| slot.progress.durable() >= *next)
+                && pending.file.is_ours()
+        };
+        let done: Vec<Pending> = self.pending().extract_if(.., durable).collect();
+        for pending in done {
+            // While its lock is held: nobody takes it for one that is still to be taken.
+            pending.found.remove().await;
+        }
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Vec<Pending>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put_off(&self) -> MutexGuard<'_, HashMap<Found, Instant>> {
+        self.put_off.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

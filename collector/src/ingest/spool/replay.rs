@@ -1,0 +1,126 @@
+//! One file through a session of its own, as if its wrapper said it now.
+
+use std::sync::Arc;
+
+use protobuf::Message;
+use shimtap_proto::{
+    link::{FromWrapper, Hello, from_wrapper},
+    spool::SpoolFault,
+};
+
+use super::{
+    dir::{Aside, Found, OpenFault},
+    file::{ReadFault, SpoolFile},
+};
+use crate::{
+    event::HoleReason,
+    ingest::{Ingest, fault::IngestFault, session::Session, streams::Slot},
+};
+
+/// What became of a file.
+#[derive(Debug)]
+pub(super) enum Replayed {
+    /// All of it was taken that was there; it can go when its writer has ended and these streams are durable up to these
+    /// offsets.
+    Taken(SpoolFile, Vec<(Arc<Slot>, u64)>),
+    /// Somebody has removed it.
+    Gone,
+    /// Its disk does not answer, or its wrapper is back: taken as far as it went, and to be tried again.
+    Later,
+    /// It was taken as far as it is right.
+    Wrong(Aside, WrongFile),
+}
+
+/// What is wrong with a file. Whose fault it is depends: the disk's, or whoever put it there.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WrongFile {
+    #[error(transparent)]
+    Open(#[from] OpenFault),
+    #[error(transparent)]
+    Read(#[from] ReadFault),
+    #[error("it does not say whose it is, or not what its name says")]
+    Stranger,
+    #[error("a record is no message of a wrapper: {0}")]
+    Decode(#[from] protobuf::Error),
+    #[error("{0}")]
+    Session(#[from] IngestFault),
+}
+
+/// Takes a file to its end or to its first fault.
+pub(super) async fn replay(ingest: &Arc<Ingest>, found: &Found, id: u64) -> Replayed {
+    let mut file = match found.open().await {
+        Ok(file) => file,
+        Err(OpenFault::Gone) => return Replayed::Gone,
+        Err(OpenFault::Stuck) => return Replayed::Later,
+        Err(fault @ OpenFault::Unsafe) => return Replayed::Wrong(Aside::Unsafe, fault.into()),
+        Err(fault @ OpenFault::System(_)) => return Replayed::Wrong(Aside::Unreadable, fault.into()),
+    };
+    let being_written = file.is_being_written();
+    let mut session = None;
+    let taken = take_all(ingest, found, id, &mut file, &mut session).await;
+    let reached = session.as_ref().map(Session::reached).unwrap_or_default();
+    match taken {
+        Ok(()) => Replayed::Taken(file, reached),
+        // Its wrapper has come back and did not wait: what is left is in its ring or declared lost by now.
+        Err(WrongFile::Session(IngestFault::Superseded(_))) => Replayed::Later,
+        Err(WrongFile::Read(ReadFault::Stuck)) => Replayed::Later,
+        Err(_) if being_written => Replayed::Later,
+        Err(fault) => {
+            // A later offset shows how much it was.
+            reached.iter().for_each(|(slot, _)| slot.expect_loss(HoleReason::SpoolCorrupt));
+            Replayed::Wrong(fault.aside(), fault)
+        }
+    }
+}
+
+async fn take_all(
+    ingest: &Arc<Ingest>,
+    found: &Found,
+    id: u64,
+    file: &mut SpoolFile,
+    session: &mut Option<Session>,
+) -> Result<(), WrongFile> {
+    loop {
+        let messages = file.read(found).await?;
+        if messages.is_empty() {
+            return Ok(());
+        }
+        for message in messages {
+            let message = FromWrapper::parse_from_bytes(&message)?;
+            ingest.registry.totals.spool_records.add(1);
+            match (session.as_mut(), message) {
+                (Some(session), message) => drop(session.take(message).await?),
+                (None, FromWrapper { body: Some(from_wrapper::Body::Hello(hello)), .. })
+                    if is_its(&hello, file, found) =>
+                {
+                    *session = Some(Session::replay(ingest, id, &hello));
+                }
+                (None, _) => return Err(WrongFile::Stranger),
+            }
+        }
+    }
+}
+
+fn is_its(hello: &Hello, file: &mut SpoolFile, found: &Found) -> bool {
+    let header = file.header().map(|header| (header.wrapper, header.number));
+    hello.wrapper == found.wrapper && header == Some((found.wrapper, found.number))
+}
+
+// === impl WrongFile ===
+
+impl WrongFile {
+    fn aside(&self) -> Aside {
+        match self {
+            Self::Open(OpenFault::Unsafe) => Aside::Unsafe,
+            Self::Open(_) | Self::Read(ReadFault::System(_) | ReadFault::Stuck) => Aside::Unreadable,
+            Self::Read(ReadFault::Format(fault)) => match fault {
+                SpoolFault::Foreign => Aside::Foreign,
+                SpoolFault::Version(_) => Aside::Version,
+                SpoolFault::Truncated(_) => Aside::Truncated,
+                SpoolFault::Header | SpoolFault::Length(..) | SpoolFault::Checksum(_) => Aside::Corrupt,
+            },
+            Self::Stranger => Aside::Foreign,
+            Self::Decode(_) | Self::Session(_) => Aside::Messages,
+        }
+    }
+}

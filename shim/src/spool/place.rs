@@ -1,0 +1,195 @@
+//! Where spool files lie, and how much of them there may be.
+//!
+//! Two directories: one on a disk, one in memory for what must not reach a disk. Either must be one that only we can
+//! write to; what is in it and is not ours is nobody's business here.
+
+use std::{
+    fs,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+};
+
+use nix::{
+    fcntl::{OFlag, open, openat},
+    sys::{
+        stat::{Mode, SFlag, fstat},
+        statfs::{TMPFS_MAGIC, fstatfs},
+        statvfs::fstatvfs,
+    },
+};
+use shimtap_proto::spool::{file_name, parse_name};
+
+use crate::{
+    block::{
+        Block,
+        counters::{Counter, Counters},
+        spool::Verdict,
+    },
+    run_dir::private_dir,
+    sys::{Errno, Kernel, fd},
+};
+
+/// Files in memory may hold so much less than those on a disk.
+const MEMORY_PART: u64 = 4;
+/// All wrappers' files in a directory hold at most so many times what one's may: pods end and leave theirs behind, and no
+/// collector may come for days. With the default of 16 MiB that is 256 MiB on a disk and 64 MiB in memory.
+const WRAPPERS: u64 = 16;
+/// Of a file system in memory so much stays free, in percent.
+const MEMORY_FREE: u64 = 50;
+
+/// On a disk or in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Disk,
+    Memory,
+}
+
+/// Why nothing (more) is written there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// A bound of ours is reached.
+    Full,
+    /// Somebody else can write there, or it is a disk where it must be memory.
+    Unsafe,
+    /// The system's answer.
+    Kernel(Errno),
+}
+
+/// One directory.
+pub struct Place {
+    path: PathBuf,
+    dir: OwnedFd,
+    /// Bytes and percent that its file system keeps free.
+    free: (u64, u64),
+    /// Bytes that this wrapper's files, and all wrappers', may hold.
+    limits: (u64, u64),
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Disk, Self::Memory];
+
+    /// What the collector's rules allow; memory where it has not said.
+    pub fn of(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Disk => Self::Disk,
+            Verdict::Memory | Verdict::Unknown => Self::Memory,
+        }
+    }
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// Counts it under its name.
+    pub fn count(self, counters: &Counters) {
+        counters.add(match self {
+            Self::Full => Counter::SpoolFull,
+            Self::Unsafe => Counter::SpoolUnsafe,
+            Self::Kernel(Errno::ENOSPC | Errno::EDQUOT) => Counter::SpoolRefusedSpace,
+            Self::Kernel(Errno::EROFS | Errno::EACCES | Errno::EPERM) => Counter::SpoolRefusedAccess,
+            Self::Kernel(Errno::EIO) => Counter::SpoolRefusedIo,
+            Self::Kernel(_) => Counter::SpoolRefusedOther,
+        });
+    }
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        Self::Kernel(errno)
+    }
+}
+
+impl From<std::io::Error> for Refusal {
+    fn from(error: std::io::Error) -> Self {
+        Self::Kernel(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Opens the directory, made where it is missing.
+    pub fn open(block: &Block, kind: Kind) -> Result<Self, Refusal> {
+        let spool = &block.tables().spool;
+        let limit = spool.limit_bytes.load(Ordering::Relaxed);
+        let (path, part, free) = match kind {
+            Kind::Disk => {
+                let percent = u64::from(spool.free_percent.load(Ordering::Relaxed));
+                (spool.disk_dir.get(), 1, (spool.free_bytes.load(Ordering::Relaxed), percent))
+            }
+            Kind::Memory => (spool.memory_dir.get(), MEMORY_PART, (0, MEMORY_FREE)),
+        };
+        let path = PathBuf::from(path);
+        private_dir(&path)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let dir = open(&path, flags, Mode::empty())?;
+        if !is_private(&dir)? || (kind == Kind::Memory && fstatfs(&dir)?.filesystem_type() != TMPFS_MAGIC) {
+            return Err(Refusal::Unsafe);
+        }
+        let limits = (spool.allowance() / part, limit.saturating_mul(WRAPPERS) / part);
+        Ok(Self { path, dir, free, limits })
+    }
+
+    /// Bytes that another file of `wrapper` may hold.
+    pub fn room(&self, wrapper: u64) -> Result<u64, Refusal> {
+        let (own, all) = used(&self.path, wrapper)?;
+        let room = self.limits.0.saturating_sub(own).min(self.limits.1.saturating_sub(all));
+        if room == 0 { Err(Refusal::Full) } else { Ok(room) }
+    }
+
+    /// Does the file system keep what it is to keep, with `bytes` more?
+    pub fn keeps_free(&self, bytes: u64) -> Kernel<bool> {
+        let stat = fstatvfs(&self.dir)?;
+        let unit = stat.fragment_size();
+        let free = stat.blocks_available().saturating_mul(unit).saturating_sub(bytes);
+        let whole = stat.blocks().saturating_mul(unit);
+        Ok(free >= self.free.0 && free >= (whole / 100).saturating_mul(self.free.1))
+    }
+
+    /// Makes file `number` of a wrapper, empty, locked for as long as it is open. `None`: one of that name is there, or the
+    /// collector has already taken it for one whose writer had died.
+    pub fn make(&self, wrapper: u64, number: u32) -> Result<Option<OwnedFd>, Refusal> {
+        let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_EXCL;
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let name = file_name(wrapper, number);
+        let file = match openat(&self.dir, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+            Ok(file) => file,
+            Err(Errno::EEXIST) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        let ours = fd::try_lock(file.as_fd())? && fstat(&file)?.st_nlink == 1;
+        Ok(ours.then_some(file))
+    }
+}
+
+fn is_private(dir: &OwnedFd) -> Kernel<bool> {
+    let stat = fstat(dir)?;
+    let mode = Mode::from_bits_truncate(stat.st_mode);
+    let is_dir = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR;
+    let others = Mode::S_IRWXG | Mode::S_IRWXO;
+    Ok(is_dir && stat.st_uid == nix::unistd::geteuid().as_raw() && !mode.intersects(others))
+}
+
+/// Bytes in spool files of `wrapper`, and in all files, those set aside included.
+fn used(dir: &Path, wrapper: u64) -> Result<(u64, u64), Refusal> {
+    let (mut own, mut all) = (0u64, 0u64);
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        // One that goes meanwhile was the collector's.
+        let Ok(meta) = fs::symlink_metadata(entry.path()) else { continue };
+        let bytes = meta.size();
+        all = all.saturating_add(bytes);
+        let name = entry.file_name();
+        if name.to_str().and_then(parse_name).is_some_and(|(whose, _)| whose == wrapper) {
+            own = own.saturating_add(bytes);
+        }
+    }
+    Ok((own, all))
+}

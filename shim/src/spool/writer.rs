@@ -1,0 +1,373 @@
+//! What goes into the files: what the link would say, in the same order, for as long as there is no link.
+//!
+//! Single-threaded, in a process of its own. It reads the block as the link thread does and writes nothing into it but
+//! the words marked "spool:", each after the write(2) that it speaks of.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::BorrowedFd,
+    sync::atomic::Ordering,
+    thread,
+    time::Duration,
+};
+
+use protobuf::Message;
+use shimtap_proto::link::{Gone, from_wrapper};
+
+use super::{
+    file::SpoolFile,
+    place::{Kind, Place, Refusal},
+};
+use crate::{
+    block::{
+        Block, Stream, StreamState, Task, TaskState,
+        counters::Counter,
+        linked,
+        spool::{Marker, Verdict},
+    },
+    events::EventRing,
+    link::{self, Cursors, Next, Towards},
+    sys::{Errno, Kernel, fd, monotonic_ns, process},
+};
+
+/// With nothing new for this long it ends; the next one is made when memory runs short again.
+const QUIET: Duration = Duration::from_secs(2);
+/// Rests between looks: short while much comes, so that the rings do not overflow meanwhile.
+const REST_MIN: Duration = Duration::from_millis(1);
+const REST_MAX: Duration = Duration::from_millis(64);
+/// After a refusal nobody need try again before this.
+const PAUSE_NS: u64 = 60_000_000_000;
+/// Whoever only asks whether somebody writes holds the lock for microseconds.
+const LOCK_TRIES: usize = 100;
+
+/// Exit statuses; only tests and people look at them.
+const DONE: i32 = 0;
+const NOT_BEGUN: i32 = 1;
+
+/// One life of the child.
+struct Writer {
+    block: &'static Block,
+    wrapper: u64,
+    generation: u64,
+    cursors: Cursors,
+    streams: BTreeMap<u32, Target>,
+    events: EventRing,
+    events_at: u64,
+    events_kind: Kind,
+    files: BTreeMap<Kind, SpoolFile>,
+    refused: BTreeSet<Kind>,
+    /// Tasks that a file speaks of, and those of which it has said all.
+    opened: BTreeSet<(Kind, u32)>,
+    gone: BTreeSet<(Kind, u32)>,
+}
+
+/// Where a stream's bytes go, and who says so to the ring.
+#[derive(Clone, Copy)]
+struct Target {
+    kind: Kind,
+    marker: Marker,
+}
+
+/// Why it stops in the middle.
+enum Stop {
+    /// A collector is attached: the link goes on from here.
+    Attached,
+    /// What goes there cannot be written.
+    Refused(Kind),
+}
+
+/// The life of a child whose only descriptor of worth is the memfd. Returns its exit status.
+pub fn main(memfd: BorrowedFd<'_>) -> i32 {
+    process::set_name_and_undumpable(c"tap-spool");
+    process::yield_to_others();
+    match begin(memfd) {
+        Ok(mut writer) => {
+            writer.run();
+            DONE
+        }
+        Err(_) => NOT_BEGUN,
+    }
+}
+
+fn begin(memfd: BorrowedFd<'_>) -> Kernel<Writer> {
+    // Behind a description of its own, whose lock says that it lives.
+    let block: &'static Block = Box::leak(Box::new(Block::open(fd::reopen(memfd)?)?));
+    let alone = (0..LOCK_TRIES).any(|_| {
+        let locked = fd::try_lock(block.memfd()) == Ok(true);
+        if !locked {
+            thread::sleep(REST_MIN);
+        }
+        locked
+    });
+    let spool = &block.tables().spool;
+    let generation = spool.asked_in.load(Ordering::Acquire);
+    if !alone || generation != spool.generation() {
+        return Err(Errno::EALREADY);
+    }
+    Writer::new(block, generation)
+}
+
+fn verdict(stream: &Stream) -> Kind {
+    Kind::of(Verdict::load(&stream.spool_to))
+}
+
+// === impl Writer ===
+
+impl Writer {
+    fn new(block: &'static Block, generation: u64) -> Kernel<Self> {
+        let tables = block.tables();
+        tables.counters.add(Counter::SpoolWriters);
+        let taken = |s: &&Stream| StreamState::load(&s.state) != StreamState::Free;
+        let all_on_disk = tables.streams().iter().filter(taken).all(|s| verdict(s) == Kind::Disk);
+        // Their numbers run through all tasks, so they cannot be split; an exec's arguments may be what must not reach a disk.
+        let known = tables.streams().iter().any(|s| taken(&s));
+        let events_kind = if all_on_disk && known { Kind::Disk } else { Kind::Memory };
+        Ok(Self {
+            block,
+            wrapper: tables.identity.wrapper.load(Ordering::Relaxed),
+            generation,
+            cursors: Cursors::new(block, Towards::Spool),
+            streams: BTreeMap::new(),
+            events: EventRing::new(block)?,
+            events_at: tables.events_kept_elsewhere(),
+            events_kind,
+            files: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            opened: BTreeSet::new(),
+            gone: BTreeSet::new(),
+        })
+    }
+
+    fn run(&mut self) {
+        let spool = &self.block.tables().spool;
+        let (mut rest, mut quiet) = (REST_MIN, Duration::ZERO);
+        while quiet < QUIET && spool.generation() == self.generation {
+            let asked = spool.asked.load(Ordering::Acquire);
+            let Ok(wrote) = self.pass() else { return };
+            if wrote {
+                (rest, quiet) = (REST_MIN, Duration::ZERO);
+                continue;
+            }
+            if asked != spool.done.load(Ordering::Acquire) {
+                // The pod is over: what was not refused is written, and nothing more will come.
+                if self.refused.is_empty() {
+                    spool.done.store(asked, Ordering::Release);
+                }
+                return;
+            }
+            thread::sleep(rest);
+            quiet = quiet.saturating_add(rest);
+            rest = rest.saturating_mul(2).min(REST_MAX);
+        }
+    }
+
+    /// Writes what there is; was there anything?
+    fn pass(&mut self) -> Result<bool, Stop> {
+        let mut wrote = self.refusable(Self::write_events)?;
+        let block = self.block;
+        for (index, task) in block.tables().tasks().iter().enumerate() {
+            if matches!(TaskState::load(&task.state), TaskState::Free | TaskState::Creating) {
+                continue;
+            }
+            for stream in task.streams.iter().filter_map(linked) {
+                wrote |= self.refusable(|writer| writer.write_stream(index, task, stream))?;
+            }
+            for kind in Kind::ALL {
+                wrote |= self.refusable(|writer| writer.write_gone(kind, task))?;
+            }
+        }
+        Ok(wrote)
+    }
+
+    /// What is refused once is not tried again in this life.
+    fn refusable(&mut self, write: impl FnOnce(&mut Self) -> Result<bool, Stop>) -> Result<bool, Stop> {
+        match write(self) {
+            Err(Stop::Refused(kind)) => {
+                self.refused.insert(kind);
+                Ok(false)
+            }
+            other => other,
+        }
+    }
+
+    fn write_events(&mut self) -> Result<bool, Stop> {
+        let mut wrote = false;
+        if self.refused.contains(&self.events_kind) {
+            return Ok(wrote);
+        }
+        while let Some((event, behind)) = self.events.at(self.events_at) {
+            self.announce_task(event.task)?;
+            self.append(self.events_kind, from_wrapper::Body::Event(event))?;
+            self.events_at = behind;
+            Marker::of_events(self.generation).store(&self.block.tables().spool.events, behind);
+            wrote = true;
+        }
+        Ok(wrote)
+    }
+
+    /// Before an event of a task comes the task, where there is one.
+    fn announce_task(&mut self, handle: u32) -> Result<(), Stop> {
+        let tasks = self.block.tables().tasks().iter().enumerate();
+        let mut known = tasks.filter(|(_, t)| {
+            let begun = !matches!(TaskState::load(&t.state), TaskState::Free | TaskState::Creating);
+            begun && t.handle.load(Ordering::Acquire) == handle
+        });
+        match known.next() {
+            Some((index, task)) => self.open_task(self.events_kind, index, task),
+            None => Ok(()),
+        }
+    }
+
+    fn open_task(&mut self, kind: Kind, index: usize, task: &Task) -> Result<(), Stop> {
+        if self.opened.insert((kind, task.handle.load(Ordering::Relaxed))) {
+            let open = link::look_at(self.block, index, task);
+            self.append(kind, from_wrapper::Body::Open(open))?;
+        }
+        Ok(())
+    }
+
+    fn write_stream(&mut self, index: usize, task: &Task, entry: usize) -> Result<bool, Stop> {
+        let Some(stream) = self.block.tables().streams.get(entry) else { return Ok(false) };
+        let handle = stream.handle.load(Ordering::Acquire);
+        let Some(target) = self.target(handle, entry, stream) else { return Ok(false) };
+        let mut wrote = false;
+        while !self.refused.contains(&target.kind) {
+            let Some(Next::Body(body)) = self.cursors.next_body(handle) else { break };
+            self.open_task(target.kind, index, task)?;
+            self.append(target.kind, *body)?;
+            if let Some(at) = self.cursors.at(handle) {
+                target.marker.store(&stream.spooled, at);
+            }
+            wrote = true;
+        }
+        Ok(wrote)
+    }
+
+    /// A stream that is new to this writer goes on where its bytes are kept elsewhere.
+    fn target(&mut self, handle: u32, entry: usize, stream: &Stream) -> Option<Target> {
+        if !self.streams.contains_key(&handle) {
+            let marker = Marker::of(self.generation, stream, handle)?;
+            let at = self.block.tables().kept_elsewhere(stream);
+            let wanted = stream.unwanted.load(Ordering::Acquire) == 0;
+            self.cursors.place(handle, entry, at, wanted);
+            self.streams.insert(handle, Target { kind: verdict(stream), marker });
+        }
+        self.streams.get(&handle).copied()
+    }
+
+    /// The last word on a task, in each file that speaks of it.
+    fn write_gone(&mut self, kind: Kind, task: &Task) -> Result<bool, Stop> {
+        let handle = task.handle.load(Ordering::Relaxed);
+        let tables = self.block.tables();
+        let is_closed = |entry: usize| {
+            let stream = tables.streams.get(entry).map(|s| s.handle.load(Ordering::Acquire));
+            stream.is_none_or(|handle| self.cursors.is_closed(handle))
+        };
+        let is_over = TaskState::load(&task.state) == TaskState::Deleted
+            && task.streams.iter().filter_map(linked).all(is_closed);
+        let open = self.opened.contains(&(kind, handle)) && !self.refused.contains(&kind);
+        if !is_over || !open || !self.gone.insert((kind, handle)) {
+            return Ok(false);
+        }
+        let time_ns = task.deleted_ns.load(Ordering::Relaxed);
+        self.append(kind, from_wrapper::Body::Gone(Gone { task: handle, time_ns, ..Default::default() }))?;
+        Ok(true)
+    }
+
+    fn append(&mut self, kind: Kind, body: from_wrapper::Body) -> Result<(), Stop> {
+        let spool = &self.block.tables().spool;
+        if spool.generation() != self.generation {
+            return Err(Stop::Attached);
+        }
+        self.try_append(kind, body).map_err(|refusal| {
+            refusal.count(&self.block.tables().counters);
+            spool.again_ns.store(monotonic_ns().saturating_add(PAUSE_NS), Ordering::Release);
+            Stop::Refused(kind)
+        })
+    }
+
+    fn try_append(&mut self, kind: Kind, body: from_wrapper::Body) -> Result<(), Refusal> {
+        if !self.files.contains_key(&kind) {
+            let file = self.make_file(kind)?;
+            self.files.insert(kind, file);
+        }
+        let file = self.files.get_mut(&kind).ok_or(Errno::EBADF)?;
+        let message = link::up(body).write_to_bytes().map_err(|_| Errno::EMSGSIZE)?;
+        let bytes = file.append(&message)?;
+        self.block.tables().counters.add_many(Counter::SpoolBytes, bytes);
+        Ok(())
+    }
+
+    /// A new file, which begins as every connection does.
+    fn make_file(&self, kind: Kind) -> Result<SpoolFile, Refusal> {
+        let place = Place::open(self.block, kind)?;
+        let files = &self.block.tables().spool.files;
+        let mut file = SpoolFile::make(place, self.wrapper, || files.fetch_add(1, Ordering::AcqRel))?;
+        let hello = link::up(from_wrapper::Body::Hello(link::hello(self.block)));
+        file.append(&hello.write_to_bytes().map_err(|_| Errno::EMSGSIZE)?)?;
+        Ok(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{block::spool::Mark, spool::is_written};
+
+    #[test]
+    fn one_at_a_time_and_only_for_the_generation_that_asked() {
+        let block = Block::create().unwrap();
+        assert_eq!(is_written(&block), Ok(false));
+        let _writer = begin(block.memfd()).unwrap();
+        assert_eq!(is_written(&block), Ok(true));
+        assert_eq!(begin(block.memfd()).err(), Some(Errno::EALREADY), "one is there");
+
+        // What it opened goes with its process, so a test needs another block.
+        let block = Block::create().unwrap();
+        block.tables().spool.begin_generation();
+        let late = begin(block.memfd()).err();
+        assert_eq!(late, Some(Errno::EALREADY), "a collector was attached before it began");
+    }
+
+    #[test]
+    fn what_it_says_is_in_the_file_before_the_ring_hears_of_it() {
+        let dir = std::path::Path::new("/dev/shm").join(format!("shimtap-writer-{}", std::process::id()));
+        let block = Block::create().unwrap();
+        let spool = &block.tables().spool;
+        assert!(spool.memory_dir.set(dir.to_str().unwrap()));
+        spool.limit_bytes.store(1 << 20, Ordering::Relaxed);
+        let events = EventRing::new(Box::leak(Box::new(
+            Block::open(block.memfd().try_clone_to_owned().unwrap()).unwrap(),
+        )))
+        .unwrap();
+        for pid in 1..=3 {
+            events.push(link_event(pid));
+        }
+        let mut writer = begin(block.memfd()).unwrap();
+        assert!(matches!(writer.pass(), Ok(true)));
+        assert!(matches!(writer.pass(), Ok(false)), "all was said");
+        let head = block.tables().events_head.load(Ordering::Relaxed);
+        assert_eq!(Mark::load(&spool.events).offset, head);
+        assert_eq!(block.tables().events_kept_elsewhere(), head);
+        let name = shimtap_proto::spool::file_name(0, 0);
+        let mut decoder = shimtap_proto::spool::Decoder::default();
+        decoder.push(&std::fs::read(dir.join(name)).unwrap());
+        let mut said = 0;
+        while let Ok(Some(message)) = decoder.next_message() {
+            let body = shimtap_proto::link::FromWrapper::parse_from_bytes(message).unwrap().body.unwrap();
+            let is_hello = matches!(body, from_wrapper::Body::Hello(_));
+            assert_eq!(is_hello, said == 0, "a file begins with Hello");
+            said += 1;
+        }
+        assert_eq!((said, decoder.finish()), (4, Ok(())));
+        spool.begin_generation();
+        events.push(link_event(4));
+        assert!(matches!(writer.pass(), Err(Stop::Attached)), "nothing is written behind a collector's back");
+        assert_eq!(block.tables().events_kept_elsewhere(), 0);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    fn link_event(pid: u32) -> shimtap_proto::link::Event {
+        shimtap_proto::link::Event { pid, ..Default::default() }
+    }
+}

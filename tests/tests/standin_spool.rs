@@ -1,0 +1,284 @@
+//! What no collector takes is in files, and in the sink when one comes: every byte once, or admitted to be missing; and
+//! whoever dies meanwhile, nothing of that changes.
+
+use std::{fs, path::PathBuf, thread, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use shimtap_tests::oracle::{one_tape, sink};
+use shimtap_tests::standin::{
+    census,
+    client::{
+        PATIENCE,
+        spooled::{
+            LIMIT, cleared, counted, gone, has, judged, spool_files, spooled, spooler, steady, to_its_end,
+            value, whole,
+        },
+        upgrade::{NEXT, brought_to},
+        wrapped::{wrapped, wrapped_in},
+    },
+    procs,
+    script::{Output, Script},
+};
+
+#[test]
+fn a_pod_that_ended_while_nobody_was_there() -> Result<()> {
+    let script = Script {
+        stdout: Output::lines(2000, 100),
+        stderr: Output::lines(10, 80),
+        exit_status: 7,
+        ..Script::default()
+    };
+    let pod = wrapped(&script)?;
+    to_its_end(&pod, &script)?;
+    gone(&pod)?;
+    let memory = pod.lab.spool_dir().join("memory");
+    ensure!(spool_files(&pod).iter().all(|f| f.starts_with(&memory)), "no collector has allowed the disk");
+    let collector = pod.lab.collector()?;
+    whole(&collector, "task", &script)?;
+    for kind in ["create", "start", "exit", "delete"] {
+        ensure!(value(&collector, &format!("shimtap_events_total{{kind=\"{kind}\"}}"))? == 1, "{kind}");
+    }
+    cleared(&pod)?;
+    ensure!(value(&collector, "shimtap_spool_files_total")? == 1, "one file was taken");
+    collector.stop()
+}
+
+#[test]
+fn a_pod_that_says_three_times_what_its_memory_holds() -> Result<()> {
+    let script = Script { until_killed: true, ..steady(30_000) };
+    let pod = wrapped(&script)?;
+    let fifos = pod.run()?;
+    fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), LIMIT)?;
+    let collector = pod.lab.collector()?;
+    whole(&collector, "task", &script)?;
+    // It went by a file.
+    counted(&collector, "spool_bytes")?;
+    cleared(&pod)?;
+    collector.stop()
+}
+
+/// A collector that comes and goes: each time the file comes first, and what is live goes on behind it.
+#[test]
+fn a_collector_that_comes_and_goes() -> Result<()> {
+    let script = steady(60_000);
+    let pod = wrapped(&script)?;
+    let fifos = pod.run()?;
+    let mut seen = 0;
+    for part in 1..=4 {
+        let mut collector = pod.lab.collector()?;
+        has(&collector, "task", seen + 50_000)?;
+        collector.end(Signal::SIGKILL)?;
+        fifos.stdout.wait_len(part * 1_400_000, LIMIT)?;
+        seen = u64::try_from(part)? * 1_400_000 - 100_000;
+    }
+    pod.wait()?;
+    fifos.check(&script)?;
+    pod.finish()?;
+    gone(&pod)?;
+    let disk = pod.lab.spool_dir().join("disk");
+    ensure!(spool_files(&pod).iter().any(|f| f.starts_with(&disk)), "the collector has allowed the disk");
+    let collector = pod.lab.collector()?;
+    whole(&collector, "task", &script)?;
+    cleared(&pod)?;
+    collector.stop()
+}
+
+#[test]
+fn the_writer_holds_the_block_and_its_file_and_nothing_else() -> Result<()> {
+    let script = Script { until_killed: true, ..steady(30_000) };
+    let pod = wrapped(&script)?;
+    let _fifos = pod.run()?;
+    let writer = spooler(&pod)?;
+    let settled = || {
+        let open = census::open(writer.pid).ok()?;
+        let file = |o: &census::Open| o.target.ends_with(".spool");
+        open.iter().any(file).then_some(open)
+    };
+    let open = procs::wait(PATIENCE, || "its file to be open".to_owned(), settled)?;
+    let dir = pod.lab.spool_dir().display().to_string();
+    let others: Vec<_> = open
+        .iter()
+        .filter(|o| !o.target.starts_with("/memfd:shimtap-block") && o.target != "/dev/null")
+        .filter(|o| !o.target.starts_with(&dir))
+        .collect();
+    ensure!(others.is_empty(), "the disk would hold {others:?}");
+    Ok(())
+}
+
+/// Writers, workers and keepers die at any moment; each is replaced, and no byte is lost or doubled.
+fn killed(
+    kill: impl Fn(u32) -> Result<()>,
+    pod: &shimtap_tests::standin::client::pod::Pod,
+    script: &Script,
+) -> Result<()> {
+    let fifos = pod.run()?;
+    let all = script.stdout.bytes("stdout").len();
+    let mut n = 0;
+    while fifos.stdout.len_so_far() < all {
+        kill(n)?;
+        n += 1;
+        // Not waiting for anything: the moment of death is what varies here.
+        thread::sleep(Duration::from_millis(u64::from(40 + n * 37 % 300)));
+    }
+    pod.wait()?;
+    fifos.check(script)?;
+    pod.finish()?;
+    gone(pod)?;
+    spooled(pod)?;
+    let collector = pod.lab.collector()?;
+    let judgement = judged(&collector, "task", "stdout", &script.stdout.bytes("stdout"))?;
+    println!("{n} rounds of deaths, {judgement:?}");
+    ensure!(judgement.gaps.is_empty(), "{judgement:?}");
+    collector.stop()
+}
+
+#[test]
+fn a_writer_that_is_killed_at_any_moment() -> Result<()> {
+    let script = steady(30_000);
+    let pod = wrapped(&script)?;
+    let namespace = pod.lab.namespace();
+    killed(|_| procs::spoolers(namespace)?.iter().try_for_each(|p| procs::kill(p.pid)), &pod, &script)
+}
+
+#[test]
+fn workers_and_keepers_that_are_killed_while_it_writes() -> Result<()> {
+    let script = steady(30_000);
+    let pod = wrapped(&script)?;
+    let kill = |n: u32| {
+        // Never both: that is the end of the pod.
+        let keepers = procs::keepers(pod.lab.namespace())?;
+        let Some(keeper) = keepers.first().filter(|_| keepers.len() == 1) else { return Ok(()) };
+        let Ok(worker) = procs::worker(keeper.pid) else { return Ok(()) };
+        procs::kill(if n % 3 == 2 { keeper.pid } else { worker.pid })?;
+        let whole =
+            || procs::keepers(pod.lab.namespace()).ok()?.pop().and_then(|k| procs::worker(k.pid).ok());
+        procs::wait(PATIENCE, || "both again".to_owned(), whole).map(drop)
+    };
+    killed(kill, &pod, &script)
+}
+
+/// A collector that dies while it takes files begins again; record ids tell what came twice.
+#[test]
+fn a_collector_that_is_killed_while_it_takes_files() -> Result<()> {
+    let script = Script { stderr: Output::lines(100, 100), ..steady(30_000) };
+    let pod = wrapped(&script)?;
+    to_its_end(&pod, &script)?;
+    gone(&pod)?;
+    for n in 0..8 {
+        let mut collector = pod.lab.collector()?;
+        thread::sleep(Duration::from_millis(n * 7));
+        collector.end(Signal::SIGKILL)?;
+    }
+    let collector = pod.lab.collector()?;
+    whole(&collector, "task", &script)?;
+    cleared(&pod)?;
+    collector.stop()
+}
+
+/// Keeper and worker become another image beside a writer of the old one, and it is reaped by what its keeper has become.
+#[test]
+fn an_upgrade_while_it_writes() -> Result<()> {
+    let script = Script { until_killed: true, ..steady(30_000) };
+    let pod = wrapped(&script)?;
+    let fifos = pod.run()?;
+    let writer = spooler(&pod)?;
+    brought_to(&pod, NEXT)?;
+    fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), LIMIT)?;
+    spooled(&pod)?;
+    let entry = PathBuf::from(format!("/proc/{}", writer.pid));
+    procs::wait(PATIENCE, || format!("{entry:?} to be reaped"), || (!entry.exists()).then_some(()))?;
+    let collector = pod.lab.collector()?;
+    whole(&collector, "task", &script)?;
+    // It went by a file.
+    counted(&collector, "spool_bytes")?;
+    cleared(&pod)?;
+    collector.stop()
+}
+
+/// With the journal: more than the ring holds, of a pod that is gone by then, is in it once and without a hole.
+#[test]
+fn the_journal_has_all_of_a_pod_that_ended_while_nobody_was_there_once() -> Result<()> {
+    let script = Script { stderr: Output::lines(100, 100), ..steady(30_000) };
+    let pod = wrapped(&script)?;
+    to_its_end(&pod, &script)?;
+    gone(&pod)?;
+    ensure!(spooled(&pod)?.len() == 1, "one file has it");
+    let collector = pod.lab.collector()?;
+    cleared(&pod)?;
+    // What is removed is in the journal, whatever becomes of sinks.
+    let shown = pod.lab.dir().join("shown.jsonl");
+    fs::write(&shown, collector.shimtap(&["logs", "--container", "task", "--output", "json"])?)?;
+    let tapes = sink(&shown)?;
+    for (name, output) in [("stdout", &script.stdout), ("stderr", &script.stderr)] {
+        let written = output.bytes(name);
+        let judgement = one_tape(&tapes, "task", name)?.context("its tape")?.judge(&written)?;
+        ensure!(judgement.delivered == u64::try_from(written.len())?, "{name}: {judgement:?}");
+    }
+    let records = fs::read(&shown)?.iter().filter(|byte| **byte == b'\n').count();
+    ensure!(u64::try_from(records)? == script.stdout.lines + script.stderr.lines, "{records} records");
+    collector.stop()
+}
+
+/// A collector whose journal somebody took away: what an earlier one had acknowledged is not called dropped.
+#[test]
+fn a_collector_without_its_journal() -> Result<()> {
+    let script = Script { until_killed: true, ..steady(15_000) };
+    let pod = wrapped(&script)?;
+    let fifos = pod.run()?;
+    let mut collector = pod.lab.collector()?;
+    has(&collector, "task", 300_000)?;
+    collector.end(Signal::SIGTERM)?;
+    fs::remove_dir_all(pod.lab.dir().join("kept"))?;
+    fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), LIMIT)?;
+    let collector = pod.lab.collector()?;
+    let judgement = judged(&collector, "task", "stdout", &script.stdout.bytes("stdout"))?;
+    ensure!(judgement.gaps.keys().eq(["journal_lost"]), "{judgement:?}");
+    collector.stop()
+}
+
+/// What a rule takes something out of never reaches the disk, from the moment that the rule is there.
+#[test]
+fn what_is_redacted_stays_in_memory() -> Result<()> {
+    let script = Script { until_killed: true, ..steady(30_000) };
+    let pod = wrapped(&script)?;
+    let fifos = pod.run()?;
+    let mut collector = pod.lab.collector()?;
+    has(&collector, "task", 50_000)?;
+    collector.configure("[[rule]]\nredact = ['never there: \\d+']\n")?;
+    collector.shimtap(&["reload"])?;
+    // What comes later was said by a wrapper that has heard of it.
+    let heard = u64::try_from(fifos.stdout.len_so_far())?;
+    has(&collector, "task", heard + 100_000)?;
+    collector.end(Signal::SIGKILL)?;
+    fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), LIMIT)?;
+    let memory = pod.lab.spool_dir().join("memory");
+    let files = spooled(&pod)?;
+    ensure!(files.iter().all(|file| file.starts_with(&memory)), "{files:?}");
+    let collector = pod.lab.collector()?;
+    whole(&collector, "task", &script)?;
+    cleared(&pod)?;
+    collector.stop()
+}
+
+/// The oldest bytes in memory go when the files may hold no more; what is missing is said.
+#[test]
+fn a_bound_that_is_reached() -> Result<()> {
+    let script = Script { until_killed: true, ..steady(30_000) };
+    let pod = wrapped_in(&script, |lab| {
+        lab.reconfigure("deaths = 0\n", "deaths = 0\n[spool]\nlimit_bytes = 2400000\n")
+    })?;
+    let fifos = pod.run()?;
+    fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), LIMIT)?;
+    let files = spooled(&pod)?;
+    let sizes: u64 = files.iter().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum();
+    // A quarter of it, in memory.
+    ensure!(sizes <= 600_000, "{sizes} bytes in {files:?}");
+    let collector = pod.lab.collector()?;
+    let judgement = judged(&collector, "task", "stdout", &script.stdout.bytes("stdout"))?;
+    ensure!(judgement.gaps.keys().all(|reason| reason == "overflow"), "{judgement:?}");
+    ensure!(judgement.delivered > 1_500_000, "files and ring together: {judgement:?}");
+    counted(&collector, "spool_full")?;
+    cleared(&pod)?;
+    collector.stop()
+}
