@@ -109,6 +109,11 @@ pub fn victoria_logs() -> Result<PathBuf> {
     built("victoria-logs")
 }
 
+/// crictl, which `./dev` builds.
+pub fn crictl() -> Result<PathBuf> {
+    built("crictl")
+}
+
 /// A foreign program that `./dev` builds from its pinned source.
 fn built(name: &str) -> Result<PathBuf> {
     let path = cache_dir().join("bin").join(name);
