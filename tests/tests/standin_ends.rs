@@ -12,6 +12,7 @@ use shimtap_tests::{
         client::{
             PATIENCE,
             pod::{self, Pod},
+            spooled::{cleared, whole},
             wrapped::{wrapped, wrapped_in},
         },
         procs::{self, Process},
@@ -34,6 +35,12 @@ fn nothing_is_left(pod: &Pod) -> Result<()> {
     Ok(())
 }
 
+/// As containerd does when a shim hangs up.
+fn hang_up(pod: &Pod) -> Result<()> {
+    pod.connection.wait_end(PATIENCE)?;
+    pod.connection.shutdown_write().or_else(|_| anyhow::Ok(()))
+}
+
 /// Everything up to the Shutdown.
 fn deleted(pod: &Pod) -> Result<()> {
     let _fifos = pod.run()?;
@@ -53,9 +60,7 @@ fn sweep(victim: impl Fn(&Pod) -> Result<Process>) -> Result<()> {
         let down = api::ShutdownRequest { id: pod.id.clone(), ..Default::default() };
         pod.connection.send("Shutdown", &down)?;
         armed.go()?;
-        // As containerd does when a shim hangs up.
-        pod.connection.wait_end(PATIENCE)?;
-        pod.connection.shutdown_write().or_else(|_| anyhow::Ok(()))?;
+        hang_up(&pod)?;
         eventually(PATIENCE, "death or end", || Ok(armed.is_over().then_some(())))
             .with_context(|| format!("death {at}: {:?}", procs::of(pod.lab.namespace())))?;
         // A tracer whose victim has ended by itself says so.
@@ -79,16 +84,16 @@ fn the_keeper_dies_in_it() -> Result<()> {
     sweep(Pod::keeper)
 }
 
-/// A worker that is made in a pod's last moments waits for the collector as long as its predecessor would have.
-#[test]
-fn a_successor_at_the_end_waits_for_a_collector_that_is_about() -> Result<()> {
+/// A worker that is made in a pod's last moments, with a collector about that does not answer. `spool`: may it write files?
+fn succeeded_at_the_end(spool: bool) -> Result<(Pod, Collector, Script)> {
     let script = Script { stdout: Output::lines(500, 80), until_killed: true, ..Script::default() };
     let mut collector = None;
     let pod = wrapped_in(&script, |lab| {
-        let started = Collector::start(lab.dir(), lab.namespace(), None)?;
-        lab.env.push(("SHIMTAP_COLLECTOR".to_owned(), started.socket().display().to_string()));
-        collector = Some(started);
-        Ok(())
+        collector = Some(lab.collector()?);
+        if spool {
+            return Ok(());
+        }
+        lab.reconfigure("deaths = 0\n", "deaths = 0\n[spool]\nlimit_bytes = 0\n")
     })?;
     let collector = collector.context("a collector")?;
     signal(collector.pid(), Signal::SIGSTOP)?;
@@ -99,6 +104,14 @@ fn a_successor_at_the_end_waits_for_a_collector_that_is_about() -> Result<()> {
     ensure!(pod.wait()? == 137, "exit status");
     procs::kill(pod.worker()?.pid)?;
     pod.finish()?;
+    hang_up(&pod)?;
+    Ok((pod, collector, script))
+}
+
+/// Where it may not, it waits for the collector as long as its predecessor would have.
+#[test]
+fn a_successor_at_the_end_waits_for_a_collector_that_is_about() -> Result<()> {
+    let (pod, collector, script) = succeeded_at_the_end(false)?;
     // Without a collector it would leave after one second.
     let keeper: Pid = pod.keeper()?.pid;
     throughout(Duration::from_secs(2), "a worker", || Ok(procs::Process::read(keeper).is_some()))?;
@@ -112,4 +125,15 @@ fn a_successor_at_the_end_waits_for_a_collector_that_is_about() -> Result<()> {
     let judged = tape.judge(&script.stdout.bytes("stdout"))?;
     ensure!(judged.gaps.is_empty() && judged.delivered == 500 * 80, "{judged:?}");
     Ok(())
+}
+
+/// Where it may, it leaves at once, and the collector finds the file.
+#[test]
+fn a_successor_at_the_end_leaves_a_file_to_a_collector_that_is_about() -> Result<()> {
+    let (pod, collector, script) = succeeded_at_the_end(true)?;
+    nothing_is_left(&pod)?;
+    signal(collector.pid(), Signal::SIGCONT)?;
+    whole(&collector, "task", &script)?;
+    cleared(&pod)?;
+    collector.stop()
 }
