@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -29,7 +29,7 @@ use shimtap_tests::standin::{
         audit::exactly_once,
         launch::Flavour,
         pod::{self, Fifos, Pod},
-        wrapped::{WRAPPER, binary, wrapped, wrapped_in, wrapping},
+        wrapped::{WRAPPER, binary, faulty, five_faults, wrapped, wrapping},
     },
     procs::{self, Process},
     script::{Output, Script},
@@ -239,23 +239,6 @@ fn no_descriptor_is_to_be_had() -> Result<()> {
     ends_well(&pod, &fifos)
 }
 
-/// Five faults in ten seconds; gives how many workers there were.
-fn five_faults(pod: &Pod) -> Result<()> {
-    let began = Instant::now();
-    for _ in 0..5 {
-        let keeper = pod.keeper()?.pid;
-        let worker = pod.worker()?;
-        kill(worker.pid, Signal::SIGSEGV).context("a fault")?;
-        procs::next_worker(keeper, Some(worker.pid), PATIENCE)?;
-    }
-    ensure!(began.elapsed() < Duration::from_secs(10), "five faults took {:?}", began.elapsed());
-    Ok(())
-}
-
-fn faulty(script: &Script) -> Result<Pod> {
-    wrapped_in(script, |lab| lab.reconfigure("deaths = 0", "deaths = 5"))
-}
-
 /// Where State's answer says that the task writes to.
 fn stdout_of(pod: &Pod) -> Result<PathBuf> {
     let state = pod.connection.call("State", &pod::state("task", ""))?;
@@ -276,11 +259,9 @@ fn five_faults_mean_safe_mode_and_a_signal_ends_it() -> Result<()> {
     is_well(&pod, &fifos)?;
     exec(&pod, "in-safe-mode")?;
     // A second task comes and goes; we stay out of it.
-    let keeper = pod.keeper()?;
-    let worker = pod.worker()?;
-    kill(keeper.pid, Signal::SIGUSR2)?;
-    procs::next_worker(keeper.pid, Some(worker.pid), PATIENCE)?;
-    ensure!(stdout_of(&pod)? == outer, "State is rewritten again");
+    kill(pod.keeper()?.pid, Signal::SIGUSR2)?;
+    let is_left = || (stdout_of(&pod).ok()? == outer).then_some(());
+    procs::wait(PATIENCE, || "State to be rewritten again".to_owned(), is_left)?;
     exec(&pod, "after-safe-mode")?;
     is_well(&pod, &fifos)?;
     ends_well(&pod, &fifos)?;

@@ -1,11 +1,13 @@
-//! Deaths during an upgrade: at each system call of either process, and at random under load. Whatever dies when, the pod
-//! goes on with every request and line in its place, and keeper and worker are of one release, old or new.
+//! Deaths while a process begins anew in place: in an upgrade, at each system call of either process and at random under
+//! load; and at the end of safe mode. Whatever dies when, the pod goes on with every request and line in its place, and keeper
+//! and worker are of one release, old or new.
 //!
 //! A sweep takes every tenth stop, and with `SHIMTAP_EVERY_STOP=1` each of the thousand or so.
 
 use std::{
     env, fs,
     os::unix::fs::MetadataExt,
+    path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -13,7 +15,10 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, ensure};
 use containerd_shim_protos::{api, protobuf::well_known_types::any::Any};
-use nix::unistd::Pid;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use shimtap_proto::control::{Answer, Ask, Step};
 use shimtap_tests::standin::{
     client::{
@@ -21,7 +26,7 @@ use shimtap_tests::standin::{
         audit::exactly_once,
         pod::{self, Fifos, Pod},
         upgrade::{Control, NEXT, hand_over},
-        wrapped::{WRAPPER, binary, wrapped},
+        wrapped::{WRAPPER, binary, faulty, five_faults, wrapped},
     },
     journal::Kind,
     procs,
@@ -154,6 +159,74 @@ fn the_keeper_dies_at_each_step() -> Result<()> {
 #[test]
 fn the_worker_dies_at_each_step() -> Result<()> {
     sweep("worker", |pod| Ok(pod.worker()?.pid))
+}
+
+/// One death of `victim` at its stop number `at`, while safe mode is ended by a signal to the keeper; gives the last stop, and
+/// whether it was reached.
+fn death_at_the_end_of_safe_mode(
+    victim: impl Fn(&Pod) -> Result<Pid>,
+    at: u32,
+) -> Result<(Option<Stop>, bool)> {
+    let pod = faulty(&talker())?;
+    let fifos = pod.run()?;
+    five_faults(&pod)?;
+    let (keeper, worker) = (pod.keeper()?.pid, pod.worker()?.pid);
+    ensure!(named_stdout(&pod)? != fifos.stdout.path(), "five faults mean safe mode");
+    let armed = tracer::arm(victim(&pod)?, at)?;
+    kill(keeper, Signal::SIGUSR2).context("to the keeper")?;
+    armed.go()?;
+    let left = || {
+        let told = named_stdout(&pod).ok()?;
+        // A keeper that died before it had heard the signal has taken it along.
+        if let Some(next) = pod.keeper().ok().filter(|next| next.pid != keeper) {
+            let _gone_too = kill(next.pid, Signal::SIGUSR2);
+        }
+        (told == fifos.stdout.path()).then_some(())
+    };
+    let left = procs::wait(PATIENCE, || "the end of safe mode".to_owned(), left);
+    let outcome = armed.finish()?;
+    let last = outcome.stops.last().copied();
+    let judged = || -> Result<()> {
+        left?;
+        settled(&pod)?;
+        let is_same = pod.worker()?.pid == worker;
+        ensure!(outcome.killed || is_same, "nobody died, and yet the worker is another one");
+        judge(&pod, &fifos)
+    };
+    judged().with_context(|| format!("death {at} at {}", last.map(|s| s.to_string()).unwrap_or_default()))?;
+    Ok((last, outcome.killed))
+}
+
+/// Where State's answer says that the task writes to: to containerd's FIFO, but in safe mode.
+fn named_stdout(pod: &Pod) -> Result<PathBuf> {
+    let state = pod.connection.call("State", &pod::state("task", ""))?;
+    Ok(PathBuf::from(state.message::<api::StateResponse>()?.stdout))
+}
+
+fn sweep_the_end_of_safe_mode(stride: u32, victim: impl Fn(&Pod) -> Result<Pid>) -> Result<()> {
+    let stride = if env::var_os("SHIMTAP_EVERY_STOP").is_some() { 1 } else { stride };
+    let mut at = 1;
+    loop {
+        let (last, killed) = death_at_the_end_of_safe_mode(&victim, at)?;
+        println!("{}: {killed}", last.map(|s| s.to_string()).unwrap_or_default());
+        if !killed {
+            break;
+        }
+        at += stride;
+    }
+    ensure!(at > 5, "the operation has only {at} stops");
+    Ok(())
+}
+
+/// Nobody ends for it, so there is no moment in which the keeper is alone.
+#[test]
+fn the_keeper_dies_at_each_step_of_the_end_of_safe_mode() -> Result<()> {
+    sweep_the_end_of_safe_mode(1, |pod| Ok(pod.keeper()?.pid))
+}
+
+#[test]
+fn the_worker_dies_at_each_step_of_the_end_of_safe_mode() -> Result<()> {
+    sweep_the_end_of_safe_mode(10, |pod| Ok(pod.worker()?.pid))
 }
 
 /// Numbers that a seed repeats.

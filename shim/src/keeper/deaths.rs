@@ -1,7 +1,7 @@
 //! What follows from a worker's end: it is written down with its cause, and five in ten seconds mean safe mode.
 //!
-//! The record is in the block: a keeper may die too, and its successor goes on counting. Leaving safe mode is a
-//! replacement like any other.
+//! The record is in the block: a keeper may die too, and its successor goes on counting. To leave safe mode the worker
+//! begins anew in place: nobody ends for it.
 
 use std::{os::fd::AsFd, sync::atomic::Ordering};
 
@@ -72,7 +72,7 @@ impl Keeper {
         let care = &self.block.tables().care;
         care.since_ns.store(monotonic_ns(), Ordering::Release);
         Mode::Normal.store(&care.mode);
-        self.end_worker(Reason::Replaced);
+        self.wake_worker();
     }
 
     /// Ends the worker by its pidfd; the next one comes when it is gone, never before.

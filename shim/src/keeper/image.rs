@@ -158,7 +158,8 @@ impl Keeper {
         self.wake_worker();
     }
 
-    fn wake_worker(&self) {
+    /// Something in the block concerns it.
+    pub(super) fn wake_worker(&self) {
         if let Some(worker) = &self.worker {
             // One that cannot be told now looks by itself before long.
             let _ = pair::send(worker.pair.as_fd(), &Notice::look(), &[]);

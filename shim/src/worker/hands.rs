@@ -31,8 +31,11 @@ const PATIENCE_NS: u64 = 1_000_000_000;
 /// How long one may take to sweep its few files and end.
 const LEAVE_MS: u16 = 1000;
 
-/// Time between two attempts to make a keeper.
-const KEEPER_PAUSE_NS: u64 = 200_000_000;
+/// A keeper that died sooner than this was made in vain, or could not be made; the next but one waits so much longer for each
+/// in a row, ten at most. A machine that refuses processes must not be asked in a loop; and while the next one waits, this
+/// worker is alone.
+const KEEPER_YOUNG_NS: u64 = 50_000_000;
+const KEEPER_PAUSE_NS: u64 = 20_000_000;
 
 /// Descriptors by slot, and the way to more.
 pub struct Hands {
@@ -47,6 +50,9 @@ pub struct Hands {
     pair_is_new: bool,
     /// No further keeper is made before (CLOCK_MONOTONIC ns).
     keeper_again_ns: u64,
+    /// When the last one was (to be) made, and how many in a row in vain.
+    keeper_began_ns: u64,
+    in_vain: u64,
     /// It did not answer, as opposed to being gone.
     mute: bool,
     /// Keepers that were replaced and not yet spoken of: why, and their pids.
@@ -74,6 +80,8 @@ impl Hands {
             orphaned: false,
             pair_is_new: false,
             keeper_again_ns: 0,
+            keeper_began_ns: 0,
+            in_vain: 0,
             mute: false,
             replaced: VecDeque::new(),
         }
@@ -271,6 +279,8 @@ impl Hands {
         }
 
         loop {
+            // Looked at before the answer is: where it was us who had no processor, it has come meanwhile.
+            let late = monotonic_ns() >= deadline;
             match pair::receive(self.pair.as_fd()) {
                 Ok(Received::Message(bytes, fds)) => match ToWorker::decode(&bytes) {
                     Some(ToWorker::Accepted(conn)) => self.take_accepted(conn, fds),
@@ -285,26 +295,26 @@ impl Hands {
                     _ => {}
                 },
                 Ok(Received::Closed) => return Reply::KeeperGone,
+                Ok(Received::Nothing) | Err(_) if late => return Reply::KeeperMute,
                 Ok(Received::Nothing) | Err(_) => {
-                    let now = monotonic_ns();
-                    if now >= deadline {
-                        return Reply::KeeperMute;
-                    }
-                    let left = u16::try_from((deadline - now).div_ceil(1_000_000)).unwrap_or(1000);
+                    let left_ns = deadline.saturating_sub(monotonic_ns());
+                    let left = u16::try_from(left_ns.div_ceil(1_000_000)).unwrap_or(1000);
                     let _ = epoll::readable_within(self.pair.as_fd(), left);
                 }
             }
         }
     }
 
-    /// Execs a keeper from our own image; it takes over our descriptors and this worker. At most once in
-    /// [`KEEPER_PAUSE_NS`]: a machine that refuses processes must not be asked in a loop.
+    /// Execs a keeper from our own image; it takes over our descriptors and this worker.
     fn replace_keeper(&mut self) -> Kernel<()> {
         let now = monotonic_ns();
         if now < self.keeper_again_ns {
             return Err(Errno::EOWNERDEAD);
         }
-        self.keeper_again_ns = now.saturating_add(KEEPER_PAUSE_NS);
+        let young = self.keeper_began_ns != 0 && now.saturating_sub(self.keeper_began_ns) < KEEPER_YOUNG_NS;
+        self.in_vain = if young { self.in_vain.saturating_add(1).min(10) } else { 0 };
+        self.keeper_began_ns = now;
+        self.keeper_again_ns = now.saturating_add(KEEPER_PAUSE_NS.saturating_mul(self.in_vain));
         self.fence_old_keeper();
         // What it handed over before its end is ours.
         self.receive();

@@ -1,5 +1,5 @@
-//! The worker's part of an upgrade: once the keeper is of the new image, it becomes that image too, in place
-//! (docs/adr/0011).
+//! A worker that begins anew in place: as the image that its keeper has become (docs/adr/0011), or as its own where safe mode
+//! is over (docs/adr/0007).
 //!
 //! No process ends, so at any instant two hold every descriptor, and a death at that instant is one like any other: the
 //! one that is left goes on, with the image that it has. The block is what both images read.
@@ -31,6 +31,8 @@ pub const VERB: &str = "tap-worker";
 const ENV_SLOTS: &str = "SHIMTAP_SLOTS";
 /// When the image before it had its last turn (CLOCK_MONOTONIC ns).
 const ENV_SINCE: &str = "SHIMTAP_SINCE_NS";
+/// Set where that was the same image, and no upgrade.
+const ENV_AGAIN: &str = "SHIMTAP_AGAIN";
 
 /// A keeper has become another image within milliseconds; after this it is asked whether it lives.
 const KEEPER_NS: u64 = 3_000_000_000;
@@ -117,6 +119,30 @@ impl Worker {
             return false;
         }
         let Some(image) = self.hands.take(Slot::IMAGE) else { return false };
+        self.begin_anew(image.as_fd(), now, None);
+        true
+    }
+
+    /// Begins anew without safe mode once that is over. To end and let the keeper fork another would leave everything to the
+    /// keeper alone for a moment, of which nobody is to blame. True where it cannot: then that is what is left.
+    pub(super) fn tend_mode(&mut self, now: u64) -> bool {
+        let tables = self.block.tables();
+        let is_over = self.mode != Mode::Normal && Mode::load(&tables.care.mode) == Mode::Normal;
+        // A stand-in makes way for a worker by itself, and an upgrade brings the mode along.
+        let otherwise = self.stands_in
+            || matches!(Upgrade::load(&tables.upgrade), Upgrade::Asked | Upgrade::KeeperDone)
+            || self.is_link_in_the_kernel();
+        if !is_over || otherwise {
+            return false;
+        }
+        if let Ok(own) = image::own() {
+            self.begin_anew(own.as_fd(), now, Some((ENV_AGAIN, "1")));
+        }
+        true
+    }
+
+    /// Comes back only where it cannot; that this worker makes way for another is written down then.
+    fn begin_anew(&self, image: BorrowedFd<'_>, now: u64, more: Option<(&str, &str)>) {
         let tables = self.block.tables();
         let mut slots = String::new();
         let mut keep: Vec<BorrowedFd<'_>> = vec![self.block.memfd(), self.hands.pair()];
@@ -125,17 +151,20 @@ impl Worker {
             let _ = write!(slots, "{comma}{}:{}", slot.number(), held.as_raw_fd());
             keep.push(held);
         }
-        let env = [
+        let mut env = vec![
             (ENV_BLOCK.to_owned(), self.block.memfd().as_raw_fd().to_string()),
             (ENV_PAIR.to_owned(), self.hands.pair().as_raw_fd().to_string()),
             (ENV_SLOTS.to_owned(), slots),
             (ENV_SINCE.to_owned(), now.to_string()),
         ];
+        env.extend(more.map(|(name, value)| (name.to_owned(), value.to_owned())));
         let who = &tables.identity;
         let argv = args::ours(VERB, &who.namespace.get(), &who.id.get());
-        let _refused = image::become_it(image.as_fd(), &argv, &env, &keep);
+        // A worker in a test's process would take the test along.
+        if !cfg!(any(test, fuzzing)) {
+            let _refused = image::become_it(image, &argv, &env, &keep);
+        }
         tables.care.announce(Reason::Replaced);
-        true
     }
 }
 
@@ -157,7 +186,9 @@ fn inherit() -> Kernel<Inheritance> {
     let since = env::var(ENV_SINCE).ok().and_then(|ns| ns.parse().ok()).unwrap_or_else(monotonic_ns);
     let cause = Cause { reason: Reason::Replaced, signal: 0, exit_status: 0 };
     tables.care.note_death(Pid::this(), cause, since, unix_ns());
-    Upgrade::Done.store(&tables.upgrade);
+    if env::var_os(ENV_AGAIN).is_none() {
+        Upgrade::Done.store(&tables.upgrade);
+    }
     let mode = Mode::load(&tables.care.mode);
     Ok(Inheritance { block, slots, pair, mode, stands_in: false })
 }

@@ -222,7 +222,7 @@ impl Worker {
     /// another to begin.
     fn tend(&mut self) -> Kernel<bool> {
         let now = monotonic_ns();
-        if self.tend_beat(now) || self.is_relieved() || self.tend_upgrade(now) {
+        if self.tend_beat(now) || self.is_relieved() || self.tend_upgrade(now) || self.tend_mode(now) {
             return Ok(true);
         }
         self.tend_streams(now);

@@ -20,13 +20,16 @@ use shimtap_tests::{
     rig::Version,
 };
 
-const USAGE: &str = "soak [--deaths N] [--minutes N] [--seed N] [--ground standin|real|all] [--report FILE]";
+const USAGE: &str =
+    "soak [--deaths N] [--minutes N] [--seed N] [--ground standin|real|all] [--lanes N] [--report FILE]";
 
 struct Wanted {
     deaths: u64,
     time: Duration,
     seed: u64,
     ground: String,
+    /// So many pods, or strikers on a node, side by side; else each piece has its own number.
+    lanes: Option<u32>,
     report: Option<PathBuf>,
 }
 
@@ -47,6 +50,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Wanted> {
         time: Duration::from_secs(3600 * 24),
         seed: dice::SEED,
         ground: "all".to_owned(),
+        lanes: None,
         report: None,
     };
     while let Some(word) = words.next() {
@@ -57,6 +61,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Wanted> {
             "--minutes" => wanted.time = Duration::from_secs(60 * number()?),
             "--seed" => wanted.seed = number()?,
             "--ground" if ["standin", "real", "all"].contains(&value.as_str()) => wanted.ground = value,
+            "--lanes" => wanted.lanes = Some(u32::try_from(number()?)?),
             "--report" => wanted.report = Some(value.into()),
             _ => bail!("{word} is unknown"),
         }
@@ -89,7 +94,8 @@ fn soak(wanted: &Wanted) -> Result<bool> {
             "real" => order.ground != Ground::Standin,
             _ => true,
         });
-        for order in orders {
+        for mut order in orders {
+            order.lanes = wanted.lanes.unwrap_or(order.lanes);
             if tally.died() >= wanted.deaths || began.elapsed() >= wanted.time {
                 break 'rounds;
             }

@@ -24,9 +24,6 @@ pub const RENEWAL: Duration = Duration::from_secs(30);
 /// So long a named point is waited for: a process with nothing to do never comes to it.
 const POINT: Duration = Duration::from_secs(1);
 
-/// On the command line of keepers and of the workers that they forked.
-const VERB: &str = "tap-keeper";
-
 /// Where pairs are looked for: the living keepers of a place.
 pub type Keepers<'a> = dyn Fn() -> Result<Vec<Process>> + Sync + 'a;
 
@@ -56,7 +53,7 @@ pub enum Struck {
         /// As above.
         place: Option<String>,
     },
-    /// It was not struck: it had gone by itself, or never came to the point.
+    /// It was not struck: it or the other one had gone by itself, or it never came to the point.
     Missed,
 }
 
@@ -87,15 +84,15 @@ impl Pair {
     /// # Errors
     /// The victim lives on beyond all limits, or has no successor.
     pub fn strike(&self, strike: Strike, keepers: &Keepers<'_>) -> Result<Struck> {
-        let victim = match strike.role {
-            Role::Worker => &self.worker,
-            Role::Keeper => &self.keeper,
+        let (victim, other) = match strike.role {
+            Role::Worker => (&self.worker, &self.keeper),
+            Role::Keeper => (&self.keeper, &self.worker),
         };
         let place = match strike.moment {
             Moment::After(pause) => {
                 // Not waiting for anything: the moment is what is random here.
                 thread::sleep(pause);
-                if !victim.alive() || !strike.fault.befall(victim.pid)? {
+                if !victim.alive() || !other.alive() || !strike.fault.befall(victim.pid)? {
                     return Ok(Struck::Missed);
                 }
                 None
@@ -112,7 +109,9 @@ impl Pair {
         }
     }
 
-    /// The next whole pair, once the victim is gone; none where all of it is gone.
+    /// The next whole pair, once the victim is dead; none where all of it is gone.
+    ///
+    /// One that is dying still looks like a worker, so nothing is taken for a successor before.
     fn renewed(&self, victim: &Process, keepers: &Keepers<'_>) -> Result<Option<Self>> {
         let renewed = eventually(RENEWAL, "its end and its successor", || {
             if victim.alive() {
@@ -123,9 +122,9 @@ impl Pair {
             }
             let mut mine = keepers()?;
             mine.retain(|keeper| keeper.argv == self.keeper.argv);
-            // All of them, not the two that were known: the worker may have been replaced since it was looked up.
-            let lives = |p: &Process| p.state != 'Z' && p.is_of_wrapper(&self.keeper);
-            let all_gone = mine.is_empty() && !procs::with(VERB)?.iter().any(lives);
+            // The worker by what it is, for it has no command line while it begins anew; and any other, for it may have
+            // been replaced since it was looked up.
+            let all_gone = mine.is_empty() && !self.worker.alive() && !procs::wrapper_lives(&self.keeper)?;
             let whole = mine.into_iter().find_map(Self::of);
             Ok(whole.map(Some).or(all_gone.then_some(None)))
         });

@@ -1,7 +1,8 @@
 //! Finds the processes of a shim by what /proc says of them: the keeper by its command line, the worker as its
 //! child.
 //!
-//! Reads only. A process that goes away while being looked at is simply not there.
+//! Reads only. A process that goes away while being looked at is simply not there. One that is dying has lost its command
+//! line before it is dead, and is still shown as its child's parent: that it is dead is said by its state alone.
 
 use std::{
     fs,
@@ -15,10 +16,12 @@ use nix::{errno::Errno, sys::signal, unistd::Pid};
 /// How often is asked again: short against all that is waited for, and it leaves the processor to whom is waited for.
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// How a worker calls itself.
+/// How a worker calls itself, once it has begun.
 const WORKER: &str = "tap-worker";
 /// How the child calls itself that writes spool files.
 const SPOOLER: &str = "tap-spool";
+/// The same of a keeper, which has this word on its command line too.
+const KEEPER: &str = "tap-keeper";
 
 /// One process as /proc shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +34,11 @@ pub struct Process {
     pub name: String,
     /// State letter of stat(5); `Z` is a process that nobody has reaped.
     pub state: char,
-    /// Command line.
+    /// Its session: its own id where it leads one.
+    pub session: Pid,
+    /// When it began, in ticks since boot: no other process has this and its id.
+    pub began: u64,
+    /// Command line; empty in a process that is about to die, or to become another image.
     pub argv: Vec<String>,
 }
 
@@ -44,21 +51,41 @@ impl Process {
         // The name stands in parentheses and may contain anything: fields are counted from the last one.
         let (name, rest) = stat.rsplit_once(") ")?;
         let name = name.split_once(" (")?.1.to_owned();
-        let mut fields = rest.split(' ');
-        let state = fields.next()?.chars().next()?;
-        let parent = Pid::from_raw(fields.next()?.parse().ok()?);
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let number = |n: usize| fields.get(n).and_then(|field| field.parse::<i32>().ok()).map(Pid::from_raw);
+        let state = fields.first()?.chars().next()?;
+        let (parent, session) = (number(1)?, number(3)?);
+        let began = fields.get(19)?.parse().ok()?;
         let argv = fs::read(dir.join("cmdline")).ok()?;
         let argv = argv
             .split(|b| *b == 0)
             .map(|a| String::from_utf8_lossy(a).into_owned())
             .filter(|a| !a.is_empty());
-        Some(Self { pid, parent, name, state, argv: argv.collect() })
+        Some(Self { pid, parent, name, state, session, began, argv: argv.collect() })
     }
 
-    /// Whether this very process is still alive (a zombie is not).
+    /// Whether this very process is still alive, be it in its last moments (a zombie is not).
     #[must_use]
     pub fn alive(&self) -> bool {
-        Self::read(self.pid).is_some_and(|p| p.state != 'Z' && p.argv == self.argv)
+        Self::read(self.pid).is_some_and(|p| !p.is_dead() && p.began == self.began)
+    }
+
+    /// Whether it was dead when it was read.
+    fn is_dead(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
+
+    /// A keeper that has begun. Neither a worker that was forked a moment ago and still has its keeper's name, nor the child
+    /// that makes a descriptor beside it (docs/adr/0008): they lead no session.
+    fn is_keeper(&self) -> bool {
+        let called = self.argv.get(1).is_some_and(|word| word == KEEPER) && self.name == KEEPER;
+        called && !self.is_dead() && self.session == self.pid
+    }
+
+    /// Whether both belong to one wrapper, whichever of its processes they are.
+    fn is_of_wrapper(&self, other: &Self) -> bool {
+        let same = |flag: &&str| self.flag(flag).is_some() && self.flag(flag) == other.flag(flag);
+        ["-namespace", "-id"].iter().all(same)
     }
 
     fn has_flag(&self, flag: &str, value: &str) -> bool {
@@ -67,14 +94,6 @@ impl Process {
 
     fn flag(&self, flag: &str) -> Option<&str> {
         self.argv.iter().zip(self.argv.iter().skip(1)).find(|(a, _)| *a == flag).map(|(_, b)| b.as_str())
-    }
-
-    /// Whether both belong to one wrapper, whichever of its processes they are.
-    #[must_use]
-    pub fn is_of_wrapper(&self, other: &Self) -> bool {
-        ["-namespace", "-id"]
-            .iter()
-            .all(|flag| self.flag(flag).is_some() && self.flag(flag) == other.flag(flag))
     }
 }
 
@@ -103,8 +122,8 @@ pub fn of(namespace: &str) -> Result<Vec<Process>> {
     Ok(found)
 }
 
-/// The keepers of a namespace: `… tap-keeper … -namespace NS … -id ID`. A worker that was forked has the same
-/// command line and another name.
+/// The keepers of a namespace that have begun: `… tap-keeper … -namespace NS … -id ID`. A worker that was forked has the same
+/// command line.
 ///
 /// # Errors
 /// As [`with`].
@@ -119,12 +138,19 @@ pub fn keepers(namespace: &str) -> Result<Vec<Process>> {
 /// # Errors
 /// As [`with`].
 pub fn all_keepers() -> Result<Vec<Process>> {
-    let mut found = with("tap-keeper")?;
-    found.retain(|p| p.state != 'Z' && p.name != WORKER && p.argv.get(1).is_some_and(|a| a == "tap-keeper"));
-    // A keeper's child that accepts a connection is none, nor is one that writes a file, whoever's child it is by now.
-    let pids: Vec<Pid> = found.iter().map(|p| p.pid).collect();
-    found.retain(|p| p.name != "tap-accept" && p.name != SPOOLER && !pids.contains(&p.parent));
+    let mut found = with(KEEPER)?;
+    found.retain(Process::is_keeper);
     Ok(found)
+}
+
+/// Whether any process of the wrapper of `one` lives, whether it is of a keeper's image or one that has begun anew.
+///
+/// # Errors
+/// As [`with`].
+pub fn wrapper_lives(one: &Process) -> Result<bool> {
+    let mut all = with(KEEPER)?;
+    all.extend(with(WORKER)?);
+    Ok(all.iter().any(|process| !process.is_dead() && process.is_of_wrapper(one)))
 }
 
 /// The worker of a keeper: its only living child, or the process that made it where it stands in for a keeper that
@@ -138,7 +164,7 @@ pub fn worker(keeper: Pid) -> Result<Process> {
     let pids = list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
     let mut found: Vec<Process> = pids.filter_map(|pid| Process::read(Pid::from_raw(pid))).collect();
     found.extend(Process::read(keeper).and_then(|k| Process::read(k.parent)).filter(|p| p.name == WORKER));
-    found.retain(|p| p.state != 'Z' && p.name == WORKER);
+    found.retain(|p| !p.is_dead() && p.name == WORKER);
     match found.len() {
         1 => found.pop().context("one worker"),
         _ => bail!("workers of keeper {keeper}: {found:?}"),
@@ -151,7 +177,7 @@ pub fn worker(keeper: Pid) -> Result<Process> {
 /// As [`with`].
 pub fn workers(namespace: &str) -> Result<Vec<Process>> {
     let mut found = of(namespace)?;
-    found.retain(|p| p.state != 'Z' && p.name == WORKER);
+    found.retain(|p| !p.is_dead() && p.name == WORKER);
     let pids: Vec<Pid> = found.iter().map(|p| p.pid).collect();
     found.retain(|p| !pids.contains(&p.parent));
     Ok(found)

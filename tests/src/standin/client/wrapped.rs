@@ -1,15 +1,21 @@
 //! The wrapper before a stand-in: what is under test, ready to be asked.
 
-use std::{env, path::PathBuf};
+use std::{
+    env,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
 
 use super::{
+    PATIENCE,
     lab::Lab,
     launch::{Flavour, Shim},
     pod::Pod,
 };
-use crate::standin::script::Script;
+use crate::standin::{procs, script::Script};
 
 /// The wrapper under its own name.
 pub const WRAPPER: &str = "containerd-shim-tap-v2";
@@ -55,6 +61,30 @@ pub fn wrapped_as(id: &str, script: &Script, prepare: impl FnOnce(&mut Lab) -> R
     let pod = Pod::start(lab, shim, id, script)?;
     pod.keeper()?;
     Ok(pod)
+}
+
+/// The same where five faults mean safe mode, as they do by default.
+///
+/// # Errors
+/// As [`wrapped`].
+pub fn faulty(script: &Script) -> Result<Pod> {
+    wrapped_in(script, |lab| lab.reconfigure("deaths = 0", "deaths = 5"))
+}
+
+/// Five faults of workers in ten seconds: safe mode, in such a lab.
+///
+/// # Errors
+/// One of them had no successor, or they took too long to mean it.
+pub fn five_faults(pod: &Pod) -> Result<()> {
+    let began = Instant::now();
+    for _ in 0..5 {
+        let keeper = pod.keeper()?.pid;
+        let worker = pod.worker()?;
+        kill(worker.pid, Signal::SIGSEGV).context("a fault")?;
+        procs::next_worker(keeper, Some(worker.pid), PATIENCE)?;
+    }
+    ensure!(began.elapsed() < Duration::from_secs(10), "five faults took {:?}", began.elapsed());
+    Ok(())
 }
 
 /// A program of this workspace: beside the running test's own, or in `SHIMTAP_BIN_DIR`.
