@@ -11,6 +11,7 @@ mod config;
 mod enrich;
 mod event;
 mod ingest;
+mod install;
 mod journal;
 mod limited;
 mod metrics;
@@ -21,6 +22,7 @@ mod rules;
 mod sinks;
 mod socket;
 mod time;
+mod wrapper;
 
 use clap::Parser;
 use cli::{Cli, Exit};

@@ -1,8 +1,10 @@
 //! Arguments to a command. What `--help` says stands here as well: the text of each item.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::install;
 
 /// Logs and metrics of containers, taken at their shims
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
@@ -43,6 +45,10 @@ pub enum Command {
         #[command(flatten)]
         at: Asked,
     },
+    /// Put the wrapper in front of this node's shims
+    Install(Install),
+    /// Take it away again: every file as it was
+    Uninstall(Uninstall),
     /// Have the collector read its configuration again
     Reload(Asked),
     /// Bring running wrappers to another release, up or down
@@ -135,6 +141,116 @@ pub struct Wanted {
     /// Where the wrappers' files are; /run/shimtap-shim unless given
     #[arg(long, value_name = "PATH")]
     pub run_dir: Option<PathBuf>,
+}
+
+/// What is installed, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct Install {
+    /// Handlers (RuntimeClass handlers, as containerd names them); all whose shim is here unless given
+    #[arg(value_name = "HANDLER")]
+    handlers: Vec<String>,
+    /// Handlers <name>-tap beside those that are there, for pods that ask for them
+    #[arg(long)]
+    pilot: bool,
+    /// How containerd is made to start the wrapper; the way that works for its release unless given
+    #[arg(long)]
+    hook: Option<HookArg>,
+    /// Only show what would be done, and what files would hold
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Restart containerd's unit afterwards; running pods go on
+    #[arg(long)]
+    pub restart: bool,
+    /// The wrapper; containerd-shim-tap-v2 beside shimtap, or in PATH, unless given
+    #[arg(long, value_name = "PATH")]
+    wrapper: Option<PathBuf>,
+    /// The wrapper's configuration, where shims are noted that handlers name by path
+    #[arg(long, value_name = "PATH", default_value = "/etc/shimtap/shim.toml")]
+    shim_config: PathBuf,
+    /// Where containerd and our record are.
+    #[command(flatten)]
+    pub at: At,
+}
+
+/// What is taken away, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct Uninstall {
+    /// Only show what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Restart containerd's unit afterwards; running pods go on
+    #[arg(long)]
+    pub restart: bool,
+    /// Where containerd and our record are.
+    #[command(flatten)]
+    pub at: At,
+}
+
+/// Where things are on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct At {
+    /// containerd's binary; that of the running daemon unless given
+    #[arg(long, value_name = "PATH")]
+    containerd: Option<PathBuf>,
+    /// containerd's main configuration; that of the running daemon unless given
+    #[arg(long, value_name = "PATH")]
+    containerd_config: Option<PathBuf>,
+    /// Where what was there before is kept
+    #[arg(long, value_name = "PATH", default_value = "/var/lib/shimtap")]
+    state_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum HookArg {
+    /// runtime_path of the handler
+    RuntimePath,
+    /// A link in the folder that containerd puts in front of its PATH: also for docker and nerdctl
+    Opt,
+}
+
+// === impl Install ===
+
+impl Install {
+    /// What to install.
+    pub fn wanted(&self) -> install::Wanted {
+        install::Wanted {
+            handlers: self.handlers.clone(),
+            mode: if self.pilot { install::Mode::Pilot } else { install::Mode::Wrap },
+            hook: self.hook.map(|hook| match hook {
+                HookArg::RuntimePath => install::Hook::RuntimePath,
+                HookArg::Opt => install::Hook::Opt,
+            }),
+            wrapper: self.wrapper.clone(),
+            shim_toml: self.shim_config.clone(),
+            state: self.at.state(),
+        }
+    }
+}
+
+// === impl At ===
+
+impl At {
+    /// Which containerd.
+    pub fn node(&self) -> install::Where {
+        install::Where { containerd: self.containerd.clone(), config: self.containerd_config.clone() }
+    }
+
+    /// The one whose configuration is this, unless another was named.
+    pub fn node_of(&self, config: &Path) -> install::Where {
+        let at = self.node();
+        install::Where { config: at.config.or_else(|| Some(config.to_owned())), ..at }
+    }
+
+    /// The folder of the record.
+    pub fn state(&self) -> PathBuf {
+        self.state_dir.clone()
+    }
 }
 
 // === impl Logs ===

@@ -5,9 +5,11 @@ mod ask;
 mod check;
 mod collector;
 mod explain;
+mod install;
 mod logs;
 mod ps;
 mod reload;
+mod uninstall;
 mod upgrade;
 
 use std::{
@@ -78,9 +80,11 @@ pub fn run(command: &Command) -> Exit {
         Command::Check(Configured { config }) => check::run(config.as_deref()),
         Command::Collector(Configured { config }) => collector::run(config.as_deref()),
         Command::Explain { whose, json, at } => explain::run(whose, *json, at.socket.as_deref()),
+        Command::Install(wanted) => install::run(wanted),
         Command::Logs(logs) => logs::run(&logs.parameters(), logs.at.socket.as_deref()),
         Command::Ps { json, at } => ps::run(*json, at.socket.as_deref()),
         Command::Reload(at) => reload::run(at.socket.as_deref()),
+        Command::Uninstall(wanted) => uninstall::run(wanted),
         Command::Upgrade(wanted) => upgrade::run(wanted),
     }
 }

@@ -4,7 +4,6 @@
 //! found, run, watched, and its lines are shown. The collector is not asked: it may be away.
 
 use std::{
-    env,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -16,9 +15,8 @@ use std::{
 use shimtap_proto::control::{Outcome, Release, Upgraded};
 
 use super::{Exit, args::Wanted, columns};
+use crate::wrapper::{self, WRAPPER};
 
-/// The wrapper's own name, also where it is installed under others.
-const WRAPPER: &str = "containerd-shim-tap-v2";
 /// Where its files are put elsewhere than in `/run/shimtap-shim`.
 const ENV_RUN_DIR: &str = "SHIMTAP_RUN_DIR";
 /// A wrapper's binary says its release at once.
@@ -56,7 +54,7 @@ pub(super) fn run(wanted: &Wanted) -> Exit {
 fn bring(wanted: &Wanted) -> Result<bool, UpgradeFault> {
     let path = match &wanted.binary {
         Some(path) => path.clone(),
-        None => find()?,
+        None => wrapper::find().map_err(|beside| UpgradeFault::NoBinary { beside })?,
     };
     let mut child =
         Running(start(&path, wanted).map_err(|source| UpgradeFault::Run { path: path.clone(), source })?);
@@ -84,16 +82,6 @@ fn bring(wanted: &Wanted) -> Result<bool, UpgradeFault> {
         super::say(&table(&release, &told));
     }
     Ok(ended_well && told.iter().all(|line| line.outcome.is_fine()))
-}
-
-/// Beside our own binary, then in PATH.
-fn find() -> Result<PathBuf, UpgradeFault> {
-    let own = env::current_exe().unwrap_or_default();
-    let beside = own.parent().unwrap_or(Path::new("/")).to_owned();
-    let path = env::var_os("PATH").unwrap_or_default();
-    let mut places = std::iter::once(beside.clone()).chain(env::split_paths(&path));
-    let there = places.find(|dir| dir.join(WRAPPER).is_file());
-    there.map(|dir| dir.join(WRAPPER)).ok_or(UpgradeFault::NoBinary { beside })
 }
 
 fn start(path: &Path, wanted: &Wanted) -> std::io::Result<Child> {

@@ -19,6 +19,9 @@ pub enum Version {
     Packaged,
     /// The one that `./dev` builds from its pinned source: 2.3.4.
     Pinned,
+    /// 1.7, which `./dev` builds, with the distribution's runc shim and `ctr`: the line whose main file is edited to install
+    /// the wrapper. Only where that is asked.
+    OneSeven,
 }
 
 /// A release of containerd, comparable.
@@ -60,6 +63,9 @@ impl Version {
                 };
                 (pinned("containerd"), pinned("ctr"), pinned("containerd-shim-runc-v2"))
             }
+            Version::OneSeven => {
+                (Some(built("containerd-1.7")?), in_path("ctr"), in_path("containerd-shim-runc-v2"))
+            }
         };
         let (Some(containerd), Some(ctr), Some(runc_shim)) = (containerd, ctr, runc_shim) else {
             bail!("{}", self.how_to_get());
@@ -70,7 +76,7 @@ impl Version {
 
     fn how_to_get(self) -> &'static str {
         match self {
-            Version::Packaged => {
+            Version::Packaged | Version::OneSeven => {
                 "containerd is not installed: `sudo ./dev test` does it, or install the package"
             }
             Version::Pinned => {

@@ -168,20 +168,25 @@ impl Cri {
 
     /// Runs a sandbox named `name`, in the pod namespace `rig`.
     pub fn run_pod(&self, name: &str) -> Result<Pod> {
-        self.run_sandbox(name, messages::MODE_CONTAINER, &[])
+        self.run_sandbox(name, messages::MODE_CONTAINER, &[], "")
+    }
+
+    /// The same by another handler than the default one.
+    pub fn run_pod_of_handler(&self, name: &str, handler: &str) -> Result<Pod> {
+        self.run_sandbox(name, messages::MODE_CONTAINER, &[], handler)
     }
 
     /// The same with annotations.
     pub fn run_pod_with_annotations(&self, name: &str, annotations: &[(&str, &str)]) -> Result<Pod> {
-        self.run_sandbox(name, messages::MODE_CONTAINER, annotations)
+        self.run_sandbox(name, messages::MODE_CONTAINER, annotations, "")
     }
 
     /// The same with one pid namespace for all, so that processes outlive their container's init.
     pub fn run_pod_with_shared_pids(&self, name: &str) -> Result<Pod> {
-        self.run_sandbox(name, messages::MODE_POD, &[])
+        self.run_sandbox(name, messages::MODE_POD, &[], "")
     }
 
-    fn run_sandbox(&self, name: &str, pids: i32, annotations: &[(&str, &str)]) -> Result<Pod> {
+    fn run_sandbox(&self, name: &str, pids: i32, annotations: &[(&str, &str)], handler: &str) -> Result<Pod> {
         let logs = self.logs.join(name);
         std::fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
         let config = PodSandboxConfig {
@@ -205,7 +210,8 @@ impl Cri {
             }),
             ..PodSandboxConfig::default()
         };
-        let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        let request =
+            RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.to_owned() };
         let id = self.call::<_, PodSandboxId>("RunPodSandbox", request)?.id;
         Ok(Pod { id, pids, config })
     }

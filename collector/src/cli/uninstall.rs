@@ -1,0 +1,55 @@
+//! `shimtap uninstall`: every file as it was before `shimtap install`, to the byte.
+//!
+//! Running pods keep their wrappers until they end; the wrapper's binary must stay until then, since containerd runs it once
+//! more to clean up after each.
+
+use super::{
+    Exit, args,
+    install::{Answer, asked, restart, undone},
+    say,
+};
+use crate::install::{InstallFault, Node, Record};
+
+/// Does it.
+pub(super) fn run(args: &args::Uninstall) -> Exit {
+    match uninstall(args) {
+        Ok(exit) => exit,
+        Err(fault) => {
+            eprintln!("shimtap uninstall: {fault}");
+            Exit::Failed
+        }
+    }
+}
+
+fn uninstall(args: &args::Uninstall) -> Result<Exit, InstallFault> {
+    let state = args.at.state();
+    let record =
+        Record::read(&state)?.ok_or_else(|| InstallFault::NotInstalled { path: Record::path(&state) })?;
+    say(&format!("shimtap {} wraps {} here\n", record.shimtap, record.handlers.join(", ")));
+    for change in &record.changes {
+        say(&format!("  put back    {}\n", change.path().display()));
+    }
+    if args.dry_run {
+        return Ok(Exit::Done);
+    }
+    match asked("Do this?", args.yes) {
+        Answer::Yes => {}
+        Answer::No => return Ok(Exit::Failed),
+        Answer::Nobody => {
+            eprintln!(
+                "shimtap uninstall: nobody is at a terminal to be asked; --yes does it, --dry-run only shows it"
+            );
+            return Ok(Exit::Failed);
+        }
+    }
+    // Before anything is put back: afterwards it may not be there to be found.
+    let at = args.at.node_of(&record.config);
+    let unit = Node::look(&at).ok().and_then(|node| node.unit);
+    say(&undone(&record, &state)?);
+    restart(
+        unit.as_deref(),
+        args.restart,
+        "new pods are no longer wrapped; running ones keep their wrappers",
+        || Ok(()),
+    )
+}

@@ -1,0 +1,185 @@
+//! What containerd says of itself: its release, and its effective configuration as `containerd config dump` prints it.
+//!
+//! Keys that differ between releases stand here and nowhere else. Never reads a configuration file: imports, defaults and
+//! migrations are containerd's own to resolve.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use toml::{Table, Value};
+
+/// A release of containerd, comparable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Release(pub u32, pub u32, pub u32);
+
+/// The parts of a configuration that matter here.
+#[derive(Clone, Debug)]
+pub struct Effective {
+    /// All of it.
+    pub all: Table,
+    /// The CRI plugin that holds the runtimes.
+    pub plugin: &'static str,
+    /// Handlers by name.
+    pub handlers: BTreeMap<String, Handler>,
+    /// The folder that containerd puts in front of its PATH, without `bin`.
+    pub opt: PathBuf,
+    /// The folder of its bundles and other things that do not outlive a boot.
+    pub bundles: PathBuf,
+}
+
+/// One entry of the runtimes' table.
+#[derive(Clone, Debug)]
+pub struct Handler {
+    /// As RuntimeClasses name it.
+    pub name: String,
+    /// e.g. `io.containerd.runc.v2`.
+    pub runtime_type: String,
+    /// The shim's path where the handler names it.
+    pub runtime_path: Option<PathBuf>,
+    /// Whether the sandbox is made by a shim's sandbox API, for which `runtime_path` is not looked at.
+    pub by_sandbox_api: bool,
+    /// The whole table.
+    pub table: Table,
+}
+
+/// CRI's runtimes up to 1.7, and from 2.0 on.
+const PLUGINS: [&str; 2] = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime"];
+const OPT: &str = "io.containerd.internal.v1.opt";
+
+// === impl Release ===
+
+impl fmt::Display for Release {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+impl Release {
+    /// From what `containerd --version` prints: program, module, version, revision.
+    pub fn read(said: &str) -> Option<Self> {
+        said.split_whitespace().filter(|word| !word.contains('/')).find_map(Self::word)
+    }
+
+    fn word(word: &str) -> Option<Self> {
+        let word = word.strip_prefix('v').unwrap_or(word);
+        let end = word.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(word.len());
+        let mut parts = word.get(..end)?.split('.').map(|part| part.parse().ok());
+        Some(Self(parts.next()??, parts.next()??, parts.next().flatten().unwrap_or(0)))
+    }
+
+    /// Whether CRI hands `runtime_path` on: 1.6.0 to 1.6.20 and 1.7.0 read the key and do nothing with it.
+    pub fn honours_runtime_path(self) -> bool {
+        self >= Self(1, 6, 21) && self != Self(1, 7, 0)
+    }
+
+    /// Whether a drop-in is merged into the main file, key by key. Before, it replaces the whole plugin's section.
+    pub fn merges_drop_ins(self) -> bool {
+        self.0 >= 2
+    }
+}
+
+// === impl Effective ===
+
+impl Effective {
+    /// From a dump; the error says which part is missing.
+    pub fn read(dump: &str) -> Result<Self, String> {
+        let all: Table = toml::from_str(dump).map_err(|fault| fault.message().to_owned())?;
+        let plugins = all.get("plugins").and_then(Value::as_table).ok_or("it names no plugins")?;
+        let runtimes = |plugin: &str| {
+            let cri = plugins.get(plugin)?.as_table()?;
+            cri.get("containerd")?.as_table()?.get("runtimes")?.as_table()
+        };
+        let found = PLUGINS.into_iter().find_map(|plugin| Some((plugin, runtimes(plugin)?)));
+        let (plugin, runtimes) = found.ok_or("CRI has no table of runtimes; is its plugin disabled?")?;
+        let handlers =
+            runtimes.iter().filter_map(|(name, table)| Some(Handler::read(name, table.as_table()?)));
+        let handlers = handlers.map(|handler| (handler.name.clone(), handler)).collect();
+        let opt = plugins.get(OPT).and_then(|opt| opt.get("path")).and_then(Value::as_str);
+        let opt = opt.filter(|path| !path.is_empty()).unwrap_or("/opt/containerd").into();
+        let state = all.get("state").and_then(Value::as_str).unwrap_or("/run/containerd").into();
+        Ok(Self { plugin, handlers, opt, bundles: state, all })
+    }
+
+    /// The keys that lead to a handler's table.
+    pub fn keys_of<'a>(&self, handler: &'a str) -> [&'a str; 5] {
+        ["plugins", self.plugin, "containerd", "runtimes", handler]
+    }
+}
+
+// === impl Handler ===
+
+impl Handler {
+    fn read(name: &str, table: &Table) -> Self {
+        let text = |key: &str| table.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+        Self {
+            name: name.to_owned(),
+            runtime_type: text("runtime_type").unwrap_or("io.containerd.runc.v2").to_owned(),
+            runtime_path: text("runtime_path").map(PathBuf::from),
+            by_sandbox_api: text("sandboxer") == Some("shim") || text("sandbox_mode") == Some("shim"),
+            table: table.clone(),
+        }
+    }
+
+    /// The file name that containerd makes of the runtime's type: the last two of its parts. None where the type is a path.
+    pub fn shim_name(&self) -> Option<String> {
+        if self.runtime_type.contains('/') {
+            return None;
+        }
+        let mut parts = self.runtime_type.rsplit('.');
+        let (version, name) = (parts.next()?, parts.next()?);
+        Some(format!("containerd-shim-{name}-{version}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_read_from_what_each_containerd_says() {
+        for (said, release) in [
+            (
+                "containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3",
+                Release(1, 6, 20),
+            ),
+            ("containerd github.com/containerd/containerd/v2 2.3.4+unknown ", Release(2, 3, 4)),
+            ("containerd github.com/k3s-io/containerd v2.0.5-k3s2 abcdef", Release(2, 0, 5)),
+            ("containerd containerd.io v2.1.0-rc.1 123", Release(2, 1, 0)),
+        ] {
+            assert_eq!(Release::read(said), Some(release), "{said}");
+        }
+        assert_eq!(Release::read("busybox"), None);
+    }
+
+    #[test]
+    fn releases_know_which_hook_works() {
+        for (release, path, merges) in [
+            (Release(1, 6, 20), false, false),
+            (Release(1, 6, 21), true, false),
+            (Release(1, 7, 0), false, false),
+            (Release(1, 7, 1), true, false),
+            (Release(2, 0, 0), true, true),
+        ] {
+            assert_eq!(
+                (release.honours_runtime_path(), release.merges_drop_ins()),
+                (path, merges),
+                "{release}"
+            );
+        }
+    }
+
+    #[test]
+    fn shims_are_named_as_containerd_names_them() {
+        let named = |kind: &str| {
+            Handler::read("h", &Table::from_iter([("runtime_type".to_owned(), kind.into())])).shim_name()
+        };
+        assert_eq!(named("io.containerd.kata-qemu.v2").as_deref(), Some("containerd-shim-kata-qemu-v2"));
+        assert_eq!(named("").as_deref(), Some("containerd-shim-runc-v2"));
+        assert_eq!(named("/opt/x/shim"), None);
+    }
+
+    #[test]
+    fn a_dump_without_runtimes_says_so() {
+        let fault = Effective::read("version = 2\n[plugins]\n").expect_err("no runtimes");
+        assert!(fault.contains("disabled"), "{fault}");
+    }
+}
