@@ -90,10 +90,7 @@ fn succeeded_at_the_end(spool: bool) -> Result<(Pod, Collector, Script)> {
     let mut collector = None;
     let pod = wrapped_in(&script, |lab| {
         collector = Some(lab.collector()?);
-        if spool {
-            return Ok(());
-        }
-        lab.reconfigure("deaths = 0\n", "deaths = 0\n[spool]\nlimit_bytes = 0\n")
+        if spool { Ok(()) } else { lab.without_spool() }
     })?;
     let collector = collector.context("a collector")?;
     signal(collector.pid(), Signal::SIGSTOP)?;

@@ -22,6 +22,7 @@ use shimtap_tests::standin::{
         PATIENCE,
         audit::exactly_once,
         connection::Connection,
+        lab::Lab,
         pod::{self, Pod},
         wrapped::{wrapped, wrapped_in},
     },
@@ -195,7 +196,7 @@ fn a_keeper_that_is_stopped_while_all_is_quiet() -> Result<()> {
 /// Nobody needs the keeper any more but for its own end: it must not stay behind, stopped or spinning, with all it holds.
 #[test]
 fn a_keeper_that_is_stopped_as_its_pod_ends() -> Result<()> {
-    let pod = wrapped(&Script { until_killed: true, ..Script::default() })?;
+    let pod = wrapped_in(&Script { until_killed: true, ..Script::default() }, |lab| lab.without_spool())?;
     let _fifos = pod.run()?;
     prompt::<_, api::Empty>(&pod.connection, "Kill", &pod::kill("task", "", 9))?;
     prompt::<_, api::WaitResponse>(&pod.connection, "Wait", &pod::wait("task", ""))?;
@@ -217,9 +218,7 @@ fn a_keeper_that_is_stopped_as_its_pod_ends() -> Result<()> {
 
 /// Each with its own settings, since what a link thread is given follows the stats interval.
 fn with_link(hang: impl FnOnce(Pid) -> Result<Option<Held>> + Send) -> Result<()> {
-    let brisk = |lab: &mut shimtap_tests::standin::client::lab::Lab| {
-        lab.reconfigure("[start]", "[stats]\ninterval_ms = 1000\n[start]")
-    };
+    let brisk = |lab: &mut Lab| lab.reconfigure("[start]", "[stats]\ninterval_ms = 1000\n[start]");
     let pod = wrapped_in(&talker(), brisk)?;
     let before = pod.worker()?;
     let link = || stall::threads(before.pid, "tap-link").ok()?.pop();

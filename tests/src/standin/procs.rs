@@ -183,6 +183,16 @@ pub fn workers(namespace: &str) -> Result<Vec<Process>> {
     Ok(found)
 }
 
+/// Every process that lives on behind a `start` of a namespace, in whatever part: keepers, workers, and their children.
+///
+/// # Errors
+/// As [`with`].
+pub fn wrappers(namespace: &str) -> Result<Vec<Process>> {
+    let mut found = of(namespace)?;
+    found.retain(|p| p.state != 'Z' && p.argv.get(1).is_some_and(|verb| verb.starts_with("tap-")));
+    Ok(found)
+}
+
 /// Every child of a namespace that writes spool files, its keeper alive or not.
 ///
 /// # Errors

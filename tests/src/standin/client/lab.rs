@@ -88,6 +88,14 @@ impl Lab {
         fs::write(&path, text.replace(from, to)).context("shim.toml")
     }
 
+    /// No wrapper of this place writes spool files.
+    ///
+    /// # Errors
+    /// As [`Lab::reconfigure`].
+    pub fn without_spool(&self) -> Result<()> {
+        self.reconfigure("deaths = 0\n", "deaths = 0\n[spool]\nlimit_bytes = 0\n")
+    }
+
     /// Where everything is.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -201,19 +209,15 @@ impl Lab {
                 procs::kill(pid)?;
             }
         }
-        // A keeper whose shim is dead would leave by itself, after its time; there is nobody here to wait for it.
+        // They would leave by themselves, after their time, and make anew what is removed here; there is nobody to wait for
+        // them. A writer that hangs in a disk ends with that.
         let alone = || {
-            let keepers = procs::keepers(&self.namespace).ok()?;
-            for keeper in &keepers {
-                let worker = procs::worker(keeper.pid);
-                procs::kill(keeper.pid).ok()?;
-                worker.map_or(Ok(()), |w| procs::kill(w.pid)).ok()?;
-            }
-            keepers.is_empty().then_some(())
+            let mut left = procs::wrappers(&self.namespace).ok()?;
+            left.iter().try_for_each(|process| procs::kill(process.pid)).ok()?;
+            left.retain(|process| process.state != 'D');
+            left.is_empty().then_some(())
         };
-        procs::wait(Duration::from_secs(5), || "keepers end".to_owned(), alone)?;
-        // It goes on without them, and would make anew what is removed here. One that hangs in a disk ends with that.
-        procs::spoolers(&self.namespace)?.iter().try_for_each(|spooler| procs::kill(spooler.pid))
+        procs::wait(Duration::from_secs(5), || "wrappers end".to_owned(), alone)
     }
 }
 
