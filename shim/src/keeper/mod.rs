@@ -23,7 +23,7 @@ mod wait;
 pub use deaths::Cause;
 #[cfg(any(test, fuzzing))]
 pub use in_process::InProcess;
-pub use sweep::{TASK_LINK, belongs_to, remove_files, remove_tasks, sweep};
+pub use sweep::{TASK_LINK, belongs_to, remove_files, remove_task, remove_tasks, sweep};
 
 use std::{
     collections::{BTreeMap, VecDeque},

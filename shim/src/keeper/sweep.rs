@@ -1,6 +1,6 @@
 //! What a keeper removes when all is over: its own files, and the socket its inner shim may have left.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path, sync::atomic::Ordering};
+use std::{fs, io::ErrorKind, os::unix::fs::MetadataExt, path::Path, sync::atomic::Ordering};
 
 use crate::{block::Block, run_dir::RunDir};
 
@@ -33,11 +33,25 @@ pub fn remove_tasks(run_dir: &RunDir, namespace: &str, key: &str) {
     let Ok(dir) = run_dir.tasks(namespace) else { return };
     for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
         if belongs_to(&entry.path(), key) {
-            let _ = fs::remove_dir_all(entry.path());
+            remove_task(&entry.path());
         }
     }
     // Only goes when it is empty.
     let _ = fs::remove_dir(&dir);
+}
+
+/// The directory of a task, the link last: by it whoever comes after a death in here finds what is left.
+pub fn remove_task(dir: &Path) {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let others = entries.filter(|entry| entry.file_name() != TASK_LINK);
+    let gone = |path: &Path| match fs::remove_file(path) {
+        Ok(()) => true,
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    };
+    if others.fold(true, |all, entry| gone(&entry.path()) && all) {
+        let _ = fs::remove_file(dir.join(TASK_LINK));
+        let _ = fs::remove_dir(dir);
+    }
 }
 
 /// Does the task directory's `shim` link name this key?
@@ -47,3 +61,27 @@ pub fn belongs_to(task_dir: &Path, key: &str) -> bool {
 
 /// The link in a task's directory.
 pub const TASK_LINK: &str = "shim";
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn whose_a_task_is_stays_known_while_anything_of_it_is_left() {
+        let dir = std::env::temp_dir().join(format!("shimtap-sweep-{}", std::process::id()));
+        // What remove_file refuses stands for what a death leaves.
+        fs::create_dir_all(dir.join("2.out")).unwrap();
+        for name in ["1.out", "3.err"] {
+            fs::write(dir.join(name), "").unwrap();
+        }
+        symlink("../../../s/key", dir.join(TASK_LINK)).unwrap();
+        remove_task(&dir);
+        assert!(belongs_to(&dir, "key"));
+        assert!(!dir.join("1.out").exists() && !dir.join("3.err").exists());
+        fs::remove_dir(dir.join("2.out")).unwrap();
+        remove_task(&dir);
+        assert!(!dir.exists());
+    }
+}

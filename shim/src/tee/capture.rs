@@ -18,7 +18,7 @@ use crate::{
     block::{
         Phase, Slot, Stream, StreamState, Task, TaskState, counters::Counter, link_to, linked, note_used,
     },
-    keeper::{TASK_LINK, belongs_to, protocol::Operation},
+    keeper::{TASK_LINK, belongs_to, protocol::Operation, remove_task},
     run_dir::{RunDir, private_dir},
     sys::Errno,
     worker::Worker,
@@ -140,7 +140,7 @@ impl Worker {
     pub(super) fn remove_task_dir(&self, task: &Task) {
         let key = self.block.tables().identity.key.get();
         if let Some(dir) = self.task_dir(&task.id.get()).filter(|dir| belongs_to(dir, &key)) {
-            let _ = fs::remove_dir_all(dir);
+            remove_task(&dir);
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
     args::Arguments,
     config::{Config, in_full},
     inner,
-    keeper::TASK_LINK,
+    keeper::{TASK_LINK, remove_task},
     run_dir::RunDir,
     sys::{fd, process},
 };
@@ -54,7 +54,7 @@ fn clean_up(arguments: &Arguments) {
         let _lock = wrap::lock(&run_dir, &key);
         repair::repair(&run_dir, &key, &arguments.namespace);
     }
-    let _ = fs::remove_dir_all(&task_dir);
+    remove_task(&task_dir);
 }
 
 /// Whose wrapper a task belongs to; `None` where it was never wrapped or is cleaned up.

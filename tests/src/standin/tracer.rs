@@ -292,6 +292,8 @@ pub fn name(call: i64) -> String {
         libc::SYS_mkdir => return "mkdir".to_owned(),
         libc::SYS_stat => return "stat".to_owned(),
         libc::SYS_lstat => return "lstat".to_owned(),
+        libc::SYS_symlink => return "symlink".to_owned(),
+        libc::SYS_readlink => return "readlink".to_owned(),
         _ => {}
     }
     let name = match call {
@@ -339,6 +341,20 @@ pub fn name(call: i64) -> String {
         libc::SYS_clock_gettime => "clock_gettime",
         libc::SYS_getpid => "getpid",
         libc::SYS_getrandom => "getrandom",
+        libc::SYS_geteuid => "geteuid",
+        libc::SYS_getegid => "getegid",
+        libc::SYS_clone => "clone",
+        libc::SYS_clone3 => "clone3",
+        libc::SYS_wait4 => "wait4",
+        libc::SYS_restart_syscall => "restart_syscall",
+        libc::SYS_rt_sigaction => "rt_sigaction",
+        libc::SYS_rt_sigprocmask => "rt_sigprocmask",
+        libc::SYS_sigaltstack => "sigaltstack",
+        libc::SYS_set_robust_list => "set_robust_list",
+        libc::SYS_sched_getaffinity => "sched_getaffinity",
+        libc::SYS_getdents64 => "getdents64",
+        libc::SYS_pidfd_open => "pidfd_open",
+        libc::SYS_pidfd_send_signal => "pidfd_send_signal",
         other => return format!("syscall {other}"),
     };
     name.to_owned()

@@ -77,11 +77,11 @@ pub fn come_and_go(work: &Work<'_>, mut dice: Dice) -> Result<()> {
 /// A container of a pod that writes, ends with a status, and is removed.
 fn container(work: &Work<'_>, pod: &Pod, lines: u64, kind: &'static str) -> Result<()> {
     let tty = kind.contains("terminal");
-    let (cri, name) = (work.cri, work.name("c"));
+    let cri = work.cri;
     let lines = format!("lines={lines}");
     let to = if tty { "to=out" } else { "to=both" };
     let command = ["speaker", &lines, "batch=10", to, "exit=5"];
-    let id = cri.run(pod, &Wanted { name: &name, command: &command, tty, ..Wanted::default() })?;
+    let (id, name) = run(work, pod, &Wanted { command: &command, tty, ..Wanted::default() })?;
     let status = cri.await_exit(&id)?;
     ensure!(status.exit_code == 5, "{name}: {status:?}");
     let log = cri_log(&cri.log_path(pod, &name))?;
@@ -99,6 +99,14 @@ fn container(work: &Work<'_>, pod: &Pod, lines: u64, kind: &'static str) -> Resu
         work.complete(&log.stderr, of_it("stderr", bytes))?;
     }
     cri.remove(&id)
+}
+
+/// Runs it under a name that it gives; each attempt has one of its own.
+fn run(work: &Work<'_>, pod: &Pod, wanted: &Wanted<'_>) -> Result<(String, String)> {
+    work.patiently("a container in a pod", || {
+        let name = work.name("c");
+        Ok((work.cri.run(pod, &Wanted { name: &name, ..*wanted })?, name))
+    })
 }
 
 fn exec(work: &Work<'_>, id: &str, command: &[&str], (bytes, status): (&[u8], i32)) -> Result<()> {
@@ -125,9 +133,9 @@ fn exec_with_a_terminal(work: &Work<'_>, id: &str) -> Result<()> {
 }
 
 fn attach(work: &Work<'_>, pod: &Pod) -> Result<()> {
-    let (cri, name) = (work.cri, work.name("c"));
+    let cri = work.cri;
     let command = ["sh", "-c", ECHO];
-    let id = cri.run(pod, &Wanted { name: &name, command: &command, stdin: true, ..Wanted::default() })?;
+    let (id, name) = run(work, pod, &Wanted { command: &command, stdin: true, ..Wanted::default() })?;
     let mut remote = work.patiently("attach", || Remote::open(&cri.attach_url(&id, false)?))?;
     for line in ["one", "two", "three", "end"] {
         remote.say(format!("{line}\n").as_bytes())?;
