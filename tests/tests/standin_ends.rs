@@ -7,7 +7,12 @@ use containerd_shim_protos::api;
 use nix::{sys::signal::Signal, unistd::Pid};
 use shimtap_tests::{
     oracle::{one_tape, sink},
-    rig::{collector::Collector, eventually, leftovers, patience::throughout, process::signal},
+    rig::{
+        collector::{Collector, Settings},
+        eventually, leftovers,
+        patience::throughout,
+        process::signal,
+    },
     standin::{
         client::{
             PATIENCE,
@@ -85,7 +90,7 @@ fn a_successor_at_the_end_waits_for_a_collector_that_is_about() -> Result<()> {
     let script = Script { stdout: Output::lines(500, 80), until_killed: true, ..Script::default() };
     let mut collector = None;
     let pod = wrapped_in(&script, |lab| {
-        let started = Collector::start(lab.dir(), lab.namespace(), None)?;
+        let started = Collector::start(lab.dir(), lab.namespace(), &Settings::default())?;
         lab.env.push(("SHIMTAP_COLLECTOR".to_owned(), started.socket().display().to_string()));
         collector = Some(started);
         Ok(())

@@ -51,11 +51,15 @@ pub type Tapes = BTreeMap<StreamKey, Tape>;
 
 /// Reads the file at `path`, an unfinished last record left out. An absent file holds nothing.
 pub fn sink(path: &Path) -> Result<Tapes> {
+    match std::fs::read(path) {
+        Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => Ok(Tapes::new()),
+        read => sink_text(&read.with_context(|| format!("read {}", path.display()))?),
+    }
+}
+
+/// Reads records of the same form, wherever they were.
+pub fn sink_text(bytes: &[u8]) -> Result<Tapes> {
     let mut tapes = Tapes::new();
-    let bytes = match std::fs::read(path) {
-        Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => return Ok(tapes),
-        read => read.with_context(|| format!("read {}", path.display()))?,
-    };
     let records = bytes.split_inclusive(|byte| *byte == b'\n').filter(|record| record.ends_with(b"\n"));
     for (number, record) in records.enumerate() {
         let record: Value =
@@ -111,6 +115,11 @@ impl Tape {
         self.pieces.values().map(|(_, piece)| piece)
     }
 
+    /// Its pieces, each with its first byte and the byte behind its last.
+    pub fn spans(&self) -> impl Iterator<Item = (u64, u64, &Piece)> {
+        self.pieces.iter().map(|(from, (to, piece))| (*from, *to, piece))
+    }
+
     /// How many lines, or pieces of lines, are in it.
     pub fn lines(&self) -> usize {
         self.pieces.values().filter(|(_, piece)| matches!(piece, Piece::Line(_))).count()
@@ -141,6 +150,13 @@ impl Tape {
             next = *to;
         }
         Ok(judgement)
+    }
+}
+
+/// From pieces by their first byte, with the byte behind their last.
+impl FromIterator<(u64, (u64, Piece))> for Tape {
+    fn from_iter<I: IntoIterator<Item = (u64, (u64, Piece))>>(pieces: I) -> Self {
+        Self { pieces: pieces.into_iter().collect() }
     }
 }
 
