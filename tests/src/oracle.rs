@@ -13,7 +13,7 @@ mod otlp;
 mod sink;
 
 pub use cri_log::{CriLog, cri_log};
-pub use holes::holes;
+pub use holes::{holes, holes_and_end};
 pub use journal::{Journal, Kept, journal};
 pub use otlp::{attribute, otlp_file, otlp_request, victoria_logs};
 pub use sink::{Judgement, Piece, StreamKey, Tape, Tapes, one_tape, sink, sink_text};

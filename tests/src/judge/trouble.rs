@@ -145,7 +145,9 @@ impl Trouble {
             Self::PodsEndMeanwhile => pods_end_meanwhile(site, load, dice),
             Self::WrappersDie => strikes(site, dice, Mix { hangs: 0, ..Mix::default() }, 6),
             Self::WrapperHangs => strikes(site, dice, Mix { hangs: 100, ..Mix::default() }, 1),
-            Self::ContainerdKilled => site.node.restart().and_then(|()| site.cri.await_ready()),
+            Self::ContainerdKilled => {
+                load.containerd_dies(|| site.node.restart().and_then(|()| site.cri.await_ready()))
+            }
             Self::SinkSlow => mood(site, Mood::Dawdle(Duration::from_millis(300)), |asked| {
                 eventually(LIMIT, "the endpoint to be asked", || {
                     Ok((site.endpoint.asked() >= asked + 3).then_some(()))

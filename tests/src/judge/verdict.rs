@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use super::load::Spoken;
 use super::site::{LIMIT, Site, sum};
 use super::trouble::Terms;
-use crate::oracle::{Journal, Kept, Piece, StreamKey, Tape, Tapes, holes, sink, sink_text};
+use crate::oracle::{Journal, Kept, Piece, StreamKey, Tape, Tapes, holes_and_end, sink, sink_text};
 use crate::rig::eventually;
 
 /// What a verdict has seen.
@@ -161,7 +161,8 @@ impl Evidence<'_> {
         );
         for (name, tapes) in &self.sinks {
             let tape = tapes.get(key).cloned().unwrap_or_default();
-            let has = held(&tape, written).with_context(|| format!("in the sink {name}"))?;
+            let has = if self.terms.damaged { covered(&tape, written) } else { held(&tape, written) };
+            let has = has.with_context(|| format!("in the sink {name}"))?;
             self.sink(name, &has, &in_journal, end).with_context(|| format!("in the sink {name}"))?;
             *seen.delivered.entry(name).or_default() += has.delivered;
             *seen.counted.entry(name).or_default() += end - has.delivered;
@@ -214,7 +215,7 @@ impl Evidence<'_> {
             ensure!(logged == written, "{} of {} bytes, {same} right", logged.len(), written.len());
             return Ok(());
         }
-        holes(logged, written)?;
+        holes_and_end(logged, written)?;
         let accounted = in_journal.delivered + in_journal.holes.values().sum::<u64>() + in_journal.gaps;
         ensure!(accounted >= u64::try_from(logged.len())?, "it has more than the journal accounts for");
         Ok(())
@@ -311,6 +312,7 @@ impl Evidence<'_> {
 /// Holds a tape against what was written: every line must be right, and nothing may overlap; between records may be gaps.
 fn held(tape: &Tape, written: &[u8]) -> Result<Held> {
     let mut held = Held::default();
+    ensure!(tape.outdone().is_empty(), "records were repeated with other content: {:?}", tape.outdone());
     for (from, to, piece) in tape.spans() {
         ensure!(from >= held.end, "byte {} is followed by byte {from}", held.end);
         held.gaps += from - held.end;
@@ -318,21 +320,51 @@ fn held(tape: &Tape, written: &[u8]) -> Result<Held> {
         match piece {
             Piece::Gap(reason) => *held.holes.entry(reason.clone()).or_default() += to - from,
             Piece::Line(message) => {
-                let range = usize::try_from(from)?..usize::try_from(to)?;
-                let truth =
-                    written.get(range).with_context(|| format!("[{from}, {to}) was never written"))?;
-                let rest = truth.strip_prefix(message.as_slice());
-                ensure!(
-                    matches!(rest, Some(b"" | b"\n" | b"\r\n")),
-                    "at byte {from} stands {}, written was {}",
-                    shortened(message),
-                    shortened(truth)
-                );
+                is_right(from, to, message, written)?;
                 held.delivered += to - from;
             }
         }
     }
     Ok(held)
+}
+
+/// The same of a sink that may have had what a damaged journal lost, and then was told that it does not get it: records may
+/// overlap, and where it has a line it is of no concern what else was said.
+fn covered(tape: &Tape, written: &[u8]) -> Result<Held> {
+    let (mut lines, mut all) = (Vec::new(), tape.outdone().to_vec());
+    for (from, to, piece) in tape.spans() {
+        all.push((from, to));
+        if let Piece::Line(message) = piece {
+            is_right(from, to, message, written)?;
+            lines.push((from, to));
+        }
+    }
+    let (delivered, _) = union(lines);
+    let (accounted, end) = union(all);
+    let told = BTreeMap::from([("told".to_owned(), accounted - delivered)]);
+    Ok(Held { delivered, holes: told, gaps: end - accounted, end })
+}
+
+/// Bytes in any of these ranges, and where the last one ends.
+fn union(mut ranges: Vec<(u64, u64)>) -> (u64, u64) {
+    ranges.sort_unstable();
+    ranges
+        .into_iter()
+        .fold((0, 0), |(sum, end), (from, to)| (sum + to.saturating_sub(from.max(end)), end.max(to)))
+}
+
+/// Demands that a line is what was written there, at most without its end.
+fn is_right(from: u64, to: u64, message: &[u8], written: &[u8]) -> Result<()> {
+    let range = usize::try_from(from)?..usize::try_from(to)?;
+    let truth = written.get(range).with_context(|| format!("[{from}, {to}) was never written"))?;
+    let rest = truth.strip_prefix(message);
+    ensure!(
+        matches!(rest, Some(b"" | b"\n" | b"\r\n")),
+        "at byte {from} stands {}, written was {}",
+        shortened(message),
+        shortened(truth)
+    );
+    Ok(())
 }
 
 fn shortened(bytes: &[u8]) -> String {
