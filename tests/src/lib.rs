@@ -4,6 +4,7 @@
 pub mod chaos;
 pub mod fault;
 pub mod guest;
+pub mod judge;
 pub mod line;
 pub mod oracle;
 pub mod rig;

@@ -28,6 +28,70 @@ pub fn tape(seed: u64, count: u64, width: usize) -> Vec<u8> {
     (0..count).flat_map(|number| line(seed, number, width)).collect()
 }
 
+/// A tape whose lines describe themselves: whose they are, on which output, their number, their length and their hash.
+///
+/// Who finds such a line anywhere can say whether it is whole and whether it is in its place, and who knows the container's
+/// mark can say what it wrote, however far it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marked<'a> {
+    /// The container's mark, a word without blanks.
+    pub mark: &'a str,
+    /// `stdout` or `stderr`.
+    pub stream: &'a str,
+    /// No line is more than so many bytes longer than its head.
+    pub width: usize,
+}
+
+impl Marked<'_> {
+    /// Line `number`, newline included: mark, output, eleven digits of number, seven of length in bytes, sixteen hex digits
+    /// that depend on all of these, and letters that depend on them. Lengths differ from line to line.
+    #[must_use]
+    pub fn line(&self, number: u64) -> Vec<u8> {
+        let whose =
+            self.mark.bytes().chain(self.stream.bytes()).fold(0, |word, byte| mix(word ^ u64::from(byte)));
+        let dice = mix(whose ^ mix(number));
+        let letters = usize::try_from(dice).unwrap_or(0) % self.width.max(1);
+        let head = self.mark.len() + self.stream.len() + 11 + 7 + 16 + 5;
+        let length = head + letters + 1;
+        let hash = mix(dice ^ u64::try_from(length).unwrap_or(0));
+        let mut bytes =
+            format!("{} {} {number:011} {length:07} {hash:016x} ", self.mark, self.stream).into_bytes();
+        let mut state = hash;
+        while bytes.len() + 1 < length {
+            state = mix(state);
+            bytes.extend(state.to_le_bytes().map(|byte| b'a' + byte % 26));
+        }
+        bytes.truncate(length - 1);
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// The first `count` lines.
+    #[must_use]
+    pub fn tape(&self, count: u64) -> Vec<u8> {
+        (0..count).flat_map(|number| self.line(number)).collect()
+    }
+
+    /// At least the first `bytes` bytes, up to the end of a line.
+    #[must_use]
+    pub fn tape_of(&self, bytes: usize) -> Vec<u8> {
+        let mut tape = Vec::new();
+        for number in 0.. {
+            if tape.len() >= bytes {
+                break;
+            }
+            tape.extend(self.line(number));
+        }
+        tape
+    }
+}
+
+/// `count` bytes that are no text: every value, ends of lines of every kind among them.
+pub fn noise(seed: u64, count: usize) -> Vec<u8> {
+    let words = (0_u64..).map(|n| mix(seed ^ mix(n)));
+    words.flat_map(u64::to_le_bytes).take(count).collect()
+}
+
 /// SplitMix64's finisher: two neighbouring numbers give unrelated words.
 pub(crate) fn mix(word: u64) -> u64 {
     let word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -49,6 +113,29 @@ mod tests {
             assert!(line.ends_with(b"\n"));
             assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
         }
+    }
+
+    #[test]
+    fn a_marked_line_says_what_it_is() {
+        let marked = Marked { mark: "a-1", stream: "stderr", width: 300 };
+        for number in 0..500 {
+            let line = marked.line(number);
+            let text = std::str::from_utf8(&line).expect("letters");
+            let words: Vec<&str> = text.split(' ').collect();
+            assert_eq!(words[..3], ["a-1", "stderr", &format!("{number:011}")]);
+            assert_eq!(words[3].parse(), Ok(line.len()), "{text}");
+            assert!(text.ends_with('\n') && text.trim_end().bytes().all(|byte| byte >= b' '));
+        }
+        assert_eq!(marked.tape(7), marked.tape_of(marked.tape(6).len() + 1));
+        let other = Marked { mark: "a-2", ..marked };
+        assert_ne!(marked.line(3)[10..], other.line(3)[10..]);
+    }
+
+    #[test]
+    fn noise_has_every_byte() {
+        let noise = noise(1, 1 << 16);
+        assert_eq!(noise.len(), 1 << 16);
+        assert!((0..=255_u8).all(|byte| noise.contains(&byte)));
     }
 
     #[test]

@@ -8,10 +8,12 @@ pub mod cgroup;
 mod cri_log;
 pub mod exposition;
 mod holes;
+mod journal;
 mod otlp;
 mod sink;
 
 pub use cri_log::{CriLog, cri_log};
-pub use holes::holes;
-pub use otlp::{attribute, otlp_file, victoria_logs};
-pub use sink::{Judgement, Piece, StreamKey, Tape, Tapes, one_tape, sink};
+pub use holes::{holes, holes_and_end};
+pub use journal::{Journal, Kept, journal};
+pub use otlp::{attribute, otlp_file, otlp_request, victoria_logs};
+pub use sink::{Judgement, Piece, StreamKey, Tape, Tapes, one_tape, sink, sink_text};

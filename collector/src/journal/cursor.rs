@@ -59,7 +59,20 @@ pub(super) struct Open {
     pub(super) parts: u32,
 }
 
+/// How far the sinks of a folder have come, all of them together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reached {
+    /// Every entry that a sink was given has a smaller number.
+    pub(super) next: u64,
+    /// No stream that a sink was given has a larger number.
+    pub(super) stream: u32,
+    /// Raw bytes of output up to there.
+    pub(super) output: u64,
+}
+
 const MAGIC: &[u8; 8] = b"shimtapc";
+/// What names of cursors end with.
+const SUFFIX: &str = "cursor";
 
 mod field {
     pub(super) const GIVEN: u32 = 1;
@@ -69,9 +82,33 @@ mod field {
     pub(super) const END: u32 = 5;
 }
 
+// === impl Reached ===
+
+impl Reached {
+    /// What the cursors in `dir` say, those of sinks that are not configured any more among them. What cannot be read says
+    /// nothing.
+    pub(super) fn by_all(dir: &Path) -> Self {
+        let paths = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        let cursors = paths.filter(|path| path.extension().is_some_and(|end| end == SUFFIX));
+        cursors.filter_map(|path| Cursor::read(&path)).fold(Self::default(), |sum, place| {
+            let open = place.open.values().map(|open| open.stream);
+            Self {
+                next: sum.next.max(place.given),
+                stream: place.ends.keys().copied().chain(open).fold(sum.stream, u32::max),
+                output: sum.output.max(place.output),
+            }
+        })
+    }
+}
+
 // === impl Cursor ===
 
 impl Cursor {
+    /// Where the sink `name` keeps its place in `dir`.
+    pub(super) fn path(dir: &Path, name: &str) -> PathBuf {
+        dir.join(format!("{name}.{SUFFIX}"))
+    }
+
     /// At `place`; written to `path`, if there is one.
     pub(super) fn new(path: Option<PathBuf>, place: Place) -> Self {
         Self { path, state: Mutex::new(place), changed: AtomicBool::new(true), lost: Counts::default() }

@@ -90,7 +90,7 @@ impl Journal {
     /// with the oldest that is there where there was none.
     #[must_use]
     pub fn reader(self: &Arc<Self>, name: &'static str) -> Reader {
-        let path = self.dir().join(format!("{name}.cursor"));
+        let path = Cursor::path(self.dir(), name);
         let place = Cursor::read(&path).unwrap_or_else(|| self.beginning());
         let cursor = Arc::new(Cursor::new(Some(path), place.clone()));
         self.state().cursors.push((name, Arc::clone(&cursor)));

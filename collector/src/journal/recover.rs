@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use super::{
     Journal, JournalFault, State,
+    cursor::Reached,
     format::{
         Damage,
         entry::{Entries, Entry},
@@ -86,7 +87,13 @@ impl Journal {
         }
         let is_fresh = first_of_newest.is_none();
         let rebooted = !is_fresh && header.boot != boot;
-        if is_fresh || rebooted {
+        let reached = Reached::by_all(&config.dir);
+        let behind = reached.next > next;
+        if behind {
+            go_on_behind(reached, &mut parts, &mut table);
+            (next, output) = (reached.next, output.max(reached.output));
+        }
+        if is_fresh || rebooted || behind {
             parts.push_back(Part::create(&config.dir, &table.header(&boot, next, output))?);
         }
         let unclean = !clean_end;
@@ -236,6 +243,18 @@ fn take(part: &mut Part, table: Option<&mut Table>, entry: Entry) {
             }
         }
     }
+}
+
+/// Entries that a sink was given are not here any more: their numbers, and those of their streams, are not used again, or
+/// the sink would take what comes for what it has.
+fn go_on_behind(reached: Reached, parts: &mut VecDeque<Part>, table: &mut Table) {
+    if let Some(newest) = parts.back_mut() {
+        let lost = reached.next.saturating_sub(newest.next);
+        warn!(entries = lost, "sinks have had entries that the journal has lost");
+        newest.next = reached.next;
+        newest.damaged = true;
+    }
+    table.number_above(reached.stream);
 }
 
 /// Takes off what stands behind the newest file's last whole frame.

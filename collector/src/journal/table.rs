@@ -65,6 +65,11 @@ impl Table {
         (row, known.is_none())
     }
 
+    /// No new stream gets a number up to `number`.
+    pub(super) fn number_above(&mut self, number: u32) {
+        self.last_stream = self.last_stream.max(number);
+    }
+
     /// Takes a stream that a file announces.
     pub(super) fn announced(&mut self, row: Row) {
         self.last_stream = self.last_stream.max(row.id);

@@ -205,6 +205,53 @@ fn a_sink_gets_what_it_has_not_acknowledged_and_nothing_else() {
     );
 }
 
+/// The numbers of entries that a sink has had are not given to others when the journal has lost them.
+#[test]
+fn a_sink_that_is_ahead_of_a_damaged_journal_gets_what_comes() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = config(dir.path(), 8 << 20);
+    let (app, other) = (origin("app"), origin("other"));
+    for loses_all in [false, true] {
+        let open = Open::new(&config);
+        let mut reader = open.journal.reader("file");
+        let from = open.journal.stream(&app.name).map_or(0, |row| row.end);
+        open.appended(&app, lines(from, 1, "is kept"));
+        let whole = files(dir.path()).pop().expect("a file");
+        let length = fs::metadata(&whole).expect("there").len();
+        open.appended(&app, lines(from + 8, 20, "is lost"));
+        open.appended(&other, lines(0, 20, "is lost"));
+        drain(&mut reader).iter().for_each(|waiting| waiting.batch.done());
+        drop(reader);
+        open.close();
+        if loses_all {
+            files(dir.path()).iter().for_each(|path| fs::remove_file(path).expect("removable"));
+        } else {
+            fs::File::options().write(true).open(&whole).expect("there").set_len(length).expect("shorter");
+        }
+
+        let open = Open::new(&config);
+        let mut reader = open.journal.reader("file");
+        assert_eq!(drain(&mut reader).len(), 0);
+        let next = origin("next");
+        open.appended(&next, lines(0, 3, "comes"));
+        open.appended(&app, lines(from + 8, 1, "comes"));
+        let batches = drain(&mut reader);
+        let said = |origin: &Arc<Origin>| -> Vec<Record> {
+            let of_it = batches.iter().filter(|waiting| waiting.batch.origin.name == origin.name);
+            of_it.flat_map(|waiting| waiting.batch.records.clone()).collect()
+        };
+        assert_eq!(said(&next), lines(0, 3, "comes"));
+        // Without its table the journal cannot know that the sink has what was before.
+        let known = said(&app).into_iter().filter(|record| matches!(record.body, Body::Line(_)));
+        assert_eq!(known.collect::<Vec<_>>(), lines(from + 8, 1, "comes"));
+        assert_eq!(said(&app).len(), if loses_all { 2 } else { 1 });
+        batches.iter().for_each(|waiting| waiting.batch.done());
+        assert_eq!(open.journal.figures().sinks[0].lag_bytes, 0);
+        drop(reader);
+        open.close();
+    }
+}
+
 #[test]
 fn a_line_in_pieces_is_acknowledged_as_a_whole() {
     let dir = tempfile::tempdir().expect("temporary directory");

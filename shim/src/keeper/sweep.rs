@@ -48,7 +48,8 @@ pub fn remove_task(dir: &Path) {
         Ok(()) => true,
         Err(error) => error.kind() == ErrorKind::NotFound,
     };
-    if others.fold(true, |all, entry| gone(&entry.path()) && all) {
+    let left = others.filter(|entry| !gone(&entry.path())).count();
+    if left == 0 {
         let _ = fs::remove_file(dir.join(TASK_LINK));
         let _ = fs::remove_dir(dir);
     }

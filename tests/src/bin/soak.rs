@@ -1,5 +1,5 @@
-//! What `./dev soak` runs: pieces of chaos, one after the other and each with a seed of its own, until there were so many
-//! deaths or the time is over; then a page for `docs/`.
+//! What `./dev soak` runs: pieces of chaos and cases of the judge in turns, one after the other and each with a seed of its
+//! own, until there were so many deaths or the time is over; then a page for `docs/`. Or one case alone.
 //!
 //! Ends with 1 where anything was wrong. Needs root: half of its pieces are on private containerds.
 
@@ -17,11 +17,12 @@ use shimtap_tests::{
         schedule::Mix,
         tally::Tally,
     },
+    judge::{Case, cases, turns::Turns},
     rig::Version,
 };
 
-const USAGE: &str =
-    "soak [--deaths N] [--minutes N] [--seed N] [--ground standin|real|all] [--lanes N] [--report FILE]";
+const USAGE: &str = "soak [--deaths N] [--minutes N] [--seed N] [--ground standin|real|judge|all] [--case NAME] [--lanes N] \
+                     [--report FILE]";
 
 struct Wanted {
     deaths: u64,
@@ -30,6 +31,8 @@ struct Wanted {
     ground: String,
     /// So many pods, or strikers on a node, side by side; else each piece has its own number.
     lanes: Option<u32>,
+    /// This case of the judge and nothing else.
+    case: Option<fn(Version, u64) -> Case>,
     report: Option<PathBuf>,
 }
 
@@ -51,6 +54,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Wanted> {
         seed: dice::SEED,
         ground: "all".to_owned(),
         lanes: None,
+        case: None,
         report: None,
     };
     while let Some(word) = words.next() {
@@ -60,8 +64,11 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Wanted> {
             "--deaths" => wanted.deaths = number()?,
             "--minutes" => wanted.time = Duration::from_secs(60 * number()?),
             "--seed" => wanted.seed = number()?,
-            "--ground" if ["standin", "real", "all"].contains(&value.as_str()) => wanted.ground = value,
+            "--ground" if ["standin", "real", "judge", "all"].contains(&value.as_str()) => {
+                wanted.ground = value
+            }
             "--lanes" => wanted.lanes = Some(u32::try_from(number()?)?),
+            "--case" => wanted.case = Some(cases::named(&value).with_context(|| format!("no case {value}"))?),
             "--report" => wanted.report = Some(value.into()),
             _ => bail!("{word} is unknown"),
         }
@@ -87,13 +94,29 @@ fn round(seed: u64) -> [Order; 6] {
 
 fn soak(wanted: &Wanted) -> Result<bool> {
     let (mut tally, mut pieces, began) = (Tally::default(), Vec::new(), Instant::now());
+    let mut turns = Turns::default();
+    if let Some(case) = wanted.case {
+        return Ok([Version::Pinned, Version::Packaged]
+            .iter()
+            .all(|version| turns.take(&case(*version, wanted.seed)).green));
+    }
+    let judges = ["judge", "all"].contains(&wanted.ground.as_str());
     'rounds: for n in 0.. {
         let mut orders = round(wanted.seed.wrapping_add(n)).to_vec();
         orders.retain(|order| match wanted.ground.as_str() {
             "standin" => order.ground == Ground::Standin,
             "real" => order.ground != Ground::Standin,
+            "judge" => false,
             _ => true,
         });
+        // A case after each piece; where there are only cases, one after the other.
+        let only_cases = orders.is_empty();
+        if only_cases && began.elapsed() >= wanted.time {
+            break;
+        }
+        if only_cases {
+            pieces.push(turns.next(wanted.seed));
+        }
         for mut order in orders {
             order.lanes = wanted.lanes.unwrap_or(order.lanes);
             if tally.died() >= wanted.deaths || began.elapsed() >= wanted.time {
@@ -118,17 +141,22 @@ fn soak(wanted: &Wanted) -> Result<bool> {
             let how = if green { "green" } else { "FAILED" };
             println!("{}: {} deaths, {} in all, {how}", piece.what, piece.deaths, tally.died());
             pieces.push(piece);
+            if judges {
+                pieces.push(turns.next(wanted.seed));
+            }
             // After each piece: a run that is interrupted has its page all the same.
             if let Some(path) = &wanted.report {
-                let text = report::page(&head(wanted, began), &tally, &pieces)?;
+                let text = report::page(&head(wanted, began), &tally, &pieces)? + &turns.page()?;
                 std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
             }
         }
     }
-    if wanted.report.is_none() {
-        println!("{}", report::page(&head(wanted, began), &tally, &pieces)?);
+    let text = report::page(&head(wanted, began), &tally, &pieces)? + &turns.page()?;
+    match &wanted.report {
+        Some(path) => std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?,
+        None => println!("{text}"),
     }
-    Ok(tally.faults.is_empty())
+    Ok(tally.faults.is_empty() && turns.faults.is_empty())
 }
 
 fn head(wanted: &Wanted, began: Instant) -> Vec<(&'static str, String)> {

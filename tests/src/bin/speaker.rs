@@ -4,27 +4,31 @@
 //! It never retries and never hides a failed write: its exit status is part of what tests compare.
 
 use std::io::{self, ErrorKind, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
-use shimtap_tests::line::line;
+use shimtap_tests::line::{Marked, line, noise};
 
-const USAGE: &str = "speaker [lines=N] [seed=S] [width=W] [rate=LINES_PER_SECOND] [to=out|err|both] \
-[batch=LINES_PER_WRITE] [count=FILE] [until=FILE] [tail=TEXT] [hold=SECONDS] [eat=MIB] [pipes=N] [sleep=MILLISECONDS] [exit=STATUS]";
+const USAGE: &str = "speaker [lines=N] [seed=S] [mark=WORD] [width=W] [rate=LINES_PER_SECOND] [to=out|err|both] \
+[batch=LINES_PER_WRITE] [count=FILE] [from=FILE] [until=FILE] [tail=TEXT] [noise=BYTES] [hold=SECONDS] [eat=MIB] [pipes=N] [sleep=MILLISECONDS] [exit=STATUS]";
 
 #[derive(Debug)]
 struct Order {
     lines: u64,
     seed: u64,
+    mark: Option<String>,
     width: usize,
     rate: u64,
     to: String,
     batch: u64,
     count: Option<std::fs::File>,
+    from: Option<std::path::PathBuf>,
     until: Option<std::path::PathBuf>,
     tail: Option<String>,
+    noise: usize,
     hold: Option<String>,
     eat: u64,
     pipes: u64,
@@ -55,13 +59,16 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Order, String> {
     let mut order = Order {
         lines: 0,
         seed: 1,
+        mark: None,
         width: 64,
         rate: 0,
         to: "out".to_owned(),
         batch: 1,
         count: None,
+        from: None,
         until: None,
         tail: None,
+        noise: 0,
         hold: None,
         eat: 0,
         pipes: 0,
@@ -74,6 +81,7 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Order, String> {
         match key {
             "lines" => order.lines = number()?,
             "seed" => order.seed = number()?,
+            "mark" => order.mark = Some(value.to_owned()),
             "width" => order.width = usize::try_from(number()?).map_err(|error| error.to_string())?,
             "rate" => order.rate = number()?,
             "to" => order.to = value.to_owned(),
@@ -82,8 +90,10 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Order, String> {
                 let open = std::fs::File::options().write(true).create(true).truncate(true).open(value);
                 order.count = Some(open.map_err(|error| format!("{value}: {error}"))?);
             }
+            "from" => order.from = Some(value.into()),
             "until" => order.until = Some(value.into()),
             "tail" => order.tail = Some(value.to_owned()),
+            "noise" => order.noise = usize::try_from(number()?).map_err(|error| error.to_string())?,
             "hold" => order.hold = Some(value.to_owned()),
             "eat" => order.eat = number()?,
             "pipes" => order.pipes = number()?,
@@ -100,7 +110,15 @@ fn obey(order: &Order) -> io::Result<()> {
         // Inherits stdout and stderr and is left behind: the pipe stays open after our exit.
         Command::new("/bin/sleep").arg(seconds).spawn()?;
     }
+    if let Some(file) = &order.from {
+        while !file.exists() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
     speak(order)?;
+    if order.noise > 0 {
+        write_all(1, &noise(order.seed, order.noise))?;
+    }
     if let Some(tail) = &order.tail {
         io::stdout().write_all(tail.as_bytes())?;
         io::stdout().flush()?;
@@ -134,12 +152,11 @@ fn speak(order: &Order) -> io::Result<()> {
     let is_enough = || order.until.as_ref().is_some_and(|file| file.exists());
     while number < order.lines && !is_enough() {
         let end = (number + order.batch).min(order.lines);
-        let bytes: Vec<u8> = (number..end).flat_map(|number| line(order.seed, number, order.width)).collect();
         if order.to != "err" {
-            write_all(1, &bytes)?;
+            write_all(1, &lines(order, "stdout", number..end))?;
         }
         if order.to != "out" {
-            write_all(2, &bytes)?;
+            write_all(2, &lines(order, "stderr", number..end))?;
         }
         number = end;
         if let Some(count) = &order.count {
@@ -151,6 +168,17 @@ fn speak(order: &Order) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Lines of a numbered tape, which are the same on both outputs, or marked ones, which are not.
+fn lines(order: &Order, stream: &str, numbers: Range<u64>) -> Vec<u8> {
+    match &order.mark {
+        Some(mark) => {
+            let marked = Marked { mark, stream, width: order.width };
+            numbers.flat_map(|number| marked.line(number)).collect()
+        }
+        None => numbers.flat_map(|number| line(order.seed, number, order.width)).collect(),
+    }
 }
 
 /// A number of lines as a float: exact far beyond what a test writes.

@@ -53,6 +53,13 @@ impl Dice {
         all.get(usize::try_from(n).unwrap_or(0))
     }
 
+    /// Another order of these.
+    pub fn shuffle<T>(&mut self, all: &mut [T]) {
+        for n in (1..all.len()).rev() {
+            all.swap(n, self.length(u64::try_from(n + 1).unwrap_or(1)));
+        }
+    }
+
     /// A time up to `most`.
     pub fn pause(&mut self, most: Duration) -> Duration {
         Duration::from_micros(self.roll(u64::try_from(most.as_micros()).unwrap_or(u64::MAX)))

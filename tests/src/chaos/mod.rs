@@ -23,7 +23,11 @@ use self::{
     schedule::Mix,
     tally::{Ledger, Tally},
 };
-use crate::rig::{Version, collector::Collector, node};
+use crate::rig::{
+    Version,
+    collector::{Collector, Settings},
+    node,
+};
 
 /// Where a piece takes place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +104,7 @@ pub fn run(order: &Order) -> Tally {
 
 fn on_standins(order: &Order, ledger: &Ledger) -> Result<()> {
     let dir = Scratch::new()?;
-    let collector = Collector::start(&dir.0, &format!("chaos-{}", node::unique()), None)?;
+    let collector = Collector::start(&dir.0, &format!("chaos-{}", node::unique()), &Settings::default())?;
     let written = standin::run(order, &collector, ledger)?;
     judge::settle(&collector, ledger)?;
     judge::file_holds(collector, &written, !order.threshold, ledger)

@@ -13,7 +13,7 @@ use super::{
 use crate::fault::Fault;
 
 /// One line of the list of pieces.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Piece {
     /// Where it was, and its seed.
     pub what: String,

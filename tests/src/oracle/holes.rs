@@ -24,10 +24,37 @@ pub fn holes(copy: &[u8], written: &[u8]) -> Result<Vec<usize>> {
     }
 }
 
+/// The same of a copy that may also end early; then the last of the sizes is that of what is missing at the end.
+pub fn holes_and_end(copy: &[u8], written: &[u8]) -> Result<Vec<usize>> {
+    let last = copy.split_at(copy.len().saturating_sub(UNIQUE)).1;
+    let end = match last {
+        [] => 0,
+        _ => {
+            let at = written.windows(last.len()).rposition(|window| window == last);
+            at.with_context(|| format!("never written: {}", last.escape_ascii()))? + last.len()
+        }
+    };
+    let (there, missing) = written.split_at(end);
+    let mut all = holes(copy, there)?;
+    all.extend((!missing.is_empty()).then_some(missing.len()));
+    Ok(all)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::line::tape;
+
+    #[test]
+    fn an_end_that_is_missing_is_a_hole_where_it_may_be() -> Result<()> {
+        let written = tape(1, 50, 100);
+        assert_eq!(holes_and_end(&written, &written)?, [0; 0]);
+        assert_eq!(holes_and_end(&written[..4900], &written)?, [100]);
+        assert_eq!(holes_and_end(&[], &written)?, [5000]);
+        assert_eq!(holes_and_end(&[&written[..50], &written[250..400]].concat(), &written)?, [200, 4600]);
+        assert!(holes_and_end(b"more", &written).is_err(), "it was never written");
+        Ok(())
+    }
 
     #[test]
     fn what_is_missing_is_found_and_nothing_else_is_accepted() -> Result<()> {

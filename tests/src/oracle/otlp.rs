@@ -7,6 +7,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use serde_json::Value;
 
 use super::sink::{Piece, StreamKey, Tapes, base64, put};
@@ -54,6 +57,47 @@ fn take(tapes: &mut Tapes, container: &str, record: &Value) -> Result<()> {
         "its log.iostream is not that of its log.record.uid"
     );
     put(tapes, key, from, to, piece)
+}
+
+/// Adds what a request holds, as it was sent.
+pub fn otlp_request(tapes: &mut Tapes, request: &ExportLogsServiceRequest) -> Result<()> {
+    for logs in &request.resource_logs {
+        let resource = logs.resource.as_ref().context("logs without a resource")?;
+        let container = string(&resource.attributes, "container.id")?;
+        for record in logs.scope_logs.iter().flat_map(|scope| &scope.log_records) {
+            sent(tapes, &container, record).with_context(|| format!("{record:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn sent(tapes: &mut Tapes, container: &str, record: &LogRecord) -> Result<()> {
+    use any_value::Value::{BytesValue, IntValue, StringValue};
+    let offset = |key| match value(&record.attributes, key) {
+        Some(IntValue(offset)) => u64::try_from(*offset).context("an offset below 0"),
+        other => anyhow::bail!("{key} is {other:?}"),
+    };
+    let piece =
+        match (value(&record.attributes, "shimtap.gap.reason"), record.body.as_ref().map(|body| &body.value))
+        {
+            (Some(StringValue(reason)), _) => Piece::Gap(reason.clone()),
+            (None, Some(Some(StringValue(line)))) => Piece::Line(line.clone().into_bytes()),
+            (None, Some(Some(BytesValue(line)))) => Piece::Line(line.clone()),
+            (reason, body) => anyhow::bail!("the gap is {reason:?} and the body {body:?}"),
+        };
+    let (from, to) = (offset("shimtap.offset.from")?, offset("shimtap.offset.to")?);
+    put(tapes, key(container, &string(&record.attributes, "log.record.uid")?, from)?, from, to, piece)
+}
+
+fn value<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a any_value::Value> {
+    attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()?.value.as_ref()
+}
+
+fn string(attributes: &[KeyValue], key: &str) -> Result<String> {
+    match value(attributes, key) {
+        Some(any_value::Value::StringValue(text)) => Ok(text.clone()),
+        other => anyhow::bail!("{key} is {other:?}"),
+    }
 }
 
 /// What VictoriaLogs answers, a JSON object per line.

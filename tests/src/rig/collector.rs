@@ -21,6 +21,19 @@ use crate::rig::{eventually, tools};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// What a collector is told beside where its sockets are.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// More lines of `[ingest]`.
+    pub ingest: String,
+    /// More lines of `[journal]`.
+    pub journal: String,
+    /// Sections of sinks, instead of the file's.
+    pub sinks: Option<String>,
+    /// A file sink as well, where other sinks are named.
+    pub file_too: bool,
+}
+
 /// A collector that runs, or that ran: its folder and its file stay.
 #[derive(Debug)]
 pub struct Collector {
@@ -34,7 +47,7 @@ pub struct Collector {
 impl Collector {
     /// Starts it in `dir`: sockets in `dir/col`, what it keeps in `dir/kept`. Its sink is the file, where no other
     /// section is given.
-    pub fn start(dir: &Path, mark: &str, sink: Option<&str>) -> Result<Collector> {
+    pub fn start(dir: &Path, mark: &str, settings: &Settings) -> Result<Collector> {
         for folder in ["col", "kept"] {
             fs::create_dir_all(dir.join(folder)).with_context(|| format!("create {folder}"))?;
         }
@@ -42,14 +55,18 @@ impl Collector {
         let here = dir.display();
         let spool = spool_dir(mark);
         let spool = spool.display();
-        let text = format!(
-            "[ingest]\nsocket = \"{here}/col/collector.sock\"\n[control]\nsocket = \"{here}/col/control.sock\"\n\
+        let Settings { ingest, journal, sinks, file_too } = settings;
+        let mut text = format!(
+            "[ingest]\nsocket = \"{here}/col/collector.sock\"\n{ingest}\
+             [control]\nsocket = \"{here}/col/control.sock\"\n\
              [spool]\ndisk_dir = \"{spool}/disk\"\nmemory_dir = \"{spool}/memory\"\n\
-             [journal]\ndir = \"{here}/kept/journal\"\nreserve_percent = 0\nreserve_bytes = 0\n\
+             [journal]\ndir = \"{here}/kept/journal\"\nreserve_percent = 0\nreserve_bytes = 0\n{journal}\
              [metrics]\nlisten = \"{address}\"\n"
         );
-        let file = format!("[file]\npath = \"{here}/kept/lines.jsonl\"\nrotate_bytes = 1073741824\n");
-        let text = text + sink.unwrap_or(&file);
+        if sinks.is_none() || *file_too {
+            text += &format!("[file]\npath = \"{here}/kept/lines.jsonl\"\nrotate_bytes = 1073741824\n");
+        }
+        text += sinks.as_deref().unwrap_or_default();
         let config = dir.join("collector.toml");
         fs::write(&config, &text).context("write collector.toml")?;
         let log = fs::File::options().create(true).append(true).open(dir.join("collector.log"));
@@ -121,6 +138,11 @@ impl Collector {
     /// What its file holds.
     pub fn sink(&self) -> Result<Tapes> {
         sink(&self.file())
+    }
+
+    /// The folder of its journal.
+    pub fn journal_dir(&self) -> PathBuf {
+        self.dir.join("kept/journal")
     }
 
     /// The file that it writes.

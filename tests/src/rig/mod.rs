@@ -9,6 +9,7 @@ pub mod collector;
 mod config;
 pub mod cri;
 pub mod ctr;
+pub mod endpoint;
 pub mod image;
 pub mod leftovers;
 pub mod node;

@@ -12,6 +12,7 @@ use std::{fs, sync::atomic::Ordering, thread};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+pub use self::strikes::keepers;
 use self::work::{LIMIT, Work};
 use super::{
     Order,

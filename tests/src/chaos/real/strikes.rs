@@ -63,7 +63,10 @@ fn claim(schedule: &mut Schedule, keepers: &Keepers<'_>, wanted: Option<&str>) -
 }
 
 /// The node's keepers.
-fn keepers(node: &Node) -> Result<Vec<Process>> {
+///
+/// # Errors
+/// /proc cannot be listed.
+pub fn keepers(node: &Node) -> Result<Vec<Process>> {
     let run_dir = node.run_dir();
     let dirs = [node.dir(), &run_dir];
     let mut found = procs::all_keepers()?;

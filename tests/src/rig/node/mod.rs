@@ -200,7 +200,7 @@ impl Node {
 
     /// Starts the collector.
     pub fn start_collector(&self) -> Result<()> {
-        let collector = Collector::start(&self.dir, &self.mark, self.setup.sink.as_deref())?;
+        let collector = Collector::start(&self.dir, &self.mark, &self.setup.told)?;
         *locked(&self.collector) = Some(collector);
         Ok(())
     }

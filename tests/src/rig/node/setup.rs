@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::Node;
+use crate::rig::collector::Settings;
 use crate::rig::{Shim, Version};
 
 /// What a node is made of, before it is started.
@@ -16,7 +17,7 @@ pub struct Setup {
     pub(super) shim: Shim,
     pub(super) alone: bool,
     pub(super) collector: bool,
-    pub(super) sink: Option<String>,
+    pub(super) told: Settings,
     pub(super) shim_toml: Option<String>,
     pub(super) run_dir: Option<PathBuf>,
 }
@@ -34,7 +35,7 @@ impl Setup {
             shim,
             alone: false,
             collector: false,
-            sink: None,
+            told: Settings::default(),
             shim_toml: Some(PATIENT.to_owned()),
             run_dir: None,
         }
@@ -54,8 +55,14 @@ impl Setup {
 
     /// A collector is started before containerd, with this section instead of that of the file sink.
     pub fn with_sink(mut self, section: &str) -> Setup {
-        self.sink = Some(section.to_owned());
+        self.told.sinks = Some(section.to_owned());
         self.with_collector()
+    }
+
+    /// What a collector is told, whenever one is started.
+    pub fn telling(mut self, told: Settings) -> Setup {
+        self.told = told;
+        self
     }
 
     /// The wrapper's configuration instead of [`PATIENT`].

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
 
 use crate::{
-    rig::collector::{Collector, spool_dir},
+    rig::collector::{Collector, Settings, spool_dir},
     standin::{
         journal::{self, Entry, Kind, Verb},
         procs,
@@ -113,7 +113,7 @@ impl Lab {
     /// # Errors
     /// It does not start.
     pub fn collector(&self) -> Result<Collector> {
-        Collector::start(&self.dir, &self.namespace, None)
+        Collector::start(&self.dir, &self.namespace, &Settings::default())
     }
 
     /// The stand-in's own directory.

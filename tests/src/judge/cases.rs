@@ -1,0 +1,136 @@
+//! The cases, by name: what `./dev test` runs of them is short, `./dev soak` runs all of them in turns with new seeds.
+
+use super::{Case, Disks, Trouble, Work};
+use crate::chaos::dice::Dice;
+use crate::rig::Version;
+
+/// What writes in most cases: two containers, on both outputs.
+const TALK: Work = Work::Steady { containers: 2, rate: 300 };
+
+/// A case's name and how it is made.
+pub type Made = (&'static str, fn(Version, u64) -> Case);
+
+/// All of them, the short ones first.
+pub const ALL: [Made; 9] = [
+    ("collector_dies", collector_dies),
+    ("processes", processes),
+    ("sinks", sinks),
+    ("file_disk", file_disk),
+    ("journal_disk", journal_disk),
+    ("damage", damage),
+    ("output", output),
+    ("crowd", crowd),
+    ("anything", anything),
+];
+
+/// The case of that name.
+#[must_use]
+pub fn named(name: &str) -> Option<fn(Version, u64) -> Case> {
+    ALL.iter().find(|(known, _)| *known == name).map(|(_, made)| *made)
+}
+
+impl Case {
+    /// A case with the usual load and no trouble.
+    #[must_use]
+    pub fn new(name: &'static str, version: Version, seed: u64) -> Self {
+        Self {
+            name,
+            version,
+            seed,
+            works: vec![TALK],
+            troubles: Vec::new(),
+            journal: "",
+            disks: Disks::default(),
+        }
+    }
+}
+
+/// The collector dies under load, and nothing else happens: the smallest case.
+#[must_use]
+pub fn collector_dies(version: Version, seed: u64) -> Case {
+    Case { troubles: vec![Trouble::CollectorKilled], ..Case::new("collector_dies", version, seed) }
+}
+
+/// Collector, wrappers and containerd die and stop, pods end meanwhile.
+#[must_use]
+pub fn processes(version: Version, seed: u64) -> Case {
+    let troubles = vec![
+        Trouble::CollectorKilled,
+        Trouble::CollectorStopped,
+        Trouble::CollectorHungUp,
+        Trouble::CollectorAway,
+        Trouble::WrappersDie,
+        Trouble::PodsEndMeanwhile,
+        Trouble::ContainerdKilled,
+    ];
+    Case { works: vec![TALK, Work::Brief], troubles, ..Case::new("processes", version, seed) }
+}
+
+/// An endpoint in every mood, while the file sink goes on.
+#[must_use]
+pub fn sinks(version: Version, seed: u64) -> Case {
+    let troubles = vec![
+        Trouble::SinkSlow,
+        Trouble::SinkHangs,
+        Trouble::SinkBusy,
+        Trouble::SinkCuts,
+        Trouble::SinkRefuses,
+    ];
+    Case { troubles, ..Case::new("sinks", version, seed) }
+}
+
+/// The file sink's disk is full, more than once.
+#[must_use]
+pub fn file_disk(version: Version, seed: u64) -> Case {
+    // The journal has a disk of its own, or it would lie on the one that is filled.
+    let disks = Disks { file_bytes: 24 << 20, journal_bytes: 64 << 20 };
+    Case { troubles: vec![Trouble::FileDiskFull; 2], disks, ..Case::new("file_disk", version, seed) }
+}
+
+/// The journal's disk is full.
+#[must_use]
+pub fn journal_disk(version: Version, seed: u64) -> Case {
+    let disks = Disks { journal_bytes: 6 << 20, ..Disks::default() };
+    let journal = "max_bytes = 5242880\n";
+    Case {
+        troubles: vec![Trouble::JournalDiskFull],
+        disks,
+        journal,
+        ..Case::new("journal_disk", version, seed)
+    }
+}
+
+/// The journal has lost its end, or a bit of it is wrong.
+#[must_use]
+pub fn damage(version: Version, seed: u64) -> Case {
+    let troubles = vec![Trouble::JournalTruncated, Trouble::JournalFlipped, Trouble::JournalFlipped];
+    Case { troubles, ..Case::new("damage", version, seed) }
+}
+
+/// Lines beyond all limits, output that is no text, containers that live for some milliseconds, and a collector that dies
+/// over it.
+#[must_use]
+pub fn output(version: Version, seed: u64) -> Case {
+    let works = vec![
+        Work::Long { bytes: 16 << 20 },
+        Work::Noise { bytes: 4 << 20 },
+        Work::Brief,
+        Work::Steady { containers: 1, rate: 100 },
+    ];
+    let troubles = vec![Trouble::CollectorStopped, Trouble::CollectorKilled];
+    Case { works, troubles, ..Case::new("output", version, seed) }
+}
+
+/// 200 containers that write at once.
+#[must_use]
+pub fn crowd(version: Version, seed: u64) -> Case {
+    Case { works: vec![Work::Crowd { containers: 200 }], ..Case::new("crowd", version, seed) }
+}
+
+/// A dozen troubles as the seed has it, with all kinds of work.
+#[must_use]
+pub fn anything(version: Version, seed: u64) -> Case {
+    let mut dice = Dice::new(seed, "troubles");
+    let troubles = (0..12).filter_map(|_| dice.pick(&Trouble::ANYWHERE).copied()).collect();
+    Case { works: vec![TALK, Work::Brief], troubles, ..Case::new("anything", version, seed) }
+}

@@ -1,0 +1,372 @@
+//! What must hold of a site when all trouble is over: the statements, each with its equation (docs/judge.md).
+//!
+//! What was written is computed, what is kept is read from files by the oracle, and the collector's word is taken for nothing
+//! but its counters, which are held against what the files say.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+
+use super::load::Spoken;
+use super::site::{LIMIT, Site, sum};
+use super::trouble::Terms;
+use crate::oracle::{Journal, Kept, Piece, StreamKey, Tape, Tapes, holes_and_end, sink, sink_text};
+use crate::rig::eventually;
+
+/// What a verdict has seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Streams judged.
+    pub streams: u64,
+    /// Bytes written on them.
+    pub written: u64,
+    /// Bytes of lines in the journal.
+    pub kept: u64,
+    /// Bytes of holes in it, by reason.
+    pub holes: BTreeMap<String, u64>,
+    /// Bytes that stood in it and do not any more.
+    pub missing: u64,
+    /// Per sink: bytes of lines that it has.
+    pub delivered: BTreeMap<&'static str, u64>,
+    /// Per sink: bytes that it was told it does not get, and bytes that it refused.
+    pub counted: BTreeMap<&'static str, u64>,
+    /// Bytes that containerd's own logs have.
+    pub logged: u64,
+}
+
+/// Everything that is compared.
+struct Evidence<'a> {
+    terms: &'a Terms,
+    page: String,
+    journal: Journal,
+    sinks: [(&'static str, Tapes); 2],
+    shown: Tapes,
+}
+
+/// What a tape that may have gaps holds of what was written.
+#[derive(Debug, Default)]
+struct Held {
+    delivered: u64,
+    holes: BTreeMap<String, u64>,
+    gaps: u64,
+    end: u64,
+}
+
+/// Waits until nothing is on its way any more: every stream has ended in the journal, and every sink has everything.
+///
+/// # Errors
+/// It takes too long; says what is still to come.
+pub fn settle(site: &Site<'_>, spoken: &[Spoken]) -> Result<()> {
+    let mut waits = String::new();
+    let settled = eventually(LIMIT, "everything to be where it belongs", || {
+        waits = match open_streams(site, spoken) {
+            // A file that is being written or dropped is read again.
+            Err(fault) => format!("{fault:#}"),
+            Ok(open) if !open.is_empty() => format!("{} streams are open: {open:?}", open.len()),
+            Ok(_) => {
+                let page = site.page()?;
+                let lag = sum(&page, "shimtap_sink_lag_bytes", "")?;
+                let flying = sum(&page, "shimtap_sink_in_flight", "")?;
+                if lag == 0 && flying == 0 {
+                    return Ok(Some(()));
+                }
+                format!("{lag} bytes are not delivered, {flying} attempts on their way")
+            }
+        };
+        Ok(None)
+    });
+    settled.with_context(|| waits)
+}
+
+fn open_streams(site: &Site<'_>, spoken: &[Spoken]) -> Result<Vec<String>> {
+    let journal = site.journal()?;
+    let mut open = Vec::new();
+    for one in spoken {
+        for (stream, _) in one.streams() {
+            let kept = of(&journal, &one.container, stream)?;
+            if kept.is_none_or(|(_, kept)| kept.ending.is_none()) {
+                open.push(format!("{} {stream}", one.what));
+            }
+        }
+    }
+    Ok(open)
+}
+
+/// Ends the collector and judges.
+///
+/// # Errors
+/// Names what does not hold, all of it.
+pub fn verdict(site: &Site<'_>, spoken: &[Spoken], terms: &Terms) -> Result<Seen> {
+    let page = site.page()?;
+    let shown = site.node.collector(|collector| collector.shimtap(&["logs", "--output", "json"]))?;
+    let shown = sink_text(shown.as_bytes()).context("read what shimtap logs prints")?;
+    site.node.take_collector()?.stop()?;
+    let journal = site.journal().context("read the journal")?;
+    let sinks = [("file", sink(&site.file())?), ("otlp", site.endpoint.tapes()?)];
+    let evidence = Evidence { terms, page, journal, sinks, shown };
+    let mut seen = Seen::default();
+    let mut faults = Vec::new();
+    for one in spoken {
+        for (stream, written) in one.streams() {
+            let judged = evidence.stream(one, stream, written, &mut seen);
+            faults.extend(judged.err().map(|fault| format!("{} {stream}: {fault:#}", one.what)));
+        }
+    }
+    let whole = [evidence.files(), evidence.counters(), evidence.times(), evidence.sums(&seen)];
+    faults.extend(whole.into_iter().filter_map(Result::err).map(|fault| format!("{fault:#}")));
+    ensure!(faults.is_empty(), "{} statements do not hold:\n{}", faults.len(), faults.join("\n"));
+    Ok(seen)
+}
+
+/// The one stream of that container and output.
+fn of<'a>(journal: &'a Journal, container: &str, stream: &str) -> Result<Option<(&'a StreamKey, &'a Kept)>> {
+    let mut all = journal
+        .streams
+        .iter()
+        .filter(|(key, _)| key.container == container && key.stream == stream && key.process.is_empty());
+    let first = all.next();
+    ensure!(all.next().is_none(), "{container} has more than one {stream}");
+    Ok(first)
+}
+
+// === impl Evidence ===
+
+impl Evidence<'_> {
+    /// Everything that must hold of one stream.
+    fn stream(&self, one: &Spoken, stream: &str, written: &[u8], seen: &mut Seen) -> Result<()> {
+        let end = u64::try_from(written.len())?;
+        let (key, kept) =
+            of(&self.journal, &one.container, stream)?.context("it is not in the journal at all")?;
+        let ending = kept.ending.as_deref().unwrap_or("none");
+        ensure!(ending == "exact", "its ending is {ending}, at {} of {end} bytes", kept.end);
+        ensure!(kept.end == end, "the journal says that it ends at {}, written were {end} bytes", kept.end);
+        let in_journal = held(&kept.tape(), written).context("in the journal")?;
+        ensure!(
+            in_journal.delivered + in_journal.holes.values().sum::<u64>() + kept.missing() == end,
+            "{in_journal:?} and {} missing bytes are not {end}",
+            kept.missing()
+        );
+        let may_miss = self.terms.dropped || self.terms.damaged;
+        ensure!(may_miss || kept.missing() == 0, "{} bytes are in no record", kept.missing());
+        for reason in in_journal.holes.keys() {
+            ensure!(self.terms.holes.contains(reason.as_str()), "a hole of reason {reason}: {in_journal:?}");
+        }
+        let shown = self.shown.get(key).map(|tape| held(tape, written)).transpose();
+        let shown = shown.context("in shimtap logs")?.unwrap_or_default();
+        ensure!(
+            shown.delivered == in_journal.delivered,
+            "shimtap logs shows {} bytes of lines, the journal has {}",
+            shown.delivered,
+            in_journal.delivered
+        );
+        for (name, tapes) in &self.sinks {
+            let tape = tapes.get(key).cloned().unwrap_or_default();
+            let has = if self.terms.damaged { covered(&tape, written) } else { held(&tape, written) };
+            let has = has.with_context(|| format!("in the sink {name}"))?;
+            self.sink(name, &has, &in_journal, end).with_context(|| format!("in the sink {name}"))?;
+            *seen.delivered.entry(name).or_default() += has.delivered;
+            *seen.counted.entry(name).or_default() += end - has.delivered;
+        }
+        let logged = one.logged(stream)?;
+        self.logged(&logged, written, &in_journal).context("containerd's own log")?;
+        seen.streams += 1;
+        seen.written += end;
+        seen.kept += in_journal.delivered;
+        seen.missing += kept.missing();
+        seen.logged += u64::try_from(logged.len())?;
+        for (reason, bytes) in in_journal.holes {
+            *seen.holes.entry(reason).or_default() += bytes;
+        }
+        Ok(())
+    }
+
+    /// A sink has what the journal has, or was told that it does not get it.
+    fn sink(&self, name: &str, has: &Held, in_journal: &Held, end: u64) -> Result<()> {
+        if self.terms.refused && name == "otlp" {
+            return Ok(());
+        }
+        ensure!(
+            has.gaps == 0 && has.end == end,
+            "{has:?}: between its records {} bytes are not accounted for, and it ends at {} of {end}",
+            has.gaps,
+            has.end
+        );
+        ensure!(
+            has.delivered >= in_journal.delivered,
+            "it has {} bytes of lines, the journal {}",
+            has.delivered,
+            in_journal.delivered
+        );
+        if !self.terms.dropped && !self.terms.damaged {
+            ensure!(
+                has.holes == in_journal.holes,
+                "it has the holes {:?}, the journal {in_journal:?}",
+                has.holes
+            );
+        }
+        Ok(())
+    }
+
+    /// Without a death of containerd its log has what was written. With one it may have holes, and what it has is in the
+    /// journal, or counted there.
+    fn logged(&self, logged: &[u8], written: &[u8], in_journal: &Held) -> Result<()> {
+        if !self.terms.containerd_died {
+            let same = logged.iter().zip(written).take_while(|(a, b)| a == b).count();
+            ensure!(logged == written, "{} of {} bytes, {same} right", logged.len(), written.len());
+            return Ok(());
+        }
+        holes_and_end(logged, written)?;
+        let accounted = in_journal.delivered + in_journal.holes.values().sum::<u64>() + in_journal.gaps;
+        ensure!(accounted >= u64::try_from(logged.len())?, "it has more than the journal accounts for");
+        Ok(())
+    }
+
+    /// The journal's files are whole and agree with each other, unless somebody damaged or dropped some.
+    fn files(&self) -> Result<()> {
+        let Journal { damaged, aside, unlike, clean, .. } = &self.journal;
+        ensure!(*clean, "the journal does not say that the collector ended in order");
+        if self.terms.damaged {
+            return Ok(());
+        }
+        ensure!(damaged.is_empty() && aside.is_empty(), "nobody damaged {damaged:?} {aside:?}");
+        ensure!(self.terms.dropped || unlike.is_empty(), "headers and records do not agree: {unlike:#?}");
+        Ok(())
+    }
+
+    /// Every counter that is a sum over the journal is that sum.
+    fn counters(&self) -> Result<()> {
+        for stream in ["stdout", "stderr"] {
+            let of_it = self.journal.streams.iter().filter(|(key, _)| key.stream == stream);
+            let sums = of_it.map(|(_, kept)| &kept.sums).chain(self.journal.forgotten.get(stream));
+            let (mut bytes, mut lines) = (0, 0);
+            let mut in_holes: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+            for sum in sums {
+                (bytes, lines) = (bytes + sum.bytes, lines + sum.lines);
+                for (reason, (size, number)) in &sum.holes {
+                    let of_reason = in_holes.entry(reason).or_default();
+                    *of_reason = (of_reason.0 + size, of_reason.1 + number);
+                }
+            }
+            let label = format!("stream=\"{stream}\"");
+            self.counts("shimtap_log_bytes_total", &label, bytes)?;
+            self.counts("shimtap_log_lines_total", &label, lines)?;
+            let all = in_holes.values().fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
+            self.counts("shimtap_log_gap_bytes_total", &label, all.0)?;
+            self.counts("shimtap_log_holes_total", &label, all.1)?;
+            for (reason, (size, number)) in in_holes {
+                let label = format!("{label},reason=\"{reason}\"");
+                self.counts("shimtap_log_gap_bytes_total", &label, size)?;
+                self.counts("shimtap_log_holes_total", &label, number)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn counts(&self, name: &str, label: &str, wanted: u64) -> Result<()> {
+        let shown = sum(&self.page, name, label)?;
+        ensure!(shown == wanted, "{name}{{{label}}} is {shown}, the journal's files say {wanted}");
+        Ok(())
+    }
+
+    /// The times of a container's records rise, over both of its outputs.
+    fn times(&self) -> Result<()> {
+        let mut by_container: BTreeMap<(&str, &str), BTreeMap<u64, &str>> = BTreeMap::new();
+        for (key, kept) in &self.journal.streams {
+            let times = by_container.entry((&key.container, &key.incarnation)).or_default();
+            let mut before = 0;
+            for record in &kept.records {
+                ensure!(record.time_ns > before, "{key:?}: {} is not after {before}", record.time_ns);
+                before = record.time_ns;
+                let other = times.insert(record.time_ns, &key.stream);
+                ensure!(other.is_none(), "{key:?}: two records have the time {before}");
+            }
+        }
+        Ok(())
+    }
+
+    /// What went over all streams: per sink the journal's lines are those that it has and those that were counted.
+    fn sums(&self, seen: &Seen) -> Result<()> {
+        for (name, _) in &self.sinks {
+            let label = format!("sink=\"{name}\"");
+            let rejected = sum(&self.page, "shimtap_sink_rejected_bytes_total", &label)?;
+            let lost = sum(&self.page, "shimtap_sink_gap_bytes_total", &label)?;
+            let holes: u64 = seen.holes.values().sum();
+            let counted = seen.counted.get(name).copied().unwrap_or_default();
+            ensure!(
+                self.terms.restarted || counted == holes + rejected + lost,
+                "of {} bytes {name} has not got {counted}; counted are {holes} in holes, {rejected} refused, {lost} dropped \
+                 before it came to them",
+                seen.written
+            );
+        }
+        let dropped = sum(&self.page, "shimtap_journal_dropped_bytes_total", "")?;
+        ensure!(
+            self.terms.restarted || dropped == seen.missing,
+            "{} bytes of the journal are not there any more, {dropped} were counted",
+            seen.missing
+        );
+        Ok(())
+    }
+}
+
+/// Holds a tape against what was written: every line must be right, and nothing may overlap; between records may be gaps.
+fn held(tape: &Tape, written: &[u8]) -> Result<Held> {
+    let mut held = Held::default();
+    ensure!(tape.outdone().is_empty(), "records were repeated with other content: {:?}", tape.outdone());
+    for (from, to, piece) in tape.spans() {
+        ensure!(from >= held.end, "byte {} is followed by byte {from}", held.end);
+        held.gaps += from - held.end;
+        held.end = to;
+        match piece {
+            Piece::Gap(reason) => *held.holes.entry(reason.clone()).or_default() += to - from,
+            Piece::Line(message) => {
+                is_right(from, to, message, written)?;
+                held.delivered += to - from;
+            }
+        }
+    }
+    Ok(held)
+}
+
+/// The same of a sink that may have had what a damaged journal lost, and then was told that it does not get it: records may
+/// overlap, and where it has a line it is of no concern what else was said.
+fn covered(tape: &Tape, written: &[u8]) -> Result<Held> {
+    let (mut lines, mut all) = (Vec::new(), tape.outdone().to_vec());
+    for (from, to, piece) in tape.spans() {
+        all.push((from, to));
+        if let Piece::Line(message) = piece {
+            is_right(from, to, message, written)?;
+            lines.push((from, to));
+        }
+    }
+    let (delivered, _) = union(lines);
+    let (accounted, end) = union(all);
+    let told = BTreeMap::from([("told".to_owned(), accounted - delivered)]);
+    Ok(Held { delivered, holes: told, gaps: end - accounted, end })
+}
+
+/// Bytes in any of these ranges, and where the last one ends.
+fn union(mut ranges: Vec<(u64, u64)>) -> (u64, u64) {
+    ranges.sort_unstable();
+    ranges
+        .into_iter()
+        .fold((0, 0), |(sum, end), (from, to)| (sum + to.saturating_sub(from.max(end)), end.max(to)))
+}
+
+/// Demands that a line is what was written there, at most without its end.
+fn is_right(from: u64, to: u64, message: &[u8], written: &[u8]) -> Result<()> {
+    let range = usize::try_from(from)?..usize::try_from(to)?;
+    let truth = written.get(range).with_context(|| format!("[{from}, {to}) was never written"))?;
+    let rest = truth.strip_prefix(message);
+    ensure!(
+        matches!(rest, Some(b"" | b"\n" | b"\r\n")),
+        "at byte {from} stands {}, written was {}",
+        shortened(message),
+        shortened(truth)
+    );
+    Ok(())
+}
+
+fn shortened(bytes: &[u8]) -> String {
+    bytes.get(..bytes.len().min(120)).unwrap_or_default().escape_ascii().to_string()
+}
