@@ -102,6 +102,7 @@ families! {
     EVENTS_MISSED Own Counter "shimtap_events_missed_total" [] "Task events that never arrived.";
     SAMPLES Own Counter "shimtap_stats_samples_total" ["source"] "Statistics taken, by how the wrapper got them.";
     SAMPLES_UNUSED Own Counter "shimtap_stats_unused_total" ["reason"] "Statistics that were of no use.";
+    STATS_QUALITY Own Gauge "shimtap_stats_quality" ["shim", "reason"] "Containers that run and whose newest statistics have this fault; see docs/kata.md.";
     SINK_RECORDS Own Counter "shimtap_sink_records_total" ["sink"] "Records delivered.";
     SINK_BYTES Own Counter "shimtap_sink_bytes_total" ["sink"] "Bytes written or sent, encoded and compressed, repeats included.";
     SINK_WRITES Own Counter "shimtap_sink_writes_total" ["sink"] "Writes completed, of sinks that write.";
