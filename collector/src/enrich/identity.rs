@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use shimtap_proto::link;
 
+use super::shim::is_host_visible;
 use crate::closed::closed;
 
 closed! {
@@ -148,11 +149,6 @@ pub fn short_shim(name: &str) -> &str {
 fn own_annotations(open: &link::Open) -> BTreeMap<String, String> {
     let own = open.annotations.iter().filter(|(key, _)| !key.starts_with(CRI));
     own.map(|(key, value)| (key.clone(), value.clone())).collect()
-}
-
-/// True for shims whose containers are processes of this host in cgroups of their own.
-fn is_host_visible(shim: &str) -> bool {
-    shim.contains("runc") || shim.contains("crun")
 }
 
 /// The path below the cgroup root for the OCI spec's `cgroupsPath`: itself, or for systemd's

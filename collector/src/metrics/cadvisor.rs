@@ -7,7 +7,7 @@
 use std::sync::{Arc, MutexGuard};
 
 use super::{
-    container::{Container, Live, State},
+    container::{Container, Live},
     devices, families as f,
     families::Family,
     labels,
@@ -160,7 +160,7 @@ fn spec(text: &mut Text, views: &[View]) {
 impl View {
     fn new(container: Arc<Container>, oldest_ns: u64, times: bool) -> Self {
         let live: MutexGuard<'_, Live> = container.live();
-        let running = live.state.is_some_and(|state| state == State::Running || state == State::Created);
+        let running = live.is_running();
         // What ended keeps its last sample until the registry forgets it.
         let sample = live.sample.clone().filter(|sample| !running || sample.time_ns > oldest_ns);
         let started_ns = live.started_ns;

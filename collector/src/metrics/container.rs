@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     closed::{Counts, closed},
-    enrich::Identity,
+    enrich::{Identity, ShimKind},
     event::{Ending, HoleReason, StreamKind},
     journal::Row,
     process::Clock,
@@ -92,6 +92,8 @@ pub struct StreamCounts {
 pub struct Container {
     /// Whose it is.
     pub identity: Arc<Identity>,
+    /// What kind of shim it has.
+    pub shim: ShimKind,
     /// Its name for good.
     pub key: ContainerKey,
     /// cAdvisor's labels, rendered once: `container="…",id="…",…`.
@@ -217,7 +219,7 @@ impl StreamCounts {
 impl Container {
     /// A task as its wrapper announced it.
     #[must_use]
-    pub fn new(open: &link::Open, identity: Identity) -> Self {
+    pub fn new(open: &link::Open, identity: Identity, shim: ShimKind) -> Self {
         let live = Live { created_ns: open.created_ns, ..Live::default() };
         Self {
             labels: labels::cadvisor(&identity),
@@ -227,6 +229,7 @@ impl Container {
                 incarnation: open.incarnation,
             },
             identity: Arc::new(identity),
+            shim,
             spec: Spec {
                 cpu_quota_us: open.cpu_quota_us,
                 cpu_period_us: open.cpu_period_us,
@@ -287,6 +290,7 @@ impl Container {
 
     /// Takes statistics; false where newer ones are there.
     pub fn sampled(&self, sample: Sample, source: SampleSource) -> bool {
+        let sample = sample.doubt(self.shim);
         let mut live = self.live();
         let sample = match &live.sample {
             Some(old) if old.time_ns >= sample.time_ns => return false,
@@ -332,6 +336,12 @@ impl Container {
 // === impl Live ===
 
 impl Live {
+    /// True from Create to the exit.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.state.is_some_and(|state| state == State::Running || state == State::Created)
+    }
+
     fn end(&mut self, state: State) {
         self.state = Some(state);
         self.ended.get_or_insert_with(Instant::now);

@@ -15,6 +15,7 @@ mod labels;
 mod notices;
 mod own;
 mod process;
+mod quality;
 mod registry;
 mod restarts;
 mod sample;
@@ -27,6 +28,8 @@ pub use container::{Container, StreamCounts, Update};
 pub use journal::DropReason;
 pub use notices::Notice;
 pub use registry::{Registry, Unwrapped};
+#[cfg(test)]
+pub(crate) use sample::Layout;
 pub use sample::{Sample, SampleSource, Undecoded};
 pub use sink::{SinkTotals, Status};
 pub use totals::Totals;

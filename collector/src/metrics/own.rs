@@ -5,7 +5,7 @@ use shimtap_proto::link;
 use super::{
     families as f,
     families::Family,
-    labels, process,
+    labels, process, quality,
     registry::Registry,
     restarts::{RestartLabel, Survival},
     sink,
@@ -113,6 +113,7 @@ fn ingest(text: &mut Text, registry: &Registry) {
     by_label(text, &f::SPOOL_ASIDE, "reason", &totals.spool_aside);
     by_label(text, &f::SAMPLES, "source", &totals.samples);
     by_label(text, &f::SAMPLES_UNUSED, "reason", &totals.samples_undecoded);
+    quality::render(text, registry);
 }
 
 fn journal(text: &mut Text, registry: &Registry) {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
@@ -15,7 +16,12 @@ use super::{
     totals::Totals,
     wrapper::{Rpcs, Wrapper},
 };
-use crate::{closed::Counts, enrich::Identity, journal::Journal, sinks::Backlog};
+use crate::{
+    closed::Counts,
+    enrich::{Identity, ShimKind},
+    journal::Journal,
+    sinks::Backlog,
+};
 
 /// Wrappers that are gone and whose event position and figures are remembered, for the case that they come back.
 const GONE_WRAPPERS: usize = 1_024;
@@ -96,9 +102,7 @@ impl Registry {
             incarnation: open.incarnation,
         };
         let mut containers = lock(&self.containers);
-        let container = containers
-            .entry(key)
-            .or_insert_with(|| Arc::new(Container::new(open, Identity::new(open, inner))));
+        let container = containers.entry(key).or_insert_with(|| Arc::new(new_container(open, inner)));
         let container = Arc::clone(container);
         drop(containers);
         container.announced(open);
@@ -214,6 +218,13 @@ impl Registry {
         }
         sum
     }
+}
+
+fn new_container(open: &link::Open, inner: &link::InnerShim) -> Container {
+    let identity = Identity::new(open, inner);
+    let sandbox = identity.sandbox_id.as_deref().unwrap_or(&identity.container_id);
+    let shim = ShimKind::of(&inner.binary, sandbox, Path::new("/"));
+    Container::new(open, identity, shim)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

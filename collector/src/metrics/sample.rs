@@ -1,15 +1,24 @@
 //! One Stats answer, reduced to the figures that are shown, from either cgroup version.
 //!
 //! protobuf's third version cannot tell 0 from unset, so each figure has a rule by which it is *known* (listed in
-//! docs/metrics.md, "When a value is known"). What is not known is `None` here and absent in every exposition;
-//! nothing is repaired and nothing is guessed.
+//! docs/metrics.md, "When a value is known"). What is not known is `None` here and absent in every exposition.
+//!
+//! Shims have faults. What can be told from the message itself is repaired or left out for every shim ([`v1`], [`v2`]), what
+//! only a shim's name gives away in [`Sample::doubt`]; either way the sample says so ([`Fault`]). Nothing is guessed, and
+//! the bytes that go to containerd are not touched.
+
+mod fault;
+mod v1;
+mod v2;
 
 use std::collections::BTreeMap;
 
-use containerd_shim_protos::{cgroups::metrics as v1, cgroups_v2::metrics as v2, protobuf::Message};
+use containerd_shim_protos::{cgroups::metrics, cgroups_v2::metrics as metrics_v2, protobuf::Message};
 use shimtap_proto::link;
 
-use crate::closed::closed;
+pub use fault::{Fault, Faults};
+
+use crate::{closed::closed, enrich::ShimKind};
 
 closed! {
     /// How a wrapper got a sample.
@@ -78,6 +87,20 @@ pub struct Sample {
     pub threads_max: Option<u64>,
     /// Block IO by device.
     pub devices: BTreeMap<Device, Io>,
+    /// Which version's message it came in.
+    pub layout: Layout,
+    /// What was wrong with the message.
+    pub faults: Faults,
+}
+
+/// A version of the statistics' message; says nothing of the cgroups that were counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// `io.containerd.cgroups.v1.Metrics`.
+    #[default]
+    V1,
+    /// `io.containerd.cgroups.v2.Metrics`.
+    V2,
 }
 
 /// A block device by its numbers, and by its name where the sample has one.
@@ -136,25 +159,62 @@ impl Sample {
         // Clients differ in whether they put a host in front of the type's name.
         let name = stats.type_url.rsplit('/').next().unwrap_or_default();
         let mut sample = match name {
-            TYPE_V1 => from_v1(&v1::Metrics::parse_from_bytes(&stats.value).map_err(|_| Undecoded::Body)?),
-            TYPE_V2 => from_v2(&v2::Metrics::parse_from_bytes(&stats.value).map_err(|_| Undecoded::Body)?),
+            TYPE_V1 => v1::read(&parse::<metrics::Metrics>(&stats.value)?),
+            TYPE_V2 => v2::read(&parse::<metrics_v2::Metrics>(&stats.value)?),
             _ => return Err(Undecoded::Type),
         };
         sample.time_ns = stats.time_ns;
         Ok(sample)
     }
 
+    /// This sample without what shims of that kind are known or must be feared to say wrongly.
+    #[must_use]
+    pub fn doubt(mut self, kind: ShimKind) -> Self {
+        if kind == ShimKind::Host {
+            return self;
+        }
+        if kind.is_kata() && self.layout == Layout::V2 {
+            self.doubt_kata_v2();
+        }
+        // A kernel in a VM counts times exactly, so that a 0 is nobody's count; it must not be shown before that shows.
+        if self.cpu_user_ns == Some(0) && self.cpu_system_ns == Some(0) {
+            (self.cpu_user_ns, self.cpu_system_ns) = (None, None);
+            self.faults.insert(Fault::UserSystemMissing);
+        }
+        if self.throttled_ns == Some(0) {
+            self.throttled_ns = None;
+        }
+        self
+    }
+
+    /// Kata's Go shim on a v2 host swaps user and system time and merges all block devices into one entry
+    /// (`metrics.go`, `setCPUStatsV2` and `copyBlkioV2`): read, never seen, so nothing is swapped back. No other shim
+    /// of Kata's is known to send this message; one that does is not trusted in these before it was seen either.
+    fn doubt_kata_v2(&mut self) {
+        if self.cpu_ns.is_some() {
+            (self.cpu_user_ns, self.cpu_system_ns) = (None, None);
+            self.faults.insert(Fault::UserSystemDoubted);
+        }
+        if !self.devices.is_empty() {
+            self.devices.clear();
+            self.faults.insert(Fault::DevicesDoubted);
+        }
+    }
+
     /// This sample with every counter at least what it was in `old`, an earlier one: within an incarnation none
-    /// goes backwards, whatever a shim says after its container's cgroup is gone.
+    /// goes backwards, whatever a shim says after its container's cgroup is gone. What is left out because of a fault
+    /// stays left out.
     #[must_use]
     pub fn not_below(mut self, old: &Self) -> Self {
+        let modes = !self.faults.has(Fault::UserSystemMissing);
+        let throttled = !self.faults.has(Fault::ThrottledTimeMissing);
         for (new, old) in [
             (&mut self.cpu_ns, old.cpu_ns),
-            (&mut self.cpu_user_ns, old.cpu_user_ns),
-            (&mut self.cpu_system_ns, old.cpu_system_ns),
+            (&mut self.cpu_user_ns, old.cpu_user_ns.filter(|_| modes)),
+            (&mut self.cpu_system_ns, old.cpu_system_ns.filter(|_| modes)),
             (&mut self.periods, old.periods),
             (&mut self.throttled_periods, old.throttled_periods),
-            (&mut self.throttled_ns, old.throttled_ns),
+            (&mut self.throttled_ns, old.throttled_ns.filter(|_| throttled)),
             (&mut self.failcnt, old.failcnt),
             (&mut self.oom_kills, old.oom_kills),
         ] {
@@ -176,6 +236,8 @@ impl Sample {
         if total != 0 && (user != 0 || system != 0 || total < BOTH_MODES_SHOW_NS) {
             self.cpu_user_ns = Some(user);
             self.cpu_system_ns = Some(system);
+        } else if total != 0 {
+            self.faults.insert(Fault::UserSystemMissing);
         }
     }
 
@@ -188,142 +250,14 @@ impl Sample {
         self.throttled_periods = Some(throttled);
         if throttled == 0 || time_ns != 0 {
             self.throttled_ns = Some(time_ns);
+        } else {
+            self.faults.insert(Fault::ThrottledTimeMissing);
         }
     }
 }
 
-fn from_v1(metrics: &v1::Metrics) -> Sample {
-    let mut sample = Sample::default();
-    if let Some(cpu) = metrics.cpu.as_ref() {
-        if let Some(usage) = cpu.usage.as_ref() {
-            sample.cpu(usage.total, usage.user, usage.kernel);
-        }
-        if let Some(throttling) = cpu.throttling.as_ref() {
-            sample.throttling(throttling.periods, throttling.throttled_periods, throttling.throttled_time);
-        }
-    }
-    if let Some(memory) = metrics.memory.as_ref() {
-        memory_v1(&mut sample, memory);
-    }
-    if let Some(control) = metrics.memory_oom_control.as_ref() {
-        sample.oom_kills = Some(control.oom_kill);
-    }
-    if let Some(pids) = metrics.pids.as_ref() {
-        sample.threads = known(pids.current);
-        sample.threads_max = limit(pids.limit);
-    }
-    if let Some(blkio) = metrics.blkio.as_ref() {
-        for entry in &blkio.io_service_bytes_recursive {
-            let io = sample.devices.entry(device_v1(entry)).or_default();
-            operation(entry, &mut io.read_bytes, &mut io.written_bytes);
-        }
-        for entry in &blkio.io_serviced_recursive {
-            let io = sample.devices.entry(device_v1(entry)).or_default();
-            operation(entry, &mut io.reads, &mut io.writes);
-        }
-    }
-    sample
-}
-
-fn memory_v1(sample: &mut Sample, memory: &v1::MemoryStat) {
-    if let Some(usage) = memory.usage.as_ref() {
-        sample.memory_usage = known(usage.usage);
-        sample.max_usage = known(usage.max);
-        sample.failcnt = sample.memory_usage.map(|_| usage.failcnt);
-        // `swap` counts memory and swap together (memory.memsw).
-        sample.swap = memory.swap.as_ref().map(|both| both.usage.saturating_sub(usage.usage));
-    }
-    let rows = [
-        memory.total_cache,
-        memory.total_rss,
-        memory.total_mapped_file,
-        memory.total_pg_pg_in,
-        memory.total_pg_fault,
-        memory.total_inactive_anon,
-        memory.total_active_anon,
-        memory.total_inactive_file,
-        memory.total_active_file,
-        memory.total_unevictable,
-    ];
-    if rows.iter().any(|row| *row != 0) {
-        sample.cache = Some(memory.total_cache);
-        sample.rss = Some(memory.total_rss);
-        sample.mapped_file = Some(memory.total_mapped_file);
-        sample.working_set =
-            sample.memory_usage.map(|usage| usage.saturating_sub(memory.total_inactive_file));
-    }
-}
-
-fn from_v2(metrics: &v2::Metrics) -> Sample {
-    let mut sample = Sample::default();
-    if let Some(cpu) = metrics.cpu.as_ref() {
-        let ns = |us: u64| us.saturating_mul(NS_PER_US);
-        sample.cpu(ns(cpu.usage_usec), ns(cpu.user_usec), ns(cpu.system_usec));
-        sample.throttling(cpu.nr_periods, cpu.nr_throttled, ns(cpu.throttled_usec));
-    }
-    if let Some(memory) = metrics.memory.as_ref() {
-        memory_v2(&mut sample, memory);
-    }
-    if let Some(events) = metrics.memory_events.as_ref() {
-        sample.oom_kills = Some(events.oom_kill);
-    }
-    if let Some(pids) = metrics.pids.as_ref() {
-        sample.threads = known(pids.current);
-        sample.threads_max = limit(pids.limit);
-    }
-    for entry in metrics.io.iter().flat_map(|io| &io.usage) {
-        let device = Device { major: entry.major, minor: entry.minor, name: String::new() };
-        sample.devices.insert(
-            device,
-            Io {
-                reads: Some(entry.rios),
-                writes: Some(entry.wios),
-                read_bytes: Some(entry.rbytes),
-                written_bytes: Some(entry.wbytes),
-            },
-        );
-    }
-    sample
-}
-
-fn memory_v2(sample: &mut Sample, memory: &v2::MemoryStat) {
-    sample.memory_usage = known(memory.usage);
-    sample.max_usage = known(memory.max_usage);
-    // 0 of 0 is what a kernel without swap accounting leaves; a limit shows that somebody counts.
-    if memory.swap_usage != 0 || memory.swap_limit != 0 {
-        sample.swap = Some(memory.swap_usage);
-    }
-    let rows = [
-        memory.anon,
-        memory.file,
-        memory.kernel_stack,
-        memory.slab,
-        memory.file_mapped,
-        memory.inactive_anon,
-        memory.active_anon,
-        memory.inactive_file,
-        memory.active_file,
-        memory.unevictable,
-        memory.pgfault,
-    ];
-    if rows.iter().any(|row| *row != 0) {
-        sample.cache = Some(memory.file);
-        sample.rss = Some(memory.anon);
-        sample.mapped_file = Some(memory.file_mapped);
-        sample.working_set = sample.memory_usage.map(|usage| usage.saturating_sub(memory.inactive_file));
-    }
-}
-
-fn device_v1(entry: &v1::BlkIOEntry) -> Device {
-    Device { major: entry.major, minor: entry.minor, name: entry.device.clone() }
-}
-
-fn operation(entry: &v1::BlkIOEntry, read: &mut Option<u64>, write: &mut Option<u64>) {
-    if entry.op.eq_ignore_ascii_case("read") {
-        *read = Some(entry.value);
-    } else if entry.op.eq_ignore_ascii_case("write") {
-        *write = Some(entry.value);
-    }
+fn parse<M: Message>(bytes: &[u8]) -> Result<M, Undecoded> {
+    M::parse_from_bytes(bytes).map_err(|_| Undecoded::Body)
 }
 
 /// A figure that is never 0 where somebody counted it.

@@ -57,6 +57,7 @@ pub fn settings(endpoint: &Endpoint, journal: &str) -> Settings {
         journal: format!("fsync_interval_ms = 200\n{journal}"),
         sinks: Some(otlp),
         file_too: true,
+        ..Settings::default()
     }
 }
 

@@ -17,7 +17,12 @@ pub struct Shown {
 
 /// The rows of `text` that have the label `container` with this value.
 pub fn of_container(text: &str, container: &str) -> Result<Shown> {
-    let label = format!("container=\"{container}\"");
+    of_label(text, "container", container)
+}
+
+/// The rows of `text` that have this label with this value.
+pub fn of_label(text: &str, label: &str, value: &str) -> Result<Shown> {
+    let label = format!("{label}=\"{value}\"");
     let mut shown = Shown::default();
     for row in text.lines().filter(|row| !row.starts_with('#')) {
         let Some((name, rest)) = row.split_once('{') else { continue };

@@ -32,6 +32,8 @@ pub struct Settings {
     pub sinks: Option<String>,
     /// A file sink as well, where other sinks are named.
     pub file_too: bool,
+    /// Sections of anything else.
+    pub sections: String,
 }
 
 /// A collector that runs, or that ran: its folder and its file stay.
@@ -55,7 +57,7 @@ impl Collector {
         let here = dir.display();
         let spool = spool_dir(mark);
         let spool = spool.display();
-        let Settings { ingest, journal, sinks, file_too } = settings;
+        let Settings { ingest, journal, sinks, file_too, sections } = settings;
         let mut text = format!(
             "[ingest]\nsocket = \"{here}/col/collector.sock\"\n{ingest}\
              [control]\nsocket = \"{here}/col/control.sock\"\n\
@@ -67,6 +69,7 @@ impl Collector {
             text += &format!("[file]\npath = \"{here}/kept/lines.jsonl\"\nrotate_bytes = 1073741824\n");
         }
         text += sinks.as_deref().unwrap_or_default();
+        text += sections;
         let config = dir.join("collector.toml");
         fs::write(&config, &text).context("write collector.toml")?;
         let log = fs::File::options().create(true).append(true).open(dir.join("collector.log"));

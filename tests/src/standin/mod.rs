@@ -9,6 +9,7 @@
 pub mod census;
 pub mod client;
 pub mod journal;
+pub mod kata;
 pub mod process;
 pub mod procs;
 pub mod script;

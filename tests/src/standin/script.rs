@@ -9,6 +9,8 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::kata::guest::Guest;
+
 /// The key of the script in `config.json` and in an exec's spec.
 pub const KEY: &str = "standin";
 
@@ -82,6 +84,8 @@ pub struct Script {
     pub create_refused: i32,
     /// Time before Stats is answered.
     pub stats_delay_ms: u64,
+    /// What the container's guest counts, where the stand-in passes for a shim that has one.
+    pub guest: Option<Guest>,
 }
 
 impl Script {

@@ -34,6 +34,7 @@ use ttrpc::{
 
 use super::{
     journal::{Entry, Journal, Kind, hash},
+    kata::Profile,
     task::Tasks,
 };
 
@@ -67,7 +68,7 @@ pub fn serve(listener: OwnedFd, apis: &[u32], journal: Arc<Journal>, unlink: Vec
         let listener = net::UnixListener::from(listener);
         listener.set_nonblocking(true).context("listener")?;
         let listener = UnixListener::from_std(listener).context("listener")?;
-        let tasks = Arc::new(Tasks::new(Arc::clone(&journal)));
+        let tasks = Arc::new(Tasks::new(Arc::clone(&journal), Profile::of_env()?));
         let mut over = tasks.over();
         let services = services(&tasks, apis);
         let shared = Arc::new(Shared { tasks, services, journal });
@@ -250,6 +251,7 @@ async fn handle(shared: Arc<Shared>, writer: Arc<Mutex<OwnedWriteHalf>>, mh: Mes
         return;
     };
     let shutdown = req.method == "Shutdown";
+    let held = shared.tasks.hold(&req.method).await;
     let ctx = TtrpcContext { mh, timeout_nano: req.timeout_nano, ..Default::default() };
     let response = method.handler(ctx, req).await.unwrap_or_else(|e| {
         let status = match e {
@@ -258,6 +260,7 @@ async fn handle(shared: Arc<Shared>, writer: Arc<Mutex<OwnedWriteHalf>>, mh: Mes
         };
         Response { status: Some(status).into(), ..Default::default() }
     });
+    drop(held);
     answer(&writer, mh.stream_id, &response).await;
     if shutdown && response.status.code.value() == 0 {
         shared.tasks.shutdown_answered();

@@ -24,11 +24,15 @@ use containerd_shim_protos::{
     },
     shim_async::Task,
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{self, watch},
+    time::timeout,
+};
 use ttrpc::{Code, asynchronous::TtrpcContext, error::get_rpc_status};
 
 use super::{
     journal::Journal,
+    kata::Profile,
     process::{Phase, Process, Stdio},
     script::Script,
 };
@@ -52,19 +56,37 @@ pub struct Tasks {
     next_pid: AtomicU32,
     stats_asked: AtomicU64,
     over: watch::Sender<bool>,
+    profile: Profile,
+    /// What Kata's Go shim holds in nearly every call.
+    one_at_a_time: sync::Mutex<()>,
 }
 
+/// The calls in which Kata's Go shim holds `service.mu` (`src/runtime/pkg/containerd-shim-v2/service.go`), Stats among them
+/// for as long as the guest takes. Wait is not one.
+const HELD: &[&str] =
+    &["Create", "Start", "Delete", "Exec", "State", "Pause", "Kill", "CloseIO", "Stats", "Update", "Connect"];
+/// How long Kata's shims wait for the agent's answer to Stats (`virtcontainers/kata_agent.go`), unless the request says less.
+const AGENT_LIMIT: Duration = Duration::from_secs(60);
+
 impl Tasks {
-    /// No tasks yet.
+    /// No tasks yet, in the manner of this shim.
     #[must_use]
-    pub fn new(journal: Arc<Journal>) -> Self {
+    pub fn new(journal: Arc<Journal>, profile: Profile) -> Self {
         Self {
             processes: Mutex::default(),
             journal,
             next_pid: AtomicU32::new(FIRST_PID),
             stats_asked: AtomicU64::new(0),
             over: watch::Sender::new(false),
+            profile,
+            one_at_a_time: sync::Mutex::default(),
         }
+    }
+
+    /// What a call holds until it is answered, in a shim that does one at a time.
+    pub async fn hold(&self, method: &str) -> Option<sync::MutexGuard<'_, ()>> {
+        let held = matches!(self.profile, Profile::Go(_)) && HELD.contains(&method);
+        if held { Some(self.one_at_a_time.lock().await) } else { None }
     }
 
     /// Becomes true when Shutdown was asked for and no task is left.
@@ -216,9 +238,19 @@ impl Task for Tasks {
         Ok(api::DeleteResponse { pid: process.pid, exit_status, exited_at: now(), ..Default::default() })
     }
 
-    async fn stats(&self, _: &TtrpcContext, req: api::StatsRequest) -> Answered<api::StatsResponse> {
+    async fn stats(&self, ctx: &TtrpcContext, req: api::StatsRequest) -> Answered<api::StatsResponse> {
         let process = self.find(&req.id, "")?;
-        tokio::time::sleep(Duration::from_millis(process.script.stats_delay_ms)).await;
+        let delay = Duration::from_millis(process.script.stats_delay_ms);
+        if self.profile == Profile::Runc {
+            tokio::time::sleep(delay).await;
+        } else {
+            guest_answers(ctx, delay).await?;
+        }
+        if let Some(guest) = &process.script.guest
+            && let Some(any) = self.profile.stats(guest).map_err(fault)?
+        {
+            return Ok(api::StatsResponse { stats: MessageField::some(any), ..Default::default() });
+        }
         let asked = self.stats_asked.fetch_add(1, Ordering::Relaxed) + 1;
         let value = metrics(asked).write_to_bytes().map_err(|e| fault(e.into()))?;
         let any =
@@ -261,6 +293,18 @@ impl Task for Tasks {
 
     async fn resume(&self, _: &TtrpcContext, req: api::ResumeRequest) -> Answered<api::Empty> {
         self.find(&req.id, "").map(|_| api::Empty::default())
+    }
+}
+
+/// Waits for a guest that takes `delay`, no longer than Kata's shims do.
+async fn guest_answers(ctx: &TtrpcContext, delay: Duration) -> Answered<()> {
+    let asked = u64::try_from(ctx.timeout_nano).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos);
+    let limit = asked.map_or(AGENT_LIMIT, |asked| asked.min(AGENT_LIMIT));
+    tokio::time::sleep(delay.min(limit)).await;
+    if delay > limit {
+        Err(get_rpc_status(Code::DEADLINE_EXCEEDED, "context deadline exceeded"))
+    } else {
+        Ok(())
     }
 }
 

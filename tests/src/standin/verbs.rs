@@ -8,6 +8,7 @@
 //! | `STANDIN_DIR` | where sockets and journals live (needed) |
 //! | `STANDIN_ANSWER` | `plain` (default), `plain-newline`, `json`, `protobuf`, `truncated`, `garbage`, `empty`, `grpc`, `abstract`, `fail` |
 //! | `STANDIN_API` | versions of the task service, `2` (default), `3`, or `2,3` |
+//! | `STANDIN_PROFILE` | whose Stats it gives: `runc` (default), `kata-go-v1`, `kata-go-v2`, `kata-rust` |
 
 use std::{
     env, fs,

@@ -12,7 +12,7 @@ use super::render;
 use crate::{
     config::Scope,
     metrics::{
-        Container, Sample, SampleSource, Undecoded, Update,
+        Container, Layout, Sample, SampleSource, Undecoded, Update,
         exposition::{self, Sample as Shown},
         registry::Registry,
     },
@@ -213,6 +213,7 @@ fn the_second_cgroup_version_is_read_by_its_rules() {
             mapped_file: Some(0),
             max_usage: Some(9_000),
             threads: Some(3),
+            layout: Layout::V2,
             ..Sample::default()
         }
     );
@@ -290,8 +291,9 @@ fn the_first_cgroup_version_is_read_by_its_rules() {
 
 #[test]
 fn what_is_not_known_is_absent() {
-    let empty = Sample { time_ns: 9, ..Sample::default() };
-    assert_eq!(sample(V1, &v1::Metrics::new(), 9), empty);
+    let of_v1 = Sample { time_ns: 9, ..Sample::default() };
+    let empty = Sample { layout: Layout::V2, ..of_v1.clone() };
+    assert_eq!(sample(V1, &v1::Metrics::new(), 9), of_v1);
     assert_eq!(sample(V2, &v2::Metrics::new(), 9), empty);
     // Sub-messages that are there and say nothing, as shims send them for a cgroup that is gone.
     let hollow = v2::Metrics {

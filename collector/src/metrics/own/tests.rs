@@ -136,6 +136,10 @@ fn everything() -> Registry {
     // Only the first cgroup version counts these.
     sample.failcnt = Some(1);
     assert!(container.sampled(sample, SampleSource::Polled));
+    let kata =
+        link::InnerShim { binary: "/opt/kata/bin/containerd-shim-kata-v2".into(), ..Default::default() };
+    let doubted = registry.container(&link::Open { incarnation: 2, ..open() }, &kata);
+    assert!(doubted.sampled(Sample::decode(&stats).expect("decodes"), SampleSource::Polled));
     registry.totals.ack_delay.observe(Duration::from_millis(3));
     registry
 }
