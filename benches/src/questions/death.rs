@@ -43,7 +43,8 @@ pub fn run(options: &Options) -> Result<()> {
     let witness = Witness::start(&node, false)?;
     let mut client = busy(&node)?;
     let measured = measure(&node, options, &mut report);
-    node.remove(ID)?;
+    // Its ctr removes it.
+    node.kill(ID, "SIGKILL")?;
     client.wait().context("wait for ctr")?;
     measured?;
     witness.stop()?;
@@ -54,7 +55,7 @@ pub fn run(options: &Options) -> Result<()> {
 fn busy(node: &Node) -> Result<Child> {
     let command =
         ["/host/pour", "width=216", "batch=1", "rate=1000", "lines=100000000", "report=/host/death"];
-    let mut ctr: Command = run_command(node, Side::Wrapped, ID, &[], &command);
+    let mut ctr: Command = run_command(node, Side::Wrapped, ID, &["--rm"], &command);
     let client = ctr.spawn().context("start ctr")?;
     node.await_status(ID, "RUNNING")?;
     Ok(client)
@@ -112,7 +113,7 @@ fn of_role(node: &Node, options: &Options, role: Role, asker: &mut Asker, report
     let mut dice = Dice::new(SEED, role.name());
     let mut took: [[Vec<f64>; 2]; 2] = Default::default();
     let [quiet, deaths] = &mut took;
-    for _ in 0..options.turns(20, 1000) {
+    for _ in 0..options.turns(20, 500) {
         for ((anew, quiet), deaths) in [false, true].into_iter().zip(quiet.iter_mut()).zip(deaths.iter_mut())
         {
             let pair = pair(node)?;
