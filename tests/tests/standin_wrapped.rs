@@ -145,7 +145,7 @@ fn a_create_in_any_number_of_pieces_is_rewritten() -> Result<()> {
 #[test]
 fn streams_pass_unseen() -> Result<()> {
     unharmed(&Script::stayer(), |pod| {
-        pod.connect()?.is_echoed(STREAMING, 60, 1_000)?;
+        pod.connect()?.is_echoed(STREAMING, 60, 1_000, PATIENCE)?;
         pod.answers()
     })
 }
