@@ -21,6 +21,7 @@ on_each_containerd!(
     what_rules_and_clients_take_away_is_named,
     trouble_of_the_pipeline_is_named,
     dangers_are_named,
+    a_pilot_is_as_wanted,
 );
 
 /// From a plain node to one where all is well, step by step.
@@ -74,6 +75,30 @@ fn who_is_not_covered_is_named_with_the_reason(version: Version) -> Result<()> {
         let mut uninstall = shimtap(node, "uninstall")?;
         uninstall.arg("--yes");
         run(uninstall, LIMIT)?.ok().map(drop)
+    })
+}
+
+/// Pods of the handler beside a pilot are not seen, which is no fault.
+fn a_pilot_is_as_wanted(version: Version) -> Result<()> {
+    if !version.tools()?.honours_runtime_path() {
+        // There is no pilot without runtime_path: `install` refuses it, which its own test says.
+        return Ok(());
+    }
+    Setup::new(version, Shim::Unwrapped).with_collector().run(|node| {
+        let mut install = shimtap(node, "install")?;
+        install.args(["--yes", "--pilot"]).arg("--containerd").arg(&node.tools().containerd);
+        run(install, LIMIT)?.ok()?;
+        node.restart()?;
+        node.cri()?.await_ready()?;
+        let plain = run_pod(node, "plain")?;
+        let asks = node.cri()?.run_pod_of_handler("asks", "runc-tap")?;
+        let report = attached(node)?;
+        report.names("not_wrapped", &["rig/plain/c", "rig/plain (sandbox)"])?;
+        ensure!(report.of("not_wrapped")?["severity"] == "note", "{}", report.0);
+        ensure!(!report.has("handler_not_wrapped"), "{}", report.0);
+        report.counts(1, 3)?;
+        node.cri()?.remove_pod(&asks)?;
+        node.cri()?.remove_pod(&plain)
     })
 }
 

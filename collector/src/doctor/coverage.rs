@@ -9,7 +9,13 @@ use super::{
     finding::{Severity, Whose},
     handlers,
 };
-use crate::admin::{Explained, PsStream};
+use crate::{
+    admin::{Explained, PsStream},
+    install::Handler,
+};
+
+/// Why a container is not covered where that is meant: its handler has another one beside it for those that ask.
+const PILOT: &str = "pilot";
 
 /// What is to be said of them.
 pub fn examine(evidence: &Evidence) -> Vec<Finding> {
@@ -38,14 +44,19 @@ fn uncovered(evidence: &Evidence, task: &Task) -> Option<(Id, String)> {
         return Some((Id::StartedUnwrapped, why));
     }
     let node = evidence.containerd.as_ref().ok()?;
-    let by_its_shim = node.effective.handlers.values().filter(|handler| {
-        let own = task.shim.as_deref();
-        own.is_none() || handler.shim_name().is_none_or(|name| own.is_some_and(|own| own.ends_with(name)))
-    });
-    let mut all = by_its_shim.map(|handler| handlers::is_wrapped(node, handler)).peekable();
-    let none_wrapped = all.peek().is_none() || !all.any(|wrapped| wrapped);
-    if none_wrapped {
-        return Some((Id::NotWrapped, String::new()));
+    // Which handler a task was started by is in no bundle: those that have its shim may have been it.
+    let own = task.shim.as_deref().and_then(|shim| shim.file_name());
+    let (of_its_shim, others): (Vec<&Handler>, Vec<&Handler>) = node
+        .effective
+        .handlers
+        .values()
+        .partition(|handler| handler.shim_name().is_some_and(|name| own == Some(name.as_ref())));
+    let candidates = if of_its_shim.is_empty() { others } else { of_its_shim };
+    let plain: Vec<&Handler> =
+        candidates.into_iter().filter(|handler| !handlers::is_wrapped(node, handler)).collect();
+    if !plain.is_empty() {
+        let left_to_pilots = plain.iter().all(|handler| handlers::has_pilot(node, handler));
+        return Some((Id::NotWrapped, if left_to_pilots { PILOT.to_owned() } else { String::new() }));
     }
     if is_before(task.made, node.started) || is_before(task.made, evidence.installed) {
         return Some((Id::StartedBefore, String::new()));
@@ -67,10 +78,8 @@ fn stood_aside(evidence: &Evidence, task: &Task) -> Option<String> {
     let pod = task.sandbox.as_ref().unwrap_or(&task.id);
     let is_its = |id: &str| id == pod || id == task.id;
     let unwrapped = told.ps.unwrapped.iter();
-    unwrapped
-        .filter(|one| one.namespace == task.namespace && is_its(&one.pod))
-        .map(|one| one.why.clone())
-        .next()
+    let mut its = unwrapped.filter(|one| one.namespace == task.namespace && is_its(&one.pod));
+    its.next().map(|one| one.why.clone())
 }
 
 fn of_uncovered(id: Id, why: &str) -> Finding {
@@ -92,10 +101,16 @@ fn of_uncovered(id: Id, why: &str) -> Finding {
                 "mend what it says and start those pods anew",
             )
         }
+        Id::NotWrapped if why == PILOT => (
+            Severity::Note,
+            Whose::Setup,
+            "they are not seen: their handler is left as it is, beside a pilot".to_owned(),
+            "as configured; pods ask for the pilot by its RuntimeClass",
+        ),
         Id::NotWrapped => (
             Severity::Warning,
             Whose::Setup,
-            "they are not seen: no handler with their shim starts the wrapper".to_owned(),
+            "they are not seen: a handler with their shim does not start the wrapper".to_owned(),
             "shimtap install, restart containerd, start those pods anew",
         ),
         Id::ContainerdNotRestarted => (

@@ -91,7 +91,7 @@ fn is_wrapped_twice(node: &Node, handler: &Handler) -> bool {
 }
 
 /// A handler whose wrapping is left to another beside it.
-fn has_pilot(node: &Node, handler: &Handler) -> bool {
+pub fn has_pilot(node: &Node, handler: &Handler) -> bool {
     let pilot = node.effective.handlers.get(&format!("{}-tap", handler.name));
     pilot.is_some_and(|pilot| is_wrapped(node, pilot))
 }
