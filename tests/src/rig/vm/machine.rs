@@ -75,7 +75,10 @@ impl Machine<'_> {
         ]);
         qemu.args(["-nodefaults", "-no-reboot", "-nic", "none"]);
         qemu.arg("-kernel").arg(&self.base.kernel).arg("-initrd").arg(&self.base.initrd);
-        qemu.arg("-append").arg(format!("root=/dev/vda rw console=ttyS0 quiet panic=-1 {words}"));
+        // On a busy host an emulated timer may be late, which a booting kernel takes for a broken one and panics, and a disk may
+        // be found after systemd has given it up.
+        let patient = "no_timer_check systemd.default_timeout_start_sec=600";
+        qemu.arg("-append").arg(format!("root=/dev/vda rw console=ttyS0 quiet panic=-1 {patient} {words}"));
         let disk = |path: &Path| format!("file={},if=virtio,format=raw,snapshot=on", path.display());
         qemu.arg("-drive").arg(disk(&self.base.disk)).arg("-drive").arg(disk(self.payload));
         qemu.args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
