@@ -17,7 +17,7 @@ pub use frame::{Trouble, Worker};
 pub use lines::Format;
 pub use otlp::{Compression, OtlpFault};
 pub use queue::{Backlog, Exit, Outlet, Room, Waiting};
-pub use source::Source;
+pub use source::{Settle, Source};
 
 use crate::{config, metrics::SinkTotals};
 
