@@ -126,7 +126,8 @@ impl SinkTotals {
         *count = count.saturating_add(1);
     }
 
-    fn errors(&self) -> BTreeMap<String, u64> {
+    /// Attempts that failed, by errno or reason.
+    pub fn errors(&self) -> BTreeMap<String, u64> {
         self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -19,7 +19,7 @@ pub use lines::Format;
 pub use otlp::{Compression, OtlpFault};
 pub use queue::{Backlog, Exit, Outlet, Room, Waiting};
 pub use routed::Routed;
-pub use source::Source;
+pub use source::{Settle, Source};
 
 use crate::{config, metrics::SinkTotals};
 

@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use super::{Source, Waiting};
+use super::{Settle, Source, Waiting};
 use crate::{
     event::{Batch, StreamName},
     metrics::SinkTotals,
@@ -91,6 +91,10 @@ impl<S: Source> Source for Routed<S> {
 
     async fn gather(&mut self, limit: Duration) {
         self.inner.gather(limit).await;
+    }
+
+    fn settle_first(&mut self, settle: Arc<dyn Settle>) {
+        self.inner.settle_first(settle);
     }
 }
 
