@@ -117,9 +117,13 @@ impl Journal {
         let block = system.fragment_size();
         let bytes = |blocks: u64| blocks.saturating_mul(block);
         let share = (bytes(system.blocks()) / 100).saturating_mul(self.config.reserve_percent);
-        let in_memory = statfs(self.dir()).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
-        let reserve = if in_memory { share } else { share.max(self.config.reserve_bytes) };
+        let reserve = if self.is_in_memory() { share } else { share.max(self.config.reserve_bytes) };
         Some(bytes(system.blocks_available()).saturating_add(self.size()).saturating_sub(reserve))
+    }
+
+    /// Does it lie on a tmpfs, where nothing outlives a power cut?
+    pub(super) fn is_in_memory(&self) -> bool {
+        statfs(self.dir()).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC)
     }
 
     fn victim(&self) -> Option<Victim> {
