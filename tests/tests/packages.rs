@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -36,7 +35,10 @@ fn packager(program: &str, dir: &Path) -> Result<Command> {
     fs::create_dir_all(&release).context("create a folder")?;
     for built in [tools::collector()?, tools::wrapper()?] {
         let name = built.file_name().context("a program without a name")?;
-        symlink(&built, release.join(name)).context("name a program")?;
+        // As small as a release's: packagers digest and compress it.
+        let mut strip = Command::new("strip");
+        strip.arg("-o").arg(release.join(name)).arg(&built);
+        run(strip, LIMIT)?.ok().context("strip (package binutils)")?;
     }
     let ours = tools::cache_dir().join("cargo/bin").join(program);
     let program = if ours.is_file() { ours } else { PathBuf::from(program) };

@@ -13,5 +13,7 @@ mod server;
 
 pub use control::{Ps, PsContainer, PsStream, PsUnwrapped, PsWrapper};
 pub use explain::{Explained, ExplainedStream};
+#[cfg(test)]
+pub use health::HealthJournal;
 pub use health::{Health, HealthSink};
 pub use server::{Admin, AdminFault};

@@ -97,3 +97,42 @@ fn sink(sink: &HealthSink) -> Vec<Finding> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::HealthJournal;
+
+    fn ids(found: &[Finding]) -> Vec<Id> {
+        found.iter().map(|one| one.id).collect()
+    }
+
+    #[test]
+    fn a_sink_that_is_well_is_not_spoken_of() {
+        let well = HealthSink { name: "otlp".to_owned(), lag_secs: Some(LAG_SECS), ..HealthSink::default() };
+        assert_eq!(sink(&well), []);
+    }
+
+    #[test]
+    fn a_sink_s_troubles_are_told_apart() {
+        let errors = [("connect".to_owned(), 7)].into();
+        let behind =
+            HealthSink { lag_secs: Some(LAG_SECS + 1), lag_bytes: 9, errors, ..HealthSink::default() };
+        let found = sink(&behind);
+        assert_eq!(ids(&found), [Id::SinkLag]);
+        assert!(found.iter().all(|one| one.what.contains("connect 7 times")), "{found:?}");
+        // Whoever stands still is behind as well: once is enough.
+        assert_eq!(ids(&sink(&HealthSink { stalled: true, ..behind })), [Id::SinkStalled]);
+        let lossy = HealthSink { rejected_records: 1, lost_bytes: 1, ..HealthSink::default() };
+        assert_eq!(ids(&sink(&lossy)), [Id::SinkRejected, Id::SinkLost]);
+    }
+
+    #[test]
+    fn a_journal_below_its_size_is_named() {
+        let of = |journal| ids(&super::journal(&Health { journal: Some(journal), ..Health::default() }));
+        assert_eq!(of(HealthJournal { max_bytes: 5, budget_bytes: 5, ..HealthJournal::default() }), []);
+        let short =
+            HealthJournal { max_bytes: 5, budget_bytes: 4, stalled: true, ..HealthJournal::default() };
+        assert_eq!(of(short), [Id::JournalStalled, Id::JournalReserve]);
+    }
+}

@@ -34,6 +34,10 @@ pub enum Change {
         target: PathBuf,
         /// The real shim that it stands before, where containerd finds it by the shim's own name.
         before: Option<PathBuf>,
+        /// It is there already and leads to the real shim, for containers that an earlier installation has wrapped: a way
+        /// back leaves it so.
+        #[serde(skip)]
+        stood: bool,
     },
 }
 
@@ -72,7 +76,7 @@ impl Change {
                     Stands::Otherwise
                 }
             }
-            Self::Link { path, target, before } => match fs::read_link(path) {
+            Self::Link { path, target, before, .. } => match fs::read_link(path) {
                 Ok(now) if now == *target || Some(&now) == before.as_ref() => Stands::After,
                 Ok(_) => Stands::Otherwise,
                 Err(_) if fs::symlink_metadata(path).is_err() => Stands::Before,
@@ -85,6 +89,7 @@ impl Change {
     fn make(&self) -> Result<(), InstallFault> {
         match self {
             Self::Content { path, after, .. } => put(path, after.as_deref()),
+            Self::Link { path, target, stood: true, .. } => turn(path, target),
             Self::Link { path, target, .. } => {
                 make_folder(path)?;
                 symlink(target, path).map_err(|source| fault("linking", path, source))
@@ -96,6 +101,7 @@ impl Change {
     pub fn take_back(&self) -> Result<(), InstallFault> {
         match self {
             Self::Content { path, before, .. } => put(path, before.as_deref()),
+            Self::Link { path, before: Some(real), stood: true, .. } => turn(path, real),
             Self::Link { path, .. } => remove(path),
         }
     }
@@ -220,7 +226,7 @@ mod tests {
         let changes = [
             content(changed.clone(), Some("old"), Some("new")),
             content(dir.path().join("made"), None, Some("x")),
-            Change::Link { path: link.clone(), target: "/bin/true".into(), before: None },
+            Change::Link { path: link.clone(), target: "/bin/true".into(), before: None, stood: false },
             content(in_the_way.join("no/folder"), None, Some("x")),
         ];
         let fault = make_all(&changes, dir.path()).expect_err("the last cannot be made");

@@ -14,7 +14,7 @@ use toml::Value;
 use toml_edit::DocumentMut;
 
 use super::{
-    Change, InstallFault, Node, edit,
+    Change, InstallFault, Node, Record, edit,
     effective::Handler,
     hook::{Hook, Place, Site, VERSION_OF_1, VERSION_OF_2},
     read_if_there,
@@ -190,14 +190,21 @@ impl Planner<'_> {
     }
 
     fn link(&mut self, path: PathBuf, before: Option<PathBuf>) -> Result<(), InstallFault> {
-        match fs::symlink_metadata(&path) {
-            Ok(_) if self.site.is_ours(&path) => Ok(()),
-            Ok(_) => Err(InstallFault::InTheWay { path }),
-            Err(_) => {
-                self.plan.changes.push(Change::Link { path, target: self.site.wrapper.clone(), before });
-                Ok(())
-            }
-        }
+        let stood = match fs::symlink_metadata(&path) {
+            Ok(_) if self.site.is_ours(&path) => return Ok(()),
+            Ok(_) if self.was_left(&path, before.as_deref())? => true,
+            Ok(_) => return Err(InstallFault::InTheWay { path }),
+            Err(_) => false,
+        };
+        self.plan.changes.push(Change::Link { path, target: self.site.wrapper.clone(), before, stood });
+        Ok(())
+    }
+
+    /// Whether a link is one that an earlier uninstall had to leave for running containers.
+    fn was_left(&self, path: &Path, real: Option<&Path>) -> Result<bool, InstallFault> {
+        let record = Record::read(&self.site.wanted.state)?;
+        let is_known = record.is_some_and(|record| record.changes.iter().any(|one| one.path() == path));
+        Ok(is_known && fs::read_link(path).ok().as_deref() == real)
     }
 
     fn write_paths(&mut self) -> Result<(), InstallFault> {
