@@ -16,14 +16,19 @@ const SUITE_LIMIT: Duration = Duration::from_secs(400);
 
 /// The suites: the integration test (none = the guest's own checks), and which of its tests. Others take minutes on an
 /// emulated machine: `./dev vm NAME` runs them.
-const SUITES: [(&str, Option<&str>); 3] =
-    [("checks", None), ("kernel_facts", None), ("numbers", Some("every_number"))];
+const SUITES: [(&str, Option<&str>); 4] =
+    [("checks", None), ("kernel_facts", None), ("numbers", Some("every_number")), ("judge", Some("clock"))];
 
 /// What the guest said; the first test that asks boots it.
 static REPORT: OnceLock<Result<Report, String>> = OnceLock::new();
 
 mod in_the_vm {
-    use super::{Result, passed};
+    use std::time::Duration;
+
+    use shimtap_tests::chaos::dice::{self, Dice};
+    use shimtap_tests::rig::vm::power;
+
+    use super::{LIMIT, Result, passed};
 
     macro_rules! suites {
         ($($suite:ident),* $(,)?) => {
@@ -37,7 +42,19 @@ mod in_the_vm {
         };
     }
 
-    suites!(checks, kernel_facts, numbers);
+    suites!(checks, kernel_facts, numbers, judge);
+
+    /// A machine of its own: it does not live through it.
+    #[test]
+    #[ignore = "boots virtual machines: `sudo ./dev test` runs it"]
+    fn a_power_cut_under_load() -> Result<()> {
+        let seed = dice::seed()?;
+        println!("SHIMTAP_SEED={seed}");
+        let late = Dice::new(seed, "power").pause(Duration::from_secs(3));
+        let report = power::cut(late, LIMIT)?;
+        println!("{}", report.passed(power::VERDICT)?.output);
+        Ok(())
+    }
 }
 
 fn passed(name: &str) -> Result<()> {

@@ -7,4 +7,5 @@ mod cores;
 mod node;
 pub mod plan;
 mod pods;
+pub mod power;
 mod unit;
