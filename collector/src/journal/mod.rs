@@ -32,7 +32,7 @@ use nix::fcntl::Flock;
 use tokio::sync::watch;
 
 pub use append::JournalThread;
-pub use figures::Figures;
+pub use figures::{Figures, SinkFigures};
 pub use format::Row;
 
 use crate::{config, event::StreamName, ingest::Memory, metrics::Totals, sinks::errno_name};

@@ -75,8 +75,13 @@ impl Journal {
         several && self.drop_oldest(DropReason::DiskReserve).is_ok()
     }
 
+    /// Bytes that the journal may have, as configured.
+    pub fn max_bytes(&self) -> u64 {
+        self.config.max_bytes
+    }
+
     /// Bytes that the journal may have now: as configured, or what the disk's reserve leaves.
-    pub(super) fn budget(&self) -> u64 {
+    pub fn budget(&self) -> u64 {
         let most = self.config.max_bytes;
         self.room().map_or(most, |room| room.max(FLOOR).min(most))
     }

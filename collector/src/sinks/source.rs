@@ -22,7 +22,7 @@ pub trait Source: Send {
 
     /// What has to be done before the source writes down how far this sink is; a source that remembers nothing has no use
     /// for it.
-    fn settle_first(&mut self, _settle: Arc<dyn Settle>) {}
+    fn settle_first(&mut self, settle: Arc<dyn Settle>);
 }
 
 /// A sink whose acknowledgement does not outlive a power cut by itself: what it took may still be in the kernel's memory.

@@ -176,11 +176,14 @@ impl Process {
 
     /// Lasts as long as the process is alive; gives its status.
     async fn live(&self, out: &watch::Sender<bool>, err: &watch::Sender<bool>) -> u32 {
-        let by_itself = async {
+        let written = async || {
             for body in [out, err] {
                 let mut rx = body.subscribe();
                 while !*rx.borrow_and_update() && rx.changed().await.is_ok() {}
             }
+        };
+        let by_itself = async {
+            written().await;
             if self.script.until_killed {
                 std::future::pending::<()>().await;
             }
@@ -188,7 +191,12 @@ impl Process {
         };
         tokio::select! {
             () = by_itself => self.script.exit_status,
-            signal = self.dead() => 128 + signal,
+            signal = self.dead() => {
+                if self.script.written_first {
+                    written().await;
+                }
+                128 + signal
+            }
         }
     }
 
@@ -237,7 +245,7 @@ impl Process {
             // A killed process takes its unwritten bytes with it; what it has written is in the journal.
             tokio::select! {
                 ready = to.writable() => if ready.is_err() { break },
-                _ = self.dead() => break,
+                _ = self.dead(), if !self.script.written_first => break,
             }
             match to.try_write(rest) {
                 Ok(k) => sent += k,

@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     enrich::Identity,
     event::{Batch, Flags, Origin, Progress, StreamKind, StreamName},
-    sinks::Outlet,
+    sinks::{Outlet, Settle},
 };
 
 /// Batches that are all there.
@@ -27,6 +27,8 @@ impl Source for Ready {
     }
 
     async fn gather(&mut self, _: Duration) {}
+
+    fn settle_first(&mut self, _: Arc<dyn Settle>) {}
 }
 
 /// Counts bytes.
