@@ -139,7 +139,7 @@ impl Source for Exit {
         }
     }
 
-    /// A queue remembers nothing.
+    // Nothing of it outlives this process.
     fn settle_first(&mut self, _: Arc<dyn Settle>) {}
 }
 

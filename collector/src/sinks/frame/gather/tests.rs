@@ -1,6 +1,9 @@
 //! Whatever the batches and the limits are, requests hold every record once and in order, and keep within the limits.
 
-use std::{collections::VecDeque, sync::OnceLock};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use proptest::prelude::*;
