@@ -28,12 +28,12 @@ cases! {
     packaged Packaged: file_disk, journal_disk, output, spool_damage;
 }
 
-/// In the node VM (`./dev test` runs it there, `./dev vm judge:clock` does alone): others live by another machine's clock.
+/// Only in the node VM (`./dev vm judge:clock`): others live by another machine's clock.
 #[test]
-#[ignore = "steps the clock: `sudo ./dev test` runs it in the node VM"]
+#[ignore = "steps the clock: `sudo ./dev vm judge:clock` runs it in the node VM"]
 fn clock() -> Result<()> {
     if !judge::has_own_clock() {
-        println!("left out here: it is run in the node VM (node_vm::judge)");
+        println!("left out here: `sudo ./dev vm judge:clock` runs it in the node VM");
         return Ok(());
     }
     let seed = dice::seed()?;

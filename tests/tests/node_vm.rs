@@ -16,8 +16,8 @@ const SUITE_LIMIT: Duration = Duration::from_secs(700);
 
 /// The suites: the integration test (none = the guest's own checks), and which of its tests. Others take minutes on an
 /// emulated machine: `./dev vm NAME` runs them.
-const SUITES: [(&str, Option<&str>); 4] =
-    [("checks", None), ("kernel_facts", None), ("numbers", Some("every_number")), ("judge", Some("clock"))];
+const SUITES: [(&str, Option<&str>); 3] =
+    [("checks", None), ("kernel_facts", None), ("numbers", Some("every_number"))];
 
 /// What the guest said; the first test that asks boots it.
 static REPORT: OnceLock<Result<Report, String>> = OnceLock::new();
@@ -42,7 +42,7 @@ mod in_the_vm {
         };
     }
 
-    suites!(checks, kernel_facts, numbers, judge);
+    suites!(checks, kernel_facts, numbers);
 
     /// A machine of its own: it does not live through it.
     #[test]
