@@ -23,7 +23,12 @@ const SUITES: [(&str, Option<&str>); 3] =
 static REPORT: OnceLock<Result<Report, String>> = OnceLock::new();
 
 mod in_the_vm {
-    use super::{Result, passed};
+    use std::time::Duration;
+
+    use shimtap_tests::chaos::dice::{self, Dice};
+    use shimtap_tests::rig::vm::power;
+
+    use super::{LIMIT, Result, passed};
 
     macro_rules! suites {
         ($($suite:ident),* $(,)?) => {
@@ -38,6 +43,18 @@ mod in_the_vm {
     }
 
     suites!(checks, kernel_facts, numbers);
+
+    /// A machine of its own: it does not live through it.
+    #[test]
+    #[ignore = "boots virtual machines: `sudo ./dev test` runs it"]
+    fn a_power_cut_under_load() -> Result<()> {
+        let seed = dice::seed()?;
+        println!("SHIMTAP_SEED={seed}");
+        let late = Dice::new(seed, "power").pause(Duration::from_secs(3));
+        let report = power::cut(late, LIMIT)?;
+        println!("{}", report.passed(power::VERDICT)?.output);
+        Ok(())
+    }
 }
 
 fn passed(name: &str) -> Result<()> {

@@ -21,7 +21,7 @@ use crate::{
     event::{Batch, Body, Ending, Flags, HoleReason, Origin, Progress, Receipt, Record, StreamName},
     journal::Row,
     metrics::{StreamCounts, Totals},
-    process::{Clock, Tape, TapeFault, Times},
+    process::{Clock, Edge, Tape, TapeFault, Times},
     rules::{Budget, Censor, Verdict},
     time::now_ns,
 };
@@ -74,6 +74,8 @@ struct State {
     owner: u64,
     /// Since when none does.
     detached: Option<Instant>,
+    /// The last record was a piece of a line that goes on.
+    within: bool,
 }
 
 /// Where a wrapper is to go on with a stream.
@@ -189,8 +191,9 @@ impl Slot {
         let counts = Arc::new(StreamCounts::new(origin.name.stream, &origin.name.process, None));
         let clock = Clock::default();
         let (mut tape, mut progress) = (Tape::default(), Progress::default());
-        let mut submitted = 0;
+        let (mut submitted, mut within) = (0, false);
         if let Some(row) = known {
+            within = matches!(row.edge, Edge::Within(_));
             let orderly = matches!(row.ending, Some(Ending::Exact | Ending::Inexact));
             tape = Tape::resumed(row.end, row.edge, orderly.then_some(row.end));
             progress = Progress::resumed(row.end, orderly);
@@ -198,7 +201,7 @@ impl Slot {
             clock.raise(row.last_ns);
             counts.resume(&row);
         }
-        let state = State { tape, clock: Arc::new(clock), ..State::default() };
+        let state = State { tape, clock: Arc::new(clock), within, ..State::default() };
         Self {
             origin: Arc::clone(origin),
             progress: Arc::new(progress),
@@ -358,16 +361,22 @@ impl Slot {
             let bytes = record.to.saturating_sub(record.from);
             match &record.body {
                 Body::Line(_) => {
-                    if !record.flags.has(Flags::PARTIAL) && !record.flags.has(Flags::FRAGMENT) {
+                    state.within = record.flags.has(Flags::FRAGMENT);
+                    if !record.flags.has(Flags::PARTIAL) && !state.within {
                         lines += 1;
                     }
                 }
                 Body::Hole(reason) => {
+                    state.within = false;
                     self.counts.gap_bytes.add(*reason, bytes);
                     self.totals.gap_bytes.of(stream).add(*reason, bytes);
                     self.totals.holes.of(stream).add(*reason, 1);
                 }
             }
+        }
+        // A line that nobody finishes is one all the same, as the journal's table has it.
+        if ending.is_some() && std::mem::take(&mut state.within) {
+            lines += 1;
         }
         if records.is_empty() && ending.is_none() {
             return None;

@@ -5,7 +5,7 @@
 //! gets again what it had since, under the same ids.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs, io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -196,9 +196,12 @@ impl Cursor {
         if !self.changed.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
+        // Asked without our lock: who answers has the journal's, and others who have that want ours.
+        let streams: Vec<u32> = self.state().ends.keys().copied().collect();
+        let forgotten: HashSet<u32> = streams.into_iter().filter(|stream| !is_known(*stream)).collect();
         let body = {
             let mut state = self.state();
-            state.ends.retain(|stream, _| is_known(*stream));
+            state.ends.retain(|stream, _| !forgotten.contains(stream));
             state.encode()
         };
         // What it calls acknowledged was so by now; what is acknowledged meanwhile is for the next time.
@@ -336,5 +339,24 @@ mod tests {
         assert_eq!(said(), [1, 2, 3], "2 was acknowledged while the disk was at work: it may not have it");
         cursor.write(|_| true).expect("written");
         assert_eq!(said(), [1, 3]);
+    }
+
+    #[test]
+    fn who_is_asked_for_a_stream_may_have_a_lock_that_others_hold_who_want_ours() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = Cursor::path(dir.path(), "otlp");
+        let cursor = Cursor::new(Some(path.clone()), Place::default());
+        for stream in 1..=3 {
+            cursor.skip(stream, 10);
+        }
+        cursor
+            .write(|stream| {
+                assert!(cursor.state.try_lock().is_ok(), "its own lock is free");
+                stream != 2
+            })
+            .expect("written");
+        let mut ends: Vec<u32> = Cursor::read(&path).expect("a place").ends.into_keys().collect();
+        ends.sort_unstable();
+        assert_eq!(ends, [1, 3]);
     }
 }

@@ -78,13 +78,14 @@ impl Journal {
 
     /// Begins a new file.
     pub(super) fn begin_part(&self) -> Result<(), JournalFault> {
-        let header = {
+        let (header, before) = {
             let mut state = self.state();
             let State { table, parts, .. } = &mut *state;
             table.forget(self.remembered, |row| parts.iter().any(|part| part.streams.contains_key(&row.id)));
-            state.table.header(&self.boot, state.next, state.output)
+            let before = parts.back().map(|part| Arc::clone(&part.file));
+            (state.table.header(&self.boot, state.next, state.output), before)
         };
-        let part = Part::create(self.dir(), &header)?;
+        let part = Part::create(self.dir(), &header, before.as_deref())?;
         self.state().parts.push_back(part);
         Ok(())
     }

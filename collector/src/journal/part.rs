@@ -73,14 +73,19 @@ pub(super) struct Found {
 // === impl Part ===
 
 impl Part {
-    /// Makes a new file, whole from its first moment.
-    pub(super) fn create(dir: &Path, header: &Header) -> Result<Self, JournalFault> {
+    /// Makes a new file, whole from its first moment, behind the one `before`: that is on the disk to its end by then, so that
+    /// a power cut takes the end of the newest file only. Its table would say more than there is, and nothing else ever brings
+    /// a file to the disk that does not grow any more.
+    pub(super) fn create(dir: &Path, header: &Header, before: Option<&File>) -> Result<Self, JournalFault> {
         let path = dir.join(format!("{:016x}{SUFFIX}", header.first));
         let fresh = dir.join("new");
         let fault = |doing, path: &Path| {
             let path = path.to_owned();
             move |source| JournalFault::Io { doing, path, source }
         };
+        if let Some(before) = before {
+            before.sync_data().map_err(fault("syncing what is in", dir))?;
+        }
         let _ = fs::remove_file(&fresh);
         let bytes = header.encode();
         let file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&fresh);

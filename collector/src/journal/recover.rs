@@ -94,7 +94,9 @@ impl Journal {
             (next, output) = (reached.next, output.max(reached.output));
         }
         if is_fresh || rebooted || behind {
-            parts.push_back(Part::create(&config.dir, &table.header(&boot, next, output))?);
+            let header = table.header(&boot, next, output);
+            let before = parts.back().map(|part| Arc::clone(&part.file));
+            parts.push_back(Part::create(&config.dir, &header, before.as_deref())?);
         }
         let unclean = !clean_end;
         if !is_fresh {

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use shimtap_tests::guest::{checks, plan};
+use shimtap_tests::guest::{checks, plan, power};
 
 fn main() -> ExitCode {
     match guest() {
@@ -27,6 +27,21 @@ fn guest() -> Result<bool> {
     match words.next().as_deref() {
         None => plan::run().map(|()| true),
         Some("check") => Ok(checks::run(words.next().as_deref())),
+        Some("power") => power(&words.collect::<Vec<_>>()),
         Some(other) => anyhow::bail!("{other} is none of my words: `guest`, `guest check [NAME]`"),
     }
+}
+
+/// One of the two boots around a power cut, with its result in libtest's words.
+fn power(words: &[String]) -> Result<bool> {
+    let judged = match words.split_first() {
+        Some((word, [])) if word == "load" => power::load(),
+        Some((word, durable)) if word == "verdict" => power::verdict(durable),
+        _ => anyhow::bail!("`guest power load`, `guest power verdict NAME/STREAM=BYTES…`"),
+    };
+    match &judged {
+        Ok(()) => println!("test result: ok. 1 passed; 0 failed"),
+        Err(fault) => println!("{fault:#}\ntest result: FAILED. 0 passed; 1 failed"),
+    }
+    Ok(judged.is_ok())
 }

@@ -51,9 +51,12 @@ pub fn page(head: &Head<'_>, grounds: &Grounds, pieces: &[Piece]) -> Result<Stri
     for (name, value) in head {
         writeln!(out, "| {name} | {value} |").context("write")?;
     }
-    deaths(&mut out, tally, grounds)?;
-    losses(&mut out, tally)?;
-    work(&mut out, tally)?;
+    // The judge's cases alone leave all of these empty.
+    if pieces.iter().any(|piece| piece.deaths > 0) || !tally.faults.is_empty() {
+        deaths(&mut out, tally, grounds)?;
+        losses(&mut out, tally)?;
+        work(&mut out, tally)?;
+    }
     writeln!(out, "\n## Pieces\n\n| piece | deaths | seconds | |\n|---|---|---|---|").context("write")?;
     for piece in pieces {
         let how = if piece.green { "green" } else { "**failed**" };

@@ -8,4 +8,5 @@ mod install;
 mod node;
 pub mod plan;
 mod pods;
+pub mod power;
 mod unit;

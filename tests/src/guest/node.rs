@@ -38,8 +38,13 @@ pub fn property(unit: &str, name: &str) -> Result<String> {
     Ok(systemctl(&["show", "--value", "--property", name, unit])?.text().trim().to_owned())
 }
 
-/// Puts our programs, the unit and a configuration in place, and starts the collector.
+/// Puts our programs, the unit and a configuration in place, and starts the collector with the file sink.
 pub fn start_collector() -> Result<()> {
+    start_collector_told(&format!("[file]\npath = \"{LINES}\"\n"))
+}
+
+/// The same with these sections.
+pub fn start_collector_told(sections: &str) -> Result<()> {
     for program in [tools::wrapper()?, tools::collector()?] {
         let to = Path::new("/usr/bin").join(program.file_name().context("a program without a name")?);
         if !to.exists() {
@@ -48,8 +53,7 @@ pub fn start_collector() -> Result<()> {
         }
     }
     // A sample each second: nobody has to wait ten for one.
-    let text = format!("[file]\npath = \"{LINES}\"\n[stats]\ninterval_secs = 1\n");
-    write("/etc/shimtap/collector.toml", &text)?;
+    write("/etc/shimtap/collector.toml", &format!("{sections}[stats]\ninterval_secs = 1\n"))?;
     let unit = fs::read_to_string(Path::new(PAYLOAD).join("packaging/shimtap.service"));
     write("/etc/systemd/system/shimtap.service", &unit.context("read our unit")?)?;
     systemctl(&["daemon-reload"])?;

@@ -174,6 +174,16 @@ pub fn crowd(version: Version, seed: u64) -> Case {
     Case { works: vec![Work::Crowd { containers: 200 }], ..Case::new("crowd", version, seed) }
 }
 
+/// The machine's clock goes forward and back, and a collector begins in between. In no schedule: it asks for a machine that is
+/// thrown away ([`super::has_own_clock`]).
+#[must_use]
+pub fn clock(version: Version, seed: u64) -> Case {
+    let troubles =
+        vec![Trouble::ClockForward, Trouble::ClockBack, Trouble::ClockBack, Trouble::CollectorKilled];
+    let works = vec![Work::Steady { containers: 2, rate: 50 }, Work::Brief];
+    Case { works, troubles, ..Case::new("clock", version, seed) }
+}
+
 /// A dozen troubles as the seed has it, with all kinds of work.
 #[must_use]
 pub fn anything(version: Version, seed: u64) -> Case {

@@ -28,7 +28,7 @@ use self::load::Load;
 pub use self::load::Work;
 pub use self::site::Disks;
 use self::site::Site;
-pub use self::trouble::{Terms, Trouble};
+pub use self::trouble::{Terms, Trouble, has_own_clock};
 pub use self::verdict::Seen;
 use crate::chaos::dice::Dice;
 use crate::rig::endpoint::Endpoint;

@@ -35,9 +35,11 @@ pub fn damaged(site: &Site<'_>, damage: impl FnOnce(&Path) -> Result<()>) -> Res
     site.until("shimtap_spool_set_aside_total", "", 1)
 }
 
-/// The collector is away until there is more than files and rings may hold.
+/// The collector is away until there is more than files and rings may hold. It is over when wrappers are back: one whose pod
+/// ends before that, with no room in files, takes along what its rings hold (docs/spool.md).
 pub fn overflows(site: &Site<'_>, load: &Load<'_>) -> Result<()> {
-    fills(site, |_| written(load, LIMIT_BYTES + 2 * RINGS))
+    fills(site, |_| written(load, LIMIT_BYTES + 2 * RINGS))?;
+    site.until("shimtap_wrappers", "", 1)
 }
 
 /// The same with a disk on which nothing fits from some moment on.
@@ -47,7 +49,8 @@ pub fn disk_full(site: &Site<'_>, load: &Load<'_>) -> Result<()> {
         written(load, 2 * RINGS)?;
         drop(full);
         Ok(())
-    })
+    })?;
+    site.until("shimtap_wrappers", "", 1)
 }
 
 /// Waits until the steady containers have written so many bytes more.

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -23,6 +24,7 @@ use crate::chaos::schedule::{Mix, Schedule};
 use crate::chaos::tally::Ledger;
 use crate::rig::endpoint::Mood;
 use crate::rig::eventually;
+use crate::rig::run::run;
 
 /// One thing that befalls a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,6 +73,10 @@ pub enum Trouble {
     SpoolTruncated,
     /// It is away, and a bit of a spool file is not what it was.
     SpoolFlipped,
+    /// The machine's clock goes an hour forward. Only on a machine that is thrown away.
+    ClockForward,
+    /// It goes two hours back.
+    ClockBack,
 }
 
 /// What may be, after all that has befallen a site.
@@ -88,6 +94,8 @@ pub struct Terms {
     pub containerd_died: bool,
     /// The endpoint refused requests for good.
     pub refused: bool,
+    /// The endpoint took requests that it never answered: what it refused when they came again it has all the same.
+    pub unanswered: bool,
     /// A collector was started after another: counters that are not sums over the journal began anew.
     pub restarted: bool,
 }
@@ -129,6 +137,7 @@ impl Trouble {
             }
             Self::ContainerdKilled => terms.containerd_died = true,
             Self::SinkRefuses => terms.refused = true,
+            Self::SinkCuts => terms.unanswered = true,
             Self::JournalDiskFull => terms.dropped = true,
             Self::JournalTruncated | Self::JournalFlipped => {
                 terms.damaged = true;
@@ -142,8 +151,9 @@ impl Trouble {
             | Self::SinkSlow
             | Self::SinkHangs
             | Self::SinkBusy
-            | Self::SinkCuts
-            | Self::FileDiskFull => {}
+            | Self::FileDiskFull
+            | Self::ClockForward
+            | Self::ClockBack => {}
         }
     }
 
@@ -194,6 +204,8 @@ impl Trouble {
             Self::SpoolDiskFull => spool::disk_full(site, load),
             Self::SpoolTruncated => spool::damaged(site, |path| cut(path, dice)),
             Self::SpoolFlipped => spool::damaged(site, |path| flip(path, dice)),
+            Self::ClockForward => clock_steps(3600),
+            Self::ClockBack => clock_steps(-7200),
         };
         done.with_context(|| format!("{self:?}"))
     }
@@ -265,6 +277,21 @@ fn damaged(site: &Site<'_>, damage: impl FnOnce(&Path) -> Result<()>) -> Result<
     let mut parts = site.journal()?.parts;
     damage(&parts.pop().context("a journal without a file")?)?;
     site.node.start_collector()
+}
+
+/// Is this a machine whose clock may be stepped?
+#[must_use]
+pub fn has_own_clock() -> bool {
+    fs::read_to_string("/proc/sys/kernel/hostname").is_ok_and(|name| name.trim() == "node")
+}
+
+fn clock_steps(seconds: i64) -> Result<()> {
+    ensure!(has_own_clock(), "others live by this machine's clock: only in the node VM (docs/node-vm.md)");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("a clock before 1970")?;
+    let then = i64::try_from(now.as_secs())? + seconds;
+    let mut date = Command::new("date");
+    date.args(["-u", "-s", &format!("@{then}")]);
+    run(date, LIMIT)?.ok().context("set the clock").map(drop)
 }
 
 /// Takes up to a third of a file away, from its end.

@@ -20,23 +20,35 @@ use crate::rig::run::run;
 pub struct Machine<'a> {
     base: &'a Base,
     payload: &'a Path,
+    kept: Option<&'a Path>,
 }
 
-impl Machine<'_> {
+impl<'a> Machine<'a> {
     /// A machine with the node's disk and `payload` as its second one.
-    pub fn new<'a>(base: &'a Base, payload: &'a Path) -> Machine<'a> {
-        Machine { base, payload }
+    pub fn new(base: &'a Base, payload: &'a Path) -> Machine<'a> {
+        Machine { base, payload, kept: None }
+    }
+
+    /// With a third disk, which keeps what the guest writes to it.
+    pub fn with_disk(self, kept: &'a Path) -> Machine<'a> {
+        Machine { kept: Some(kept), ..self }
+    }
+
+    /// qemu, whose guest runs its plan and whose report and console go to `dir`.
+    pub(super) fn for_plan(&self, dir: &Path) -> Command {
+        // What units say is the only witness where the plan does not come to its end.
+        let mut qemu = self.command("shimtap.plan systemd.journald.forward_to_console=1");
+        let console = dir.join("console.log");
+        qemu.args(["-display", "none", "-serial"]).arg(format!("file:{}", console.display()));
+        qemu.arg("-chardev").arg(format!("file,id=report,path={}", dir.join("report.log").display()));
+        qemu
     }
 
     /// Boots it, lets the guest run its plan, and returns what the guest wrote on the port for it, however far it came. In
     /// `dir` stay `report.log` and `console.log`.
     pub fn run(&self, dir: &Path, limit: Duration) -> Result<String> {
         let (report, console) = (dir.join("report.log"), dir.join("console.log"));
-        // What units say is the only witness where the plan does not come to its end.
-        let mut qemu = self.command("shimtap.plan systemd.journald.forward_to_console=1");
-        qemu.args(["-display", "none", "-serial"]).arg(format!("file:{}", console.display()));
-        qemu.arg("-chardev").arg(format!("file,id=report,path={}", report.display()));
-        let ended = run(qemu, limit);
+        let ended = run(self.for_plan(dir), limit);
         let read = |path: &Path| {
             let bytes = fs::read(path).unwrap_or_default();
             String::from_utf8_lossy(&bytes).replace('\r', "")
@@ -81,6 +93,9 @@ impl Machine<'_> {
         qemu.arg("-append").arg(format!("root=/dev/vda rw console=ttyS0 quiet panic=-1 {patient} {words}"));
         let disk = |path: &Path| format!("file={},if=virtio,format=raw,snapshot=on", path.display());
         qemu.arg("-drive").arg(disk(&self.base.disk)).arg("-drive").arg(disk(self.payload));
+        if let Some(kept) = self.kept {
+            qemu.arg("-drive").arg(format!("file={},if=virtio,format=raw", kept.display()));
+        }
         qemu.args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
         qemu.args(["-device", "virtserialport,chardev=report,name=report"]);
         qemu

@@ -13,6 +13,7 @@ mod built;
 mod machine;
 pub mod payload;
 pub mod plan;
+pub mod power;
 
 pub use base::Base;
 pub use built::test_programs;

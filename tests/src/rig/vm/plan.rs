@@ -49,6 +49,8 @@ pub enum Program {
     Test(String),
     /// The guest's own checks, which need a node that they may do anything to.
     Checks,
+    /// One of the two boots around a power cut.
+    Power,
 }
 
 /// What came of a plan.
@@ -77,7 +79,7 @@ impl Plan {
     pub fn tests(&self) -> Vec<&str> {
         let tests = self.suites.iter().filter_map(|suite| match &suite.program {
             Program::Test(name) => Some(name.as_str()),
-            Program::Checks => None,
+            Program::Checks | Program::Power => None,
         });
         let mut names: Vec<&str> = tests.collect();
         names.sort_unstable();
@@ -100,6 +102,12 @@ impl Suite {
     pub fn checks(name: &str, limit: Duration) -> Suite {
         let limit_secs = limit.as_secs();
         Suite { name: name.to_owned(), program: Program::Checks, arguments: Vec::new(), limit_secs }
+    }
+
+    /// A boot before or after a power cut: see [`super::power`].
+    pub fn power(name: &str, arguments: Vec<String>, limit: Duration) -> Suite {
+        let limit_secs = limit.as_secs();
+        Suite { name: name.to_owned(), program: Program::Power, arguments, limit_secs }
     }
 
     /// An integration test of this workspace: all of its tests, or those whose name contains `filter`. Where the
