@@ -155,11 +155,17 @@ impl Process {
                     self.write(err.as_ref(), &self.script.stderr, "stderr", &body.1),
                 )
             };
-            let life = async {
-                let status = self.live(&body.0, &body.1).await;
+            let status = self.live(&body.0, &body.1);
+            let stop = |status| {
                 self.phase.send_replace(Phase::Stopped(status));
             };
-            let (wrote, ()) = tokio::join!(streams, life);
+            let wrote = if self.script.exit_after_output {
+                let (wrote, status) = tokio::join!(streams, status);
+                stop(status);
+                wrote
+            } else {
+                tokio::join!(streams, async { stop(status.await) }).0
+            };
             let mut entry = Entry::new(Kind::Wrote, 0);
             entry.id.clone_from(&self.id);
             entry.exec_id.clone_from(&self.exec_id);
@@ -211,6 +217,9 @@ impl Process {
         let mut n: u64 = 0;
         while n < out.lines {
             let Some(fifo) = to else { break };
+            if self.script.exit_after_output && self.killed.borrow().is_some() {
+                break;
+            }
             if n + out.lines_after_exit >= out.lines {
                 body.send_replace(true);
             }
@@ -237,7 +246,7 @@ impl Process {
             // A killed process takes its unwritten bytes with it; what it has written is in the journal.
             tokio::select! {
                 ready = to.writable() => if ready.is_err() { break },
-                _ = self.dead() => break,
+                _ = self.dead(), if !self.script.exit_after_output => break,
             }
             match to.try_write(rest) {
                 Ok(k) => sent += k,
