@@ -121,7 +121,7 @@ fn kata(guest: &Guest, collector: &Collector) -> Result<Pod> {
     })?;
     let config = pod.bundle.join("config.json");
     let mut spec: Value = serde_json::from_slice(&fs::read(&config)?)?;
-    spec["annotations"] = json!({
+    let annotations = json!({
         "io.kubernetes.cri.container-type": "container",
         "io.kubernetes.cri.sandbox-id": "sandbox",
         "io.kubernetes.cri.sandbox-namespace": "ns",
@@ -129,6 +129,7 @@ fn kata(guest: &Guest, collector: &Collector) -> Result<Pod> {
         "io.kubernetes.cri.container-name": "app",
         "io.kubernetes.cri.image-name": "app:1",
     });
+    spec.as_object_mut().context("an object")?.insert("annotations".to_owned(), annotations);
     fs::write(&config, spec.to_string()).context("config.json")?;
     Ok(pod)
 }
@@ -142,12 +143,14 @@ fn configuration(file: &str, addresses: [&str; 2]) -> Result<String> {
     };
     let mut whole = parse(&text)?;
     // In Azure's it is a text within.
-    if let Some(inner) = whole["data"]["prometheus-config"].as_str() {
-        whole = parse(inner)?;
-    }
-    let jobs = whole["scrape_configs"].as_vec().context("jobs")?;
-    ensure!(jobs.len() == addresses.len(), "{} jobs", jobs.len());
     let text = |text: &str| Yaml::String(text.to_owned());
+    let of = |yaml: &Yaml, key: &str| yaml.as_hash().and_then(|hash| hash.get(&text(key))).cloned();
+    if let Some(inner) = of(&whole, "data").and_then(|data| of(&data, "prometheus-config")) {
+        whole = parse(inner.as_str().context("a text")?)?;
+    }
+    let jobs = of(&whole, "scrape_configs").context("jobs")?;
+    let jobs = jobs.as_vec().context("jobs")?;
+    ensure!(jobs.len() == addresses.len(), "{} jobs", jobs.len());
     let of_a_cluster = ["kubernetes_sd_configs", "static_configs", "scheme", "tls_config", "authorization"];
     let local = jobs.iter().zip(addresses).map(|(job, address)| {
         let mut job = job.as_hash().context("a job")?.clone();
@@ -175,8 +178,9 @@ fn ask(address: &str, query: &str) -> Result<BTreeMap<String, f64>> {
     let answer: Value = serde_json::from_str(&get(address, &format!("/api/v1/query?query={coded}"))?)?;
     let rows = answer.pointer("/data/result").and_then(Value::as_array).context("a result")?;
     let row = |row: &Value| -> Result<(String, f64)> {
-        let label = |name: &str| row["metric"][name].as_str().unwrap_or_default().to_owned();
-        let value = row["value"][1].as_str().context("a value")?.parse()?;
+        let field = |path: &str| row.pointer(path).and_then(Value::as_str);
+        let label = |name: &str| field(&format!("/metric/{name}")).unwrap_or_default().to_owned();
+        let value = field("/value/1").context("a value")?.parse()?;
         Ok((["pod", "container"].map(label).join("/"), value))
     };
     rows.iter().map(row).collect()

@@ -42,7 +42,8 @@ fn limited(id: &str, resources: &Value, collector: &Collector) -> Result<Pod> {
     })?;
     let config = pod.bundle.join("config.json");
     let mut spec: Value = serde_json::from_slice(&fs::read(&config)?)?;
-    spec["linux"] = json!({ "resources": resources });
+    let spec_of_linux = json!({ "resources": resources });
+    spec.as_object_mut().context("an object")?.insert("linux".to_owned(), spec_of_linux);
     fs::write(&config, spec.to_string()).context("config.json")?;
     Ok(pod)
 }
