@@ -8,6 +8,7 @@ pub mod bed;
 pub mod favour;
 pub mod feed;
 pub mod footprint;
+pub mod line;
 pub mod options;
 pub mod plain;
 pub mod pour;

@@ -29,6 +29,7 @@ pub const USAGE: &str = "[--quick] [--packaged] [--turns N] [--favour] [--only P
   --turns N   how often each side is measured
   --favour    takes most of the CPU from whoever else uses the machine
   --only PART of node: heavy, flood or slow; of throughput: absent, attached or file; of start: absent or attached;
+              of death: worker or keeper;
               of sink: busy, json, steady, slow or many
   --against PROGRAM  of sink: another build of the collector, measured in turns with this one";
 

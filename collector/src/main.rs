@@ -8,6 +8,7 @@ mod admin;
 mod cli;
 mod closed;
 mod config;
+mod doctor;
 mod enrich;
 mod event;
 mod ingest;

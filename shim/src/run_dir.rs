@@ -70,6 +70,12 @@ impl RunDir {
         Ok((format!("{:x}-{:x}-{changed:x}", meta.dev(), meta.ino()), meta))
     }
 
+    /// Whether the socket at `path` is still the one that has this key. Device and inode alone do not say so: some
+    /// file systems give a freed inode's number to the next file, which under this path is a later shim's socket.
+    pub fn is_still(path: &Path, key: &str) -> bool {
+        Self::key_of(path).is_ok_and(|(now, _)| now == key)
+    }
+
     /// Our socket for that key.
     pub fn socket(&self, key: &str) -> PathBuf {
         self.0.join("s").join(key)

@@ -2,6 +2,7 @@
 //! running ones live on, and every file is as it was to the byte afterwards.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -19,6 +20,7 @@ on_each_containerd!(
     what_somebody_changed_since_stays,
     a_pilot_wraps_only_who_asks,
     nothing_is_done_where_it_cannot_work,
+    a_handler_with_a_shim_of_its_own_keeps_it,
 );
 
 #[test]
@@ -32,6 +34,12 @@ fn one_seven_is_installed_by_editing_its_main_file() {
 #[ignore = "needs root and containerd 1.7, which ./dev test builds"]
 fn one_seven_gets_a_pilot_beside_its_handler() {
     a_pilot_wraps_only_who_asks(Version::OneSeven).unwrap();
+}
+
+#[test]
+#[ignore = "needs root and containerd 1.7, which ./dev test builds"]
+fn one_seven_keeps_a_shim_of_its_own() {
+    a_handler_with_a_shim_of_its_own_keeps_it(Version::OneSeven).unwrap();
 }
 
 fn pods_are_wrapped_and_unwrapped_again(version: Version) -> Result<()> {
@@ -161,6 +169,94 @@ fn nothing_is_done_where_it_cannot_work(version: Version) -> Result<()> {
         fs::write(&main, sound).context("mend the main file")?;
         same(&before, &files(node.dir())?)
     })
+}
+
+/// As kata-deploy leaves a node: a handler with its own `runtime_path` and options. Then the main file comes anew, as with an
+/// upgrade of it or of the node's image, and names a shim at another place: the next install covers it again.
+fn a_handler_with_a_shim_of_its_own_keeps_it(version: Version) -> Result<()> {
+    on_a_plain_node(version, |node| {
+        let kata = Kata::put(node, "kata-1")?;
+        let main = node.dir().join("containerd.toml");
+        let plain = fs::read_to_string(&main).context("read the main file")?;
+        fs::write(&main, format!("{plain}{}", kata.handler(node))).context("add the handler")?;
+        restart(node)?;
+        let before = files(node.dir())?;
+        let said = shimtap(node, "install", &["--yes", "kata"])?.ok()?.text();
+        ensure!(said.contains("wrap        kata") && !said.contains("runc:"), "it said {said}");
+        restart(node)?;
+        kata.runs(node, "one")?;
+        if node.tools().honours_runtime_path() {
+            let next = Kata::put(node, "kata-2")?;
+            fs::write(&main, format!("{plain}{}", next.handler(node))).context("write it anew")?;
+            // The old one goes with the upgrade; nothing may need it afterwards.
+            fs::remove_dir_all(kata.shim.parent().context("a folder")?).context("remove the old one")?;
+            let said = shimtap(node, "install", &["--yes"])?.ok()?.text();
+            ensure!(said.contains("wrap        kata") && said.contains("wrap        runc"), "it said {said}");
+            restart(node)?;
+            next.runs(node, "two")?;
+            let upgraded = format!("{plain}{}", next.handler(node));
+            shimtap(node, "uninstall", &["--yes"])?.ok()?;
+            let left = fs::read_to_string(&main).context("read the main file")?;
+            ensure!(left == upgraded, "left: {left}");
+            return Ok(());
+        }
+        shimtap(node, "uninstall", &["--yes"])?.ok()?;
+        same(&before, &files(node.dir())?)
+    })
+}
+
+/// A shim that stands where Kata's would, by its name: the runc shim, which runs everywhere.
+struct Kata {
+    shim: PathBuf,
+    runc: PathBuf,
+}
+
+impl Kata {
+    fn put(node: &Node, name: &str) -> Result<Kata> {
+        let in_path = !node.tools().honours_runtime_path();
+        let dir = node.dir().join(if in_path { "bin" } else { name });
+        fs::create_dir_all(&dir).context("create its folder")?;
+        let shim = dir.join("containerd-shim-kata-v2");
+        fs::copy(&node.tools().runc_shim, &shim).context("put the shim")?;
+        // Says that the handler's options came through: only they name it.
+        let runc = dir.join("runc");
+        let real = tools::in_path("runc").context("runc is not in PATH")?;
+        let text = format!("#!/bin/sh\n: >\"$0.was-here\"\nexec {} \"$@\"\n", real.display());
+        fs::write(&runc, text).context("put its runtime")?;
+        fs::set_permissions(&runc, fs::Permissions::from_mode(0o755)).context("make it executable")?;
+        Ok(Kata { shim, runc })
+    }
+
+    /// Its handler. Releases that do nothing with `runtime_path` find the shim by its name, and give options of a type that the
+    /// runc shim does not take.
+    fn handler(&self, node: &Node) -> String {
+        let cri =
+            if node.tools().is_v2() { "io.containerd.cri.v1.runtime" } else { "io.containerd.grpc.v1.cri" };
+        let table = format!("plugins.\"{cri}\".containerd.runtimes.kata");
+        if !node.tools().honours_runtime_path() {
+            return format!("[{table}]\nruntime_type = \"io.containerd.kata.v2\"\n");
+        }
+        format!(
+            "[{table}]\nruntime_type = \"io.containerd.runc.v2\"\nruntime_path = {:?}\n\
+             privileged_without_host_devices = true\n[{table}.options]\nBinaryName = {:?}\n",
+            self.shim, self.runc
+        )
+    }
+
+    /// A pod of it is wrapped, by this very shim, with the handler's options.
+    fn runs(&self, node: &Node, name: &str) -> Result<()> {
+        let pod = node.cri()?.run_pod_of_handler(name, "kata")?;
+        is_wrapped(node, 1)?;
+        let all = node.processes()?;
+        let exe = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
+        let inside = all.iter().any(|process| exe(process.pid).as_ref() == Some(&self.shim));
+        ensure!(inside, "{} is not inside: {all:#?}", self.shim.display());
+        if node.tools().honours_runtime_path() {
+            let mark = self.runc.with_extension("was-here");
+            ensure!(mark.is_file(), "its options did not reach it: no {}", mark.display());
+        }
+        node.cri()?.remove_pod(&pod)
+    }
 }
 
 /// A node without us whose wrappers, once there are some, are demanded to be gone at the end.

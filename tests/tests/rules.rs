@@ -33,6 +33,10 @@ name = "nobody reads this"
 namespace = "rig"
 container = ["quiet", "mute"]
 collect = false
+[[rule]]
+name = "for the node only"
+container = "here"
+sinks = []
 "#;
 
 fn wrapped(version: Version) -> Setup {
@@ -72,9 +76,10 @@ fn rules_decide_what_is_kept(version: Version) -> Result<()> {
         let secret = cri
             .run(&pod, &sh("app", &["/bin/sh", "-c", &format!("printf '{}'", said.replace('\n', "\\n"))]))?;
         let quiet = cri.run(&pod, &sh("quiet", &["/bin/sh", "-c", "echo one; echo two"]))?;
+        let here = cri.run(&pod, &sh("here", &["/bin/sh", "-c", "echo stays"]))?;
         let command = ["speaker", "lines=5000", "seed=3", "width=80"];
         let loud = cri.run(&pod, &Wanted { name: "loud", command: &command, ..Wanted::default() })?;
-        for id in [&secret, &quiet, &loud] {
+        for id in [&secret, &quiet, &here, &loud] {
             cri.await_exit(id)?;
         }
 
@@ -94,6 +99,17 @@ fn rules_decide_what_is_kept(version: Version) -> Result<()> {
             cri_log(&cri.log_path(&pod, "quiet"))?.stdout == b"one\ntwo\n",
             "it is not ours to keep it from containerd"
         );
+
+        let elsewhere = "shimtap_sink_elsewhere_bytes_total{sink=\"file\"} 6\n";
+        eventually(LIMIT, "what the file is not to have to be passed over", || {
+            Ok(node.collector(|collector| collector.get("/metrics"))?.contains(elsewhere).then_some(()))
+        })?;
+        let tapes = node.collector(|collector| collector.sink())?;
+        ensure!(one_tape(&tapes, &here, "stdout")?.is_none(), "the file has what is not for it");
+        let logs = node.collector(|collector| collector.shimtap(&["logs", "--container", "here"]))?;
+        ensure!(logs.contains("stays"), "the journal lacks it: {logs}");
+        let explained = node.collector(|collector| collector.shimtap(&["explain", "rig/p/here"]))?;
+        ensure!(explained.contains("goes to    journal only: rule \"for the node only\""), "{explained}");
 
         let written = tape(3, 5000, 80);
         let judged = kept(node, &loud, written.len())?.judge(&written)?;

@@ -157,7 +157,7 @@ fn the_rules_of_ttrpc_hold() -> Result<()> {
 #[test]
 fn streams_echo_their_data_frames() -> Result<()> {
     let pod = Pod::start(lab("plain", "2")?, standin(Flavour::V1_6), "stream", &Script::default())?;
-    pod.connection.is_echoed(STREAMING, 50, 100)
+    pod.connection.is_echoed(STREAMING, 50, 100, PATIENCE)
 }
 
 #[test]

@@ -269,7 +269,7 @@ fn a_mute_guest_delays_other_calls_by_no_more_than_our_own_deadline() -> Result<
     pod.finish()
 }
 
-/// Writes without end in pieces that no FIFO holds, to a reader that has stopped; and is killed.
+/// Writes more than all FIFOs on the way hold, to a reader that has stopped; and is killed.
 fn killed_at_a_stalled_reader(pod: &Pod) -> Result<(Fifos, u32)> {
     let fifos = Fifos::create_stalled(&pod.lab.fifo_dir(), &pod.id)?;
     let c = &pod.connection;
@@ -283,8 +283,8 @@ fn killed_at_a_stalled_reader(pod: &Pod) -> Result<(Fifos, u32)> {
 /// kata-containers issue 13676, seen on a real pod: the shim reports no exit before its copy is out, and nobody reads that.
 #[test]
 fn a_killed_container_whose_reader_has_stopped_hangs_without_the_wrapper_and_not_with_it() -> Result<()> {
-    let stdout = Output { lines_per_write: 10_000, ..Output::lines(1_000_000, 100) };
-    let script = Script { stdout, exit_after_output: true, ..Script::stayer() };
+    let stdout = Output::lines(10_000, 100);
+    let script = Script { stdout, written_first: true, ..Script::stayer() };
     let bare = Shim { binary: binary(STANDIN)?, flavour: Flavour::V1_6 };
     let bare = Pod::start(Lab::new()?, bare, "bare", &script)?;
     let (fifos, wait) = killed_at_a_stalled_reader(&bare)?;

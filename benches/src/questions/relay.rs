@@ -4,20 +4,13 @@
 //! One real runc shim is asked the same over two connections, turn by turn: directly at its own socket, and through
 //! the wrapper in front of it. So both sides meet the same shim in the same mood.
 
-use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::time::Instant;
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use protobuf::Message;
 use shimtap_tests::rig::Node;
-use shimtap_tests::standin::client::frame::{Frame, HEADER, parse_header};
 use shimtap_tests::standin::client::pod::{connect, state, stats, wait};
 
 use crate::bed::{Side, both_sides, run_command, timed};
+use crate::line::{Line, sockets};
 use crate::options::Options;
 use crate::report::Report;
 use crate::spread::quantile;
@@ -97,51 +90,4 @@ impl Pair {
         let relayed = Line::to_shim_of(&outer, id)?;
         Ok(Pair { direct, relayed, next: std::cell::Cell::new(101) })
     }
-}
-
-/// A connection that carries one request at a time.
-struct Line {
-    stream: UnixStream,
-    service: String,
-}
-
-impl Line {
-    /// To the one of these sockets behind which the task is known.
-    fn to_shim_of(sockets: &[PathBuf], id: &str) -> Result<Line> {
-        let payload = state(id, "").write_to_bytes().context("encode a request")?;
-        for socket in sockets {
-            for version in [3, 2] {
-                let stream = UnixStream::connect(socket)
-                    .with_context(|| format!("connect to {}", socket.display()))?;
-                let line = Line { stream, service: format!("containerd.task.v{version}.Task") };
-                if line.ask(1, "State", &payload).is_ok() {
-                    return Ok(line);
-                }
-            }
-        }
-        bail!("no shim behind {sockets:?} knows {id}")
-    }
-
-    /// Microseconds from the request to its whole answer.
-    fn ask(&self, stream: u32, method: &str, payload: &[u8]) -> Result<f64> {
-        let bytes = Frame::request(stream, &self.service, method, payload.to_vec())?.bytes();
-        let mut header = [0; HEADER];
-        let start = Instant::now();
-        (&self.stream).write_all(&bytes).context("send")?;
-        (&self.stream).read_exact(&mut header).context("read a header")?;
-        let (length, answered, kind, flags) = parse_header(header);
-        let mut body = vec![0; usize::try_from(length)?];
-        (&self.stream).read_exact(&mut body).context("read an answer")?;
-        let took = start.elapsed().as_secs_f64() * 1e6;
-        ensure!(answered == stream, "an answer on stream {answered}, asked on {stream}");
-        let answer = Frame { stream: answered, kind, flags, body }.answer()?;
-        ensure!(answer.code() == 0, "{method} was refused: {answer:?}");
-        Ok(took)
-    }
-}
-
-fn sockets(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))?;
-    let found = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()));
-    Ok(found.map(|entry| entry.path()).collect())
 }

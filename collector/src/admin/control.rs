@@ -10,14 +10,14 @@ use hyper::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{body::Answer, explain::explain, logs, metrics::plain, server::State};
+use super::{body::Answer, explain::explain, health::health, logs, metrics::plain, server::State};
 use crate::{
     event::Ending,
     metrics::{Container, Registry, Unwrapped},
 };
 
 /// What `shimtap ps` shows. Fields are only ever added.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Ps {
     /// The collector's release.
     pub version: String,
@@ -159,13 +159,14 @@ pub(super) fn answer(state: &State, request: &Request<Incoming>) -> Response<Ans
             let rules = Arc::clone(&state.reloader.rules().borrow());
             json(&explain(&state.registry, &rules))
         }
+        (&Method::GET, "/v1/health") => json(&health(&state.registry, &state.places)),
         (&Method::GET, "/v1/logs") => show_logs(state, request.uri().query().unwrap_or_default()),
         // Reads a file of a few KiB on the admin thread: it is asked for by a person, and the answer is about that file.
         (&Method::POST, "/v1/reload") => match state.reloader.reload() {
             Ok(rules) => plain(StatusCode::OK, format!("the configuration holds: rules {rules}\n")),
             Err(fault) => plain(StatusCode::CONFLICT, format!("nothing was changed: {fault}\n")),
         },
-        (_, "/v1/ps" | "/v1/explain" | "/v1/logs" | "/v1/reload") => {
+        (_, "/v1/ps" | "/v1/explain" | "/v1/health" | "/v1/logs" | "/v1/reload") => {
             plain(StatusCode::METHOD_NOT_ALLOWED, "GET for what is shown, POST for what is done\n")
         }
         _ => plain(StatusCode::NOT_FOUND, "no such page\n"),

@@ -55,6 +55,9 @@ pub struct ExplainedStream {
     /// How much its container may write, all streams together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<ExplainedRate>,
+    /// To which sinks it goes, where a rule says so: else to all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sinks: Option<ExplainedSinks>,
     /// Every rule and annotation that speaks of it, in order.
     pub matched: Vec<String>,
 }
@@ -75,6 +78,15 @@ pub struct ExplainedRate {
     pub lines_per_sec: u32,
     /// Lines at once.
     pub burst_lines: u32,
+    /// Who said so.
+    pub by: String,
+}
+
+/// Where it goes.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExplainedSinks {
+    /// Their names; empty = it is in the journal only.
+    pub names: Vec<String>,
     /// Who said so.
     pub by: String,
 }
@@ -118,6 +130,10 @@ fn stream(
         burst_lines: rate.burst_lines,
         by: reasons.rate.as_ref().map(by).unwrap_or_default(),
     });
+    let sinks = verdict.sinks.map(|names| ExplainedSinks {
+        names: names.into_iter().map(str::to_owned).collect(),
+        by: reasons.sinks.as_ref().map(by).unwrap_or_default(),
+    });
     let redact = reasons.redact.iter();
     ExplainedStream {
         stream: stream.label().to_owned(),
@@ -127,6 +143,7 @@ fn stream(
         collect_by: reasons.off.as_ref().map(by),
         redact: redact.map(|(what, who)| ExplainedRedaction { what: what.clone(), by: by(who) }).collect(),
         rate,
+        sinks,
         matched: reasons.matched.iter().map(by).collect(),
     }
 }

@@ -6,10 +6,12 @@
 mod body;
 mod control;
 mod explain;
+mod health;
 mod logs;
 mod metrics;
 mod server;
 
 pub use control::{Ps, PsContainer, PsStream, PsUnwrapped, PsWrapper};
 pub use explain::{Explained, ExplainedStream};
+pub use health::{Health, HealthSink};
 pub use server::{Admin, AdminFault};

@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     io,
     net::{SocketAddr, TcpListener as StdListener},
+    path::PathBuf,
     sync::Arc,
     thread,
     time::Duration,
@@ -20,7 +21,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{body::Answer, control, metrics};
+use super::{body::Answer, control, health, metrics};
 use crate::{
     config::{Config, Scope},
     limited::Limited,
@@ -57,6 +58,8 @@ pub(super) struct State {
     pub(super) registry: Arc<Registry>,
     pub(super) scope: Scope,
     pub(super) reloader: Arc<Reloader>,
+    /// Where the collector keeps files, by what they are for.
+    pub(super) places: Vec<(&'static str, PathBuf)>,
     /// True from the moment wrappers can connect.
     pub(super) ready: watch::Receiver<bool>,
 }
@@ -102,7 +105,8 @@ impl Admin {
             let _inside = runtime.enter();
             UnixSocket::bind(&config.control.socket)?
         };
-        let state = Arc::new(State { registry, scope: config.metrics.cadvisor_scope, reloader, ready });
+        let (scope, places) = (config.metrics.cadvisor_scope, health::places(config));
+        let state = Arc::new(State { registry, scope, reloader, places, ready });
         Ok(Self { metrics, control, state, runtime })
     }
 

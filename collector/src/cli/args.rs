@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::install;
+use crate::{doctor, install};
 
 /// Logs and metrics of containers, taken at their shims
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(name = "shimtap", version, disable_help_subcommand = true)]
-#[command(after_help = "exit status: 0 done, 1 failed (stderr says why), 64 wrong usage")]
+#[command(
+    after_help = "exit status: 0 done, 1 failed (stderr says why), 2 done and something is wrong (doctor), 64 wrong usage"
+)]
 pub struct Cli {
     /// What the user wants.
     #[command(subcommand)]
@@ -45,6 +47,8 @@ pub enum Command {
         #[command(flatten)]
         at: Asked,
     },
+    /// Say whether every container of this node is covered, and if not, why and what to do
+    Doctor(Doctor),
     /// Put the wrapper in front of this node's shims
     Install(Install),
     /// Take it away again: every file as it was
@@ -192,6 +196,26 @@ pub struct Uninstall {
     pub at: At,
 }
 
+/// What is looked at, and how it is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct Doctor {
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// Where the wrappers' files are
+    #[arg(long, value_name = "PATH", default_value = "/run/shimtap-shim")]
+    run_dir: PathBuf,
+    /// The wrapper's configuration
+    #[arg(long, value_name = "PATH", default_value = "/etc/shimtap/shim.toml")]
+    shim_config: PathBuf,
+    /// Where containerd and the record of an installation are.
+    #[command(flatten)]
+    at: At,
+    /// Where the collector is asked.
+    #[command(flatten)]
+    pub asked: Asked,
+}
+
 /// Where things are on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct At {
@@ -227,6 +251,20 @@ impl Install {
                 HookArg::Opt => install::Hook::Opt,
             }),
             wrapper: self.wrapper.clone(),
+            shim_toml: self.shim_config.clone(),
+            state: self.at.state(),
+        }
+    }
+}
+
+// === impl Doctor ===
+
+impl Doctor {
+    /// Where to look.
+    pub fn places(&self) -> doctor::Places {
+        doctor::Places {
+            containerd: self.at.node(),
+            run_dir: self.run_dir.clone(),
             shim_toml: self.shim_config.clone(),
             state: self.at.state(),
         }

@@ -23,7 +23,7 @@ use crate::{
     metrics::{Registry, SinkTotals, Totals},
     node, priority,
     reload::Reloader,
-    sinks::{self, Outlet, SinkFault, Worker},
+    sinks::{self, Outlet, Routed, SinkFault, Worker},
 };
 
 /// Descriptors besides those of wrappers: listeners, scrapers, files.
@@ -144,7 +144,8 @@ impl Collector {
             let name = sinks::name(sink);
             let its = Arc::new(SinkTotals::new(name));
             counts.push(Arc::clone(&its));
-            sinks.push(sinks::start(sink, &config.node, journal.reader(name), its)?);
+            let source = Routed::new(journal.reader(name), reloader.rules(), Arc::clone(&its));
+            sinks.push(sinks::start(sink, &config.node, source, its)?);
         }
         let streams = Streams::new(Arc::clone(&totals), Arc::clone(&journal) as _, config.ingest.positions);
         streams.expect(journal.open_streams());

@@ -4,6 +4,7 @@ mod args;
 mod ask;
 mod check;
 mod collector;
+mod doctor;
 mod explain;
 mod install;
 mod logs;
@@ -28,6 +29,8 @@ pub enum Exit {
     Done,
     /// 1: the configuration is faulty, or what was asked for cannot be done; stderr says why.
     Failed,
+    /// 2: done, and what was looked at is not as it should be.
+    Found,
     /// 64: the command line is wrong (EX_USAGE of sysexits.h).
     Usage,
 }
@@ -37,6 +40,7 @@ impl Termination for Exit {
         ExitCode::from(match self {
             Self::Done => 0,
             Self::Failed => 1,
+            Self::Found => 2,
             Self::Usage => 64,
         })
     }
@@ -79,6 +83,7 @@ pub fn run(command: &Command) -> Exit {
     match command {
         Command::Check(Configured { config }) => check::run(config.as_deref()),
         Command::Collector(Configured { config }) => collector::run(config.as_deref()),
+        Command::Doctor(wanted) => doctor::run(wanted),
         Command::Explain { whose, json, at } => explain::run(whose, *json, at.socket.as_deref()),
         Command::Install(wanted) => install::run(wanted),
         Command::Logs(logs) => logs::run(&logs.parameters(), logs.at.socket.as_deref()),

@@ -135,7 +135,10 @@ impl Config {
         let otlp = otlp::Raw::read(&mut document);
         let stats = stats::Raw::read(&mut document);
         let spool = spool::Raw::read(&mut document);
-        let rules = rule::read(&mut document);
+        let there =
+            [(Sink::FILE, file.is_some()), (Sink::STDOUT, stdout.is_some()), (Sink::OTLP, otlp.is_some())];
+        let there: Vec<_> = there.iter().filter(|(_, is)| *is).map(|(name, _)| *name).collect();
+        let rules = rule::read(&mut document, &there);
         document.reject_unknown_sections();
         let mut faults = document.into_faults();
         let config = Self {

@@ -1,4 +1,4 @@
-//! `[[rule]]`: what is collected, what is taken out, how much. In the file's order.
+//! `[[rule]]`: what is collected, what is taken out, how much, and to which sinks. In the file's order.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,9 @@ use crate::{
 };
 
 /// All of them. What a rule says wrongly is a fault and left out, so the result is of use only where there is none.
-pub(super) fn read(document: &mut Document<'_>) -> Rules {
+///
+/// `sinks` are those that the file has a section of.
+pub(super) fn read(document: &mut Document<'_>, sinks: &[&'static str]) -> Rules {
     let mut number = 0;
     Rules::new(document.each("rule", |line, mut section| {
         number += 1;
@@ -22,13 +24,34 @@ pub(super) fn read(document: &mut Document<'_>) -> Rules {
             collect: section.boolean("collect").map(|at| at.value),
             redact: redactor(&mut section),
             rate: rate(&mut section),
+            sinks: route(&mut section, sinks),
         };
-        if rule.collect.is_none() && rule.redact.is_empty() && rule.rate.is_none() {
-            section.refuse(line, "", "changes nothing: give it collect, redact or lines_per_sec");
+        if rule.collect.is_none() && rule.redact.is_empty() && rule.rate.is_none() && rule.sinks.is_none() {
+            section.refuse(line, "", "changes nothing: give it collect, redact, lines_per_sec or sinks");
+        }
+        if rule.sinks.is_some() && !rule.of.annotations.is_empty() {
+            let message = "cannot go with annotations, which the journal does not keep: after a restart of the \
+                           collector nobody would know them";
+            section.refuse(line, "sinks", message);
         }
         section.finish();
         rule
     }))
+}
+
+/// Which sinks, each by the name of its section.
+fn route(section: &mut Section<'_, '_>, there: &[&'static str]) -> Option<Vec<&'static str>> {
+    let At { line, value } = section.strings("sinks")?;
+    let mut sinks = Vec::new();
+    for name in value {
+        match there.iter().find(|known| **known == name) {
+            Some(known) => sinks.push(*known),
+            None => {
+                section.refuse(line, "sinks", &format!("names {name:?}, and there is no section [{name}]"))
+            }
+        }
+    }
+    Some(sinks)
 }
 
 fn selection(section: &mut Section<'_, '_>) -> Match {

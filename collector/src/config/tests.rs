@@ -153,6 +153,19 @@ fn every_fault_of_a_rule_is_reported() {
 }
 
 #[test]
+fn a_rule_names_sinks_that_are_there_and_none_by_annotations() {
+    let file = "[file]\npath = \"/var/log/x\"\n";
+    let config = parse(&format!("[[rule]]\nsinks = \"file\"\n[[rule]]\nsinks = []\n{file}")).expect("valid");
+    assert!(config.rules.route());
+    let text = format!(
+        "[[rule]]\nsinks = [\"file\", \"otlp\"]\n[[rule]]\nsinks = \"file\"\nannotations = {{ a = \"b\" }}\n{file}"
+    );
+    let faults = parse(&text).expect_err("faulty");
+    let seen: Vec<_> = faults.iter().map(|f| (f.line.unwrap_or(0), f.key.as_str())).collect();
+    assert_eq!(seen, [(2, "rule.sinks"), (3, "rule.sinks")], "{faults}");
+}
+
+#[test]
 fn an_otlp_section_says_what_it_says() {
     let config = parse(concat!(
         "[node]\nname = \"n\"\n",

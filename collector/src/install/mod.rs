@@ -21,6 +21,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use effective::{Handler, Release};
 pub use files::Change;
 pub use hook::Hook;
 pub use node::{Node, Where};

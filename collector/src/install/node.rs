@@ -10,6 +10,7 @@ use std::{
     os::unix::{ffi::OsStringExt, process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
+    time::SystemTime,
 };
 
 use super::{
@@ -46,6 +47,8 @@ pub struct Node {
     pub effective: Effective,
     /// The unit to restart, where it runs in one.
     pub unit: Option<String>,
+    /// Since when the daemon runs; none where it does not.
+    pub started: Option<SystemTime>,
     /// Where it looks for shims, in order; without the opt plugin's folder.
     pub path: OsString,
 }
@@ -81,13 +84,13 @@ impl Node {
         let said = program.run(&["--version"])?;
         let release = Release::read(&said)
             .ok_or_else(|| InstallFault::Answer { what: program.shown(&["--version"]), why: said })?;
-        let (unit, path) = match &running {
-            Some(running) => (unit_of(&running.pid), path_of(&running.pid)),
-            None => (None, None),
+        let (unit, path, started) = match &running {
+            Some(running) => (unit_of(&running.pid), path_of(&running.pid), started(&running.pid)),
+            None => (None, None, None),
         };
         let path = path.unwrap_or_else(|| DEFAULT_PATH.into());
         let effective = program.effective(&config)?;
-        Ok(Self { program, config, release, effective, unit, path })
+        Ok(Self { program, config, release, effective, unit, started, path })
     }
 
     /// What holds with the files as they are now.
@@ -197,6 +200,10 @@ fn unit_of(pid: &str) -> Option<String> {
     let said = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     let mut parts = said.lines().filter_map(|line| line.rsplit(':').next()).flat_map(|path| path.split('/'));
     parts.find(|part| part.ends_with(".service")).map(str::to_owned)
+}
+
+fn started(pid: &str) -> Option<SystemTime> {
+    fs::metadata(format!("/proc/{pid}")).ok()?.modified().ok()
 }
 
 fn path_of(pid: &str) -> Option<OsString> {

@@ -50,7 +50,7 @@ static FAILED: Limited = Limited::new();
 #[derive(Debug)]
 pub struct JournalThread {
     thread: thread::JoinHandle<()>,
-    settling: thread::JoinHandle<()>,
+    settling: Vec<thread::JoinHandle<()>>,
     stop: Stop,
     settled: watch::Sender<bool>,
 }
@@ -113,7 +113,7 @@ impl JournalThread {
         };
         let thread = thread::Builder::new().name("journal".into()).spawn(run).map_err(fault)?;
         let settled = watch::Sender::new(false);
-        let settling = settle::start(journal, settled.subscribe())?;
+        let settling = settle::start(journal, &settled.subscribe())?;
         Ok(Self { thread, settling, stop, settled })
     }
 
@@ -127,7 +127,7 @@ impl JournalThread {
     #[must_use]
     pub fn settle(&self) -> bool {
         self.settled.send_replace(true);
-        self.settling.is_finished()
+        self.settling.iter().all(thread::JoinHandle::is_finished)
     }
 
     /// Gives up waiting for a failing disk: what is not appended stays unacknowledged.

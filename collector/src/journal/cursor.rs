@@ -10,14 +10,14 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use shimtap_proto::ttrpc::wire::{Value, fields, put_len, put_number};
 
-use crate::{closed::Counts, event::HoleReason};
+use crate::{closed::Counts, event::HoleReason, sinks::Settle};
 
 /// A sink's place in the journal. Shared by its reader and by every batch that is on its way.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct Cursor {
     path: Option<PathBuf>,
     state: Mutex<Place>,
     changed: AtomicBool,
+    /// What has to be done before it is written.
+    first: OnceLock<Arc<dyn Settle>>,
     /// Bytes that were gone before the sink came to them, since this process began.
     pub(super) lost: Counts<HoleReason>,
 }
@@ -111,7 +113,18 @@ impl Cursor {
 
     /// At `place`; written to `path`, if there is one.
     pub(super) fn new(path: Option<PathBuf>, place: Place) -> Self {
-        Self { path, state: Mutex::new(place), changed: AtomicBool::new(true), lost: Counts::default() }
+        let (state, changed) = (Mutex::new(place), AtomicBool::new(true));
+        Self { path, state, changed, first: OnceLock::new(), lost: Counts::default() }
+    }
+
+    /// Before it is written, `settle` is asked, which may wait for a disk. The first one that is told holds.
+    pub(super) fn settle_first(&self, settle: Arc<dyn Settle>) {
+        let _ = self.first.set(settle);
+    }
+
+    /// Must something be done before it is written?
+    pub(super) fn waits(&self) -> bool {
+        self.first.get().is_some()
     }
 
     /// What `path` says; `None` where it says nothing that can be read.
@@ -188,13 +201,9 @@ impl Cursor {
             state.ends.retain(|stream, _| is_known(*stream));
             state.encode()
         };
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
-        bytes.extend_from_slice(&body);
-        let fresh = path.with_extension("new");
-        let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh);
-        let written = file.and_then(|file| io::Write::write_all(&mut &file, &bytes));
-        let put = written.and_then(|()| fs::rename(&fresh, path));
+        // What it calls acknowledged was so by now; what is acknowledged meanwhile is for the next time.
+        let settled = self.first.get().map_or(Ok(()), |first| first.settle());
+        let put = settled.and_then(|()| put(path, &body));
         if put.is_err() {
             self.changed.store(true, Ordering::Relaxed);
         }
@@ -257,6 +266,17 @@ impl Place {
     }
 }
 
+/// Puts a place at `path`, whole or not at all.
+fn put(path: &Path, body: &[u8]) -> io::Result<()> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
+    bytes.extend_from_slice(body);
+    let fresh = path.with_extension("new");
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    io::Write::write_all(&mut &file, &bytes)?;
+    fs::rename(&fresh, path)
+}
+
 /// Fields 1 to `N`, all numbers.
 fn numbers<const N: usize>(bytes: &[u8]) -> Option<[u64; N]> {
     let mut numbers = [0; N];
@@ -268,4 +288,53 @@ fn numbers<const N: usize>(bytes: &[u8]) -> Option<[u64; N]> {
         }
     }
     Some(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use super::*;
+
+    /// A disk that can be out of order, and during whose work a batch is acknowledged.
+    #[derive(Debug, Default)]
+    struct Disk {
+        fails: AtomicBool,
+        cursor: OnceLock<Weak<Cursor>>,
+    }
+
+    impl Settle for Disk {
+        fn settle(&self) -> io::Result<()> {
+            if self.fails.load(Ordering::Relaxed) {
+                return Err(io::Error::other("out of order"));
+            }
+            let cursor = self.cursor.get().and_then(Weak::upgrade).expect("it is told");
+            cursor.acknowledge(2);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_place_says_only_what_a_power_cut_leaves_with_the_sink() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = Cursor::path(dir.path(), "file");
+        let cursor = Arc::new(Cursor::new(Some(path.clone()), Place::default()));
+        let disk = Arc::new(Disk::default());
+        disk.cursor.set(Arc::downgrade(&cursor)).expect("once");
+        cursor.settle_first(Arc::clone(&disk) as _);
+        let open = |seq: u64| Open { stream: 1, from: seq * 10, to: seq * 10 + 10, time_ns: 1, parts: 1 };
+        (0..4).for_each(|seq| cursor.give(seq, open(seq)));
+        cursor.acknowledge(0);
+
+        disk.fails.store(true, Ordering::Relaxed);
+        cursor.write(|_| true).expect_err("its disk is out of order");
+        assert_eq!(Cursor::read(&path), None, "nothing is claimed");
+
+        disk.fails.store(false, Ordering::Relaxed);
+        let said = || Cursor::read(&path).expect("a place").open.into_keys().collect::<Vec<_>>();
+        cursor.write(|_| true).expect("it is tried again though nothing has changed");
+        assert_eq!(said(), [1, 2, 3], "2 was acknowledged while the disk was at work: it may not have it");
+        cursor.write(|_| true).expect("written");
+        assert_eq!(said(), [1, 3]);
+    }
 }

@@ -32,7 +32,7 @@ use nix::fcntl::Flock;
 use tokio::sync::watch;
 
 pub use append::JournalThread;
-pub use figures::Figures;
+pub use figures::{Figures, SinkFigures};
 pub use format::Row;
 
 use crate::{config, event::StreamName, ingest::Memory, metrics::Totals, sinks::errno_name};
@@ -174,16 +174,29 @@ impl Journal {
         self.state().table.count(&self.totals);
     }
 
-    /// Writes how far each sink is, after bringing to the disk what has come, if something `has_grown`.
+    /// Writes how far each sink is that has nothing to do before, after bringing to the disk what has come, if something
+    /// `has_grown`.
     fn settle(&self, has_grown: bool) {
-        let (file, cursors) = {
-            let state = self.state();
-            (state.parts.back().map(|part| Arc::clone(&part.file)), state.cursors.clone())
-        };
+        let file = self.state().parts.back().map(|part| Arc::clone(&part.file));
         if let Some(Err(error)) = file.filter(|_| has_grown).map(|file| self.sync(&file)) {
             self.totals.journal.error(&errno_name(&error));
         }
-        for (_, cursor) in cursors {
+        self.write_places(|cursor| !cursor.waits());
+    }
+
+    /// Writes how far each sink is that has something to bring to a disk of its own before.
+    fn settle_sinks(&self) {
+        self.write_places(Cursor::waits);
+    }
+
+    /// Is there a sink that has?
+    fn has_waiting_sinks(&self) -> bool {
+        self.state().cursors.iter().any(|(_, cursor)| cursor.waits())
+    }
+
+    fn write_places(&self, of: impl Fn(&Cursor) -> bool) {
+        let cursors = self.state().cursors.clone();
+        for (_, cursor) in cursors.into_iter().filter(|(_, cursor)| of(cursor)) {
             let written = cursor.write(|stream| self.state().table.get(stream).is_some());
             if let Err(error) = written {
                 self.totals.journal.error(&errno_name(&error));

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     event::{Batch, Body, Ending, Flags, HoleReason, Origin, Receipt, Record},
     process::Joiner,
-    sinks::{Source, Waiting},
+    sinks::{Settle, Source, Waiting},
 };
 
 /// A reader that is this far behind does not wait for more. It is below what a wrapper sends ahead.
@@ -340,6 +340,13 @@ impl Reader {
 }
 
 impl Source for Reader {
+    /// Where the journal is in memory, no place of a sink outlives a power cut: then there is nothing to be done.
+    fn settle_first(&mut self, settle: Arc<dyn Settle>) {
+        if !self.journal.is_in_memory() {
+            self.cursor.settle_first(settle);
+        }
+    }
+
     async fn recv(&mut self) -> Option<Waiting> {
         loop {
             // Before looking: what comes meanwhile is looked for again.

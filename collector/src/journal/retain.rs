@@ -75,8 +75,13 @@ impl Journal {
         several && self.drop_oldest(DropReason::DiskReserve).is_ok()
     }
 
+    /// Bytes that the journal may have, as configured.
+    pub fn max_bytes(&self) -> u64 {
+        self.config.max_bytes
+    }
+
     /// Bytes that the journal may have now: as configured, or what the disk's reserve leaves.
-    pub(super) fn budget(&self) -> u64 {
+    pub fn budget(&self) -> u64 {
         let most = self.config.max_bytes;
         self.room().map_or(most, |room| room.max(FLOOR).min(most))
     }
@@ -112,9 +117,13 @@ impl Journal {
         let block = system.fragment_size();
         let bytes = |blocks: u64| blocks.saturating_mul(block);
         let share = (bytes(system.blocks()) / 100).saturating_mul(self.config.reserve_percent);
-        let in_memory = statfs(self.dir()).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
-        let reserve = if in_memory { share } else { share.max(self.config.reserve_bytes) };
+        let reserve = if self.is_in_memory() { share } else { share.max(self.config.reserve_bytes) };
         Some(bytes(system.blocks_available()).saturating_add(self.size()).saturating_sub(reserve))
+    }
+
+    /// Does it lie on a tmpfs, where nothing outlives a power cut?
+    pub(super) fn is_in_memory(&self) -> bool {
+        statfs(self.dir()).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC)
     }
 
     fn victim(&self) -> Option<Victim> {

@@ -1,6 +1,8 @@
 //! What is done now and then, beside the writer: bytes are brought to the disk, and sinks' places are written.
 //!
-//! A thread of its own, because both may take long on a busy disk, and an acknowledgement waits for neither.
+//! Threads of their own, because all of it may take long on a busy disk, and an acknowledgement waits for none of it. One for
+//! the journal's disk, and one for those of sinks, where there are any: what hangs there holds neither the journal nor other
+//! sinks' places.
 
 use std::{sync::Arc, thread};
 
@@ -9,28 +11,44 @@ use tokio::{sync::watch, time::sleep};
 use super::{Journal, JournalFault};
 use crate::priority;
 
-/// Starts the thread, which ends after `stop`.
+/// Starts the threads, which end after `stop`.
 pub(super) fn start(
     journal: &Arc<Journal>,
+    stop: &watch::Receiver<bool>,
+) -> Result<Vec<thread::JoinHandle<()>>, JournalFault> {
+    let mut settled = 0;
+    let own = now_and_then("journal-sync", journal, stop.clone(), move |journal| {
+        let next = journal.state().next;
+        journal.settle(next != settled);
+        settled = next;
+    })?;
+    if !journal.has_waiting_sinks() {
+        return Ok(vec![own]);
+    }
+    Ok(vec![own, now_and_then("sink-sync", journal, stop.clone(), Journal::settle_sinks)?])
+}
+
+/// Does it every `fsync_interval`, and once more at the end.
+fn now_and_then(
+    name: &str,
+    journal: &Arc<Journal>,
     mut stop: watch::Receiver<bool>,
+    mut what: impl FnMut(&Journal) + Send + 'static,
 ) -> Result<thread::JoinHandle<()>, JournalFault> {
     let fault = |source| JournalFault::Thread { source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(fault)?;
     let journal = Arc::clone(journal);
     let run = async move {
-        let mut settled = 0;
         let mut stopped = false;
         while !stopped {
             tokio::select! {
                 () = sleep(journal.config.fsync_interval) => {}
                 _ = stop.wait_for(|stop| *stop) => stopped = true,
             }
-            let next = journal.state().next;
-            journal.settle(next != settled);
-            settled = next;
+            what(&journal);
         }
     };
-    let spawned = thread::Builder::new().name("journal-sync".into()).spawn(move || {
+    let spawned = thread::Builder::new().name(name.into()).spawn(move || {
         priority::yield_to_workloads();
         runtime.block_on(run);
     });

@@ -150,6 +150,7 @@ families! {
     SINK_REJECTED_BYTES Own Counter "shimtap_sink_rejected_bytes_total" ["sink", "reason"] "Container output in them, where a request was refused as a whole.";
     SINK_RETRIED Own Counter "shimtap_sink_retried_records_total" ["sink", "reason"] "Records of attempts that failed and were made again.";
     SINK_RETRIED_BYTES Own Counter "shimtap_sink_retried_bytes_total" ["sink", "reason"] "Container output in them.";
+    SINK_ELSEWHERE Own Counter "shimtap_sink_elsewhere_bytes_total" ["sink"] "Container output that rules send to other sinks, or to none.";
     SINK_SPLITS Own Counter "shimtap_sink_splits_total" ["sink"] "Requests that were too large and went again as two.";
     SINK_ERRORS Own Counter "shimtap_sink_errors_total" ["sink", "error"] "Attempts that failed and were made again, by errno or reason.";
     SINK_IN_FLIGHT Own Gauge "shimtap_sink_in_flight" ["sink"] "Attempts on their way.";

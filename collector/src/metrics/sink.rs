@@ -60,6 +60,8 @@ pub struct SinkTotals {
     pub retried: Counts<Trouble>,
     /// Bytes of container output in them.
     pub retried_bytes: Counts<Trouble>,
+    /// Bytes of container output that rules send to other sinks.
+    pub elsewhere_bytes: Counter,
     /// Requests that were split because they were too large.
     pub splits: Counter,
     /// Attempts on their way.
@@ -106,6 +108,7 @@ impl SinkTotals {
             rejected_bytes: Counts::default(),
             retried: Counts::default(),
             retried_bytes: Counts::default(),
+            elsewhere_bytes: Counter::default(),
             splits: Counter::default(),
             in_flight: Gauge::default(),
             duration: Histogram::default(),
@@ -123,7 +126,8 @@ impl SinkTotals {
         *count = count.saturating_add(1);
     }
 
-    fn errors(&self) -> BTreeMap<String, u64> {
+    /// Attempts that failed, by errno or reason.
+    pub fn errors(&self) -> BTreeMap<String, u64> {
         self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -139,10 +143,11 @@ type Figure<'f> = &'f dyn Fn(&SinkTotals) -> u64;
 
 /// Shows all sinks.
 pub(super) fn render(text: &mut Text, registry: &Registry) {
-    let singles: [(&'static Family, Figure<'_>); 7] = [
+    let singles: [(&'static Family, Figure<'_>); 8] = [
         (&f::SINK_RECORDS, &|sink| sink.records.get()),
         (&f::SINK_BYTES, &|sink| sink.bytes.get()),
         (&f::SINK_WRITES, &|sink| sink.writes.get()),
+        (&f::SINK_ELSEWHERE, &|sink| sink.elsewhere_bytes.get()),
         (&f::SINK_SPLITS, &|sink| sink.splits.get()),
         (&f::SINK_IN_FLIGHT, &|sink| sink.in_flight.get()),
         (&f::SINK_BREAKER, &|sink| sink.breaker.get()),

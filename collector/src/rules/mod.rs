@@ -1,7 +1,7 @@
 //! Collection rules: what of a container's output is collected, and what is taken out of it.
 //!
-//! An ordered list. Every rule that matches a stream has its say, in order: of `collect` and `rate` the last one holds,
-//! what is redacted adds up. A pod's own annotations come after all rules and may only narrow. Nothing here knows a
+//! An ordered list. Every rule that matches a stream has its say, in order: of `collect`, `rate` and
+//! `sinks` the last one holds, what is redacted adds up. A pod's own annotations come after all rules and may only narrow. Nothing here knows a
 //! connection, a file or the clock; whoever asks gets a [`Verdict`] with the reasons.
 
 mod censor;
@@ -24,7 +24,7 @@ use crate::{enrich::Identity, event::StreamKind};
 pub struct Rules(Vec<Rule>);
 
 /// One rule. What it does not say it leaves as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     /// For people.
     pub name: String,
@@ -38,6 +38,8 @@ pub struct Rule {
     pub redact: Redactor,
     /// How many lines their container may write.
     pub rate: Option<Rate>,
+    /// To which sinks they go, by name; to none where it is empty.
+    pub sinks: Option<Vec<&'static str>>,
 }
 
 /// Which streams a rule speaks of: those of which all that it names is known and matches.
@@ -68,6 +70,8 @@ pub struct Verdict {
     pub redact: Redactor,
     /// How many lines its container may write.
     pub rate: Option<Rate>,
+    /// To which sinks it goes; to all where nobody says.
+    pub sinks: Option<Vec<&'static str>>,
     /// Who said so.
     pub reasons: Reasons,
 }
@@ -83,6 +87,8 @@ pub struct Reasons {
     pub redact: Vec<(String, By)>,
     /// Of `rate`.
     pub rate: Option<By>,
+    /// Of `sinks`.
+    pub sinks: Option<By>,
 }
 
 /// A rule, or a pod's annotation.
@@ -119,6 +125,12 @@ impl Rules {
         self.0.len()
     }
 
+    /// Whether any of them says to which sinks something goes.
+    #[must_use]
+    pub fn route(&self) -> bool {
+        self.0.iter().any(|rule| rule.sinks.is_some())
+    }
+
     /// What becomes of this stream of this container.
     #[must_use]
     pub fn judge(&self, identity: &Identity, stream: StreamKind) -> Verdict {
@@ -145,6 +157,10 @@ impl Rule {
         if self.rate.is_some() {
             verdict.rate = self.rate;
             reasons.rate = Some(by());
+        }
+        if self.sinks.is_some() {
+            verdict.sinks.clone_from(&self.sinks);
+            reasons.sinks = Some(by());
         }
         verdict.redact(&self.redact, &by());
     }
@@ -174,6 +190,12 @@ impl Match {
 // === impl Verdict ===
 
 impl Verdict {
+    /// Whether the sink of this name is to have it.
+    #[must_use]
+    pub fn goes_to(&self, sink: &str) -> bool {
+        self.sinks.as_ref().is_none_or(|sinks| sinks.contains(&sink))
+    }
+
     /// Adds what `by` wants to be taken out.
     fn redact(&mut self, more: &Redactor, by: &By) {
         if more.is_empty() {

@@ -28,7 +28,7 @@ fn names(pattern: &str) -> Option<Names> {
 }
 
 fn rule(of: Match) -> Rule {
-    Rule { name: "r".to_owned(), line: 1, of, collect: None, redact: Redactor::default(), rate: None }
+    Rule { name: "r".to_owned(), line: 1, of, ..Rule::default() }
 }
 
 fn stdout(rules: Vec<Rule>, identity: &Identity) -> Verdict {
@@ -108,4 +108,22 @@ fn an_annotation_that_cannot_be_followed_is_said() {
     assert_eq!(verdict.redact.names().collect::<Vec<_>>(), ["email"], "what can be followed is");
     let said: Vec<_> = verdict.reasons.matched.iter().map(ToString::to_string).collect();
     assert!(said.iter().all(|by| by.contains("not followed")), "{said:?}");
+}
+
+#[test]
+fn the_last_list_of_sinks_holds_whatever_else_is_said() {
+    let of_pay = Match { namespace: names("pay"), ..Match::default() };
+    let to = |sinks: &[&'static str]| Some(sinks.to_vec());
+    let rules = vec![
+        Rule { sinks: to(&["file", "otlp"]), ..rule(Match::default()) },
+        Rule { sinks: to(&["otlp"]), ..rule(of_pay) },
+        Rule { collect: Some(true), ..rule(Match::default()) },
+    ];
+    assert!(Rules::new(rules.clone()).route() && !Rules::default().route());
+    let verdict = stdout(rules, &identity(&[]));
+    assert!(verdict.goes_to("otlp") && !verdict.goes_to("file"));
+    assert!(verdict.reasons.sinks.is_some());
+    assert!(stdout(Vec::new(), &identity(&[])).goes_to("file"));
+    let nowhere = vec![Rule { sinks: to(&[]), ..rule(Match::default()) }];
+    assert!(!stdout(nowhere, &identity(&[])).goes_to("file"));
 }

@@ -6,6 +6,7 @@ mod frame;
 pub mod lines;
 mod otlp;
 mod queue;
+mod routed;
 mod source;
 mod stdout;
 
@@ -17,7 +18,8 @@ pub use frame::{Trouble, Worker};
 pub use lines::Format;
 pub use otlp::{Compression, OtlpFault};
 pub use queue::{Backlog, Exit, Outlet, Room, Waiting};
-pub use source::Source;
+pub use routed::Routed;
+pub use source::{Settle, Source};
 
 use crate::{config, metrics::SinkTotals};
 

@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::Source;
+use super::{Settle, Source};
 use crate::event::{Batch, Record};
 
 /// A queue's entrance: where connections put batches.
@@ -138,6 +138,9 @@ impl Source for Exit {
             self.gathered.wait(limit).await;
         }
     }
+
+    // Nothing of it outlives this process.
+    fn settle_first(&mut self, _: Arc<dyn Settle>) {}
 }
 
 // === impl Gathered ===

@@ -151,7 +151,8 @@ impl Collector {
 
     /// A page that must be there.
     pub fn get(&self, path: &str) -> String {
-        let (status, body) = self.try_get(path).expect("the collector answers");
+        let answer = self.try_get(path);
+        let (status, body) = answer.unwrap_or_else(|| panic!("{path}: no answer; stderr: {}", self.stderr()));
         assert_eq!(status, 200, "{path}: {body}");
         body
     }

@@ -213,7 +213,8 @@ shared_layout! {
         pub task_api: AtomicU32,
         /// What the inner shim last called its own pid; 0 until it was asked.
         pub inner_pid: AtomicU32,
-        /// Device, inode and change time of the inner shim's socket: its name on the disk may be taken over.
+        /// Device and inode of the inner shim's socket, for the release before, to which there may be a way back. The key
+        /// has the change time too, without which they do not tell it from a later shim's.
         pub inner_dev: AtomicU64,
         pub inner_ino: AtomicU64,
         /// The name under which our files stand in `s/`.

@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
-    sync::atomic::Ordering,
+    path::Path,
 };
 
 use nix::{
@@ -16,6 +16,7 @@ use nix::{
 
 use crate::{
     block::Identity,
+    run_dir::RunDir,
     sys::{Errno, Kernel},
 };
 
@@ -49,10 +50,7 @@ pub fn outer_writer(reader: BorrowedFd<'_>) -> Kernel<OwnedFd> {
 /// path has become the socket of a later shim.
 pub fn inner_socket(who: &Identity) -> Kernel<OwnedFd> {
     let path = who.inner_path.get();
-    let meta = nix::sys::stat::lstat(path.as_str())?;
-    if (meta.st_dev, meta.st_ino)
-        != (who.inner_dev.load(Ordering::Relaxed), who.inner_ino.load(Ordering::Relaxed))
-    {
+    if !RunDir::is_still(Path::new(&path), &who.key.get()) {
         return Err(Errno::ENOENT);
     }
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;

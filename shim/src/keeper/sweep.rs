@@ -1,6 +1,6 @@
 //! What a keeper removes when all is over: its own files, and the socket its inner shim may have left.
 
-use std::{fs, io::ErrorKind, os::unix::fs::MetadataExt, path::Path, sync::atomic::Ordering};
+use std::{fs, io::ErrorKind, path::Path};
 
 use crate::{block::Block, run_dir::RunDir};
 
@@ -11,10 +11,7 @@ pub fn sweep(block: &Block) {
     let run_dir = RunDir::at(who.run_dir.get());
     let key = who.key.get();
     let inner = who.inner_path.get();
-    let same = |m: &fs::Metadata| {
-        m.dev() == who.inner_dev.load(Ordering::Relaxed) && m.ino() == who.inner_ino.load(Ordering::Relaxed)
-    };
-    if fs::symlink_metadata(&inner).is_ok_and(|m| same(&m)) {
+    if RunDir::is_still(Path::new(&inner), &key) {
         let _ = fs::remove_file(&inner);
     }
     remove_tasks(&run_dir, &who.namespace.get(), &key);
@@ -65,9 +62,41 @@ pub const TASK_LINK: &str = "shim";
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::{
+        fs::{PermissionsExt, symlink},
+        net::UnixListener,
+    };
 
     use super::*;
+
+    fn block_of(dir: &Path, inner: &Path) -> Block {
+        let block = Block::create().unwrap();
+        let who = &block.tables().identity;
+        let key = RunDir::key_of(inner).unwrap().0;
+        assert!(who.key.set(&key) && who.namespace.set("ns") && who.run_dir.set(dir.to_str().unwrap()));
+        assert!(who.inner_path.set(inner.to_str().unwrap()));
+        block
+    }
+
+    #[test]
+    fn the_socket_of_a_later_shim_stays_though_it_has_the_number_of_the_earlier_one() {
+        let dir = std::env::temp_dir().join(format!("shimtap-sweep-sock-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("inner");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let earlier = block_of(&dir, &path);
+        // A file system that gives numbers again is not at hand everywhere: the same inode with another change time is
+        // what a later shim's socket looks like there.
+        let before = RunDir::key_of(&path).unwrap().0;
+        while RunDir::is_still(&path, &before) {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        sweep(&earlier);
+        assert!(path.exists(), "a later shim's socket was removed");
+        sweep(&block_of(&dir, &path));
+        assert!(!path.exists(), "our own shim's stale socket was left");
+        fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn whose_a_task_is_stays_known_while_anything_of_it_is_left() {

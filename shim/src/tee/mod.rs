@@ -17,7 +17,7 @@ use nix::sys::epoll::EpollFlags;
 
 use self::{pace::Pace, ring::ChunkPool};
 use crate::{
-    block::{Block, Phase, STREAMS, Slot, Stream, StreamState, linked},
+    block::{Block, Phase, STREAMS, Slot, Stream, StreamState, TaskState, linked},
     relay::Want,
     sys::{Kernel, fd, monotonic_ns},
     worker::{Token, Worker},
@@ -146,7 +146,7 @@ impl Worker {
                 self.tee
                     .running
                     .get(*n)
-                    .is_some_and(|r| r.due_ns(self.may_discard(*n)).is_some_and(|at| at <= now))
+                    .is_some_and(|r| r.due_ns(self.patience_ns(*n)).is_some_and(|at| at <= now))
             })
             .collect();
         for stream in due {
@@ -167,17 +167,24 @@ impl Worker {
 
     /// The earliest of those times.
     pub(crate) fn streams_due_ns(&self) -> Option<u64> {
-        self.live_streams().filter_map(|(n, _)| self.tee.running.get(n)?.due_ns(self.may_discard(n))).min()
+        self.live_streams().filter_map(|(n, _)| self.tee.running.get(n)?.due_ns(self.patience_ns(n))).min()
     }
 
-    /// May what containerd does not take be thrown away? Only once the task was killed (or deleted, or its exit is
-    /// known, or its shim is dead): without that a reader that is away (containerd restarting) would cost output.
-    fn may_discard(&self, stream: usize) -> bool {
-        let task = linked(&self.stream(stream).task).map(|t| self.task(t));
-        self.is_inner_gone()
-            || task.is_none_or(|task| {
-                task.killed.load(Ordering::Acquire) != 0 || task.exit_known.load(Ordering::Acquire) != 0
-            })
+    /// How long (ns) containerd may take nothing before what it does not take is thrown away; `None`: for ever. A reader
+    /// that is away (containerd restarts, or hangs with its disk) gets everything, as from the shim alone, unless somebody
+    /// would wait for it in vain (docs/adr/0015).
+    fn patience_ns(&self, stream: usize) -> Option<u64> {
+        const HUNG_NS: u64 = 5_000_000_000;
+        const DELETED_NS: u64 = 1_000_000_000;
+        let Some(task) = linked(&self.stream(stream).task).map(|t| self.task(t)) else {
+            return Some(DELETED_NS);
+        };
+        if TaskState::load(&task.state) == TaskState::Deleted {
+            return Some(DELETED_NS);
+        }
+        // A killed task whose exit was told has nothing to hang for; containerd's CRI kills each once more at its end.
+        let killed = task.killed.load(Ordering::Acquire) != 0 && task.exit_known.load(Ordering::Acquire) == 0;
+        (killed || self.is_inner_gone()).then_some(HUNG_NS)
     }
 
     /// Has containerd taken everything that these streams will (or, for now, do) bring? True after the end, or when
@@ -217,9 +224,11 @@ impl Worker {
 // === impl Running ===
 
 impl Running {
-    fn due_ns(&self, may_discard: bool) -> Option<u64> {
-        let stalled = self.stalled_ns.filter(|_| may_discard && self.want == Want::Target);
-        let stalled = stalled.map(|at| at.saturating_add(pump::STALL_NS));
+    /// `patience_ns`: see [`Worker::patience_ns`].
+    fn due_ns(&self, patience_ns: Option<u64>) -> Option<u64> {
+        let patience_ns = patience_ns.filter(|_| self.want == Want::Target);
+        // At once where its clock has yet to be started.
+        let stalled = patience_ns.map(|ns| self.stalled_ns.map_or(0, |at| at.saturating_add(ns)));
         [self.pace.due_ns(), stalled, self.trim_ns, self.retry_ns].into_iter().flatten().min()
     }
 }

@@ -28,8 +28,6 @@ use crate::{
     worker::Worker,
 };
 
-/// After this long without containerd taking a byte, a killed task's output is thrown away.
-pub(super) const STALL_NS: u64 = 1_000_000_000;
 /// How long a stream that could not be moved at all rests.
 const RETRY_NS: u64 = 50_000_000;
 /// Most bytes of one move: a pipe of default size.
@@ -187,7 +185,7 @@ impl Worker {
         let moving = passes(stream);
         let rest = load(&stream.filled).saturating_sub(moving);
         let pipe = linked(&stream.pipe).ok_or(Errno::EBADF)?;
-        let may_discard = self.may_discard(index);
+        let patience_ns = self.patience_ns(index);
         self.open_target(index)?;
         let mut held = self.in_pipe(index, pipe)?;
         let pipe_out = self.hands.get(Slot::pipe(pipe))?;
@@ -200,7 +198,7 @@ impl Worker {
                     running.in_pipe = Some(held);
                     (running.stalled_ns, running.discarding) = (None, false);
                 }
-                Moved::Blocked | Moved::End if self.tee.is_stalled(index) && may_discard => {
+                Moved::Blocked | Moved::End if self.tee.is_stalled(index, patience_ns) => {
                     let nowhere = self.tee.nowhere()?;
                     if let Moved::Bytes(n) = fd::splice(pipe_out, nowhere, left)? {
                         held = held.saturating_sub(n);
@@ -299,12 +297,17 @@ fn passes(stream: &Stream) -> usize {
 // === impl Tee ===
 
 impl super::Tee {
-    /// containerd's end takes nothing: for so long that it counts? Starts the clock where it does not run yet.
-    fn is_stalled(&mut self, index: usize) -> bool {
+    /// Has containerd's end taken nothing for longer than `patience_ns`? That clock runs only while there is a bound: who
+    /// was away for an hour before the kill has as long after it as anybody.
+    fn is_stalled(&mut self, index: usize, patience_ns: Option<u64>) -> bool {
         let now = monotonic_ns();
         let running = self.running(index);
+        let Some(patience_ns) = patience_ns else {
+            (running.stalled_ns, running.discarding) = (None, false);
+            return false;
+        };
         let since = *running.stalled_ns.get_or_insert(now);
-        running.discarding |= now.saturating_sub(since) >= STALL_NS;
+        running.discarding |= now.saturating_sub(since) >= patience_ns;
         running.discarding
     }
 

@@ -42,7 +42,7 @@ pub fn repair(run_dir: &RunDir, key: &str, namespace: &str) {
             kill_inner(description);
         }
         // Only the socket that this wrapper was made for: a later shim's on the same path has another key.
-        if RunDir::key_of(&description.inner_socket).is_ok_and(|(now, _)| now == key) {
+        if RunDir::is_still(&description.inner_socket, key) {
             let _ = fs::remove_file(&description.inner_socket);
         }
     }

@@ -4,16 +4,18 @@
 //! Ends with 1 where anything was wrong. Needs root: half of its pieces are on private containerds.
 
 use std::{
+    fs::File,
     path::PathBuf,
     process::{Command, ExitCode},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
 use shimtap_tests::{
     chaos::{
         self, Ground, Order, dice,
-        report::{self, Piece},
+        report::{self, Grounds, Piece, sum},
         schedule::Mix,
         tally::Tally,
     },
@@ -21,8 +23,10 @@ use shimtap_tests::{
     rig::Version,
 };
 
-const USAGE: &str = "soak [--deaths N] [--minutes N] [--seed N] [--ground standin|real|judge|all] [--case NAME] [--lanes N] \
-                     [--report FILE]";
+const USAGE: &str = "soak [--deaths N] [--minutes N] [--seed N] [--ground standin|real|chaos|judge|all] [--case NAME] \
+                     [--lanes N] [--report FILE] [--lock FILE]";
+/// No strike of a piece begins later: so long others wait for the lock at most, but for the judgement.
+const PIECE: Duration = Duration::from_secs(240);
 
 struct Wanted {
     deaths: u64,
@@ -34,6 +38,8 @@ struct Wanted {
     /// This case of the judge and nothing else.
     case: Option<fn(Version, u64) -> Case>,
     report: Option<PathBuf>,
+    /// Held, as one of many, during each piece: who takes it alone between two has the machine.
+    lock: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -56,6 +62,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Wanted> {
         lanes: None,
         case: None,
         report: None,
+        lock: None,
     };
     while let Some(word) = words.next() {
         let value = words.next().with_context(|| format!("{word} needs a value"))?;
@@ -64,12 +71,13 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Wanted> {
             "--deaths" => wanted.deaths = number()?,
             "--minutes" => wanted.time = Duration::from_secs(60 * number()?),
             "--seed" => wanted.seed = number()?,
-            "--ground" if ["standin", "real", "judge", "all"].contains(&value.as_str()) => {
+            "--ground" if ["standin", "real", "chaos", "judge", "all"].contains(&value.as_str()) => {
                 wanted.ground = value
             }
             "--lanes" => wanted.lanes = Some(u32::try_from(number()?)?),
             "--case" => wanted.case = Some(cases::named(&value).with_context(|| format!("no case {value}"))?),
             "--report" => wanted.report = Some(value.into()),
+            "--lock" => wanted.lock = Some(value.into()),
             _ => bail!("{word} is unknown"),
         }
     }
@@ -93,7 +101,7 @@ fn round(seed: u64) -> [Order; 6] {
 }
 
 fn soak(wanted: &Wanted) -> Result<bool> {
-    let (mut tally, mut pieces, began) = (Tally::default(), Vec::new(), Instant::now());
+    let mut run = Run { wanted, grounds: Grounds::new(), pieces: Vec::new(), began: Instant::now() };
     let mut turns = Turns::default();
     if let Some(case) = wanted.case {
         return Ok([Version::Pinned, Version::Packaged]
@@ -111,52 +119,88 @@ fn soak(wanted: &Wanted) -> Result<bool> {
         });
         // A case after each piece; where there are only cases, one after the other.
         let only_cases = orders.is_empty();
-        if only_cases && began.elapsed() >= wanted.time {
+        if only_cases && run.began.elapsed() >= wanted.time {
             break;
         }
         if only_cases {
-            pieces.push(turns.next(wanted.seed));
+            let _quiet = run.turn()?;
+            run.pieces.push(turns.next(wanted.seed));
         }
-        for mut order in orders {
-            order.lanes = wanted.lanes.unwrap_or(order.lanes);
-            if tally.died() >= wanted.deaths || began.elapsed() >= wanted.time {
+        for order in orders {
+            if run.died() >= wanted.deaths || run.began.elapsed() >= wanted.time {
                 break 'rounds;
             }
-            let start = Instant::now();
-            let of_it = chaos::run(&order);
-            let what = format!(
-                "{:?}{}, {} side by side, {} % hang, seed {}",
-                order.ground,
-                if order.threshold { ", with safe mode" } else { "" },
-                order.lanes,
-                order.mix.hangs,
-                order.seed
-            );
-            let green = of_it.faults.is_empty();
-            for fault in &of_it.faults {
-                println!("{fault}");
-            }
-            let piece = Piece { what, deaths: of_it.died(), took: start.elapsed().as_secs(), green };
-            tally.add(of_it);
-            let how = if green { "green" } else { "FAILED" };
-            println!("{}: {} deaths, {} in all, {how}", piece.what, piece.deaths, tally.died());
-            pieces.push(piece);
+            let quiet = run.turn()?;
+            run.piece(order);
             if judges {
-                pieces.push(turns.next(wanted.seed));
+                run.pieces.push(turns.next(wanted.seed));
             }
+            drop(quiet);
             // After each piece: a run that is interrupted has its page all the same.
-            if let Some(path) = &wanted.report {
-                let text = report::page(&head(wanted, began), &tally, &pieces)? + &turns.page()?;
-                std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
-            }
+            run.write(&turns, judges)?;
         }
     }
-    let text = report::page(&head(wanted, began), &tally, &pieces)? + &turns.page()?;
-    match &wanted.report {
-        Some(path) => std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?,
-        None => println!("{text}"),
+    run.write(&turns, judges)?;
+    if wanted.report.is_none() {
+        println!("{}", run.page(&turns, judges)?);
     }
-    Ok(tally.faults.is_empty() && turns.faults.is_empty())
+    Ok(sum(&run.grounds).faults.is_empty() && turns.faults.is_empty())
+}
+
+/// What has been done so far.
+struct Run<'a> {
+    wanted: &'a Wanted,
+    grounds: Grounds,
+    pieces: Vec<Piece>,
+    began: Instant,
+}
+
+impl Run<'_> {
+    fn died(&self) -> u64 {
+        self.grounds.values().map(Tally::died).sum()
+    }
+
+    /// Waits until nobody wants the machine alone, where there is a file to tell by.
+    fn turn(&self) -> Result<Option<Flock<File>>> {
+        let Some(path) = &self.wanted.lock else { return Ok(None) };
+        let file = File::create(path).with_context(|| format!("open {}", path.display()))?;
+        let held = Flock::lock(file, FlockArg::LockShared).map_err(|(_, errno)| errno);
+        held.map(Some).with_context(|| format!("lock {}", path.display()))
+    }
+
+    fn piece(&mut self, mut order: Order) {
+        order.lanes = self.wanted.lanes.unwrap_or(order.lanes);
+        order.time = PIECE;
+        let start = Instant::now();
+        let of_it = chaos::run(&order);
+        let what = format!(
+            "{:?}{}, {} side by side, {} % hang, seed {}",
+            order.ground,
+            if order.threshold { ", with safe mode" } else { "" },
+            order.lanes,
+            order.mix.hangs,
+            order.seed
+        );
+        let green = of_it.faults.is_empty();
+        for fault in &of_it.faults {
+            println!("{fault}");
+        }
+        let piece = Piece { what, deaths: of_it.died(), took: start.elapsed().as_secs(), green };
+        self.grounds.entry(order.ground).or_default().add(of_it);
+        let how = if green { "green" } else { "FAILED" };
+        println!("{}: {} deaths, {} in all, {how}", piece.what, piece.deaths, self.died());
+        self.pieces.push(piece);
+    }
+
+    fn write(&self, turns: &Turns, judges: bool) -> Result<()> {
+        let Some(path) = &self.wanted.report else { return Ok(()) };
+        std::fs::write(path, self.page(turns, judges)?).with_context(|| format!("write {}", path.display()))
+    }
+
+    fn page(&self, turns: &Turns, judges: bool) -> Result<String> {
+        let page = report::page(&head(self.wanted, self.began), &self.grounds, &self.pieces)?;
+        Ok(if judges { page + &turns.page()? } else { page })
+    }
 }
 
 fn head(wanted: &Wanted, began: Instant) -> Vec<(&'static str, String)> {
@@ -173,6 +217,13 @@ fn head(wanted: &Wanted, began: Instant) -> Vec<(&'static str, String)> {
         ("containerd", format!("{} and {}", release(Version::Packaged), release(Version::Pinned))),
         ("build", if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned()),
         ("seed", format!("{} (`--seed`)", wanted.seed)),
+        (
+            "command",
+            format!(
+                "`sudo ./dev soak --deaths {} --ground {} --seed {}`",
+                wanted.deaths, wanted.ground, wanted.seed
+            ),
+        ),
         ("minutes", (began.elapsed().as_secs() / 60).to_string()),
     ]
 }

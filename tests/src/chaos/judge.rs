@@ -7,8 +7,12 @@ use anyhow::{Context, Result, ensure};
 use super::tally::{Ledger, lines_in};
 use crate::{
     oracle::{Tape, Tapes, exposition::family, sink},
-    rig::collector::Collector,
+    rig::{collector::Collector, eventually},
+    standin::client::lab::files,
 };
+
+/// The collector looks every five seconds, and again after a minute for what it could not take.
+const SPOOLED: Duration = Duration::from_secs(90);
 
 /// A stream that is captured: which, and how much was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,11 +40,18 @@ pub fn observe(collector: &Collector, ledger: &Ledger) -> Result<()> {
     Ok(())
 }
 
-/// Takes over what it has counted.
+/// Waits until it has taken what wrappers left behind, and takes over what it has counted.
+///
+/// A pod that ends while nobody is attached, be it for the moment that a new worker takes, leaves its last output in a
+/// spool file, for which the collector looks every five seconds.
 ///
 /// # Errors
-/// It does not answer.
+/// It does not answer, or a file stays.
 pub fn settle(collector: &Collector, ledger: &Ledger) -> Result<()> {
+    let left =
+        || -> Vec<_> { files(collector.spool_dir()).into_iter().filter(|path| path.is_file()).collect() };
+    eventually(SPOOLED, "the spool files to be taken", || Ok(left().is_empty().then_some(())))
+        .with_context(|| format!("{:?}", left()))?;
     let page = collector.get("/metrics")?;
     let mut tally = ledger.tally();
     for (labels, value) in family(&page, "shimtap_wrapper_restarts_total")? {
@@ -54,6 +65,9 @@ pub fn settle(collector: &Collector, ledger: &Ledger) -> Result<()> {
             "name=\"not_captured\"" => tally.not_captured += whole(value),
             _ => {}
         }
+    }
+    for (_, value) in family(&page, "shimtap_spool_files_total")? {
+        tally.spooled += whole(value);
     }
     for (_, value) in family(&page, "shimtap_wrapper_without_worker_seconds_total")? {
         tally.without_worker += Duration::try_from_secs_f64(value)?;
@@ -93,8 +107,9 @@ pub fn file_holds(
                 bytes.iter().position(|bytes| u64::try_from(bytes.len()).is_ok_and(|end| end == tape.end()));
             let it = it.with_context(|| {
                 let (all, kind) = (ends(&all, name.0), kinds.get(name.0));
+                let wrote: Vec<usize> = bytes.iter().map(|bytes| bytes.len()).collect();
                 format!(
-                    "{name:?} ({kind:?}) was never written with {} bytes; the file has {all:?}",
+                    "{name:?} ({kind:?}) was never written with {} bytes, but with {wrote:?}; the file has {all:?}",
                     tape.end()
                 )
             })?;

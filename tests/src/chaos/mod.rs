@@ -15,7 +15,7 @@ pub mod schedule;
 pub mod standin;
 pub mod tally;
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -25,12 +25,12 @@ use self::{
 };
 use crate::rig::{
     Version,
-    collector::{Collector, Settings},
+    collector::{Collector, Settings, spool_dir},
     node,
 };
 
 /// Where a piece takes place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ground {
     /// Stand-in shims, and a client that plays containerd.
     Standin,
@@ -87,6 +87,17 @@ impl Order {
     }
 }
 
+impl fmt::Display for Ground {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Standin => "stand-in shims",
+            Self::Real(Version::Packaged) => "the distribution's containerd, ctr and CRI",
+            Self::Real(Version::OneSeven) => "containerd 1.7, ctr and CRI",
+            Self::Real(Version::Pinned) => "the pinned containerd, ctr and CRI",
+        })
+    }
+}
+
 /// Carries a piece out. What went wrong is in the tally's faults.
 #[must_use]
 pub fn run(order: &Order) -> Tally {
@@ -103,28 +114,38 @@ pub fn run(order: &Order) -> Tally {
 }
 
 fn on_standins(order: &Order, ledger: &Ledger) -> Result<()> {
-    let dir = Scratch::new()?;
-    let collector = Collector::start(&dir.0, &format!("chaos-{}", node::unique()), &Settings::default())?;
-    let written = standin::run(order, &collector, ledger)?;
-    judge::settle(&collector, ledger)?;
-    judge::file_holds(collector, &written, !order.threshold, ledger)
+    let mut dir = Scratch::new()?;
+    let collector = Collector::start(&dir.dir, &dir.mark, &Settings::default())?;
+    let judged = || -> Result<()> {
+        let written = standin::run(order, &collector, ledger)?;
+        judge::settle(&collector, ledger)?;
+        judge::file_holds(collector, &written, !order.threshold, ledger)
+    }();
+    dir.keep |= judged.is_err();
+    judged.with_context(|| format!("the collector's file and log are kept in {}", dir.dir.display()))
 }
 
-/// A folder that goes with its piece.
-struct Scratch(PathBuf);
+/// A folder that goes with its piece, unless something was wrong.
+struct Scratch {
+    mark: String,
+    dir: PathBuf,
+    keep: bool,
+}
 
 impl Scratch {
     fn new() -> Result<Self> {
-        let dir = std::env::temp_dir().join(format!("chaos-{}", node::unique()));
+        let mark = format!("chaos-{}", node::unique());
+        let dir = std::env::temp_dir().join(&mark);
         std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-        Ok(Self(dir))
+        Ok(Self { mark, dir, keep: std::env::var_os("SHIMTAP_KEEP").is_some() })
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if std::env::var_os("SHIMTAP_KEEP").is_none() {
-            let _shown_by_tmp = std::fs::remove_dir_all(&self.0);
+        if !self.keep {
+            let _shown_by_tmp = std::fs::remove_dir_all(&self.dir);
+            let _never_made_by_most = std::fs::remove_dir_all(spool_dir(&self.mark));
         }
     }
 }

@@ -21,8 +21,9 @@ use crate::{
 
 /// A hung worker is found out within 5.5 s, its successor is there in milliseconds; the rest is for a busy machine.
 pub const RENEWAL: Duration = Duration::from_secs(30);
-/// So long a named point is waited for: a process with nothing to do never comes to it.
-const POINT: Duration = Duration::from_secs(1);
+/// So long a named point is waited for: a process with nothing to do never comes to it. Well below the second after which a
+/// worker takes a keeper that does not answer for hung, and ends it: tracing makes it slow, and must not be a fault of its own.
+const POINT: Duration = Duration::from_millis(300);
 
 /// Where pairs are looked for: the living keepers of a place.
 pub type Keepers<'a> = dyn Fn() -> Result<Vec<Process>> + Sync + 'a;

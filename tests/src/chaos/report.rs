@@ -2,11 +2,12 @@
 //!
 //! It shows figures and judges nothing: whether a run was green is whether it has no faults.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use anyhow::{Context, Result};
 
 use super::{
+    Ground,
     schedule::Role,
     tally::{Tally, Volume},
 };
@@ -28,17 +29,29 @@ pub struct Piece {
 /// What a page begins with: names and values.
 pub type Head<'a> = [(&'a str, String)];
 
+/// What there was on each ground.
+pub type Grounds = BTreeMap<Ground, Tally>;
+
+/// The sum of all grounds.
+#[must_use]
+pub fn sum(grounds: &Grounds) -> Tally {
+    let mut all = Tally::default();
+    grounds.values().cloned().for_each(|tally| all.add(tally));
+    all
+}
+
 /// The page.
 ///
 /// # Errors
 /// None: writing into memory does not fail.
-pub fn page(head: &Head<'_>, tally: &Tally, pieces: &[Piece]) -> Result<String> {
+pub fn page(head: &Head<'_>, grounds: &Grounds, pieces: &[Piece]) -> Result<String> {
+    let tally = &sum(grounds);
     let mut out =
         String::from("# A chaos run\n\nWritten by `./dev soak`; not by hand.\n\n| | |\n|---|---|\n");
     for (name, value) in head {
         writeln!(out, "| {name} | {value} |").context("write")?;
     }
-    deaths(&mut out, tally)?;
+    deaths(&mut out, tally, grounds)?;
     losses(&mut out, tally)?;
     work(&mut out, tally)?;
     writeln!(out, "\n## Pieces\n\n| piece | deaths | seconds | |\n|---|---|---|---|").context("write")?;
@@ -49,7 +62,40 @@ pub fn page(head: &Head<'_>, tally: &Tally, pieces: &[Piece]) -> Result<String> 
     Ok(out)
 }
 
-fn deaths(out: &mut String, tally: &Tally) -> Result<()> {
+/// Deaths by ground, process and fault; and what there was to lose meanwhile.
+fn by_ground(out: &mut String, tally: &Tally, grounds: &Grounds) -> Result<()> {
+    let faults = Fault::ALL.map(|fault| fault.to_string()).join(" | ");
+    writeln!(out, "| on | of | {faults} | all |\n|---|---|---|---|---|---|---|")?;
+    let rows = grounds.iter().map(|(ground, tally)| (ground.to_string(), tally));
+    for (place, tally) in rows.clone().chain([("all".to_owned(), tally)]) {
+        for role in [Role::Worker, Role::Keeper] {
+            let of_it = Fault::ALL.map(|fault| *tally.deaths.get(&(role, fault)).unwrap_or(&0));
+            let cells = of_it.map(|n| n.to_string()).join(" | ");
+            writeln!(out, "| {place} | {role} | {cells} | {} |", of_it.iter().sum::<u64>())?;
+        }
+    }
+    writeln!(
+        out,
+        "\n| on | deaths | frames | lines read by containerd's side | of captured streams, lines written | \
+         lines in the collector's file | bytes admitted missing | faults |\n|---|---|---|---|---|---|---|---|"
+    )?;
+    for (place, tally) in rows.chain([("all".to_owned(), tally)]) {
+        let Tally { frames, outside, captured, inside, gaps, faults, .. } = tally;
+        writeln!(
+            out,
+            "| {place} | {} | {frames} | {} | {} | {} | {} | {} |",
+            tally.died(),
+            outside.lines,
+            captured.lines,
+            inside.lines,
+            gaps.values().sum::<u64>(),
+            faults.len()
+        )?;
+    }
+    Ok(())
+}
+
+fn deaths(out: &mut String, tally: &Tally, grounds: &Grounds) -> Result<()> {
     let hung: u64 = tally.deaths.iter().filter(|((_, fault), _)| fault.hangs()).map(|(_, n)| n).sum();
     let at_calls: u64 = tally.places.values().sum();
     writeln!(
@@ -57,11 +103,7 @@ fn deaths(out: &mut String, tally: &Tally) -> Result<()> {
         "\n## Deaths\n\n{} deaths, {hung} of them of hung processes; {at_calls} at a chosen system call, the rest at any instant.\n",
         tally.died()
     )?;
-    writeln!(out, "| | {} |\n|---|---|---|---|---|", Fault::ALL.map(|fault| fault.to_string()).join(" | "))?;
-    for role in [Role::Worker, Role::Keeper] {
-        let cells = Fault::ALL.map(|fault| tally.deaths.get(&(role, fault)).unwrap_or(&0).to_string());
-        writeln!(out, "| {role} | {} |", cells.join(" | "))?;
-    }
+    by_ground(out, tally, grounds)?;
     let places: Vec<String> = tally.places.iter().map(|(place, n)| format!("`{place}` {n}")).collect();
     writeln!(out, "\nSystem calls, before (`>`) and after (`<`) them: {}.", places.join(", "))?;
     let restarts: Vec<String> =
@@ -97,6 +139,11 @@ fn losses(out: &mut String, tally: &Tally) -> Result<()> {
     writeln!(out, "| containerd's side read what was written | {} |", row(tally.outside))?;
     writeln!(out, "| of captured streams was written | {} |", row(tally.captured))?;
     writeln!(out, "| of it the collector's file holds | {} |", row(tally.inside))?;
+    writeln!(
+        out,
+        "| spool files that wrappers left as their pods ended, each taken by the collector | {} |",
+        tally.spooled
+    )?;
     let gaps: Vec<String> = tally.gaps.iter().map(|(why, bytes)| format!("{why} {bytes}")).collect();
     writeln!(
         out,
@@ -115,6 +162,16 @@ fn losses(out: &mut String, tally: &Tally) -> Result<()> {
         out,
         "| calls that containerd gave up by itself after 2 s while something hung, asked again | {} |",
         if given_up.is_empty() { "0".to_owned() } else { given_up.join(", ") }
+    )?;
+    writeln!(
+        out,
+        "| Stats that took more than 2 s, answered by the wrapper as `foreign_bound_ms` has it | {} |",
+        tally.bounded
+    )?;
+    writeln!(
+        out,
+        "| strikes that missed: at a process that had gone, or did not come to the point | {} |",
+        tally.missed
     )?;
     for fault in &tally.faults {
         writeln!(out, "\n```\n{fault}\n```")?;

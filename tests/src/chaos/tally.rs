@@ -52,10 +52,14 @@ pub struct Tally {
     pub unwrapped: u64,
     /// Streams whose container was created while keepers died faster than they can be made, likewise told.
     pub not_captured: u64,
+    /// Files that wrappers left behind, with what nobody was there to take; the collector took each.
+    pub spooled: u64,
     /// Containers that are not in the file for one of these two reasons.
     pub absent: u64,
     /// Bytes that the file admits to miss, by reason.
     pub gaps: BTreeMap<String, u64>,
+    /// Stats that the wrapper answered for a shim that had not within 2 s, as it is to.
+    pub bounded: u64,
     /// Calls that containerd itself gave up while something hung, by their name; they were asked again.
     pub given_up: BTreeMap<&'static str, u64>,
     /// The longest wait of each kind.
@@ -89,6 +93,8 @@ impl Tally {
         self.unwrapped += other.unwrapped;
         self.not_captured += other.not_captured;
         self.absent += other.absent;
+        self.bounded += other.bounded;
+        self.spooled += other.spooled;
         self.requests += other.requests;
         self.connections += other.connections;
         self.frames += other.frames;

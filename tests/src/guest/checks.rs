@@ -4,7 +4,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{cores, pods, unit};
+use super::{cores, install, pods, unit};
 use crate::rig::Version;
 
 /// A check and its name.
@@ -16,6 +16,7 @@ const CHECKS: &[Check] = &[
     ("packaged::pods_in_systemd_slices", || pods::in_systemd_slices(Version::Packaged)),
     ("packaged::containers_outlive_the_collectors_unit", || pods::outlive_the_unit(Version::Packaged)),
     ("packaged::a_slow_core_handler_delays_no_successor", cores::a_slow_handler_delays_no_successor),
+    ("packaged::an_installation_restarts_the_unit", install::restarts_the_unit),
     ("pinned::pods_in_systemd_slices", || pods::in_systemd_slices(Version::Pinned)),
     ("pinned::containers_outlive_the_collectors_unit", || pods::outlive_the_unit(Version::Pinned)),
 ];

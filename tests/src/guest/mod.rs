@@ -4,6 +4,7 @@
 
 pub mod checks;
 mod cores;
+mod install;
 mod node;
 pub mod plan;
 mod pods;

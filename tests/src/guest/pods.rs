@@ -98,7 +98,9 @@ pub fn outlive_the_unit(version: Version) -> Result<()> {
     start_collector()?;
     let cri = start_containerd(version)?;
     let pod = cri.run_pod("outlives")?;
-    let command = ["speaker", "lines=2000", "rate=200", "width=100", "exit=4"];
+    // Its life is as long as the units' changes take here.
+    let script = "speaker lines=2000 rate=200 width=100; until [ -e /enough ]; do sleep 0.1; done; exit 4";
+    let command = ["sh", "-c", script];
     let id = cri.run(&pod, &Wanted { name: "outlives", command: &command, ..Wanted::default() })?;
     let pid = pid_of(version, &id)?;
     systemctl(&["stop", "shimtap.service"])?;
@@ -109,6 +111,8 @@ pub fn outlive_the_unit(version: Version) -> Result<()> {
     ensure!(process::is_alive(pid), "the container is dead");
     ensure!(cri.status(&id)?.state == ContainerState::Running, "the container is lost");
     start_collector()?;
+    let told = cri.exec(&id, &["touch", "/enough"], 0)?;
+    ensure!(told.exit_code == 0, "it could not be told: {told:?}");
     ensure!(cri.await_exit(&id)?.exit_code == 4, "its exit status is lost");
     let written = tape(1, 2000, 100);
     let log = cri_log(&cri.log_path(&pod, "outlives"))?;

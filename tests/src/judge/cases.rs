@@ -7,17 +7,26 @@ use crate::rig::Version;
 /// What writes in most cases: two containers, on both outputs.
 const TALK: Work = Work::Steady { containers: 2, rate: 300 };
 
+/// Files on a disk however full: that of the machine may be.
+const ANY_DISK: &str = "[spool]\ndisk_free_bytes = 0\ndisk_free_percent = 0\n";
+/// The same, [`LIMIT_BYTES`](super::spool::LIMIT_BYTES) at most.
+const SMALL_SPOOL: &str = "[spool]\nlimit_bytes = 1048576\ndisk_free_bytes = 0\ndisk_free_percent = 0\n";
+
 /// A case's name and how it is made.
 pub type Made = (&'static str, fn(Version, u64) -> Case);
 
 /// All of them, the short ones first.
-pub const ALL: [Made; 9] = [
+pub const ALL: [Made; 13] = [
     ("collector_dies", collector_dies),
     ("processes", processes),
     ("sinks", sinks),
     ("file_disk", file_disk),
     ("journal_disk", journal_disk),
     ("damage", damage),
+    ("spool", spool),
+    ("spool_full", spool_full),
+    ("spool_disk", spool_disk),
+    ("spool_damage", spool_damage),
     ("output", output),
     ("crowd", crowd),
     ("anything", anything),
@@ -40,6 +49,7 @@ impl Case {
             works: vec![TALK],
             troubles: Vec::new(),
             journal: "",
+            shim: "",
             disks: Disks::default(),
         }
     }
@@ -83,7 +93,7 @@ pub fn sinks(version: Version, seed: u64) -> Case {
 #[must_use]
 pub fn file_disk(version: Version, seed: u64) -> Case {
     // The journal has a disk of its own, or it would lie on the one that is filled.
-    let disks = Disks { file_bytes: 24 << 20, journal_bytes: 64 << 20 };
+    let disks = Disks { file_bytes: 24 << 20, journal_bytes: 64 << 20, ..Disks::default() };
     Case { troubles: vec![Trouble::FileDiskFull; 2], disks, ..Case::new("file_disk", version, seed) }
 }
 
@@ -105,6 +115,43 @@ pub fn journal_disk(version: Version, seed: u64) -> Case {
 pub fn damage(version: Version, seed: u64) -> Case {
     let troubles = vec![Trouble::JournalTruncated, Trouble::JournalFlipped, Trouble::JournalFlipped];
     Case { troubles, ..Case::new("damage", version, seed) }
+}
+
+/// The collector is away until wrappers write files, and pods end meanwhile.
+#[must_use]
+pub fn spool(version: Version, seed: u64) -> Case {
+    let troubles = vec![Trouble::Spooled, Trouble::PodsEndMeanwhile, Trouble::Spooled];
+    Case { troubles, ..much("spool", version, seed) }
+}
+
+/// The collector is away until files are full, and rings as well.
+#[must_use]
+pub fn spool_full(version: Version, seed: u64) -> Case {
+    Case { troubles: vec![Trouble::SpoolOverflows], shim: SMALL_SPOOL, ..much("spool_full", version, seed) }
+}
+
+/// The disk is full where wrappers write files.
+#[must_use]
+pub fn spool_disk(version: Version, seed: u64) -> Case {
+    let disks = Disks { spool_bytes: 24 << 20, ..Disks::default() };
+    Case { troubles: vec![Trouble::SpoolDiskFull], disks, ..much("spool_disk", version, seed) }
+}
+
+/// Files of wrappers are damaged while the collector is away.
+#[must_use]
+pub fn spool_damage(version: Version, seed: u64) -> Case {
+    let troubles = vec![Trouble::SpoolTruncated, Trouble::SpoolFlipped, Trouble::SpoolFlipped];
+    Case { troubles, ..much("spool_damage", version, seed) }
+}
+
+/// Containers that write so much that a wrapper has to spool within a second, and a journal that holds all of it.
+fn much(name: &'static str, version: Version, seed: u64) -> Case {
+    Case {
+        works: vec![Work::Steady { containers: 2, rate: 3000 }],
+        journal: "max_bytes = 268435456\n",
+        shim: ANY_DISK,
+        ..Case::new(name, version, seed)
+    }
 }
 
 /// Lines beyond all limits, output that is no text, containers that live for some milliseconds, and a collector that dies

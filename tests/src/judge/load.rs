@@ -13,9 +13,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::site::{LIMIT, Site};
+use super::spoken::Spoken;
 use crate::chaos::dice::Dice;
 use crate::line::{Marked, line, noise};
-use crate::oracle::cri_log;
 use crate::rig::cri::{ContainerState, Cri, Pod, Wanted};
 use crate::rig::eventually;
 
@@ -55,21 +55,6 @@ pub enum Work {
         /// Bytes.
         bytes: usize,
     },
-}
-
-/// What a container has written, and where containerd's log of it is.
-#[derive(Clone, Debug)]
-pub struct Spoken {
-    /// Its id.
-    pub container: String,
-    /// What it was.
-    pub what: String,
-    /// containerd's log.
-    pub log: PathBuf,
-    /// All of its stdout.
-    pub stdout: Vec<u8>,
-    /// All of its stderr.
-    pub stderr: Vec<u8>,
 }
 
 /// The work of a case.
@@ -127,6 +112,15 @@ impl<'a> Load<'a> {
     /// A name that nothing else of this case has.
     pub fn fresh(&self, kind: &str) -> String {
         format!("{kind}-{}", self.names.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Bytes that the steady ones have written by now, about.
+    pub fn steady_bytes(&self) -> u64 {
+        // Two outputs; on the average a line has a head of 54 bytes and half of its width.
+        const LINES: u64 = 2 * (54 + 80);
+        let counts =
+            (0..).map_while(|n| fs::read_to_string(self.host(&format!("{}.count", steady_name(n)))).ok());
+        counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum::<u64>() * LINES
     }
 
     fn is_over(&self) -> bool {
@@ -255,7 +249,9 @@ impl<'a> Load<'a> {
         let id = self.begin(&pod, name, &words)?;
         let status = self.exit(&id, LIMIT)?;
         ensure!(status == 0, "it ended with {status}");
-        self.note(&pod, &id, name, stdout, Vec::new());
+        let log = self.site.cri.log_path(&pod, name);
+        let what = name.to_owned();
+        self.note(Spoken { container: id, what, log, stdout, stderr: Vec::new(), paced: false });
         self.ask(|cri| cri.remove_pod(&pod))
     }
 
@@ -289,17 +285,19 @@ impl<'a> Load<'a> {
 
     fn note_marked(&self, pod: &Pod, id: &str, name: &str, lines: u64) {
         let tape = |stream| Marked { mark: name, stream, width: WIDTH }.tape(lines);
-        self.note(pod, id, name, tape("stdout"), tape("stderr"));
-    }
-
-    fn note(&self, pod: &Pod, id: &str, name: &str, stdout: Vec<u8>, stderr: Vec<u8>) {
-        let spoken = Spoken {
+        let log = self.site.cri.log_path(pod, name);
+        let (stdout, stderr) = (tape("stdout"), tape("stderr"));
+        self.note(Spoken {
             container: id.to_owned(),
             what: name.to_owned(),
-            log: self.site.cri.log_path(pod, name),
+            log,
             stdout,
             stderr,
-        };
+            paced: true,
+        });
+    }
+
+    fn note(&self, spoken: Spoken) {
         self.spoken.lock().unwrap_or_else(PoisonError::into_inner).push(spoken);
     }
 
@@ -314,20 +312,6 @@ impl Work {
             Self::Steady { containers, .. } => containers,
             _ => 0,
         }
-    }
-}
-
-impl Spoken {
-    /// Its streams that have any bytes.
-    pub fn streams(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
-        let both = [("stdout", self.stdout.as_slice()), ("stderr", self.stderr.as_slice())];
-        both.into_iter().filter(|(_, bytes)| !bytes.is_empty())
-    }
-
-    /// What containerd's log holds of a stream.
-    pub fn logged(&self, stream: &str) -> Result<Vec<u8>> {
-        let log = cri_log(&self.log)?;
-        Ok(if stream == "stdout" { log.stdout } else { log.stderr })
     }
 }
 

@@ -8,8 +8,11 @@
 //! Deaths of wrappers in great number, and what requests become of them, are the business of `chaos`.
 
 pub mod cases;
+pub(crate) mod held;
 mod load;
-mod site;
+pub(crate) mod site;
+mod spoken;
+mod spool;
 mod trouble;
 pub mod turns;
 mod verdict;
@@ -29,6 +32,7 @@ pub use self::trouble::{Terms, Trouble};
 pub use self::verdict::Seen;
 use crate::chaos::dice::Dice;
 use crate::rig::endpoint::Endpoint;
+use crate::rig::node::PATIENT;
 use crate::rig::{Hook, Node, Setup, Shim, Version};
 
 /// One case.
@@ -46,6 +50,8 @@ pub struct Case {
     pub troubles: Vec<Trouble>,
     /// More lines of the collector's `[journal]`.
     pub journal: &'static str,
+    /// More sections of the wrapper's configuration.
+    pub shim: &'static str,
     /// Disks of its own.
     pub disks: Disks,
 }
@@ -61,6 +67,7 @@ pub fn run(case: &Case) -> Result<Seen> {
     let endpoint = Endpoint::start()?;
     let setup = Setup::new(case.version, Shim::Wrapped(Hook::Opt));
     let setup = setup.telling(site::settings(&endpoint, case.journal));
+    let setup = setup.shim_toml(&format!("{PATIENT}{}", case.shim));
     let judged = setup.run(|node| {
         let judged = on_node(case, node, &endpoint);
         judged.inspect_err(|_| {
@@ -119,7 +126,7 @@ fn evidence(case: &Case) -> PathBuf {
 fn keep(node: &Node, to: &Path) -> Result<()> {
     let _ = std::fs::remove_dir_all(to);
     std::fs::create_dir_all(to).with_context(|| format!("create {}", to.display()))?;
-    for name in ["kept", "collector.log", "collector.toml", "containerd.log", "logs", "host"] {
+    for name in ["kept", "collector.log", "collector.toml", "containerd.log", "logs", "host", "shim.toml"] {
         let from = node.dir().join(name);
         let copied = Command::new("cp").arg("-a").arg(&from).arg(to).status();
         copied.with_context(|| format!("copy {}", from.display()))?;

@@ -26,6 +26,8 @@ pub struct Disks {
     pub file_bytes: u64,
     /// The same for the journal.
     pub journal_bytes: u64,
+    /// The same for the wrappers' spool on the disk.
+    pub spool_bytes: u64,
 }
 
 /// A node under trouble.
@@ -66,11 +68,17 @@ impl<'a> Site<'a> {
     pub fn start(node: &'a Node, endpoint: &'a Endpoint, disks: Disks) -> Result<Self> {
         let kept = node.dir().join("kept");
         let mut mounted = Vec::new();
-        for (bytes, dir) in [(disks.file_bytes, kept.clone()), (disks.journal_bytes, kept.join("journal"))] {
-            fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-            if bytes > 0 {
-                mounted.push(Disk::mount(&dir, bytes)?);
+        let wanted = [
+            (disks.file_bytes, kept.clone()),
+            (disks.journal_bytes, kept.join("journal")),
+            (disks.spool_bytes, node.spool_dir().join("disk")),
+        ];
+        for (bytes, dir) in wanted {
+            if bytes == 0 {
+                continue;
             }
+            fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+            mounted.push(Disk::mount(&dir, bytes)?);
         }
         node.start_collector()?;
         Ok(Self { node, cri: node.cri()?, endpoint, disks: mounted })
@@ -182,7 +190,7 @@ impl Drop for Ballast {
 
 impl Disk {
     fn mount(dir: &Path, bytes: u64) -> Result<Self> {
-        let options = format!("size={bytes},mode=0755");
+        let options = format!("size={bytes},mode=0700");
         mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
             .with_context(|| format!("mount a file system of {bytes} bytes at {}", dir.display()))?;
         Ok(Self(dir.to_owned()))

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 
 use super::load::Load;
 use super::site::{LIMIT, Site};
+use super::spool;
 use crate::chaos::dice::Dice;
 use crate::chaos::pair::{Pair, Struck};
 use crate::chaos::real::keepers;
@@ -60,6 +61,16 @@ pub enum Trouble {
     JournalTruncated,
     /// The collector dies, and a bit of the journal is not what it was.
     JournalFlipped,
+    /// It is killed, and away until wrappers have written files.
+    Spooled,
+    /// It is away until they may write no more, and rings are full as well.
+    SpoolOverflows,
+    /// It is away, and the disk is full where they write.
+    SpoolDiskFull,
+    /// It is away, and a spool file has lost its last bytes.
+    SpoolTruncated,
+    /// It is away, and a bit of a spool file is not what it was.
+    SpoolFlipped,
 }
 
 /// What may be, after all that has befallen a site.
@@ -67,6 +78,8 @@ pub enum Trouble {
 pub struct Terms {
     /// Reasons of holes in the journal.
     pub holes: BTreeSet<&'static str>,
+    /// Those of them that there must be, or the trouble was none.
+    pub must: BTreeSet<&'static str>,
     /// The journal may have dropped what was old.
     pub dropped: bool,
     /// The journal was damaged.
@@ -99,8 +112,20 @@ impl Trouble {
     /// Widens what may be.
     pub fn widen(self, terms: &mut Terms) {
         match self {
-            Self::CollectorKilled | Self::CollectorHungUp | Self::CollectorAway | Self::PodsEndMeanwhile => {
+            Self::CollectorKilled
+            | Self::CollectorHungUp
+            | Self::CollectorAway
+            | Self::PodsEndMeanwhile
+            | Self::Spooled => terms.restarted = true,
+            Self::SpoolOverflows | Self::SpoolDiskFull => {
                 terms.restarted = true;
+                terms.holes.insert("overflow");
+                terms.must.insert("overflow");
+            }
+            Self::SpoolTruncated | Self::SpoolFlipped => {
+                terms.restarted = true;
+                // The second where a file's damage comes before it has said anything of a stream.
+                terms.holes.extend(["spool_corrupt", "spool_lost"]);
             }
             Self::ContainerdKilled => terms.containerd_died = true,
             Self::SinkRefuses => terms.refused = true,
@@ -109,7 +134,7 @@ impl Trouble {
                 terms.damaged = true;
                 terms.restarted = true;
                 // What was acknowledged and is lost no wrapper has any more.
-                terms.holes.extend(["overflow", "missing"]);
+                terms.holes.insert("journal_lost");
             }
             Self::CollectorStopped
             | Self::WrappersDie
@@ -162,18 +187,13 @@ impl Trouble {
             }),
             Self::FileDiskFull => file_disk_full(site),
             Self::JournalDiskFull => journal_disk_full(site),
-            Self::JournalTruncated => damaged(site, |path, length| {
-                let cut = 1 + dice.roll((length / 3).max(1));
-                let file = fs::File::options().write(true).open(path)?;
-                file.set_len(length - cut.min(length))
-            }),
-            Self::JournalFlipped => damaged(site, |path, length| {
-                let file = fs::File::options().read(true).write(true).open(path)?;
-                let (at, bit) = (dice.roll(length), dice.roll(8));
-                let mut byte = [0];
-                file.read_exact_at(&mut byte, at)?;
-                file.write_all_at(&byte.map(|byte| byte ^ (1 << bit)), at)
-            }),
+            Self::JournalTruncated => damaged(site, |path| cut(path, dice)),
+            Self::JournalFlipped => damaged(site, |path| flip(path, dice)),
+            Self::Spooled => spool::fills(site, |_| Ok(())),
+            Self::SpoolOverflows => spool::overflows(site, load),
+            Self::SpoolDiskFull => spool::disk_full(site, load),
+            Self::SpoolTruncated => spool::damaged(site, |path| cut(path, dice)),
+            Self::SpoolFlipped => spool::damaged(site, |path| flip(path, dice)),
         };
         done.with_context(|| format!("{self:?}"))
     }
@@ -239,13 +259,37 @@ fn journal_disk_full(site: &Site<'_>) -> Result<()> {
     site.until_none("shimtap_journal_stalled", "")
 }
 
-/// The collector dies, `damage` is done to one file of its journal, whose length it is told, and another one starts.
-fn damaged(site: &Site<'_>, damage: impl FnOnce(&PathBuf, u64) -> std::io::Result<()>) -> Result<()> {
+/// The collector dies, `damage` is done to one file of its journal, and another one starts.
+fn damaged(site: &Site<'_>, damage: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     site.kill_collector()?;
     let mut parts = site.journal()?.parts;
-    let path = parts.pop().context("a journal without a file")?;
-    let length = fs::metadata(&path).context("look at it")?.len();
-    ensure!(length > 0, "{} is empty", path.display());
-    damage(&path, length).with_context(|| format!("damage {}", path.display()))?;
+    damage(&parts.pop().context("a journal without a file")?)?;
     site.node.start_collector()
+}
+
+/// Takes up to a third of a file away, from its end.
+fn cut(path: &Path, dice: &mut Dice) -> Result<()> {
+    let (file, length) = opened(path)?;
+    let gone = 1 + dice.roll((length / 3).max(1));
+    file.set_len(length - gone.min(length)).with_context(|| format!("cut {}", path.display()))
+}
+
+/// Makes another one of one bit of a file.
+fn flip(path: &Path, dice: &mut Dice) -> Result<()> {
+    let (file, length) = opened(path)?;
+    let (at, bit) = (dice.roll(length), dice.roll(8));
+    let mut byte = [0];
+    let flipped = file
+        .read_exact_at(&mut byte, at)
+        .and_then(|()| file.write_all_at(&byte.map(|byte| byte ^ (1 << bit)), at));
+    flipped.with_context(|| format!("flip a bit of {}", path.display()))
+}
+
+/// A file to be damaged, and its length.
+fn opened(path: &Path) -> Result<(fs::File, u64)> {
+    let file = fs::File::options().read(true).write(true).open(path);
+    let file = file.with_context(|| format!("open {}", path.display()))?;
+    let length = file.metadata().context("look at it")?.len();
+    ensure!(length > 0, "{} is empty", path.display());
+    Ok((file, length))
 }

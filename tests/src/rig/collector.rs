@@ -41,6 +41,7 @@ pub struct Settings {
 pub struct Collector {
     child: Child,
     dir: PathBuf,
+    spool: PathBuf,
     address: String,
     /// What its configuration says before anything was appended.
     text: String,
@@ -55,8 +56,8 @@ impl Collector {
         }
         let address = free_address()?;
         let here = dir.display();
-        let spool = spool_dir(mark);
-        let spool = spool.display();
+        let spool_dir = spool_dir(mark);
+        let spool = spool_dir.display();
         let Settings { ingest, journal, sinks, file_too, sections } = settings;
         let mut text = format!(
             "[ingest]\nsocket = \"{here}/col/collector.sock\"\n{ingest}\
@@ -80,7 +81,7 @@ impl Collector {
         command.process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone().context("duplicate the log")?).stderr(log);
         let child = command.spawn().context("start the collector")?;
-        let mut collector = Collector { child, dir: dir.to_owned(), address, text };
+        let mut collector = Collector { child, dir: dir.to_owned(), spool: spool_dir, address, text };
         collector.await_ready()?;
         Ok(collector)
     }
@@ -116,6 +117,11 @@ impl Collector {
     /// Where its metrics are, `host:port`.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Where it looks for spool files.
+    pub fn spool_dir(&self) -> &Path {
+        &self.spool
     }
 
     /// Its configuration file.

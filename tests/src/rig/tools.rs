@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::rig::run::run;
 
 /// The containerds that every scenario runs on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
     /// The distribution's package: 1.6 on Debian 12.
     Packaged,

@@ -155,17 +155,11 @@ impl Process {
                     self.write(err.as_ref(), &self.script.stderr, "stderr", &body.1),
                 )
             };
-            let status = self.live(&body.0, &body.1);
-            let stop = |status| {
+            let life = async {
+                let status = self.live(&body.0, &body.1).await;
                 self.phase.send_replace(Phase::Stopped(status));
             };
-            let wrote = if self.script.exit_after_output {
-                let (wrote, status) = tokio::join!(streams, status);
-                stop(status);
-                wrote
-            } else {
-                tokio::join!(streams, async { stop(status.await) }).0
-            };
+            let (wrote, ()) = tokio::join!(streams, life);
             let mut entry = Entry::new(Kind::Wrote, 0);
             entry.id.clone_from(&self.id);
             entry.exec_id.clone_from(&self.exec_id);
@@ -182,11 +176,14 @@ impl Process {
 
     /// Lasts as long as the process is alive; gives its status.
     async fn live(&self, out: &watch::Sender<bool>, err: &watch::Sender<bool>) -> u32 {
-        let by_itself = async {
+        let written = async || {
             for body in [out, err] {
                 let mut rx = body.subscribe();
                 while !*rx.borrow_and_update() && rx.changed().await.is_ok() {}
             }
+        };
+        let by_itself = async {
+            written().await;
             if self.script.until_killed {
                 std::future::pending::<()>().await;
             }
@@ -194,7 +191,12 @@ impl Process {
         };
         tokio::select! {
             () = by_itself => self.script.exit_status,
-            signal = self.dead() => 128 + signal,
+            signal = self.dead() => {
+                if self.script.written_first {
+                    written().await;
+                }
+                128 + signal
+            }
         }
     }
 
@@ -217,9 +219,6 @@ impl Process {
         let mut n: u64 = 0;
         while n < out.lines {
             let Some(fifo) = to else { break };
-            if self.script.exit_after_output && self.killed.borrow().is_some() {
-                break;
-            }
             if n + out.lines_after_exit >= out.lines {
                 body.send_replace(true);
             }
@@ -246,7 +245,7 @@ impl Process {
             // A killed process takes its unwritten bytes with it; what it has written is in the journal.
             tokio::select! {
                 ready = to.writable() => if ready.is_err() { break },
-                _ = self.dead(), if !self.script.exit_after_output => break,
+                _ = self.dead(), if !self.script.written_first => break,
             }
             match to.try_write(rest) {
                 Ok(k) => sent += k,

@@ -80,9 +80,9 @@ pub struct Script {
     pub until_killed: bool,
     /// Time for which the FIFOs stay open after the exit, as by a grandchild that holds stdout.
     pub hold_open_ms: u64,
-    /// What was begun to be written comes out whole before the exit is reported, whatever ends the process, as with both of
-    /// Kata's shims: the copy is waited for first (`wait.go`; `process.rs`, `run_io_wait`), and a kill does not end it.
-    pub exit_after_output: bool,
+    /// Nothing is told of the exit before everything is written, whoever kills it: as Kata's shims, which hang for ever where
+    /// nobody reads (kata-containers#13676).
+    pub written_first: bool,
     /// gRPC code with which Create is refused, after the FIFOs were opened; 0 lets it pass.
     pub create_refused: i32,
     /// Time before Stats is answered.

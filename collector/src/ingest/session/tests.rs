@@ -73,14 +73,7 @@ fn ruled() -> (Arc<Ingest>, Exit, watch::Sender<Arc<Rules>>) {
 
 /// One rule for all streams, or none.
 fn rules(kind: u8) -> Arc<Rules> {
-    let nothing = Rule {
-        name: String::new(),
-        line: 1,
-        of: Default::default(),
-        collect: None,
-        redact: Redactor::default(),
-        rate: None,
-    };
+    let nothing = Rule { line: 1, ..Rule::default() };
     let rule = match kind {
         0 => return Arc::default(),
         1 => Rule { collect: Some(false), ..nothing },

@@ -1,9 +1,11 @@
 //! The file sink: one line per record, rotated by size.
 //!
-//! A batch is done when the write(2) of its last byte has come back; a failing disk is waited for, never given up.
+//! A batch is done when the write(2) of its last byte has come back; a failing disk is waited for, never given up. How far
+//! the sink is, is written down only when what it wrote was brought to the disk.
 
 mod deliver;
 mod output;
+mod unsynced;
 
 use std::sync::Arc;
 
@@ -27,10 +29,12 @@ pub const NAME: &str = "file";
 /// The file cannot be opened now; the configuration or the disk is at fault.
 pub fn start(
     config: &config::File,
-    source: impl Source + 'static,
+    mut source: impl Source + 'static,
     sink: Arc<SinkTotals>,
 ) -> Result<Worker, FileFault> {
-    let deliver = ToFile::new(Output::open(config)?, Arc::clone(&sink));
+    let output = Output::open(config)?;
+    source.settle_first(output.unsynced());
+    let deliver = ToFile::new(output, Arc::clone(&sink));
     let frame = Frame { source, limits: LIMITS, pace: PACE, sink, network: false };
     frame.start(Lines::new(config.format), deliver).map_err(|source| FileFault::Thread { source })
 }

@@ -5,8 +5,10 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use super::unsynced::Unsynced;
 use crate::{config, sinks::lines::Pending};
 
 /// Why the file sink cannot do its work. The configuration, the disk or its permissions are at fault.
@@ -50,7 +52,8 @@ pub(super) struct Output {
     path: PathBuf,
     rotate_bytes: u64,
     keep: u32,
-    file: File,
+    file: Arc<File>,
+    unsynced: Arc<Unsynced>,
     size: u64,
     /// Bytes of a line whose beginning is already in the file; nothing else may be written before its rest.
     torn: bool,
@@ -79,7 +82,13 @@ impl Output {
         let (file, size) = open_whole(&config.path)
             .map_err(|source| FileFault::Open { path: config.path.clone(), source })?;
         let (rotate_bytes, keep) = (config.rotate_bytes, config.keep);
-        Ok(Self { path: config.path.clone(), rotate_bytes, keep, file, size, torn: false })
+        let (file, unsynced, path) = (Arc::new(file), Arc::default(), config.path.clone());
+        Ok(Self { path, rotate_bytes, keep, file, unsynced, size, torn: false })
+    }
+
+    /// What is written and not brought to the disk, for whoever does that.
+    pub(super) fn unsynced(&self) -> Arc<Unsynced> {
+        Arc::clone(&self.unsynced)
     }
 
     /// Opens the path anew: after a failure it may be another file.
@@ -89,8 +98,8 @@ impl Output {
             return Ok(());
         }
         let opened = open_whole(&self.path);
-        (self.file, self.size) =
-            opened.map_err(|source| FileFault::Open { path: self.path.clone(), source })?;
+        let (file, size) = opened.map_err(|source| FileFault::Open { path: self.path.clone(), source })?;
+        (self.file, self.size) = (Arc::new(file), size);
         Ok(())
     }
 
@@ -111,12 +120,14 @@ impl Output {
             }
             // A line longer than a whole file has one to itself.
             let piece = if fits == 0 { first_line(rest) } else { rest.get(..fits).unwrap_or(rest) };
-            let written = match self.file.write(piece) {
+            let written = match (&*self.file).write(piece) {
                 Ok(0) => Err(io::Error::from(io::ErrorKind::WriteZero)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other,
             };
             let written = written.map_err(|source| FileFault::Write { path: self.path.clone(), source })?;
+            // Before it is acknowledged: whoever writes down how far we are has it on the disk first.
+            self.unsynced.note(&self.file);
             writes += 1;
             self.torn = piece.get(..written).is_some_and(|done| done.last() != Some(&b'\n'));
             self.size = self.size.saturating_add(u64::try_from(written).unwrap_or(u64::MAX));

@@ -149,14 +149,11 @@ impl Drop for Stage {
 }
 
 fn identify(block: &Block, dir: &Path, inner: &Path) {
-    use std::os::unix::fs::MetadataExt;
-    let meta = fs::symlink_metadata(inner).unwrap();
+    let (key, _) = RunDir::key_of(inner).unwrap();
     let tables = block.tables();
     let who = &tables.identity;
     who.wrapper.store(0x5eed, Ordering::Relaxed);
-    who.inner_dev.store(meta.dev(), Ordering::Relaxed);
-    who.inner_ino.store(meta.ino(), Ordering::Relaxed);
-    let texts = [(&who.key, "key"), (&who.namespace, "ns"), (&who.id, "pod")];
+    let texts = [(&who.key, key.as_str()), (&who.namespace, "ns"), (&who.id, "pod")];
     assert!(texts.into_iter().all(|(text, value)| text.set(value)));
     assert!(who.run_dir.set(dir.to_str().unwrap()) && who.inner_path.set(inner.to_str().unwrap()));
     tables.stats_interval_ms.store(10_000, Ordering::Relaxed);

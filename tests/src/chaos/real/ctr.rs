@@ -78,10 +78,18 @@ fn with_stdin(work: &Work<'_>, id: &str, lines: u64, kind: &'static str) -> Resu
 fn with_exec(work: &Work<'_>, id: &str) -> Result<()> {
     work.node.run_detached(id, &["sleep", "1000"])?;
     let words: Vec<String> = (0..6).map(|n| n.to_string().repeat(50 << 10)).collect();
-    let mut command = vec!["sh", "-c", "echo $#; exit 9", "sh"];
+    let mut command = vec!["sh", "-c", "echo $#; read _; exit 9", "sh"];
     command.extend(words.iter().map(String::as_str));
     let said = work.patiently("ctr tasks exec", || {
-        let said = work.node.exec(id, &command)?;
+        let mut client = Running::start(work.node.exec_command(id, &[], &command))?;
+        // It ends when its output has been read: a ctr up to 1.6.21 closes its readers at the exit, unread or not, with and
+        // without us.
+        eventually(LIMIT, "its output", || {
+            let read = client.stdout_so_far() == b"6\n" || !client.is_running()?;
+            Ok(read.then_some(()))
+        })?;
+        let _gone_where_it_was_refused = client.say(b"\n");
+        let said = client.finish(LIMIT)?;
         ensure!(said.code == 9 && said.text() == "6\n", "{} {} {}", said.code, said.text(), said.stderr);
         Ok(said)
     })?;

@@ -75,7 +75,12 @@ fn one_lane(order: &Order, name: &str, collector: &Collector, ledger: &Ledger) -
     let id = format!("{name}-{}", order.seed);
     let script = busy();
     let pod = wrapped_as(&id, &script, |lab| {
-        lab.env.push(("SHIMTAP_COLLECTOR".to_owned(), collector.socket().display().to_string()));
+        let ours = [
+            ("SHIMTAP_COLLECTOR", collector.socket()),
+            ("SHIMTAP_SPOOL_DIR", collector.spool_dir().to_owned()),
+        ];
+        lab.env.retain(|(name, _)| ours.iter().all(|(own, _)| own != name));
+        lab.env.extend(ours.map(|(name, path)| (name.to_owned(), path.display().to_string())));
         if order.threshold { lab.reconfigure("[safe_mode]\ndeaths = 0\n", "") } else { Ok(()) }
     })?;
     let fifos = pod.run()?;
@@ -103,10 +108,11 @@ fn under_fire(order: &Order, name: &str, lane: &Lane<'_>) -> Result<(Vec<Connect
         let panicked = |_| anyhow!("a thread panicked");
         let (frames, knocks) = (frames.join().map_err(panicked)?, knocks.join().map_err(panicked)?);
         let (execs, lives) = (execs.join().map_err(panicked)?, lives.join().map_err(panicked)?);
-        let deaths = struck?;
+        let (deaths, asked_on) = struck?;
         let at = || format!("after about {deaths} deaths");
         frames.with_context(at)?;
         let mut connections = knocks.with_context(at)?;
+        connections.extend(asked_on);
         connections.extend(execs.with_context(at)?);
         let (of_lives, written) = lives.with_context(at)?;
         connections.extend(of_lives);
@@ -114,21 +120,28 @@ fn under_fire(order: &Order, name: &str, lane: &Lane<'_>) -> Result<(Vec<Connect
     })
 }
 
-/// One strike after the other; gives the number of deaths.
-fn strikes(order: &Order, lane: &Lane<'_>, mut schedule: Schedule) -> Result<u64> {
+/// One strike after the other; gives the number of deaths, and connections that were asked on.
+fn strikes(order: &Order, lane: &Lane<'_>, mut schedule: Schedule) -> Result<(u64, Vec<Connection>)> {
     let namespace = lane.pod.lab.namespace();
     let keepers = || procs::keepers(namespace);
     let found = || Ok(Pair::all(&keepers)?.pop());
     let mut pair = eventually(PATIENCE, "a keeper and its worker", found)?;
     let until = Instant::now() + order.time;
-    let mut deaths = 0;
+    let (mut deaths, mut connections) = (0, Vec::new());
     while deaths < order.deaths && lane.goes_on() && Instant::now() < until {
         let strike = schedule.next_strike();
         let struck = pair.strike(strike, &keepers)?;
         deaths += u64::from(lane.ledger.struck(strike, &struck));
         match struck {
             Struck::Renewed { pair: next, .. } => pair = next,
-            Struck::Missed => pair = eventually(PATIENCE, "a keeper and its worker", found)?,
+            Struck::Missed => {
+                // Held up by the tracer for long, it may be taken for hung this very moment, and the next strike would be the
+                // second of two at once. Both are at work where a new connection is answered.
+                let c = lane.pod.connect()?;
+                lane.call(&c, "Connect", &pod::connect(&lane.pod.id))?.message::<api::ConnectResponse>()?;
+                connections.push(c);
+                pair = eventually(PATIENCE, "a keeper and its worker", found)?;
+            }
             Struck::Ended { .. } => return Err(anyhow!("{strike:?} has ended keeper and worker both")),
         }
         // An administrator who has seen to the cause, now and then.
@@ -136,7 +149,7 @@ fn strikes(order: &Order, lane: &Lane<'_>, mut schedule: Schedule) -> Result<u64
             process::signal(pair.keeper.pid.as_raw(), nix::sys::signal::Signal::SIGUSR2)?;
         }
     }
-    Ok(deaths)
+    Ok((deaths, connections))
 }
 
 /// Ends the container that was there all the time, and compares both of its streams.

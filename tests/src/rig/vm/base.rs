@@ -191,7 +191,8 @@ fn mirror(suite: &str) -> Result<String> {
     row.first().map(|mirror| (*mirror).to_owned()).context("a source without an address")
 }
 
-fn lock(path: &Path) -> Result<Flock<fs::File>> {
+/// Waits until nobody else has the lock of that name.
+pub(super) fn lock(path: &Path) -> Result<Flock<fs::File>> {
     let file = fs::File::options().create(true).truncate(false).write(true).open(path);
     let file = file.with_context(|| format!("open {}", path.display()))?;
     let locked = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno);

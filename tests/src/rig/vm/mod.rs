@@ -41,6 +41,8 @@ pub fn run(plan: &Plan, limit: Duration) -> Result<Report> {
     let base = Base::ready().context("build the node's disk")?;
     let tests = test_programs(&plan.tests())?;
     let dir = last_run();
+    // Two at once would write one report.
+    let _alone = base::lock(&home().join("last.lock"))?;
     let disk = payload::build(&dir, plan, &tests).context("build the disk with our programs")?;
     let text = Machine::new(&base, &disk).run(&dir, limit)?;
     Report::parse(&text)

@@ -169,11 +169,11 @@ impl Connection {
     }
 
     /// A ttrpc stream to a service that sends back what it gets: `count` data frames of 0, `step`, 2 × `step` … bytes go and
-    /// come back as they went, and so does the end.
+    /// come back as they went, and so does the end, all of it within `patience`.
     ///
     /// # Errors
     /// They do not, or not in time.
-    pub fn is_echoed(&self, service: &str, count: u8, step: usize) -> Result<()> {
+    pub fn is_echoed(&self, service: &str, count: u8, step: usize, patience: Duration) -> Result<()> {
         let mut open = Frame::request(self.next_stream(), service, "Stream", Vec::new())?;
         open.flags = flag::REMOTE_OPEN;
         self.note("Stream", &open);
@@ -184,7 +184,7 @@ impl Connection {
         for frame in &sent {
             self.send_bytes(&frame.bytes())?;
         }
-        let back = self.wait_for(PATIENCE, |f| (f.len() == sent.len()).then(|| f.to_vec()))?;
+        let back = self.wait_for(patience, |f| (f.len() == sent.len()).then(|| f.to_vec()))?;
         ensure!(back == sent, "frames do not come back as they went");
         Ok(())
     }

@@ -1,6 +1,9 @@
 //! Whatever the batches and the limits are, requests hold every record once and in order, and keep within the limits.
 
-use std::{collections::VecDeque, sync::OnceLock};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -11,7 +14,7 @@ use super::*;
 use crate::{
     enrich::Identity,
     event::{Batch, Flags, Origin, Progress, StreamKind, StreamName},
-    sinks::Outlet,
+    sinks::{Outlet, Settle},
 };
 
 /// Batches that are all there.
@@ -27,6 +30,8 @@ impl Source for Ready {
     }
 
     async fn gather(&mut self, _: Duration) {}
+
+    fn settle_first(&mut self, _: Arc<dyn Settle>) {}
 }
 
 /// Counts bytes.

@@ -1,0 +1,99 @@
+//! Findings about what becomes of output once a wrapper has it: the collector, its journal, its sinks.
+
+use super::{
+    Evidence, Finding, Id,
+    finding::{Severity, Whose},
+};
+use crate::admin::{Health, HealthSink};
+
+/// A sink that is further behind than this is worth a word: one long retry, or a backend that is too slow.
+const LAG_SECS: u64 = 60;
+
+/// What is to be said of it.
+pub fn examine(evidence: &Evidence) -> Vec<Finding> {
+    let told = match &evidence.collector {
+        Ok(told) => told,
+        Err(why) => {
+            let remedy =
+                "systemctl start shimtap; systemctl status shimtap and shimtap check say why it does not run";
+            return vec![Finding::new(
+                Id::CollectorAway,
+                Severity::Fault,
+                Whose::Collector,
+                why.clone(),
+                remedy,
+            )];
+        }
+    };
+    let mut found = journal(&told.health);
+    if told.health.sinks.is_empty() {
+        let what = "there is no sink: output is kept in the journal, for shimtap logs, and goes nowhere else";
+        let remedy = "give collector.toml a [file] or [otlp] section, where that is not meant";
+        found.push(Finding::new(Id::NoSink, Severity::Note, Whose::Setup, what, remedy));
+    }
+    found.extend(told.health.sinks.iter().flat_map(sink));
+    let faults = told.health.wrapper_counts.get("config_faults").copied().unwrap_or_default();
+    if faults > 0 {
+        let what = format!("{faults} starts of wrappers could not use shim.toml and went by the defaults");
+        let remedy =
+            "containerd's log says what is wrong with it; running wrappers keep what they were started with";
+        found.push(Finding::new(Id::ShimToml, Severity::Warning, Whose::Setup, what, remedy));
+    }
+    found
+}
+
+fn journal(health: &Health) -> Vec<Finding> {
+    let Some(journal) = &health.journal else { return Vec::new() };
+    let mut found = Vec::new();
+    if journal.stalled {
+        let what = "the journal cannot be written; wrappers keep what they can, then output is missing";
+        let remedy = "see shimtap_journal_errors_total for the errno, and the disk of [journal] dir";
+        found.push(Finding::new(Id::JournalStalled, Severity::Fault, Whose::Node, what, remedy));
+    }
+    if journal.budget_bytes < journal.max_bytes {
+        let what = format!(
+            "the disk's reserve leaves the journal {} of its {} bytes: less of the past is kept, and a slow sink loses sooner",
+            journal.budget_bytes, journal.max_bytes
+        );
+        let remedy = "make room on that file system, or move [journal] dir, or lower reserve_percent and reserve_bytes";
+        found.push(Finding::new(Id::JournalReserve, Severity::Warning, Whose::Node, what, remedy));
+    }
+    found
+}
+
+fn sink(sink: &HealthSink) -> Vec<Finding> {
+    let of = |id, severity, what: String, remedy: &str| {
+        Finding::new(id, severity, Whose::Sink, what, remedy).about([sink.name.clone()])
+    };
+    let errors: Vec<String> = sink.errors.iter().map(|(error, n)| format!("{error} {n} times")).collect();
+    let errors = if errors.is_empty() { String::new() } else { format!(" ({})", errors.join(", ")) };
+    let mut found = Vec::new();
+    if sink.stalled {
+        let what = format!("it cannot deliver{errors}; the journal keeps what it has room for");
+        let remedy = "the collector's log says what fails: a full disk, an endpoint that is away or refuses";
+        found.push(of(Id::SinkStalled, Severity::Fault, what, remedy));
+    } else if sink.lag_secs.is_some_and(|secs| secs > LAG_SECS) {
+        let what = format!(
+            "it is {} s and {} bytes behind{errors}",
+            sink.lag_secs.unwrap_or_default(),
+            sink.lag_bytes
+        );
+        let remedy = "its destination is too slow for what this node writes: shimtap_sink_request_duration_seconds, rules";
+        found.push(of(Id::SinkLag, Severity::Warning, what, remedy));
+    }
+    if sink.rejected_records > 0 {
+        let what = format!(
+            "its destination has refused {} records for good since the collector's start",
+            sink.rejected_records
+        );
+        let remedy = "the collector's log and shimtap_sink_rejected_records_total say why: credentials, a limit, a wrong endpoint";
+        found.push(of(Id::SinkRejected, Severity::Fault, what, remedy));
+    }
+    if sink.lost_bytes > 0 {
+        let what =
+            format!("{} bytes of output had gone from the journal before it came to them", sink.lost_bytes);
+        let remedy = "a larger [journal] max_bytes bridges longer outages of a sink";
+        found.push(of(Id::SinkLost, Severity::Fault, what, remedy));
+    }
+    found
+}
