@@ -16,6 +16,7 @@ mod install;
 mod journal;
 mod limited;
 mod metrics;
+mod node;
 mod priority;
 mod process;
 mod reload;

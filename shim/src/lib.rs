@@ -11,6 +11,7 @@ mod config;
 mod events;
 mod inner;
 mod keeper;
+mod limits;
 mod link;
 mod relay;
 mod run_dir;

@@ -3,18 +3,25 @@
 //!
 //! Runs on whichever cgroup version the machine has, and on v2 in the node VM.
 
+use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use shimtap_tests::on_each_containerd;
 use shimtap_tests::oracle::cgroup::{self, Figures};
-use shimtap_tests::oracle::exposition::of_container;
+use shimtap_tests::oracle::exposition::{family, of_container};
+use shimtap_tests::rig::collector::Settings;
+use shimtap_tests::rig::cri::{Cri, Wanted};
 use shimtap_tests::rig::run::run;
 use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-on_each_containerd!(every_number_is_the_kernels_or_absent, an_oom_kill_is_counted);
+on_each_containerd!(
+    every_number_is_the_kernels_or_absent,
+    an_oom_kill_is_counted,
+    the_network_is_shown_once_per_pod_and_never_the_hosts
+);
 
 /// Writes and reads a disk past the cache, fills memory, burns its quota of CPU, says so, and rests.
 const WORK: &str = "dd if=/dev/zero of=/disk/f bs=65536 count=32 oflag=direct && \
@@ -34,7 +41,8 @@ fn every_number_is_the_kernels_or_absent(version: Version) -> Result<()> {
 
 fn bracketed(node: &Node, disk: &str) -> Result<()> {
     let mount = format!("type=bind,src={disk},dst=/disk,options=rbind:rw");
-    let flags = ["--detach", "--null-io", "--cpus", "0.5", "--mount", &mount];
+    // So little that a machine with much else to do still has more for it.
+    let flags = ["--detach", "--null-io", "--cpus", "0.1", "--mount", &mount];
     // runc's own folder is the machine's: the name must be nobody else's.
     let id = format!("worker-{}", node.mark());
     run(node.run_command(&id, &flags, &["sh", "-c", WORK]), LIMIT)?.ok().context("run the worker")?;
@@ -91,6 +99,82 @@ fn an_oom_kill_is_counted(version: Version) -> Result<()> {
         .with_context(|| format!("the kernel counted {truth:?}"))?;
         node.remove(&id)
     })
+}
+
+/// Two pods, one with a network of its own. Its sandbox shows what its containers see of that, except for a device that only
+/// mirrors, as hypervisors have it; the other pod, whose network is the host's, shows nothing.
+fn the_network_is_shown_once_per_pod_and_never_the_hosts(version: Version) -> Result<()> {
+    let quickly = Settings { sections: "[stats]\ninterval_secs = 1\n".to_owned(), ..Settings::default() };
+    Setup::new(version, Shim::Wrapped(Hook::Opt)).with_collector().telling(quickly).run(|node| {
+        let cri = node.cri()?;
+        let (own, hosts) = (cri.run_pod_with_its_own_network("own")?, cri.run_pod("hosts")?);
+        let wanted = Wanted { name: "c", command: &["sleep", "1000"], ..Wanted::default() };
+        let (inside, _) = (cri.run(&own, &wanted)?, cri.run(&hosts, &wanted)?);
+        mirror(&own.id)?;
+        let pinged = cri.exec(&inside, &["sh", "-c", PING], 0)?;
+        ensure!(pinged.exit_code == 0, "{}", String::from_utf8_lossy(&pinged.stderr));
+        let before = eth0(cri, &inside)?;
+        let since = now_ms()?;
+        let text = eventually(LIMIT, "a reading after that", || {
+            let text = node.collector(|collector| collector.get("/metrics/cadvisor?scope=all"))?;
+            let row = text.lines().find(|row| row.starts_with(NETWORK[0].0));
+            let time = row.and_then(|row| row.rsplit(' ').next()?.parse::<u64>().ok());
+            Ok(time.is_some_and(|time| time > since).then_some(text))
+        })?;
+        let after = eth0(cri, &inside)?;
+        for (name, column) in NETWORK {
+            let rows = family(&text, name)?;
+            let [(labels, value)] = rows.as_slice() else { anyhow::bail!("{name}: {rows:?}") };
+            for label in ["interface=\"eth0\"", "container=\"\"", "pod=\"own\"", "namespace=\"rig\""] {
+                ensure!(labels.contains(label), "no {label} in {labels}");
+            }
+            let (low, high) = (before.get(column).copied(), after.get(column).copied());
+            let (low, high) = (low.context("a column")?, high.context("a column")?);
+            ensure!((low..=high).contains(value), "{name} is {value}, and the kernel said {low} to {high}");
+        }
+        ensure!(before.first().is_some_and(|bytes| *bytes >= 3.0 * 84.0), "nothing was received: {before:?}");
+        cri.remove_pod(&own)?;
+        cri.remove_pod(&hosts)
+    })
+}
+
+/// Asks the other end of the pair three times.
+const PING: &str = "ping -c 3 $(ip route | sed -n 's/.* via \\([^ ]*\\).*/\\1/p' | head -n 1)";
+
+/// Families of a network, and the columns of /proc/net/dev that they are.
+const NETWORK: [(&str, usize); 8] = [
+    ("container_network_receive_bytes_total", 0),
+    ("container_network_receive_packets_total", 1),
+    ("container_network_receive_errors_total", 2),
+    ("container_network_receive_packets_dropped_total", 3),
+    ("container_network_transmit_bytes_total", 8),
+    ("container_network_transmit_packets_total", 9),
+    ("container_network_transmit_errors_total", 10),
+    ("container_network_transmit_packets_dropped_total", 11),
+];
+
+/// What a container sees of its interface.
+fn eth0(cri: &Cri, id: &str) -> Result<Vec<f64>> {
+    let said = String::from_utf8(cri.exec(id, &["cat", "/proc/net/dev"], 0)?.stdout)?;
+    let row = said.lines().find_map(|row| row.trim().strip_prefix("eth0:")).context("no eth0")?;
+    row.split_whitespace().map(|number| number.parse().context("a number")).collect()
+}
+
+/// Puts a device named as Kata names its tap into a sandbox's network, and lets it carry something.
+fn mirror(sandbox: &str) -> Result<()> {
+    let processes = std::fs::read_dir("/proc").context("read /proc")?.flatten();
+    let its = |pid: &String| {
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        pid.parse::<u32>().is_ok() && groups.contains(sandbox)
+    };
+    let pid = processes.filter_map(|entry| entry.file_name().into_string().ok()).find(its);
+    let pid = pid.context("no process of the sandbox")?;
+    for words in ["add tap0_kata type veth peer name veth0", "set tap0_kata up", "set veth0 up"] {
+        let mut command = Command::new("nsenter");
+        command.args([&format!("--net=/proc/{pid}/ns/net"), "ip", "link"]).args(words.split(' '));
+        run(command, LIMIT)?.ok().with_context(|| format!("ip link {words}"))?;
+    }
+    Ok(())
 }
 
 fn now_ms() -> Result<u64> {

@@ -23,14 +23,15 @@ use shimtap_tests::{
         client::{
             PATIENCE,
             lab::Lab,
-            pod::{self, Pod},
+            launch::{Flavour, Shim},
+            pod::{self, Fifos, Pod},
             wrapped::{STANDIN, WRAPPER, binary, wrapped_as},
         },
         kata::{
             Profile,
             guest::{Cgroup, Guest},
         },
-        script::Script,
+        script::{Output, Script},
     },
 };
 
@@ -46,7 +47,9 @@ const WORKING_SET: &str = "container_memory_working_set_bytes";
 const THROTTLED: &str = "container_cpu_cfs_throttled_seconds_total";
 const USER: &str = "container_cpu_user_seconds_total";
 const SYSTEM: &str = "container_cpu_system_seconds_total";
-const DISKS: [&str; 4] = [
+const FAULTS: &str = "container_memory_failures_total";
+const DISKS: [&str; 5] = [
+    "container_blkio_device_usage_total",
     "container_fs_reads_total",
     "container_fs_writes_total",
     "container_fs_reads_bytes_total",
@@ -169,10 +172,10 @@ fn the_rust_shim_with_a_v2_guest() -> Result<()> {
         row(
             Profile::Rust,
             worked,
-            &[RSS, CACHE, MAPPED, SWAP, THROTTLED],
+            &[RSS, CACHE, MAPPED, SWAP, THROTTLED, FAULTS],
             &[REPAIRED, COUNTS, NO_ROWS, NO_SWAP, NO_THROTTLED],
         ),
-        row(Profile::Rust, Guest::idle(Cgroup::V2), &[RSS, CACHE, MAPPED], &[NO_ROWS]),
+        row(Profile::Rust, Guest::idle(Cgroup::V2), &[RSS, CACHE, MAPPED, FAULTS], &[NO_ROWS]),
         row(Profile::Rust, Guest::captured(), &[RSS, CACHE, MAPPED], &[REPAIRED, NO_ROWS]),
     ];
     judge_all(&rows)
@@ -181,8 +184,8 @@ fn the_rust_shim_with_a_v2_guest() -> Result<()> {
 #[test]
 fn the_rust_shim_with_a_v1_guest() -> Result<()> {
     let rows = [
-        row(Profile::Rust, Guest::worked(Cgroup::V1), &[], &[]),
-        row(Profile::Rust, Guest::idle(Cgroup::V1), &[CACHE, MAPPED], &[NO_ROWS]),
+        row(Profile::Rust, Guest::worked(Cgroup::V1), &[FAULTS], &[]),
+        row(Profile::Rust, Guest::idle(Cgroup::V1), &[CACHE, MAPPED, FAULTS], &[NO_ROWS]),
     ];
     judge_all(&rows)
 }
@@ -194,12 +197,12 @@ fn the_go_shim_on_a_v1_host() -> Result<()> {
         row(
             go,
             Guest::worked(Cgroup::V2),
-            &[WORKING_SET, RSS, CACHE, MAPPED, SWAP, THROTTLED],
+            &[WORKING_SET, RSS, CACHE, MAPPED, SWAP, THROTTLED, FAULTS],
             &[COUNTS, NO_SET, NO_ROWS, NO_SWAP, NO_THROTTLED],
         ),
-        row(go, Guest::idle(Cgroup::V2), &[WORKING_SET, RSS, CACHE, MAPPED], &[NO_SET, NO_ROWS]),
-        row(go, Guest::worked(Cgroup::V1), &[], &[]),
-        row(go, Guest::idle(Cgroup::V1), &[WORKING_SET, CACHE, MAPPED], &[NO_SET, NO_ROWS]),
+        row(go, Guest::idle(Cgroup::V2), &[WORKING_SET, RSS, CACHE, MAPPED, FAULTS], &[NO_SET, NO_ROWS]),
+        row(go, Guest::worked(Cgroup::V1), &[FAULTS], &[]),
+        row(go, Guest::idle(Cgroup::V1), &[WORKING_SET, CACHE, MAPPED, FAULTS], &[NO_SET, NO_ROWS]),
     ];
     judge_all(&rows)
 }
@@ -207,12 +210,10 @@ fn the_go_shim_on_a_v1_host() -> Result<()> {
 #[test]
 fn the_go_shim_on_a_v2_host() -> Result<()> {
     let go = Profile::Go(Cgroup::V2);
-    let [reads, writes, read_bytes, written_bytes] = DISKS;
-    let disks = [reads, writes, read_bytes, written_bytes];
-    let worked: Vec<_> = [USER, SYSTEM, MAX, THROTTLED].into_iter().chain(disks).collect();
-    let of_v1: Vec<_> = [USER, SYSTEM, MAX, WORKING_SET, RSS, CACHE, MAPPED, SWAP, FAILCNT]
+    let worked: Vec<_> = [USER, SYSTEM, MAX, THROTTLED].into_iter().chain(DISKS).collect();
+    let of_v1: Vec<_> = [USER, SYSTEM, MAX, WORKING_SET, RSS, CACHE, MAPPED, SWAP, FAILCNT, FAULTS]
         .into_iter()
-        .chain(disks)
+        .chain(DISKS)
         .collect();
     let rows = [
         row(go, Guest::worked(Cgroup::V2), &worked, &[NO_THROTTLED, SWAPPED, MERGED]),
@@ -221,7 +222,7 @@ fn the_go_shim_on_a_v2_host() -> Result<()> {
         row(
             go,
             Guest::idle(Cgroup::V1),
-            &[USER, SYSTEM, MAX, WORKING_SET, RSS, CACHE, MAPPED, FAILCNT],
+            &[USER, SYSTEM, MAX, WORKING_SET, RSS, CACHE, MAPPED, FAILCNT, FAULTS],
             &[NO_SET, NO_ROWS, SWAPPED, MERGED],
         ),
     ];
@@ -266,4 +267,35 @@ fn a_mute_guest_delays_other_calls_by_no_more_than_our_own_deadline() -> Result<
     ensure!(others.is_empty(), "{others:?} are shown");
     pod.wait()?;
     pod.finish()
+}
+
+/// Writes more than all FIFOs on the way hold, to a reader that has stopped; and is killed.
+fn killed_at_a_stalled_reader(pod: &Pod) -> Result<(Fifos, u32)> {
+    let fifos = Fifos::create_stalled(&pod.lab.fifo_dir(), &pod.id)?;
+    let c = &pod.connection;
+    c.call("Create", &pod.create_request(&fifos))?.message::<api::CreateTaskResponse>()?;
+    c.call("Start", &pod::start(&pod.id, ""))?.message::<api::StartResponse>()?;
+    let wait = c.send("Wait", &pod::wait(&pod.id, ""))?;
+    c.call("Kill", &pod::kill(&pod.id, "", 9))?.message::<api::Empty>()?;
+    Ok((fifos, wait))
+}
+
+/// kata-containers issue 13676, seen on a real pod: the shim reports no exit before its copy is out, and nobody reads that.
+#[test]
+fn a_killed_container_whose_reader_has_stopped_hangs_without_the_wrapper_and_not_with_it() -> Result<()> {
+    let stdout = Output::lines(10_000, 100);
+    let script = Script { stdout, written_first: true, ..Script::stayer() };
+    let bare = Shim { binary: binary(STANDIN)?, flavour: Flavour::V1_6 };
+    let bare = Pod::start(Lab::new()?, bare, "bare", &script)?;
+    let (fifos, wait) = killed_at_a_stalled_reader(&bare)?;
+    ensure!(bare.connection.answer(wait, Duration::from_secs(3)).is_err(), "without the wrapper it ended");
+    fifos.stdout.resume();
+    fifos.stderr.resume();
+    bare.connection.answer(wait, PATIENCE)?.message::<api::WaitResponse>()?;
+
+    let wrapped = wrapped_as("task", &script, |_| Ok(()))?;
+    let (_fifos, wait) = killed_at_a_stalled_reader(&wrapped)?;
+    let answer = wrapped.connection.answer(wait, PATIENCE)?.message::<api::WaitResponse>()?;
+    ensure!(answer.exit_status == 137, "exit status {}", answer.exit_status);
+    wrapped.finish()
 }

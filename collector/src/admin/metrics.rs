@@ -12,8 +12,8 @@ use hyper::{
 
 use super::{body::Answer, server::State};
 use crate::{
-    config::Scope,
-    metrics::{self, CONTENT_TYPE as EXPOSITION},
+    config::{Profile, Scope},
+    metrics::{self, CONTENT_TYPE as EXPOSITION, Wanted},
 };
 
 /// Bodies below this are not worth compressing.
@@ -38,22 +38,25 @@ pub(super) fn answer(state: &State, request: &Request<Incoming>) -> Response<Ans
 }
 
 fn cadvisor(state: &State, request: &Request<Incoming>) -> Response<Answer> {
-    let mut scope = state.scope;
-    let mut times = true;
+    let mut wanted = Wanted { scope: state.scope, profile: Profile::Full, times: true };
     for pair in request.uri().query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=').unwrap_or((pair, "")) {
             ("scope", name) => match Scope::named(name) {
-                Some(named) => scope = named,
+                Some(named) => wanted.scope = named,
                 None => return plain(StatusCode::BAD_REQUEST, "scope must be vm or all\n"),
             },
-            ("timestamps", "0") => times = false,
-            ("timestamps", "1") => times = true,
+            ("profile", name) => match Profile::named(name) {
+                Some(named) => wanted.profile = named,
+                None => return plain(StatusCode::BAD_REQUEST, "profile must be full or minimal\n"),
+            },
+            ("timestamps", "0") => wanted.times = false,
+            ("timestamps", "1") => wanted.times = true,
             ("timestamps", _) => return plain(StatusCode::BAD_REQUEST, "timestamps must be 0 or 1\n"),
             // Scrapers add parameters of their own.
             _ => {}
         }
     }
-    exposition(request, metrics::render_cadvisor(&state.registry, scope, times))
+    exposition(request, metrics::render_cadvisor(&state.registry, wanted))
 }
 
 fn exposition(request: &Request<Incoming>, text: String) -> Response<Answer> {

@@ -21,7 +21,7 @@ use crate::{
     ingest::{Ingest, ListenFault, Listener, Spools, Streams},
     journal::{Journal, JournalFault, JournalThread},
     metrics::{Registry, SinkTotals, Totals},
-    priority,
+    node, priority,
     reload::Reloader,
     sinks::{self, Outlet, Routed, SinkFault, Worker},
 };
@@ -59,6 +59,8 @@ struct Collector {
     journal: JournalThread,
     sinks: Vec<Worker>,
     outlet: Outlet,
+    registry: Arc<Registry>,
+    interval: Duration,
     ready: watch::Sender<bool>,
     terminate: Signal,
     interrupt: Signal,
@@ -157,7 +159,7 @@ impl Collector {
         let listener = Listener::bind(Arc::new(Ingest {
             config: config.ingest.clone(),
             stats: config.stats.clone(),
-            registry,
+            registry: Arc::clone(&registry),
             rules: reloader.rules(),
             streams,
             spools: Spools::new(config.spool.clone()),
@@ -167,12 +169,27 @@ impl Collector {
         let interrupt = signal(SignalKind::interrupt())?;
         let hangup = signal(SignalKind::hangup())?;
         let journal = writer;
-        Ok(Self { listener, admin, reloader, journal, sinks, outlet, ready, terminate, interrupt, hangup })
+        Ok(Self {
+            listener,
+            admin,
+            reloader,
+            journal,
+            sinks,
+            outlet,
+            registry,
+            interval: config.stats.interval,
+            ready,
+            terminate,
+            interrupt,
+            hangup,
+        })
     }
 
     fn start(self, stopped: &watch::Receiver<bool>) -> Result<Running, CollectorFault> {
         let metrics = self.admin.address().map_or_else(String::new, |address| address.to_string());
         let admin = self.admin.start(stopped.clone())?;
+        // Nobody waits for its end: it only reads.
+        drop(node::start(self.registry, self.interval, stopped.clone())?);
         let ingest = tokio::spawn(self.listener.run(stopped.clone()));
         self.ready.send_replace(true);
         info!(version = env!("CARGO_PKG_VERSION"), %metrics, "collector is ready");

@@ -15,6 +15,16 @@ closed! {
     }
 }
 
+closed! {
+    /// Which families `/metrics/cadvisor` shows.
+    pub enum Profile {
+        /// All.
+        Full => "full",
+        /// Those of Azure's minimal ingestion profile.
+        Minimal => "minimal",
+    }
+}
+
 /// Resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metrics {
@@ -38,6 +48,16 @@ impl Scope {
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|scope| scope.name() == name)
+    }
+}
+
+// === impl Profile ===
+
+impl Profile {
+    /// The profile of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|profile| profile.name() == name)
     }
 }
 

@@ -28,7 +28,7 @@ pub use fault::Faults;
 pub use file::File;
 pub use ingest::Ingest;
 pub use journal::{Fsync, Journal};
-pub use metrics::{Metrics, Scope};
+pub use metrics::{Metrics, Profile, Scope};
 pub use node::Node;
 pub use otlp::{Header, HeaderValue, Otlp, Proxy, Tls};
 pub use spool::Spool;

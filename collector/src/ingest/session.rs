@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     event::{Batch, Origin, StreamKind, StreamName, URGENT_BYTES},
-    metrics::{About, Container, Notice, Sample, SampleSource, Undecoded, Unwrapped, Update, Wrapper},
+    metrics::{About, Container, Notice, Sample, SampleSource, Spec, Undecoded, Unwrapped, Update, Wrapper},
     rules::Rules,
     sinks::Room,
     time::now_ns,
@@ -353,6 +353,10 @@ impl Session {
         let Some(missed) = self.wrapper.take_event(event.seq) else { return };
         let totals = &self.ingest.registry.totals;
         totals.events_missed.add(missed);
+        if missed > 0 {
+            // One of them may have been an Update.
+            self.tasks.values().for_each(|task| task.container.update(Update::Limits(None)));
+        }
         let kind = EventLabel::of(event);
         totals.events.add(kind, 1);
         let update = match kind {
@@ -361,6 +365,8 @@ impl Session {
             EventLabel::Start if event.code == 0 => Update::Started { at_ns: event.time_ns, pid: event.pid },
             EventLabel::Exit => Update::Exited { at_ns: event.time_ns, status: event.exit_status },
             EventLabel::Delete if event.code == 0 => Update::Deleted,
+            // A shim that refuses one may have done a part of it.
+            EventLabel::Update => Update::Limits(Spec::asked(&event.resources).filter(|_| event.code == 0)),
             _ => return,
         };
         match self.tasks.get(&event.task) {

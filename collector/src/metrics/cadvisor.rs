@@ -13,9 +13,16 @@ use super::{
     labels,
     registry::Registry,
     sample::{Io, Sample},
+    spec::Spec,
     text::{Text, Value},
 };
-use crate::{config::Scope, time::now_ns};
+use crate::{
+    config::{Profile, Scope},
+    node::HostFigures,
+    time::now_ns,
+};
+
+mod host;
 
 type Pick = fn(&Sample) -> Option<u64>;
 type PickIo = fn(&Io) -> Option<u64>;
@@ -59,15 +66,32 @@ struct View {
     container: Arc<Container>,
     /// The newest sample, unless it is too old.
     sample: Option<Sample>,
+    /// What this host's kernel said, unless that is too long ago.
+    host: Option<HostFigures>,
+    spec: Spec,
     running: bool,
     started_ns: u64,
+    /// Times are wanted.
+    times: bool,
     /// The sample's time in Unix ms, where times are wanted.
     at_ms: Option<u64>,
 }
 
-/// The exposition for `scope`; `times` puts each sample's own time behind it.
+/// What a scraper asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Which containers.
+    pub scope: Scope,
+    /// Which families.
+    pub profile: Profile,
+    /// Each sample's own time behind it.
+    pub times: bool,
+}
+
+/// The exposition.
 #[must_use]
-pub fn render(registry: &Registry, scope: Scope, times: bool) -> String {
+pub fn render(registry: &Registry, wanted: Wanted) -> String {
+    let Wanted { scope, profile, times } = wanted;
     let fresh = u64::try_from(registry.fresh.as_nanos()).unwrap_or(u64::MAX);
     let oldest = now_ns().saturating_sub(fresh);
     let views: Vec<View> = registry
@@ -76,7 +100,10 @@ pub fn render(registry: &Registry, scope: Scope, times: bool) -> String {
         .filter(|container| scope == Scope::All || !container.identity.host_visible)
         .map(|container| View::new(container, oldest, times))
         .collect();
-    let mut text = Text::default();
+    let mut text = match profile {
+        Profile::Full => Text::default(),
+        Profile::Minimal => Text::only(&f::MINIMAL),
+    };
     seconds(&mut text, &views);
     for (family, pick) in COUNTS {
         write_samples(&mut text, family, &views, |view| view.sample.as_ref().and_then(pick));
@@ -84,7 +111,9 @@ pub fn render(registry: &Registry, scope: Scope, times: bool) -> String {
     for (family, pick) in GAUGES {
         write_samples(&mut text, family, &views, |view| view.gauge().and_then(pick));
     }
+    page_faults(&mut text, &views);
     block_io(&mut text, &views);
+    host::render(&mut text, &views);
     spec(&mut text, &views);
     text.finish()
 }
@@ -133,12 +162,48 @@ fn block_io(text: &mut Text, views: &[View]) {
             }
         }
     }
+    device_usage(text, views);
+}
+
+/// The bytes once more, as cAdvisor has them besides.
+fn device_usage(text: &mut Text, views: &[View]) {
+    let mut writer = text.family(&f::BLKIO_DEVICE);
+    for view in views {
+        for (device, io) in view.sample.iter().flat_map(|sample| &sample.devices) {
+            let name = devices::label(device, view.container.identity.host_visible);
+            let (major, minor) = (device.major.to_string(), device.minor.to_string());
+            for (operation, bytes) in [("Read", io.read_bytes), ("Write", io.written_bytes)] {
+                let Some(bytes) = bytes else { continue };
+                let mut labels = String::new();
+                let own =
+                    [("device", &*name), ("major", &*major), ("minor", &*minor), ("operation", operation)];
+                own.into_iter().for_each(|(key, value)| labels::push(&mut labels, key, Some(value)));
+                labels.push(',');
+                labels.push_str(&view.container.labels);
+                writer.sample(&labels, Value::Whole(bytes), view.at_ms);
+            }
+        }
+    }
+}
+
+fn page_faults(text: &mut Text, views: &[View]) {
+    let mut writer = text.family(&f::MEMORY_FAILURES);
+    for view in views {
+        let Some(faults) = view.sample.as_ref().and_then(|sample| sample.page_faults) else { continue };
+        for (kind, scope, value) in [
+            ("pgfault", "container", faults.own),
+            ("pgmajfault", "container", faults.own_major),
+            ("pgfault", "hierarchy", faults.all),
+            ("pgmajfault", "hierarchy", faults.all_major),
+        ] {
+            let labels = format!("failure_type=\"{kind}\",scope=\"{scope}\",{}", view.container.labels);
+            writer.sample(&labels, Value::Whole(value), view.at_ms);
+        }
+    }
 }
 
 /// What is known without a sample. These have no time of their own.
 fn spec(text: &mut Text, views: &[View]) {
-    let limit =
-        |value: Option<i64>| value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0 && *v < 1 << 62);
     let mut gauge = |family: &'static Family, pick: &dyn Fn(&View) -> Option<Value>| {
         let mut writer = text.family(family);
         for view in views.iter().filter(|view| view.running) {
@@ -147,10 +212,11 @@ fn spec(text: &mut Text, views: &[View]) {
             }
         }
     };
-    gauge(&f::SPEC_CPU_QUOTA, &|v| limit(v.container.spec.cpu_quota_us).map(Value::Whole));
-    gauge(&f::SPEC_CPU_PERIOD, &|v| v.container.spec.cpu_period_us.filter(|p| *p > 0).map(Value::Whole));
-    gauge(&f::SPEC_CPU_SHARES, &|v| v.container.spec.cpu_shares.filter(|s| *s > 0).map(Value::Whole));
-    gauge(&f::SPEC_MEMORY_LIMIT, &|v| limit(v.container.spec.memory_limit_bytes).map(Value::Whole));
+    gauge(&f::SPEC_CPU_QUOTA, &|v| v.spec.quota());
+    gauge(&f::SPEC_CPU_PERIOD, &|v| v.spec.period());
+    gauge(&f::SPEC_CPU_SHARES, &|v| v.spec.shares());
+    gauge(&f::SPEC_MEMORY_LIMIT, &|v| v.spec.memory());
+    gauge(&f::SPEC_SWAP_LIMIT, &|v| v.spec.swap());
     gauge(&f::START_TIME, &|v| (v.started_ns != 0).then_some(Value::Ns(v.started_ns)));
     gauge(&f::LAST_SEEN, &|v| v.sample.as_ref().map(|sample| Value::Ns(sample.time_ns)));
 }
@@ -163,10 +229,11 @@ impl View {
         let running = live.is_running();
         // What ended keeps its last sample until the registry forgets it.
         let sample = live.sample.clone().filter(|sample| !running || sample.time_ns > oldest_ns);
-        let started_ns = live.started_ns;
+        let host = live.host.clone().filter(|figures| !running || figures.time_ns > oldest_ns);
+        let (started_ns, spec) = (live.started_ns, live.spec);
         drop(live);
         let at_ms = sample.as_ref().filter(|_| times).map(|sample| sample.time_ns / 1_000_000);
-        Self { container, sample, running, started_ns, at_ms }
+        Self { container, sample, host, spec, running, started_ns, times, at_ms }
     }
 
     /// The sample as a source of gauges: gone with the container.

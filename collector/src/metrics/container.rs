@@ -14,12 +14,14 @@ use tokio::time::Instant;
 use super::{
     labels,
     sample::{Sample, SampleSource},
+    spec::Spec,
 };
 use crate::{
     closed::{Counts, closed},
     enrich::{Identity, ShimKind},
     event::{Ending, HoleReason, StreamKind},
     journal::Row,
+    node::HostFigures,
     process::Clock,
     rules::Budget,
 };
@@ -54,19 +56,6 @@ closed! {
 /// How long a task's counters are shown after its end, so that a scraper sees the final ones.
 pub const KEEP_ENDED: Duration = Duration::from_secs(120);
 
-/// Limits of the OCI spec; absent = the spec does not say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spec {
-    /// CPU time per period, in µs; negative = no limit.
-    pub cpu_quota_us: Option<i64>,
-    /// The period, in µs.
-    pub cpu_period_us: Option<u64>,
-    /// CPU shares.
-    pub cpu_shares: Option<u64>,
-    /// Memory limit in bytes; negative = no limit.
-    pub memory_limit_bytes: Option<i64>,
-}
-
 /// What one stream delivered.
 #[derive(Debug)]
 pub struct StreamCounts {
@@ -98,8 +87,8 @@ pub struct Container {
     pub key: ContainerKey,
     /// cAdvisor's labels, rendered once: `container="…",id="…",…`.
     pub labels: String,
-    /// Limits.
-    pub spec: Spec,
+    /// Its OCI spec names a network namespace; without one its network is the host's, or not known.
+    pub has_own_network: bool,
     /// Gives its records their times.
     pub clock: Arc<Clock>,
     /// What rules leave it of lines.
@@ -122,6 +111,10 @@ pub struct Live {
     pub exit_status: Option<u32>,
     /// Process id on this host; 0 = unknown.
     pub pid: u32,
+    /// Limits, as far as they are known.
+    pub spec: Spec,
+    /// What this host's kernel said of it last.
+    pub host: Option<HostFigures>,
     /// The newest statistics.
     pub sample: Option<Sample>,
     /// How the newest statistics were obtained.
@@ -153,6 +146,8 @@ pub enum Update {
         /// Its status.
         status: u32,
     },
+    /// Somebody asked for other limits; `None` = nobody knows for which.
+    Limits(Option<Spec>),
     /// Deleted.
     Deleted,
     /// Its wrapper went away for good.
@@ -230,12 +225,7 @@ impl Container {
             },
             identity: Arc::new(identity),
             shim,
-            spec: Spec {
-                cpu_quota_us: open.cpu_quota_us,
-                cpu_period_us: open.cpu_period_us,
-                cpu_shares: open.cpu_shares,
-                memory_limit_bytes: open.memory_limit_bytes,
-            },
+            has_own_network: !open.network_namespace.is_empty(),
             clock: Arc::default(),
             budget: Arc::default(),
             live: Mutex::new(live),
@@ -253,6 +243,7 @@ impl Container {
             self.update(Update::Started { at_ns: open.started_ns, pid: open.pid });
         }
         let mut live = self.live();
+        live.spec = Spec::announced(open);
         if live.state == Some(State::Lost) {
             // It is back.
             live.state = None;
@@ -281,6 +272,9 @@ impl Container {
                 live.exited_ns = at_ns;
                 live.exit_status = Some(status);
                 live.end(State::Exited);
+            }
+            Update::Limits(limits) => {
+                live.spec = limits.map(|limits| limits.over(live.spec)).unwrap_or_default();
             }
             Update::Deleted => live.end(State::Deleted),
             Update::Lost if !over => live.end(State::Lost),
@@ -340,6 +334,12 @@ impl Live {
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.state.is_some_and(|state| state == State::Running || state == State::Created)
+    }
+
+    /// True where it runs and a wrapper is there that would tell of its end.
+    #[must_use]
+    pub fn is_told_of(&self) -> bool {
+        self.is_running() && self.owner != 0
     }
 
     fn end(&mut self, state: State) {

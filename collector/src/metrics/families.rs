@@ -36,6 +36,30 @@ pub struct Family {
     pub help: &'static str,
 }
 
+/// The families of Azure's minimal ingestion profile, which is what its dashboards and rules ask for.
+pub(super) static MINIMAL: [&Family; 20] = [
+    &SPEC_CPU_QUOTA,
+    &SPEC_CPU_PERIOD,
+    &MEMORY_RSS,
+    &RECEIVED_BYTES,
+    &SENT_BYTES,
+    &RECEIVED_PACKETS,
+    &SENT_PACKETS,
+    &RECEIVE_DROPPED,
+    &SEND_DROPPED,
+    &FS_READS,
+    &FS_WRITES,
+    &FS_READ_BYTES,
+    &FS_WRITE_BYTES,
+    &CPU_USAGE,
+    &MEMORY_WORKING_SET,
+    &MEMORY_CACHE,
+    &MEMORY_SWAP,
+    &CFS_THROTTLED_PERIODS,
+    &CFS_PERIODS,
+    &START_TIME,
+];
+
 macro_rules! families {
     ($($id:ident $endpoint:ident $kind:ident $name:literal [$($label:literal),*] $help:literal;)+) => {
         $(pub(super) static $id: Family = Family {
@@ -62,17 +86,29 @@ families! {
     MEMORY_MAPPED Cadvisor Gauge "container_memory_mapped_file" [] "Memory-mapped files in bytes.";
     MEMORY_MAX Cadvisor Gauge "container_memory_max_usage_bytes" [] "Highest memory usage.";
     MEMORY_FAILCNT Cadvisor Counter "container_memory_failcnt" [] "How often memory usage hit its limit.";
+    MEMORY_FAILURES Cadvisor Counter "container_memory_failures_total" ["failure_type", "scope"] "Page faults, all and those that had to read a disk.";
     OOM_EVENTS Cadvisor Counter "container_oom_events_total" [] "Processes killed for want of memory.";
     FS_READS Cadvisor Counter "container_fs_reads_total" ["device"] "Reads completed.";
     FS_WRITES Cadvisor Counter "container_fs_writes_total" ["device"] "Writes completed.";
     FS_READ_BYTES Cadvisor Counter "container_fs_reads_bytes_total" ["device"] "Bytes read.";
     FS_WRITE_BYTES Cadvisor Counter "container_fs_writes_bytes_total" ["device"] "Bytes written.";
+    BLKIO_DEVICE Cadvisor Counter "container_blkio_device_usage_total" ["device", "major", "minor", "operation"] "Bytes read and written.";
+    RECEIVED_BYTES Cadvisor Counter "container_network_receive_bytes_total" ["interface"] "Bytes that the pod received.";
+    RECEIVED_PACKETS Cadvisor Counter "container_network_receive_packets_total" ["interface"] "Packets that the pod received.";
+    RECEIVE_ERRORS Cadvisor Counter "container_network_receive_errors_total" ["interface"] "Errors while receiving.";
+    RECEIVE_DROPPED Cadvisor Counter "container_network_receive_packets_dropped_total" ["interface"] "Packets dropped while receiving.";
+    SENT_BYTES Cadvisor Counter "container_network_transmit_bytes_total" ["interface"] "Bytes that the pod sent.";
+    SENT_PACKETS Cadvisor Counter "container_network_transmit_packets_total" ["interface"] "Packets that the pod sent.";
+    SEND_ERRORS Cadvisor Counter "container_network_transmit_errors_total" ["interface"] "Errors while sending.";
+    SEND_DROPPED Cadvisor Counter "container_network_transmit_packets_dropped_total" ["interface"] "Packets dropped while sending.";
+    PROCESSES Cadvisor Gauge "container_processes" [] "Processes in the container's cgroup and below it; not of containers in a VM.";
     THREADS Cadvisor Gauge "container_threads" [] "Threads running.";
     THREADS_MAX Cadvisor Gauge "container_threads_max" [] "Most threads allowed; absent where there is no limit.";
     SPEC_CPU_QUOTA Cadvisor Gauge "container_spec_cpu_quota" [] "CPU quota in microseconds per period; absent where there is none.";
     SPEC_CPU_PERIOD Cadvisor Gauge "container_spec_cpu_period" [] "CPU period in microseconds.";
     SPEC_CPU_SHARES Cadvisor Gauge "container_spec_cpu_shares" [] "CPU shares.";
     SPEC_MEMORY_LIMIT Cadvisor Gauge "container_spec_memory_limit_bytes" [] "Memory limit; absent where there is none.";
+    SPEC_SWAP_LIMIT Cadvisor Gauge "container_spec_memory_swap_limit_bytes" [] "Limit of memory and swap together; absent where there is none.";
     START_TIME Cadvisor Gauge "container_start_time_seconds" [] "When the container was started, Unix time.";
     LAST_SEEN Cadvisor Gauge "container_last_seen" [] "Time of the newest sample, Unix time.";
 

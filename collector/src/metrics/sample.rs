@@ -81,6 +81,8 @@ pub struct Sample {
     pub failcnt: Option<u64>,
     /// Processes killed for want of memory.
     pub oom_kills: Option<u64>,
+    /// Page faults.
+    pub page_faults: Option<PageFaults>,
     /// Threads.
     pub threads: Option<u64>,
     /// Most threads allowed.
@@ -114,6 +116,19 @@ pub struct Device {
     pub name: String,
 }
 
+/// Page faults: of a container's own cgroup, and with those below it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageFaults {
+    /// All, of its own.
+    pub own: u64,
+    /// Of these, with a read from a disk.
+    pub own_major: u64,
+    /// All, of the hierarchy.
+    pub all: u64,
+    /// Of these, with a read from a disk.
+    pub all_major: u64,
+}
+
 /// Block IO of one device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Io {
@@ -135,6 +150,19 @@ const NS_PER_US: u64 = 1_000;
 const BOTH_MODES_SHOW_NS: u64 = 1_000_000_000;
 /// Limits from here on mean "none": cgroup v1 shows the largest multiple of the page size, v2 the largest number.
 const NO_LIMIT: u64 = 1 << 62;
+
+// === impl PageFaults ===
+
+impl PageFaults {
+    fn not_below(self, old: Self) -> Self {
+        Self {
+            own: self.own.max(old.own),
+            own_major: self.own_major.max(old.own_major),
+            all: self.all.max(old.all),
+            all_major: self.all_major.max(old.all_major),
+        }
+    }
+}
 
 // === impl SampleSource ===
 
@@ -220,6 +248,7 @@ impl Sample {
         ] {
             *new = (*new).max(old);
         }
+        self.page_faults = self.page_faults.map(|new| new.not_below(old.page_faults.unwrap_or_default()));
         for (device, old) in &old.devices {
             let new = self.devices.entry(device.clone()).or_default();
             new.reads = new.reads.max(old.reads);

@@ -14,6 +14,8 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Debug, Default)]
 pub(super) struct Text {
     out: String,
+    /// Families that are shown; `None` = all.
+    only: Option<&'static [&'static Family]>,
 }
 
 /// One family of it.
@@ -21,6 +23,7 @@ pub(super) struct Writer<'t> {
     out: &'t mut String,
     family: &'static Family,
     begun: bool,
+    shown: bool,
 }
 
 /// A sample's value.
@@ -35,9 +38,15 @@ pub(super) enum Value {
 // === impl Text ===
 
 impl Text {
+    /// One that shows only these families.
+    pub(super) fn only(families: &'static [&'static Family]) -> Self {
+        Self { out: String::new(), only: Some(families) }
+    }
+
     /// Begins a family.
     pub(super) fn family(&mut self, family: &'static Family) -> Writer<'_> {
-        Writer { out: &mut self.out, family, begun: false }
+        let shown = self.only.is_none_or(|only| only.contains(&family));
+        Writer { out: &mut self.out, family, begun: false, shown }
     }
 
     pub(super) fn finish(self) -> String {
@@ -72,6 +81,9 @@ impl Writer<'_> {
     }
 
     fn line(&mut self, suffix: &str, labels: &str, value: Value, at_ms: Option<u64>) {
+        if !self.shown {
+            return;
+        }
         if !self.begun {
             self.begun = true;
             let kind = match self.family.kind {

@@ -1390,6 +1390,10 @@ pub struct Open {
     pub cpu_shares: ::std::option::Option<u64>,
     // @@protoc_insertion_point(field:shimtap.v1.Open.memory_limit_bytes)
     pub memory_limit_bytes: ::std::option::Option<i64>,
+    // @@protoc_insertion_point(field:shimtap.v1.Open.memory_swap_limit_bytes)
+    pub memory_swap_limit_bytes: ::std::option::Option<i64>,
+    // @@protoc_insertion_point(field:shimtap.v1.Open.network_namespace)
+    pub network_namespace: ::std::string::String,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.Open.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -1486,6 +1490,12 @@ impl ::protobuf::Message for Open {
                 152 => {
                     self.memory_limit_bytes = ::std::option::Option::Some(is.read_int64()?);
                 },
+                160 => {
+                    self.memory_swap_limit_bytes = ::std::option::Option::Some(is.read_int64()?);
+                },
+                170 => {
+                    self.network_namespace = is.read_string()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -1559,6 +1569,12 @@ impl ::protobuf::Message for Open {
         if let Some(v) = self.memory_limit_bytes {
             my_size += ::protobuf::rt::int64_size(19, v);
         }
+        if let Some(v) = self.memory_swap_limit_bytes {
+            my_size += ::protobuf::rt::int64_size(20, v);
+        }
+        if !self.network_namespace.is_empty() {
+            my_size += ::protobuf::rt::string_size(21, &self.network_namespace);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -1628,6 +1644,12 @@ impl ::protobuf::Message for Open {
         if let Some(v) = self.memory_limit_bytes {
             os.write_int64(19, v)?;
         }
+        if let Some(v) = self.memory_swap_limit_bytes {
+            os.write_int64(20, v)?;
+        }
+        if !self.network_namespace.is_empty() {
+            os.write_string(21, &self.network_namespace)?;
+        }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
     }
@@ -1664,6 +1686,8 @@ impl ::protobuf::Message for Open {
         self.cpu_period_us = ::std::option::Option::None;
         self.cpu_shares = ::std::option::Option::None;
         self.memory_limit_bytes = ::std::option::Option::None;
+        self.memory_swap_limit_bytes = ::std::option::Option::None;
+        self.network_namespace.clear();
         self.special_fields.clear();
     }
 
@@ -2372,6 +2396,8 @@ pub struct Event {
     pub container: ::std::string::String,
     // @@protoc_insertion_point(field:shimtap.v1.Event.restart)
     pub restart: ::protobuf::EnumOrUnknown<RestartReason>,
+    // @@protoc_insertion_point(field:shimtap.v1.Event.resources)
+    pub resources: ::std::vec::Vec<u8>,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.Event.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -2438,6 +2464,9 @@ impl ::protobuf::Message for Event {
                 104 => {
                     self.restart = is.read_enum_or_unknown()?;
                 },
+                114 => {
+                    self.resources = is.read_bytes()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -2489,6 +2518,9 @@ impl ::protobuf::Message for Event {
         if self.restart != ::protobuf::EnumOrUnknown::new(RestartReason::RESTART_REASON_UNSPECIFIED) {
             my_size += ::protobuf::rt::int32_size(13, self.restart.value());
         }
+        if !self.resources.is_empty() {
+            my_size += ::protobuf::rt::bytes_size(14, &self.resources);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -2534,6 +2566,9 @@ impl ::protobuf::Message for Event {
         if self.restart != ::protobuf::EnumOrUnknown::new(RestartReason::RESTART_REASON_UNSPECIFIED) {
             os.write_enum(13, ::protobuf::EnumOrUnknown::value(&self.restart))?;
         }
+        if !self.resources.is_empty() {
+            os.write_bytes(14, &self.resources)?;
+        }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
     }
@@ -2564,6 +2599,7 @@ impl ::protobuf::Message for Event {
         self.process_spec.clear();
         self.container.clear();
         self.restart = ::protobuf::EnumOrUnknown::new(RestartReason::RESTART_REASON_UNSPECIFIED);
+        self.resources.clear();
         self.special_fields.clear();
     }
 
@@ -2582,6 +2618,7 @@ impl ::protobuf::Message for Event {
             process_spec: ::std::vec::Vec::new(),
             container: ::std::string::String::new(),
             restart: ::protobuf::EnumOrUnknown::from_i32(0),
+            resources: ::std::vec::Vec::new(),
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance

@@ -2,7 +2,7 @@
 
 use shimtap_proto::ttrpc::task::{
     ConnectAnswer, Create, DeleteAnswer, Exec, ExitAnswer, Kill, PidAnswer, StateAnswer, StatsAnswer,
-    TaskRef, status,
+    TaskRef, Update, status,
 };
 use shimtap_proto::ttrpc::{Method, WireFault};
 
@@ -72,6 +72,16 @@ fn exec() {
         spec: b"{}",
     };
     assert_eq!(Exec::decode(payload), Ok(expected));
+}
+
+#[test]
+fn update() {
+    let payload = b"\x0a\x01c\x12\x07\x0a\x01t\x12\x02{}\x1a\x06\x0a\x01k\x12\x01v";
+    let expected = Update { id: "c", resources_type_url: "t", resources: b"{}" };
+    assert_eq!(Update::decode(payload), Ok(expected));
+    assert_eq!(Update::decode(b""), Ok(Update::default()));
+    assert_eq!(Update::decode(b"\x12\x02\x0a\x05"), Err(WireFault::Truncated { at: 0 }));
+    assert_eq!(Update::decode(b"\x0a\x01\xff"), Err(WireFault::NotUtf8 { field: 1 }));
 }
 
 #[test]

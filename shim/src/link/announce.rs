@@ -9,7 +9,10 @@ use protobuf::Message;
 use serde::Deserialize;
 use shimtap_proto::link::{NotCaptured, Open, Stdio, Stream as StreamKind};
 
-use crate::block::{ANNOUNCEMENT, Block, Places, Task, TaskState, linked};
+use crate::{
+    block::{Block, Places, Task, TaskState, linked},
+    limits::{self, Change},
+};
 
 /// Annotations beyond this are left out and counted; the whole must fit its place in the block.
 const ANNOTATIONS_MAX: usize = 8 << 10;
@@ -29,6 +32,15 @@ struct OciSpec {
 struct OciLinux {
     cgroups_path: String,
     resources: OciResources,
+    namespaces: Vec<OciNamespace>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct OciNamespace {
+    #[serde(rename = "type")]
+    kind: String,
+    path: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -50,20 +62,50 @@ struct OciCpu {
 #[serde(default)]
 struct OciMemory {
     limit: Option<i64>,
+    swap: Option<i64>,
+}
+
+// === impl OciResources ===
+
+impl OciResources {
+    /// These, and where they say nothing (0 and absent are the same to the runtimes) those from before.
+    fn over(self, before: Self) -> Self {
+        let cpu = OciCpu {
+            quota: self.cpu.quota.filter(|n| *n != 0).or(before.cpu.quota),
+            period: self.cpu.period.filter(|n| *n != 0).or(before.cpu.period),
+            shares: self.cpu.shares.filter(|n| *n != 0).or(before.cpu.shares),
+        };
+        let memory = OciMemory {
+            limit: self.memory.limit.filter(|n| *n != 0).or(before.memory.limit),
+            swap: self.memory.swap.filter(|n| *n != 0).or(before.memory.swap),
+        };
+        Self { cpu, memory }
+    }
 }
 
 /// The announcement of a task as it is now; what was read for it is kept. For the link thread only.
 pub fn open(block: &Block, index: usize, task: &Task) -> Open {
-    let kept = task.announcement.load(Ordering::Acquire) != 0;
-    let open = look(block, index, task);
-    if !kept {
+    if task.announcement.load(Ordering::Acquire) == 0 {
+        let open = known(block, index, task);
         keep(block, index, task, &open);
+        return Open { again: false, ..look(block, index, task) };
     }
-    open
+    look(block, index, task)
 }
 
 /// The same for others, who must not write where the link thread does.
 pub fn look(block: &Block, index: usize, task: &Task) -> Open {
+    let mut open = known(block, index, task);
+    match limits::change(block, index, open.task) {
+        Change::None => {}
+        Change::Unknown => set_limits(&mut open, OciResources::default()),
+        Change::To { resources, first } => updated(&mut open, &resources, first),
+    }
+    open
+}
+
+/// As it was when the task was made.
+fn known(block: &Block, index: usize, task: &Task) -> Open {
     let kept = task.announcement.load(Ordering::Acquire);
     let mut open = if kept == 0 { from_bundle(&task.bundle.get()) } else { recall(block, index, kept) };
     open.again = kept != 0;
@@ -79,6 +121,31 @@ pub fn look(block: &Block, index: usize, task: &Task) -> Open {
     open.pid = task.pid.load(Ordering::Relaxed);
     open.stdio = stdio(block, task);
     open
+}
+
+/// Takes over the limits that an Update set. What it does not name stays; what an earlier one made of that is not kept, so
+/// that it is not known.
+fn updated(open: &mut Open, resources: &[u8], first: bool) {
+    let before = if first { limits_of(open) } else { OciResources::default() };
+    // What does not parse is not known either.
+    let now: Option<OciResources> = serde_json::from_slice(resources).ok();
+    set_limits(open, now.map(|now| now.over(before)).unwrap_or_default());
+}
+
+fn set_limits(open: &mut Open, OciResources { cpu, memory }: OciResources) {
+    (open.cpu_quota_us, open.cpu_period_us, open.cpu_shares) = (cpu.quota, cpu.period, cpu.shares);
+    (open.memory_limit_bytes, open.memory_swap_limit_bytes) = (memory.limit, memory.swap);
+}
+
+fn limits_of(open: &Open) -> OciResources {
+    let cpu = OciCpu { quota: open.cpu_quota_us, period: open.cpu_period_us, shares: open.cpu_shares };
+    let memory = OciMemory { limit: open.memory_limit_bytes, swap: open.memory_swap_limit_bytes };
+    OciResources { cpu, memory }
+}
+
+/// Where it is; empty without one, and also where it is one that the runtime makes: nobody else can name that.
+fn network_namespace(namespaces: Vec<OciNamespace>) -> String {
+    namespaces.into_iter().find(|namespace| namespace.kind == "network").unwrap_or_default().path
 }
 
 /// Makes the announcements of tasks that have none yet.
@@ -125,12 +192,10 @@ fn from_bundle(bundle: &str) -> Open {
     let mut open = Open {
         hostname: spec.hostname,
         cgroups_path: spec.linux.cgroups_path,
-        cpu_quota_us: spec.linux.resources.cpu.quota,
-        cpu_period_us: spec.linux.resources.cpu.period,
-        cpu_shares: spec.linux.resources.cpu.shares,
-        memory_limit_bytes: spec.linux.resources.memory.limit,
+        network_namespace: network_namespace(spec.linux.namespaces),
         ..Default::default()
     };
+    set_limits(&mut open, spec.linux.resources);
     let mut annotations: Vec<_> = spec.annotations.into_iter().collect();
     // The short ones first: names and ids are what everything else hangs on.
     annotations.sort_by_key(|(k, v)| k.len() + v.len());
@@ -150,7 +215,7 @@ fn from_bundle(bundle: &str) -> Open {
 fn keep(block: &Block, index: usize, task: &Task, open: &Open) {
     let Ok(bytes) = open.write_to_bytes() else { return };
     let place = Places::announcement(index);
-    let kept = block.map_place(place).ok().and_then(|m| Some(m.area(0, ANNOUNCEMENT)?.put(0, &bytes)));
+    let kept = block.map_place(place).ok().and_then(|m| Some(m.area(0, limits::AT)?.put(0, &bytes)));
     if kept == Some(true) {
         task.announcement.store(u32::try_from(bytes.len()).unwrap_or(0), Ordering::Release);
     }
@@ -159,6 +224,6 @@ fn keep(block: &Block, index: usize, task: &Task, open: &Open) {
 fn recall(block: &Block, index: usize, len: u32) -> Open {
     let len = usize::try_from(len).unwrap_or(0);
     let bytes =
-        block.map_place(Places::announcement(index)).ok().and_then(|m| m.area(0, ANNOUNCEMENT)?.get(0, len));
+        block.map_place(Places::announcement(index)).ok().and_then(|m| m.area(0, limits::AT)?.get(0, len));
     bytes.and_then(|b| Open::parse_from_bytes(&b).ok()).unwrap_or_default()
 }

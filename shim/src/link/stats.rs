@@ -1,4 +1,7 @@
 //! Our own Stats requests: on a connection of their own, one at a time, with a deadline and a back-off.
+//!
+//! Some shims (Kata's in Go) do one call at a time, whatever connection it comes on. So while somebody else's has gone
+//! unanswered for longer than a healthy shim takes, ours are left out: they would wait behind it, and the next one behind ours.
 
 use std::{
     sync::{Arc, Mutex, atomic::Ordering},
@@ -8,7 +11,7 @@ use std::{
 use shimtap_proto::{
     link::StatsSource,
     ttrpc::{
-        TaskApi,
+        Method, TaskApi,
         task::{StatsAnswer, TaskRef},
     },
 };
@@ -19,7 +22,10 @@ use tokio::{
 use ttrpc::r#async::Client;
 
 use super::Switchboard;
-use crate::block::{Block, Task, TaskState};
+use crate::{
+    block::{Block, Pending, PendingState, Task, TaskState},
+    sys::monotonic_ns,
+};
 
 /// A polled Stats has this long.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -27,6 +33,8 @@ const DEADLINE: Duration = Duration::from_secs(2);
 const FINAL_DEADLINE: Duration = Duration::from_millis(200);
 const FIRST_BACK_OFF: Duration = Duration::from_secs(10);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(300);
+/// Another call that has been in flight for longer than this may hold up every other one.
+const BUSY_NS: u64 = 1_000_000_000;
 /// More requests than a pod has containers mean that the shim does not keep up: the newest are dropped.
 const QUEUE: usize = 256;
 
@@ -84,7 +92,7 @@ impl Polling {
             let Some(task) = self.block.tables().tasks.get(poll.task) else { continue };
             let last = poll.source == StatsSource::STATS_SOURCE_FINAL;
             let over = matches!(TaskState::load(&task.state), TaskState::Free | TaskState::Deleted);
-            if !over {
+            if !over && !is_busy(self.block, monotonic_ns()) {
                 let answered =
                     self.poll(task, poll.source, if last { FINAL_DEADLINE } else { DEADLINE }).await;
                 if !last {
@@ -141,6 +149,49 @@ impl Polling {
         self.back_off = if answered { FIRST_BACK_OFF } else { (self.back_off * 2).min(LONGEST_BACK_OFF) };
         if let Ok(mut pause) = self.pause.lock() {
             *pause = until;
+        }
+    }
+}
+
+/// Has a call of somebody else's been in flight for too long to ask on top of it? Wait is meant to take long, and no shim
+/// holds up others for it.
+fn is_busy(block: &Block, now: u64) -> bool {
+    let unanswered = |p: &Pending| {
+        matches!(PendingState::load(&p.state), PendingState::Open | PendingState::Swallow)
+            && p.method.load(Ordering::Relaxed) != u32::from(Method::Wait.to_u8())
+            && now.saturating_sub(p.asked_ns.load(Ordering::Relaxed)) > BUSY_NS
+    };
+    block.tables().pendings().iter().any(unanswered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::note_used;
+
+    #[test]
+    fn a_call_that_takes_long_holds_ours_back_and_a_wait_does_not() {
+        let block = Block::create().expect("a block");
+        let entry = &block.tables().pendings[3];
+        note_used(&block.tables().pendings_used, 3);
+        let at = 5_000_000_000;
+        assert!(!is_busy(&block, u64::MAX), "nothing is in flight");
+        entry.asked_ns.store(at, Ordering::Relaxed);
+        for (method, state, busy) in [
+            (Method::Exec, PendingState::Open, true),
+            (Method::Kill, PendingState::Open, true),
+            (Method::Stats, PendingState::Open, true),
+            // We have answered in the shim's place, and it still has not.
+            (Method::Stats, PendingState::Swallow, true),
+            (Method::Wait, PendingState::Open, false),
+            (Method::Wait, PendingState::Held, false),
+            (Method::Exec, PendingState::Leaving, false),
+            (Method::Exec, PendingState::Free, false),
+        ] {
+            entry.method.store(u32::from(method.to_u8()), Ordering::Relaxed);
+            state.store(&entry.state);
+            assert!(!is_busy(&block, at + BUSY_NS), "{method:?} is young");
+            assert_eq!(is_busy(&block, at + BUSY_NS + 1), busy, "{method:?} {state:?}");
         }
     }
 }

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     block::{Pending, PendingState, TaskState, counters::Counter, link_to, linked},
+    limits,
     sys::{monotonic_ns, unix_ns},
     worker::Worker,
 };
@@ -230,7 +231,7 @@ impl Worker {
         linked(&pending.conn) == Some(conn) && header.is_some_and(same)
     }
 
-    fn account(&self, index: usize) {
+    pub(super) fn account(&self, index: usize) {
         let pending = self.pending(index);
         let asked = pending.asked_ns.load(Ordering::Relaxed);
         let code = pending.code.load(Ordering::Relaxed);
@@ -246,7 +247,13 @@ impl Worker {
             counters.observe(duration_ns, code != Code::OK);
         }
         let Some(kind) = event_of(method) else { return };
-        let task = self.task_of(pending).map(|t| self.task(t));
+        let resources = self.relay.resources.borrow_mut().remove(&index);
+        let place = self.task_of(pending);
+        let task = place.map(|t| self.task(t));
+        if let (EventKind::EVENT_KIND_UPDATE, Some(place), Some(task)) = (kind, place, task) {
+            let taken = resources.as_deref().filter(|_| code == Code::OK);
+            limits::answered(self.block, place, task.handle.load(Ordering::Relaxed), taken);
+        }
         let event = Event {
             time_ns: unix_ns(),
             kind: kind.into(),
@@ -257,6 +264,7 @@ impl Worker {
             pid: task.map_or(0, |t| t.pid.load(Ordering::Relaxed)),
             signal: pending.signal.load(Ordering::Relaxed),
             container: pending.id.get(),
+            resources: resources.unwrap_or_default(),
             ..Default::default()
         };
         self.push_event(index, event);

@@ -13,7 +13,7 @@ mod safe;
 mod take;
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     sync::atomic::Ordering,
 };
@@ -75,6 +75,8 @@ pub struct Relay {
     holding: bool,
     /// Some Stats is (or may be) bounded.
     bounded: Cell<bool>,
+    /// What Updates in flight ask for, by the request's entry. Not in the block: a successor that does not have it says so.
+    resources: RefCell<BTreeMap<usize, Vec<u8>>>,
 }
 
 // === impl Relay ===
@@ -88,6 +90,7 @@ impl Relay {
             missed: BTreeSet::new(),
             holding: true,
             bounded: Cell::new(true),
+            resources: RefCell::default(),
         }
     }
 

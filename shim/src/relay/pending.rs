@@ -3,7 +3,10 @@
 
 use std::sync::atomic::Ordering;
 
-use shimtap_proto::{link::Event, ttrpc::Method};
+use shimtap_proto::{
+    link::Event,
+    ttrpc::{Code, Method},
+};
 
 use crate::{
     block::{Pending, PendingState, Task, TaskState, counters::Counter, link_to, linked, note_used},
@@ -43,6 +46,7 @@ impl Worker {
             return None;
         };
         note_used(&self.block.tables().pendings_used, index);
+        self.relay.resources.borrow_mut().remove(&index);
         let entry = self.pending(index);
         let words = [&entry.task, &entry.signal, &entry.bounded, &entry.code, &entry.release, &entry.counted];
         words.into_iter().for_each(|word| word.store(0, Ordering::Relaxed));
@@ -106,9 +110,14 @@ impl Worker {
     }
 
     /// All requests of a connection that has ended. The inner shim goes on with a Create whose client has gone: the task
-    /// is there until somebody deletes it.
+    /// is there until somebody deletes it. It may or may not have done an Update.
     pub(super) fn forget_pendings(&mut self, conn: usize) {
-        for (_, pending) in self.pendings().filter(|(_, p)| linked(&p.conn) == Some(conn)) {
+        for (index, pending) in self.pendings().filter(|(_, p)| linked(&p.conn) == Some(conn)) {
+            let unanswered = PendingState::load(&pending.state) == PendingState::Open;
+            if unanswered && Self::method_of(pending) == Some(Method::Update) {
+                pending.code.store(Code::UNKNOWN, Ordering::Relaxed);
+                self.account(index);
+            }
             let created = self.task_of(pending).filter(|_| Self::method_of(pending) == Some(Method::Create));
             if let Some(task) = created.filter(|_| !self.is_inner_gone()) {
                 self.task_created(task, 0);

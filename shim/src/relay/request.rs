@@ -10,21 +10,24 @@ use shimtap_proto::{
     ttrpc::{
         HEADER_LEN, Header, Method, RequestView, TaskApi,
         rewrite::{Edit, replace},
-        task::{Create, Exec, Kill, TaskRef},
+        task::{Create, Exec, Kill, TaskRef, Update},
     },
 };
 
 use super::{REQUESTS, take::api_number};
 use crate::{
     block::{Pending, TaskState, counters::Counter},
+    limits,
     sys::unix_ns,
     worker::Worker,
 };
 
 /// Two Stats requests of one container closer together than this are a caller's loop (containerd 2.3+ asks at 1 Hz).
 const FREQUENT_NS: u64 = 1_200_000_000;
-/// Longest process spec that goes into an event.
+/// Longest process spec, and longest resources, that go into an event.
 const SPEC_MAX: usize = 8 << 10;
+/// Updates in flight whose resources are kept; nobody has more than one per container.
+const UPDATES_MAX: usize = 16;
 
 /// What leaves for the other side.
 pub(super) struct Out {
@@ -79,6 +82,7 @@ impl Worker {
             Method::Shutdown => self.end_is_near(entry, false),
             Method::Exec => self.exec_asked(pending, &Exec::decode(view.payload).ok()?),
             Method::Stats => self.stats_asked(entry),
+            Method::Update => self.update_asked(pending, &Update::decode(view.payload).ok()?),
             _ => {}
         }
         Some(())
@@ -137,6 +141,17 @@ impl Worker {
             ..Default::default()
         };
         self.push_event(pending, event);
+    }
+
+    /// Kept until the answer says that it holds; what is not kept is not known.
+    fn update_asked(&self, pending: usize, update: &Update<'_>) {
+        if let Some(task) = self.task_of(self.pending(pending)) {
+            limits::asked(self.block, task, self.task(task).handle.load(Ordering::Relaxed));
+        }
+        let mut kept = self.relay.resources.borrow_mut();
+        if update.resources.len() <= SPEC_MAX && kept.len() < UPDATES_MAX {
+            kept.insert(pending, update.resources.to_vec());
+        }
     }
 
     /// Only callers that ask in a loop are bounded, and callers of a container that has already been mute.

@@ -71,7 +71,14 @@ pub fn agree(before: &Figures, shown: &Shown, after: &Figures) -> Result<()> {
         }
     }
     for name in shown.values.keys() {
-        let counted = ["container_cpu_", "container_memory_", "container_fs_", "container_oom"];
+        let counted = [
+            "container_cpu_",
+            "container_memory_",
+            "container_fs_",
+            "container_blkio_",
+            "container_oom",
+            "container_processes",
+        ];
         if counted.iter().any(|start| name.starts_with(start)) && !before.contains_key(name.as_str()) {
             wrong.push(format!("{name} is shown, and the kernel has no such figure"));
         }
@@ -108,6 +115,9 @@ fn of_v2(dir: &Path) -> Result<Figures> {
     found.insert("container_oom_events_total", kills);
     found.insert("container_threads", single(&dir.join("pids.current"))?);
 
+    page_faults(&mut found, &memory, ["pgfault", "pgmajfault", "pgfault", "pgmajfault"]);
+    processes(&mut found, dir)?;
+
     let io = fs::read_to_string(dir.join("io.stat")).context("read io.stat")?;
     for (name, key) in [
         ("container_fs_reads_total", "rios="),
@@ -118,6 +128,7 @@ fn of_v2(dir: &Path) -> Result<Figures> {
         let values = io.split_whitespace().filter_map(|word| word.strip_prefix(key)?.parse::<f64>().ok());
         sum(&mut found, name, values);
     }
+    both_ways(&mut found);
     Ok(found)
 }
 
@@ -152,6 +163,8 @@ fn of_v1(path: &str) -> Result<Figures> {
         found.insert("container_oom_events_total", *kills);
     }
     found.insert("container_threads", single(&at("pids", "pids.current"))?);
+    page_faults(&mut found, &memory, ["pgfault", "pgmajfault", "total_pgfault", "total_pgmajfault"]);
+    processes(&mut found, &at("pids", ""))?;
 
     for (file, read, write) in [
         ("blkio.throttle.io_serviced_recursive", "container_fs_reads_total", "container_fs_writes_total"),
@@ -167,7 +180,27 @@ fn of_v1(path: &str) -> Result<Figures> {
             sum(&mut found, name, text.lines().filter_map(|row| row.split_once(operation)?.1.parse().ok()));
         }
     }
+    both_ways(&mut found);
     Ok(found)
+}
+
+/// The two kinds in both scopes together, as the exposition is summed by its reader.
+fn page_faults(found: &mut Figures, stat: &BTreeMap<String, f64>, keys: [&str; 4]) {
+    found.insert("container_memory_failures_total", keys.iter().filter_map(|key| stat.get(*key)).sum());
+}
+
+/// Of the cgroup itself: none of the tests' containers makes cgroups below its own.
+fn processes(found: &mut Figures, dir: &Path) -> Result<()> {
+    let text = fs::read_to_string(dir.join("cgroup.procs")).context("read cgroup.procs")?;
+    found.insert("container_processes", text.lines().map(|_| 1.0).sum());
+    Ok(())
+}
+
+/// Bytes read and written together, likewise.
+fn both_ways(found: &mut Figures) {
+    let bytes = ["container_fs_reads_bytes_total", "container_fs_writes_bytes_total"];
+    let both: Vec<f64> = bytes.iter().filter_map(|name| found.get(name).copied()).collect();
+    sum(found, "container_blkio_device_usage_total", both.into_iter());
 }
 
 fn throttling(found: &mut Figures, rows: &BTreeMap<String, f64>, time: &str, per_second: f64) {

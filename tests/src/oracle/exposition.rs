@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
-/// What one container shows: per family the sum over its rows (devices), and the newest time of any row.
+/// What one container shows: per family the sum over its rows (devices), and the oldest time of any row.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Shown {
     /// Values by family name.
@@ -36,7 +36,8 @@ pub fn of_label(text: &str, label: &str, value: &str) -> Result<Shown> {
         let value: f64 = value.parse().with_context(|| format!("a value: {row}"))?;
         *shown.values.entry(name.to_owned()).or_default() += value;
         if let Some(time) = words.get(1) {
-            shown.time_ms = shown.time_ms.max(time.parse().with_context(|| format!("a time: {row}"))?);
+            let time = time.parse().with_context(|| format!("a time: {row}"))?;
+            shown.time_ms = if shown.time_ms == 0 { time } else { shown.time_ms.min(time) };
         }
     }
     Ok(shown)

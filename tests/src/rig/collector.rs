@@ -221,7 +221,7 @@ pub fn get(address: &str, path: &str) -> Result<String> {
 }
 
 /// An address of this machine that nobody listens on at the moment.
-pub(super) fn free_address() -> Result<String> {
+pub fn free_address() -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
     Ok(listener.local_addr().context("its address")?.to_string())
 }

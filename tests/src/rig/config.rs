@@ -59,6 +59,25 @@ pub fn containerd_toml(tools: &Tools, shim: Shim, at: &Layout<'_>) -> String {
     format!("version = {version}\n{}{rest}", of_all(at.dir))
 }
 
+/// The network of pods that have one of their own: a pair of interfaces and an address. Subnets differ by process, since their
+/// routes are the machine's.
+pub fn cni_conflist(dir: &Path) -> String {
+    let (high, low) = (std::process::id() / 250 % 50 + 200, std::process::id() % 250);
+    let network = serde_json::json!({
+        "cniVersion": "0.4.0",
+        "name": "rig",
+        "plugins": [{
+            "type": "ptp",
+            "ipam": {
+                "type": "host-local",
+                "subnet": format!("10.{high}.{low}.0/24"),
+                "dataDir": dir.join("cni-kept"),
+            },
+        }],
+    });
+    network.to_string()
+}
+
 /// What both lines have in common.
 fn of_all(dir: &Path) -> String {
     let dir = dir.display();

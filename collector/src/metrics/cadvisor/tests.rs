@@ -8,14 +8,15 @@ use containerd_shim_protos::{
 use protobuf::EnumOrUnknown;
 use shimtap_proto::link;
 
-use super::render;
+use super::{Wanted, render};
 use crate::{
-    config::Scope,
+    config::{Profile, Scope},
     metrics::{
-        Container, Layout, Sample, SampleSource, Undecoded, Update,
+        Container, Layout, Sample, SampleSource, Spec, Undecoded, Update,
         exposition::{self, Sample as Shown},
         registry::Registry,
     },
+    node::{Counts, HostFigures, Interface},
     sinks::Backlog,
     time::now_ns,
 };
@@ -73,7 +74,11 @@ fn cpu_v2(usage_usec: u64) -> v2::Metrics {
 }
 
 fn shown(registry: &Registry, scope: Scope, times: bool) -> Vec<Shown> {
-    exposition::parse(&render(registry, scope, times)).into_iter().flat_map(|family| family.samples).collect()
+    rendered(registry, Wanted { scope, profile: Profile::Full, times })
+}
+
+fn rendered(registry: &Registry, wanted: Wanted) -> Vec<Shown> {
+    exposition::parse(&render(registry, wanted)).into_iter().flat_map(|family| family.samples).collect()
 }
 
 fn values(samples: &[Shown]) -> BTreeMap<&str, f64> {
@@ -417,4 +422,125 @@ fn a_sample_that_is_older_than_three_intervals_is_not_shown() {
     ended.update(Update::Exited { at_ns: now_ns(), status: 0 });
     let all = shown(&registry, Scope::All, true);
     assert!(all.iter().any(|s| s.labels["name"] == "c2" && s.name == "container_cpu_usage_seconds_total"));
+}
+
+fn host(processes: Option<u64>, interfaces: Option<&str>) -> HostFigures {
+    let received = Counts { bytes: 1, packets: 2, errors: 3, dropped: 4 };
+    let sent = Counts { bytes: 5, packets: 6, errors: 7, dropped: 8 };
+    HostFigures {
+        time_ns: now_ns(),
+        processes,
+        interfaces: interfaces.map(|name| [(name.to_owned(), Interface { received, sent })].into()),
+        ..HostFigures::default()
+    }
+}
+
+#[test]
+fn the_network_is_the_sandboxs_and_ends_as_counters_do() {
+    let registry = registry();
+    let note = |kind| {
+        [
+            ("io.kubernetes.cri.container-type", kind),
+            ("io.kubernetes.cri.sandbox-id", "sb"),
+            ("io.kubernetes.cri.sandbox-name", "web-0"),
+            ("io.kubernetes.cri.container-name", "app"),
+        ]
+    };
+    let sandbox = registry.container(&open("sb", &note("sandbox")[..3], "/sb"), &kata());
+    sandbox.live().host = Some(host(Some(2), Some("eth0")));
+    registry.container(&open("c", &note("container"), "/c"), &kata());
+    let all = shown(&registry, Scope::Vm, true);
+    let network: Vec<_> = all.iter().filter(|s| s.name.starts_with("container_network_")).collect();
+    let name = |what: &str| format!("container_network_{what}_total");
+    let got: Vec<_> = network.iter().map(|s| (s.name.clone(), s.value)).collect();
+    assert_eq!(
+        got,
+        [
+            (name("receive_bytes"), 1.0),
+            (name("receive_packets"), 2.0),
+            (name("receive_errors"), 3.0),
+            (name("receive_packets_dropped"), 4.0),
+            (name("transmit_bytes"), 5.0),
+            (name("transmit_packets"), 6.0),
+            (name("transmit_errors"), 7.0),
+            (name("transmit_packets_dropped"), 8.0),
+        ]
+    );
+    for sample in &network {
+        let (container, interface) = (&sample.labels["container"], &sample.labels["interface"]);
+        assert_eq!((container.as_str(), interface.as_str(), sample.at_ms.is_some()), ("", "eth0", true));
+    }
+    assert!(all.iter().any(|s| s.name == "container_processes"));
+    sandbox.update(Update::Exited { at_ns: now_ns(), status: 0 });
+    let all = shown(&registry, Scope::Vm, true);
+    assert_eq!(all.iter().filter(|s| s.name.starts_with("container_network_")).count(), 8);
+    assert!(!all.iter().any(|s| s.name == "container_processes"), "a gauge");
+}
+
+#[test]
+fn what_the_host_said_too_long_ago_is_not_shown() {
+    let registry = registry();
+    let container = registry.container(&open("c1", &[], "/c1"), &runc());
+    let old = HostFigures { time_ns: now_ns() - 151_000_000_000, ..host(Some(2), Some("eth0")) };
+    container.live().host = Some(old);
+    let names: Vec<_> = shown(&registry, Scope::All, true).into_iter().map(|sample| sample.name).collect();
+    assert_eq!(names, ["container_start_time_seconds"]);
+}
+
+#[test]
+fn the_minimal_profile_has_the_twenty_names_of_azures_and_no_other() {
+    /// `tomlparser-default-targets-metrics-keep-list.go` of Azure's prometheus-collector, without `kubernetes_build_info`.
+    const AZURE: &str = "container_spec_cpu_quota container_spec_cpu_period container_memory_rss \
+        container_network_receive_bytes_total container_network_transmit_bytes_total \
+        container_network_receive_packets_total container_network_transmit_packets_total \
+        container_network_receive_packets_dropped_total container_network_transmit_packets_dropped_total \
+        container_fs_reads_total container_fs_writes_total container_fs_reads_bytes_total \
+        container_fs_writes_bytes_total container_cpu_usage_seconds_total container_memory_working_set_bytes \
+        container_memory_cache container_memory_swap container_cpu_cfs_throttled_periods_total \
+        container_cpu_cfs_periods_total container_start_time_seconds";
+    let azure: std::collections::BTreeSet<_> = AZURE.split_whitespace().collect();
+    let ours = crate::metrics::families::MINIMAL.iter().map(|family| family.name).collect();
+    assert_eq!(azure, ours);
+    let registry = registry();
+    let container = registry.container(&open("c1", &[], "/c1"), &runc());
+    take(&container, V2, &cpu_v2(2_000_000), now_ns());
+    let profile = Profile::Minimal;
+    let all = rendered(&registry, Wanted { scope: Scope::All, profile, times: true });
+    let names: Vec<_> = all.iter().map(|sample| sample.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "container_cpu_usage_seconds_total",
+            "container_memory_working_set_bytes",
+            "container_memory_rss",
+            "container_memory_cache",
+            "container_start_time_seconds",
+        ]
+    );
+}
+
+#[test]
+fn limits_are_the_last_ones_that_anybody_knows_of() {
+    let registry = registry();
+    let limited = link::Open {
+        cpu_quota_us: Some(50_000),
+        memory_limit_bytes: Some(1 << 62),
+        ..open("c1", &[], "/c1")
+    };
+    let container = registry.container(&limited, &runc());
+    let limits = || {
+        let all = shown(&registry, Scope::All, true);
+        let spec: Vec<_> = all.into_iter().filter(|s| s.name.starts_with("container_spec_")).collect();
+        spec.into_iter().map(|s| (s.name, s.value)).collect::<Vec<_>>()
+    };
+    let quota = |us| vec![("container_spec_cpu_quota".to_owned(), us)];
+    assert_eq!(limits(), quota(50_000.0), "2^62 bytes are no limit");
+    container.update(Update::Limits(Some(Spec { cpu_quota_us: Some(70_000), ..Spec::default() })));
+    assert_eq!(limits(), quota(70_000.0));
+    container.update(Update::Limits(None));
+    assert_eq!(limits(), [], "an Update that nobody can tell of");
+    // The wrapper says it anew, with what it knows by now.
+    let again = link::Open { cpu_quota_us: Some(70_000), again: true, ..open("c1", &[], "/c1") };
+    registry.container(&again, &runc());
+    assert_eq!(limits(), quota(70_000.0));
 }

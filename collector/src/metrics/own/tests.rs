@@ -6,16 +6,17 @@ use protobuf::{EnumOrUnknown, Message, MessageField};
 use shimtap_proto::link;
 
 use super::super::{
-    Sample, SampleSource, SinkTotals,
+    Sample, SampleSource, SinkTotals, Wanted,
     exposition::{self, Family as Shown},
     families::{ALL, Endpoint, Kind},
     registry::Registry,
     render_cadvisor, render_own,
 };
 use crate::{
-    config::{Config, Scope},
+    config::{Config, Profile, Scope},
     event::{Ending, HoleReason, Origin, StreamKind},
     journal::{Journal, JournalThread},
+    node::{HostFigures, Interface},
     sinks::{Backlog, Outlet},
     time::now_ns,
 };
@@ -35,6 +36,7 @@ fn open() -> link::Open {
         cpu_period_us: Some(100_000),
         cpu_shares: Some(102),
         memory_limit_bytes: Some(1 << 30),
+        memory_swap_limit_bytes: Some(2 << 30),
         ..Default::default()
     }
 }
@@ -114,6 +116,7 @@ fn everything() -> Registry {
         max_usage: 200,
         swap_usage: 7,
         swap_limit: 9,
+        pgfault: 11,
         ..Default::default()
     };
     let io = v2::IOEntry { major: 8, minor: 0, rbytes: 1, wbytes: 2, rios: 3, wios: 4, ..Default::default() };
@@ -136,6 +139,13 @@ fn everything() -> Registry {
     // Only the first cgroup version counts these.
     sample.failcnt = Some(1);
     assert!(container.sampled(sample, SampleSource::Polled));
+    let host = HostFigures {
+        time_ns: now_ns(),
+        processes: Some(1),
+        interfaces: Some([("eth0".to_owned(), Interface::default())].into()),
+        ..HostFigures::default()
+    };
+    container.live().host = Some(host);
     let kata =
         link::InnerShim { binary: "/opt/kata/bin/containerd-shim-kata-v2".into(), ..Default::default() };
     let doubted = registry.container(&link::Open { incarnation: 2, ..open() }, &kata);
@@ -151,10 +161,10 @@ fn names(families: &[Shown]) -> Vec<(String, String)> {
 #[test]
 fn every_family_of_the_table_is_shown_where_it_says_and_no_other() {
     let registry = everything();
-    for (endpoint, text) in [
-        (Endpoint::Own, render_own(&registry)),
-        (Endpoint::Cadvisor, render_cadvisor(&registry, Scope::All, true)),
-    ] {
+    let all = Wanted { scope: Scope::All, profile: Profile::Full, times: true };
+    for (endpoint, text) in
+        [(Endpoint::Own, render_own(&registry)), (Endpoint::Cadvisor, render_cadvisor(&registry, all))]
+    {
         let shown = exposition::parse(&text);
         let kind = |kind| match kind {
             Kind::Counter => "counter",

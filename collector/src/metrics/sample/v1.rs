@@ -5,7 +5,7 @@
 
 use containerd_shim_protos::cgroups::metrics::{BlkIOEntry, BlkIOStat, MemoryEntry, MemoryStat, Metrics};
 
-use super::{Device, Fault, Io, Layout, Sample, known, limit};
+use super::{Device, Fault, Io, Layout, PageFaults, Sample, known, limit};
 
 /// What the rows of a message prove of who filled them in.
 struct Proof {
@@ -53,6 +53,13 @@ fn memory(sample: &mut Sample, stat: &MemoryStat) {
     sample.failcnt = failcnt(entry.failcnt, &proof);
     sample.working_set = inactive_file(sample, stat, &proof).map(|inactive| usage.saturating_sub(inactive));
     sample.swap = stat.swap.as_ref().and_then(|both| swap(sample, usage, both, &proof));
+    // Only a whole copy has both scopes.
+    sample.page_faults = (stat.total_pg_fault != 0).then_some(PageFaults {
+        own: stat.pg_fault,
+        own_major: stat.pg_maj_fault,
+        all: stat.total_pg_fault,
+        all_major: stat.total_pg_maj_fault,
+    });
     sample.rss = row(sample, stat.total_rss, stat.rss, &proof);
     sample.cache = row(sample, stat.total_cache, stat.cache, &proof);
     sample.mapped_file = row(sample, stat.total_mapped_file, stat.mapped_file, &proof);

@@ -4,7 +4,7 @@
 
 use containerd_shim_protos::cgroups_v2::metrics::{MemoryStat, Metrics};
 
-use super::{Device, Fault, Io, Layout, NS_PER_US, Sample, known, limit};
+use super::{Device, Fault, Io, Layout, NS_PER_US, PageFaults, Sample, known, limit};
 
 /// Reads the message.
 pub(super) fn read(metrics: &Metrics) -> Sample {
@@ -47,6 +47,10 @@ fn memory(sample: &mut Sample, stat: &MemoryStat) {
         sample.cache = Some(stat.file);
         sample.rss = Some(stat.anon);
         sample.mapped_file = Some(stat.file_mapped);
+        // v2 counts a cgroup with all below it; cAdvisor shows that as both.
+        let (all, major) = (stat.pgfault, stat.pgmajfault);
+        let faults = PageFaults { own: all, own_major: major, all, all_major: major };
+        sample.page_faults = (all != 0).then_some(faults);
         sample.working_set = Some(usage.saturating_sub(stat.inactive_file));
         // 0 of 0 is what a kernel without swap accounting leaves; a limit shows that somebody counts.
         sample.swap = (stat.swap_usage != 0 || stat.swap_limit != 0).then_some(stat.swap_usage);

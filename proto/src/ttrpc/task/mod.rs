@@ -10,7 +10,7 @@ mod request;
 use super::wire::{self, Value, WireFault, fields};
 
 pub use answer::{ConnectAnswer, DeleteAnswer, ExitAnswer, PidAnswer, StateAnswer, StatsAnswer, status};
-pub use request::{Create, Exec, Kill, TaskRef};
+pub use request::{Create, Exec, Kill, TaskRef, Update};
 
 /// Field numbers of the paths that shimtap replaces, by message.
 pub mod field {

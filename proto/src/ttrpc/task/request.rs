@@ -1,4 +1,4 @@
-//! Requests: whom they are about, and what Create, Exec and Kill say beyond that.
+//! Requests: whom they are about, and what Create, Exec, Kill and Update say beyond that.
 
 use super::super::build::put_present;
 use super::super::method::Method;
@@ -67,6 +67,17 @@ pub struct Exec<'a> {
     pub spec_type_url: &'a str,
     /// The spec.
     pub spec: &'a [u8],
+}
+
+/// An `UpdateTaskRequest`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Update<'a> {
+    /// The task's id.
+    pub id: &'a str,
+    /// Type of the resources; containerd sends JSON encoded OCI resources.
+    pub resources_type_url: &'a str,
+    /// The resources.
+    pub resources: &'a [u8],
 }
 
 // === impl TaskRef ===
@@ -187,5 +198,27 @@ impl<'a> Exec<'a> {
             }
         }
         Ok(Self { spec_type_url: spec.type_url, spec: spec.value, ..view })
+    }
+}
+
+// === impl Update ===
+
+impl<'a> Update<'a> {
+    /// Reads the payload of an Update request.
+    ///
+    /// # Errors
+    /// [`WireFault`] where the payload is not such a message; the sender is at fault.
+    pub fn decode(payload: &'a [u8]) -> Result<Self, WireFault> {
+        let mut view = Self::default();
+        let mut resources = AnyView::default();
+        for field in fields(payload) {
+            let field = field?;
+            match (field.number, field.value) {
+                (1, Value::Len(value)) => view.id = wire::text(1, value)?,
+                (2, Value::Len(value)) => resources.merge(value)?,
+                _ => {}
+            }
+        }
+        Ok(Self { resources_type_url: resources.type_url, resources: resources.value, ..view })
     }
 }

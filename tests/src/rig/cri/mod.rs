@@ -1,7 +1,7 @@
 //! CRI, the interface that the kubelet drives: pods with several containers, their logs, exec and stats.
 //!
-//! Blocking calls over gRPC with a limit each. Pods use the host's network, so no CNI configuration is
-//! needed; what is under test is the runtime.
+//! Blocking calls over gRPC with a limit each. Pods use the host's network, since what is under test is the runtime, except
+//! for those whose network is.
 
 mod messages;
 mod remote;
@@ -48,7 +48,7 @@ pub struct Cri {
 pub struct Pod {
     /// Sandbox id.
     pub id: String,
-    pids: i32,
+    namespaces: NamespaceOption,
     config: PodSandboxConfig,
 }
 
@@ -168,25 +168,37 @@ impl Cri {
 
     /// Runs a sandbox named `name`, in the pod namespace `rig`.
     pub fn run_pod(&self, name: &str) -> Result<Pod> {
-        self.run_sandbox(name, messages::MODE_CONTAINER, &[], "")
+        self.run_sandbox(name, namespaces(messages::MODE_CONTAINER), &[], "")
     }
 
     /// The same by another handler than the default one.
     pub fn run_pod_of_handler(&self, name: &str, handler: &str) -> Result<Pod> {
-        self.run_sandbox(name, messages::MODE_CONTAINER, &[], handler)
+        self.run_sandbox(name, namespaces(messages::MODE_CONTAINER), &[], handler)
     }
 
     /// The same with annotations.
     pub fn run_pod_with_annotations(&self, name: &str, annotations: &[(&str, &str)]) -> Result<Pod> {
-        self.run_sandbox(name, messages::MODE_CONTAINER, annotations, "")
+        self.run_sandbox(name, namespaces(messages::MODE_CONTAINER), annotations, "")
     }
 
     /// The same with one pid namespace for all, so that processes outlive their container's init.
     pub fn run_pod_with_shared_pids(&self, name: &str) -> Result<Pod> {
-        self.run_sandbox(name, messages::MODE_POD, &[], "")
+        self.run_sandbox(name, namespaces(messages::MODE_POD), &[], "")
     }
 
-    fn run_sandbox(&self, name: &str, pids: i32, annotations: &[(&str, &str)], handler: &str) -> Result<Pod> {
+    /// The same with a network of its own, which CNI makes: a veth pair and an address.
+    pub fn run_pod_with_its_own_network(&self, name: &str) -> Result<Pod> {
+        let own = NamespaceOption { network: messages::MODE_POD, ..namespaces(messages::MODE_CONTAINER) };
+        self.run_sandbox(name, own, &[], "")
+    }
+
+    fn run_sandbox(
+        &self,
+        name: &str,
+        namespaces: NamespaceOption,
+        annotations: &[(&str, &str)],
+        handler: &str,
+    ) -> Result<Pod> {
         let logs = self.logs.join(name);
         std::fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
         let config = PodSandboxConfig {
@@ -205,7 +217,7 @@ impl Cri {
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: self.cgroup.clone(),
                 security_context: Some(LinuxSandboxSecurityContext {
-                    namespace_options: Some(namespaces(pids)),
+                    namespace_options: Some(namespaces.clone()),
                 }),
             }),
             ..PodSandboxConfig::default()
@@ -213,7 +225,7 @@ impl Cri {
         let request =
             RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.to_owned() };
         let id = self.call::<_, PodSandboxId>("RunPodSandbox", request)?.id;
-        Ok(Pod { id, pids, config })
+        Ok(Pod { id, namespaces, config })
     }
 
     /// Creates a container in `pod`; its log is `<name>.log` in the pod's folder.
@@ -237,7 +249,7 @@ impl Cri {
                     oom_score_adj: 0,
                 }),
                 security_context: Some(LinuxContainerSecurityContext {
-                    namespace_options: Some(namespaces(pod.pids)),
+                    namespace_options: Some(pod.namespaces.clone()),
                 }),
             }),
             ..ContainerConfig::default()

@@ -22,7 +22,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 
 use crate::rig::collector::{Collector, spool_dir};
-use crate::rig::config::{Layout, containerd_toml};
+use crate::rig::config::{Layout, cni_conflist, containerd_toml};
 use crate::rig::cri::Cri;
 use crate::rig::process::{self, MARK};
 use crate::rig::seed::Seed;
@@ -130,6 +130,7 @@ impl Node {
         if let Some(text) = &self.setup.shim_toml {
             fs::write(self.dir.join("shim.toml"), text).context("write shim.toml")?;
         }
+        fs::write(self.dir.join("cni/10-rig.conflist"), cni_conflist(&self.dir)).context("write CNI's")?;
         let layout = Layout { dir: &self.dir, wrapper: &self.wrapper };
         let text = containerd_toml(&self.tools, self.setup.shim, &layout);
         fs::write(self.dir.join("containerd.toml"), text).context("write containerd.toml")

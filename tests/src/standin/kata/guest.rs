@@ -209,6 +209,8 @@ impl Guest {
             truth.insert("container_threads_max", as_f64(limit));
         }
         for device in &self.devices {
+            *truth.entry("container_blkio_device_usage_total").or_default() +=
+                as_f64(device.read_bytes + device.written_bytes);
             for (name, value) in [
                 ("container_fs_reads_total", device.reads),
                 ("container_fs_writes_total", device.writes),
@@ -233,6 +235,14 @@ impl Guest {
         truth.insert("container_memory_rss", as_f64(stat(rss)));
         truth.insert("container_memory_cache", as_f64(stat(cache)));
         truth.insert("container_memory_mapped_file", as_f64(stat(mapped)));
+        let faults = match self.cgroup {
+            Cgroup::V1 => ["pgfault", "pgmajfault", "total_pgfault", "total_pgmajfault"],
+            Cgroup::V2 => ["pgfault", "pgmajfault", "pgfault", "pgmajfault"],
+        };
+        let faults = faults.map(|key| self.stat.get(key).copied());
+        if faults.iter().any(Option::is_some) {
+            truth.insert("container_memory_failures_total", as_f64(faults.into_iter().flatten().sum()));
+        }
         if let Some(swap) = self.swap {
             truth.insert("container_memory_swap", as_f64(swap));
         }
