@@ -48,6 +48,10 @@ mod in_the_vm {
     #[test]
     #[ignore = "boots virtual machines: `sudo ./dev test` runs it"]
     fn a_power_cut_under_load() -> Result<()> {
+        if std::env::var_os("SHIMTAP_VM_POWER").is_none() {
+            println!("left out: SHIMTAP_VM_POWER=1 runs it (two boots, minutes on a busy machine)");
+            return Ok(());
+        }
         let seed = dice::seed()?;
         println!("SHIMTAP_SEED={seed}");
         let late = Dice::new(seed, "power").pause(Duration::from_secs(3));
