@@ -262,6 +262,26 @@ fn what_is_redacted_stays_in_memory() -> Result<()> {
 }
 
 /// The oldest bytes in memory go when the files may hold no more; what is missing is said.
+/// What no file has room for is not passed over in silence: the pod says how much that is before it leaves.
+#[test]
+fn a_pod_that_ends_with_its_files_full_says_what_is_missing() -> Result<()> {
+    let script = steady(30_000);
+    let pod = wrapped_in(&script, |lab| {
+        lab.reconfigure("deaths = 0\n", "deaths = 0\n[spool]\nlimit_bytes = 2400000\n")
+    })?;
+    to_its_end(&pod, &script)?;
+    gone(&pod)?;
+    let collector = pod.lab.collector()?;
+    // All of it is accounted for, to the last byte.
+    let judgement = judged(&collector, "task", "stdout", &script.stdout.bytes("stdout"))?;
+    ensure!(judgement.gaps.keys().eq(["overflow"]), "{judgement:?}");
+    for kind in ["create", "start", "exit", "delete"] {
+        ensure!(value(&collector, &format!("shimtap_events_total{{kind=\"{kind}\"}}"))? == 1, "{kind}");
+    }
+    cleared(&pod)?;
+    collector.stop()
+}
+
 #[test]
 fn a_bound_that_is_reached() -> Result<()> {
     let script = Script { until_killed: true, ..steady(30_000) };

@@ -217,6 +217,20 @@ impl Cursors {
         Some(Next::body(from_wrapper::Body::Data(data)))
     }
 
+    /// The next message of a stream of which nothing more will be read: a Gap, as long as there is anything to be missed.
+    pub fn give_up(&mut self, handle: u32) -> Option<from_wrapper::Body> {
+        let stream = self.cursors.get(&handle).and_then(|c| self.stream_of(handle, c))?;
+        let cursor = self.cursors.get_mut(&handle).filter(|c| c.wanted && !c.closed)?;
+        let pos = stream.pos.load(Ordering::Acquire);
+        if cursor.at >= pos {
+            return None;
+        }
+        let (end, reason) = missing(stream, cursor.at, pos);
+        let gap = gap(handle, cursor.at, end, reason);
+        cursor.at = end;
+        Some(from_wrapper::Body::Gap(gap))
+    }
+
     /// Bytes that went out and may still be lost on the way.
     fn in_flight(&self) -> u64 {
         let of = |(handle, cursor): (&u32, &Cursor)| {

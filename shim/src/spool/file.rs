@@ -30,9 +30,14 @@ pub struct SpoolFile {
 // === impl SpoolFile ===
 
 impl SpoolFile {
-    /// Makes one with its header; `next_number` numbers it.
-    pub fn make(place: Place, wrapper: u64, mut next_number: impl FnMut() -> u32) -> Result<Self, Refusal> {
-        let room = place.room(wrapper)?;
+    /// Makes one with its header; `next_number` numbers it. It may hold what the limits leave, and `spare` bytes.
+    pub fn make(
+        place: Place,
+        wrapper: u64,
+        spare: u64,
+        mut next_number: impl FnMut() -> u32,
+    ) -> Result<Self, Refusal> {
+        let room = place.room(wrapper, spare)?;
         if !place.keeps_free(LOOK_BYTES)? {
             return Err(Refusal::Full);
         }
@@ -62,6 +67,11 @@ impl SpoolFile {
         }
         self.put(&record)?;
         Ok(wide(record.len()))
+    }
+
+    /// From now on it may hold `spare` bytes more.
+    pub fn widen(&mut self, spare: u64) {
+        self.room = self.room.saturating_add(spare);
     }
 
     fn put(&mut self, bytes: &[u8]) -> Kernel<()> {

@@ -137,10 +137,11 @@ impl Place {
         Ok(Self { path, dir, free, limits })
     }
 
-    /// Bytes that another file of `wrapper` may hold.
-    pub fn room(&self, wrapper: u64) -> Result<u64, Refusal> {
+    /// Bytes that another file of `wrapper` may hold, `spare` beyond all limits among them.
+    pub fn room(&self, wrapper: u64, spare: u64) -> Result<u64, Refusal> {
         let (own, all) = used(&self.path, wrapper)?;
-        let room = self.limits.0.saturating_sub(own).min(self.limits.1.saturating_sub(all));
+        let [own_max, all_max] = [self.limits.0, self.limits.1].map(|limit| limit.saturating_add(spare));
+        let room = own_max.saturating_sub(own).min(all_max.saturating_sub(all));
         if room == 0 { Err(Refusal::Full) } else { Ok(room) }
     }
 

@@ -37,6 +37,9 @@ const REST_MIN: Duration = Duration::from_millis(1);
 const REST_MAX: Duration = Duration::from_millis(64);
 /// After a refusal nobody need try again before this.
 const PAUSE_NS: u64 = 60_000_000_000;
+/// Room beyond all limits for the last words of a pod whose files are full: all events that the block can hold, and as much
+/// again for what each stream has lost and where it ended.
+const LAST_WORDS: u64 = 256 << 10;
 /// Whoever only asks whether somebody writes holds the lock for microseconds.
 const LOCK_TRIES: usize = 100;
 
@@ -59,6 +62,8 @@ struct Writer {
     /// Tasks that a file speaks of, and those of which it has said all.
     opened: BTreeSet<(Kind, u32)>,
     gone: BTreeSet<(Kind, u32)>,
+    /// The pod is over and there is no room: what is not in a file is said to be missing.
+    gives_up: bool,
 }
 
 /// Where a stream's bytes go, and who says so to the ring.
@@ -135,6 +140,7 @@ impl Writer {
             refused: BTreeSet::new(),
             opened: BTreeSet::new(),
             gone: BTreeSet::new(),
+            gives_up: false,
         })
     }
 
@@ -150,6 +156,9 @@ impl Writer {
             }
             if asked != spool.done.load(Ordering::Acquire) {
                 // The pod is over: what was not refused is written, and nothing more will come.
+                if !self.refused.is_empty() && self.give_up().is_err() {
+                    return;
+                }
                 if self.refused.is_empty() {
                     spool.done.store(asked, Ordering::Release);
                 }
@@ -177,6 +186,27 @@ impl Writer {
             }
         }
         Ok(wrote)
+    }
+
+    /// Writes, in the room that is kept for it, what was refused; of output only that it is missing. Nobody else could say
+    /// how much the rings take along.
+    fn give_up(&mut self) -> Result<(), Stop> {
+        self.gives_up = true;
+        // What was read for a file that then had no room is not in it: those streams begin anew behind what is.
+        let refused = std::mem::take(&mut self.refused);
+        self.streams.retain(|_, target| !refused.contains(&target.kind));
+        self.files.values_mut().for_each(|file| file.widen(LAST_WORDS));
+        while self.pass()? {}
+        Ok(())
+    }
+
+    /// What a stream has to say next.
+    fn next_body(&mut self, handle: u32) -> Option<from_wrapper::Body> {
+        let missing = if self.gives_up { self.cursors.give_up(handle) } else { None };
+        missing.or_else(|| match self.cursors.next_body(handle)? {
+            Next::Body(body) => Some(*body),
+            Next::Later(_) => None,
+        })
     }
 
     /// What is refused once is not tried again in this life.
@@ -219,9 +249,11 @@ impl Writer {
     }
 
     fn open_task(&mut self, kind: Kind, index: usize, task: &Task) -> Result<(), Stop> {
-        if self.opened.insert((kind, task.handle.load(Ordering::Relaxed))) {
+        let key = (kind, task.handle.load(Ordering::Relaxed));
+        if !self.opened.contains(&key) {
             let open = link::look_at(self.block, index, task);
             self.append(kind, from_wrapper::Body::Open(open))?;
+            self.opened.insert(key);
         }
         Ok(())
     }
@@ -232,9 +264,9 @@ impl Writer {
         let Some(target) = self.target(handle, entry, stream) else { return Ok(false) };
         let mut wrote = false;
         while !self.refused.contains(&target.kind) {
-            let Some(Next::Body(body)) = self.cursors.next_body(handle) else { break };
+            let Some(body) = self.next_body(handle) else { break };
             self.open_task(target.kind, index, task)?;
-            self.append(target.kind, *body)?;
+            self.append(target.kind, body)?;
             if let Some(at) = self.cursors.at(handle) {
                 target.marker.store(&stream.spooled, at);
             }
@@ -266,11 +298,12 @@ impl Writer {
         let is_over = TaskState::load(&task.state) == TaskState::Deleted
             && task.streams.iter().filter_map(linked).all(is_closed);
         let open = self.opened.contains(&(kind, handle)) && !self.refused.contains(&kind);
-        if !is_over || !open || !self.gone.insert((kind, handle)) {
+        if !is_over || !open || self.gone.contains(&(kind, handle)) {
             return Ok(false);
         }
         let time_ns = task.deleted_ns.load(Ordering::Relaxed);
         self.append(kind, from_wrapper::Body::Gone(Gone { task: handle, time_ns, ..Default::default() }))?;
+        self.gone.insert((kind, handle));
         Ok(true)
     }
 
@@ -302,7 +335,9 @@ impl Writer {
     fn make_file(&self, kind: Kind) -> Result<SpoolFile, Refusal> {
         let place = Place::open(self.block, kind)?;
         let files = &self.block.tables().spool.files;
-        let mut file = SpoolFile::make(place, self.wrapper, || files.fetch_add(1, Ordering::AcqRel))?;
+        let spare = if self.gives_up { LAST_WORDS } else { 0 };
+        let next_number = || files.fetch_add(1, Ordering::AcqRel);
+        let mut file = SpoolFile::make(place, self.wrapper, spare, next_number)?;
         let hello = link::up(from_wrapper::Body::Hello(link::hello(self.block)));
         file.append(&hello.write_to_bytes().map_err(|_| Errno::EMSGSIZE)?)?;
         Ok(file)

@@ -69,8 +69,12 @@ impl Worker {
         }
         let (number, since) = match self.spooling.last {
             Some(last) => last,
-            None if !self.may_spool(now) => return None,
             None => {
+                // An earlier refusal counts no longer: for last words there is room in files that are full.
+                spool.again_ns.store(0, Ordering::Release);
+                if !self.may_spool(now) {
+                    return None;
+                }
                 let number = spool.asked.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
                 self.spooling.look_ns = 0;
                 *self.spooling.last.insert((number, now))

@@ -77,7 +77,7 @@ mod tests {
         let text = "# HELP a b\na{container=\"x\",d=\"1\"} 1.5 1000\na{container=\"x\",d=\"2\"} 2 1001\n\
                     a{container=\"xy\"} 7 9000\nb{container=\"x\"} 3\n";
         let shown = of_container(text, "x").expect("it parses");
-        assert_eq!(shown.time_ms, 1001);
+        assert_eq!(shown.time_ms, 1000, "the oldest");
         assert_eq!(shown.values, BTreeMap::from([("a".to_owned(), 3.5), ("b".to_owned(), 3.0)]));
     }
 }
