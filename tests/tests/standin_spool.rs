@@ -4,12 +4,13 @@
 use std::{fs, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use containerd_shim_protos::api;
 use nix::sys::signal::Signal;
 use shimtap_tests::oracle::{one_tape, sink};
 use shimtap_tests::standin::{
     census,
     client::{
-        PATIENCE,
+        PATIENCE, pod,
         spooled::{
             LIMIT, cleared, counted, gone, has, judged, spool_files, spooled, spooler, steady, to_its_end,
             value, whole,
@@ -262,21 +263,38 @@ fn what_is_redacted_stays_in_memory() -> Result<()> {
 }
 
 /// The oldest bytes in memory go when the files may hold no more; what is missing is said.
-/// What no file has room for is not passed over in silence: the pod says how much that is before it leaves.
+/// What no file has room for is not passed over in silence: the pod says how much that is before it leaves; and nothing
+/// twice of a container of which the file says all.
 #[test]
 fn a_pod_that_ends_with_its_files_full_says_what_is_missing() -> Result<()> {
-    let script = steady(30_000);
-    let pod = wrapped_in(&script, |lab| {
+    let (brief, flood) = (Script::talker(), steady(30_000));
+    let pod = wrapped_in(&brief, |lab| {
         lab.reconfigure("deaths = 0\n", "deaths = 0\n[spool]\nlimit_bytes = 2400000\n")
     })?;
-    to_its_end(&pod, &script)?;
+    let c = &pod.connection;
+    let fifos = pod.run()?;
+    pod.wait()?;
+    fifos.check(&brief)?;
+    c.call("Delete", &pod::delete("task", ""))?.message::<api::DeleteResponse>()?;
+    let bundle = pod.lab.bundle("flood", Some("task"), &flood)?;
+    let fifos = pod.fifos("flood")?;
+    let create = pod::create_request("flood", &bundle, &fifos);
+    c.call("Create", &create)?.message::<api::CreateTaskResponse>()?;
+    c.call("Start", &pod::start("flood", ""))?.message::<api::StartResponse>()?;
+    c.call("Wait", &pod::wait("flood", ""))?.message::<api::WaitResponse>()?;
+    fifos.check(&flood)?;
+    c.call("Delete", &pod::delete("flood", ""))?.message::<api::DeleteResponse>()?;
+    let down = c.send("Shutdown", &api::ShutdownRequest { id: "task".to_owned(), ..Default::default() })?;
+    let _answered_or_closed = c.answer(down, PATIENCE);
     gone(&pod)?;
+
     let collector = pod.lab.collector()?;
+    whole(&collector, "task", &brief)?;
     // All of it is accounted for, to the last byte.
-    let judgement = judged(&collector, "task", "stdout", &script.stdout.bytes("stdout"))?;
+    let judgement = judged(&collector, "flood", "stdout", &flood.stdout.bytes("stdout"))?;
     ensure!(judgement.gaps.keys().eq(["overflow"]), "{judgement:?}");
     for kind in ["create", "start", "exit", "delete"] {
-        ensure!(value(&collector, &format!("shimtap_events_total{{kind=\"{kind}\"}}"))? == 1, "{kind}");
+        ensure!(value(&collector, &format!("shimtap_events_total{{kind=\"{kind}\"}}"))? == 2, "{kind}");
     }
     cleared(&pod)?;
     collector.stop()

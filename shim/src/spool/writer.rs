@@ -192,9 +192,7 @@ impl Writer {
     /// how much the rings take along.
     fn give_up(&mut self) -> Result<(), Stop> {
         self.gives_up = true;
-        // What was read for a file that then had no room is not in it: those streams begin anew behind what is.
-        let refused = std::mem::take(&mut self.refused);
-        self.streams.retain(|_, target| !refused.contains(&target.kind));
+        self.refused.clear();
         self.files.values_mut().for_each(|file| file.widen(LAST_WORDS));
         while self.pass()? {}
         Ok(())
@@ -265,8 +263,12 @@ impl Writer {
         let mut wrote = false;
         while !self.refused.contains(&target.kind) {
             let Some(body) = self.next_body(handle) else { break };
-            self.open_task(target.kind, index, task)?;
-            self.append(target.kind, body)?;
+            let said = self.open_task(target.kind, index, task).and_then(|()| self.append(target.kind, body));
+            // What was read and is not in the file is read again, by whoever may write it.
+            if said.is_err() {
+                self.streams.remove(&handle);
+            }
+            said?;
             if let Some(at) = self.cursors.at(handle) {
                 target.marker.store(&stream.spooled, at);
             }
