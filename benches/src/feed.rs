@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use containerd_shim_protos::cgroups::metrics as v1;
 use nix::sys::socket::{MsgFlags, recv};
 use protobuf::{EnumOrUnknown, Message, MessageField};
 use shimtap_proto::link::{self, FromCollector, FromWrapper, from_collector, from_wrapper};
@@ -21,6 +22,8 @@ use crate::spread::float64;
 
 const STREAM: u32 = 1;
 const HANDLE: u32 = 1;
+/// From a container's number to its sandbox's.
+const SANDBOX: u32 = 1000;
 /// A collector that says nothing for this long does not live.
 const LIMIT: Duration = Duration::from_secs(30);
 /// `FromWrapper.data`.
@@ -38,6 +41,15 @@ pub struct Feed {
     messages: u64,
     acks: u64,
     stalls: u64,
+}
+
+/// The processes that a container claims to be on this host.
+#[derive(Debug, Clone, Copy)]
+pub struct Pids {
+    /// The container's first.
+    pub container: u32,
+    /// That of its pod's sandbox, which is announced as well and has a network of its own; without one there is no sandbox.
+    pub sandbox: Option<u32>,
 }
 
 /// What feeds have sent and felt.
@@ -90,8 +102,13 @@ impl Felt {
 // === impl Feed ===
 
 impl Feed {
-    /// Attaches, and announces container `number`.
+    /// Attaches, and announces container `number`, of which this host knows nothing.
     pub fn attach(socket: &Path, number: u32) -> Result<Feed> {
+        Feed::attach_as(socket, number, Pids { container: 77, sandbox: None })
+    }
+
+    /// The same with processes on this host.
+    pub fn attach_as(socket: &Path, number: u32, pids: Pids) -> Result<Feed> {
         let socket =
             UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
         socket.set_read_timeout(Some(LIMIT)).context("limit reads")?;
@@ -103,8 +120,12 @@ impl Feed {
         feed.socket.write_all(&request).context("open the stream")?;
         feed.say(from_wrapper::Body::Hello(hello(number)))?;
         ensure!(matches!(feed.answer()?, from_collector::Body::Welcome(_)), "no welcome");
-        feed.say(from_wrapper::Body::Open(open(number)))?;
-        ensure!(matches!(feed.answer()?, from_collector::Body::Ready(_)), "not ready");
+        for open in
+            pids.sandbox.map(|pid| sandbox(number, pid)).into_iter().chain([open(number, pids.container)])
+        {
+            feed.say(from_wrapper::Body::Open(open))?;
+            ensure!(matches!(feed.answer()?, from_collector::Body::Ready(_)), "not ready");
+        }
         Ok(feed)
     }
 
@@ -132,6 +153,18 @@ impl Feed {
         self.sent += length;
         self.messages += 1;
         Ok(())
+    }
+
+    /// Sends a Stats answer of the first version, as runc's shim gives one, of a container that has worked `much`.
+    pub fn sample(&mut self, much: u64, now_ns: u64) -> Result<()> {
+        let value = stats(much).write_to_bytes().context("encode statistics")?;
+        self.say(from_wrapper::Body::Stats(link::Stats {
+            time_ns: now_ns,
+            type_url: "io.containerd.cgroups.v1.Metrics".to_owned(),
+            value,
+            source: EnumOrUnknown::new(link::StatsSource::STATS_SOURCE_SNOOPED),
+            ..link::Stats::default()
+        }))
     }
 
     /// Waits until everything is acknowledged.
@@ -235,13 +268,41 @@ fn hello(number: u32) -> link::Hello {
     }
 }
 
+/// As CRI announces a pod's pause container: no output, and where its network is.
+fn sandbox(number: u32, pid: u32) -> link::Open {
+    let mut open = open(number, pid);
+    open.task = 1;
+    open.container = id(number + SANDBOX);
+    open.annotations.insert("io.kubernetes.cri.container-type".to_owned(), "sandbox".to_owned());
+    open.annotations.remove("io.kubernetes.cri.container-name");
+    open.annotations.remove("io.kubernetes.cri.image-name");
+    open.stdio.clear();
+    open.cgroups_path = cgroups_path(number, &open.container);
+    open.network_namespace = format!("/var/run/netns/cni-{number}");
+    open
+}
+
+fn cgroups_path(number: u32, id: &str) -> String {
+    format!("{}:cri-containerd:{id}", slice(number))
+}
+
+fn slice(number: u32) -> String {
+    format!("kubepods-burstable-pod5d1f2c3a_0b1c_4d2e_8f3a_{number:012}.slice")
+}
+
+/// The cgroup of container `number`, below the root of a hierarchy, as systemd nests it.
+pub fn cgroup(number: u32) -> String {
+    let (pod, id) = (slice(number), id(number));
+    format!("kubepods.slice/kubepods-burstable.slice/{pod}/cri-containerd-{id}.scope")
+}
+
 /// As CRI announces one: the members that every record of it carries count as much as its lines do.
-fn open(number: u32) -> link::Open {
+fn open(number: u32, pid: u32) -> link::Open {
     let annotations = [
         ("io.kubernetes.cri.container-type", "container".to_owned()),
         ("io.kubernetes.cri.container-name", "server".to_owned()),
         ("io.kubernetes.cri.image-name", "registry.example/team/server:1.2.3".to_owned()),
-        ("io.kubernetes.cri.sandbox-id", id(number + 1000)),
+        ("io.kubernetes.cri.sandbox-id", id(number + SANDBOX)),
         ("io.kubernetes.cri.sandbox-name", format!("server-7c5ddbdf54-{number:05}")),
         ("io.kubernetes.cri.sandbox-namespace", "production".to_owned()),
         ("io.kubernetes.cri.sandbox-uid", format!("5d1f2c3a-0b1c-4d2e-8f3a-{number:012}")),
@@ -257,10 +318,74 @@ fn open(number: u32) -> link::Open {
         incarnation: u64::from(number) + 77,
         annotations: annotations.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
         stdio: vec![stdout],
+        cgroups_path: cgroups_path(number, &id(number)),
+        cpu_quota_us: Some(50_000),
+        cpu_period_us: Some(100_000),
+        cpu_shares: Some(512),
+        memory_limit_bytes: Some(1 << 30),
         created_ns: 1,
         started_ns: 2,
-        pid: 77,
+        pid,
         ..link::Open::default()
+    }
+}
+
+/// Everything that is shown, with two block devices.
+fn stats(much: u64) -> v1::Metrics {
+    let n = |base: u64| base + much * 7_919;
+    let usage = v1::CPUUsage {
+        total: n(1_234_567_890_123),
+        user: n(834_567_890_123),
+        kernel: n(400_000_000_000),
+        ..Default::default()
+    };
+    let throttling = v1::Throttle {
+        periods: n(90_000),
+        throttled_periods: n(700),
+        throttled_time: n(5_123_456_789),
+        ..Default::default()
+    };
+    let cpu = v1::CPUStat {
+        usage: MessageField::some(usage),
+        throttling: MessageField::some(throttling),
+        ..Default::default()
+    };
+    let entry =
+        |usage, max| v1::MemoryEntry { limit: 1 << 30, usage, max, failcnt: much, ..Default::default() };
+    let memory = v1::MemoryStat {
+        total_cache: n(40_960_000),
+        total_rss: n(204_800_000),
+        total_mapped_file: n(8_192_000),
+        total_inactive_file: n(12_288_000),
+        total_pg_fault: n(1_000_000),
+        total_pg_maj_fault: n(100),
+        pg_fault: n(900_000),
+        pg_maj_fault: n(90),
+        total_pg_pg_in: n(800_000),
+        usage: MessageField::some(entry(n(250_000_000), n(300_000_000))),
+        swap: MessageField::some(entry(n(250_001_000), n(300_001_000))),
+        ..Default::default()
+    };
+    let io = |op: &str, minor, value| v1::BlkIOEntry {
+        op: op.to_owned(),
+        major: 259,
+        minor,
+        value,
+        ..Default::default()
+    };
+    let both =
+        |value| (0..2).flat_map(move |minor| [io("Read", minor, value), io("Write", minor, value * 2)]);
+    v1::Metrics {
+        cpu: MessageField::some(cpu),
+        memory: MessageField::some(memory),
+        pids: MessageField::some(v1::PidsStat { current: 20 + much, limit: 4_096, ..Default::default() }),
+        memory_oom_control: MessageField::some(v1::MemoryOomControl::default()),
+        blkio: MessageField::some(v1::BlkIOStat {
+            io_service_bytes_recursive: both(n(73_400_320)).collect(),
+            io_serviced_recursive: both(n(4_480)).collect(),
+            ..Default::default()
+        }),
+        ..Default::default()
     }
 }
 

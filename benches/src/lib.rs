@@ -4,16 +4,21 @@
 //! measure. Everything is compared within one run, unwrapped and wrapped taking turns, because the machine is not
 //! ours alone.
 
+pub mod arrivals;
 pub mod bed;
 pub mod favour;
 pub mod feed;
+pub mod fleet;
 pub mod footprint;
 pub mod line;
 pub mod options;
+pub mod peer;
 pub mod plain;
 pub mod pour;
 pub mod questions;
 pub mod report;
+pub mod sleepers;
 pub mod spread;
+pub mod stamp;
 pub mod usage;
 pub mod witness;

@@ -17,6 +17,65 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// The journal's size where nothing else is asked for: its default.
 pub const JOURNAL: u64 = 64 << 20;
 
+/// Where it delivers to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Sink {
+    /// Nowhere: lines end in its journal.
+    #[default]
+    None,
+    /// A file, and more options of that section.
+    File(String),
+    /// An endpoint of OTLP, and more options of that section.
+    Otlp(String, String),
+}
+
+/// What one is told.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// Which build of the collector.
+    pub program: PathBuf,
+    /// Where it delivers to.
+    pub sink: Sink,
+    /// The journal's size.
+    pub journal_bytes: u64,
+    /// More options of `[ingest]`, a line each.
+    pub ingest: String,
+    /// More options of `[metrics]`, likewise.
+    pub metrics: String,
+}
+
+impl Told {
+    /// The build beside this bench, with the default journal.
+    ///
+    /// # Errors
+    /// It is not built.
+    pub fn of(sink: Sink) -> Result<Told> {
+        Ok(Told {
+            program: tools::collector()?,
+            sink,
+            journal_bytes: JOURNAL,
+            ingest: String::new(),
+            metrics: String::new(),
+        })
+    }
+
+    /// Its configuration, the journal's section left out.
+    fn text(&self, dir: &Path, socket: &Path, address: &str, file: &Path) -> String {
+        let sink = match &self.sink {
+            Sink::None => String::new(),
+            Sink::File(more) => format!("[file]\npath = \"{}\"\nkeep = 1\n{more}", file.display()),
+            Sink::Otlp(url, more) => format!("[otlp]\nendpoint = \"{url}\"\n{more}"),
+        };
+        format!(
+            "[ingest]\nsocket = \"{}\"\n{}[control]\nsocket = \"{}\"\n[metrics]\nlisten = \"{address}\"\n{}{sink}",
+            socket.display(),
+            self.ingest,
+            dir.join("col/control.sock").display(),
+            self.metrics,
+        )
+    }
+}
+
 /// A collector that runs.
 #[derive(Debug)]
 pub struct Witness {
@@ -28,32 +87,20 @@ pub struct Witness {
 impl Witness {
     /// Starts one where the node's wrappers look for it, and waits until it listens.
     pub fn start(node: &Node, with_file: bool) -> Result<Witness> {
-        Witness::start_at(node.dir(), &node.collector_socket(), &tools::collector()?, with_file, JOURNAL)
+        let sink = if with_file { Sink::File(String::new()) } else { Sink::None };
+        Witness::start_at(node.dir(), &node.collector_socket(), &Told::of(sink)?)
     }
 
-    /// Starts `program` as a collector that keeps everything in `dir` and listens on `socket`. Builds without a journal do
-    /// without `journal_bytes`.
-    pub fn start_at(
-        dir: &Path,
-        socket: &Path,
-        program: &Path,
-        with_file: bool,
-        journal_bytes: u64,
-    ) -> Result<Witness> {
+    /// Starts one that keeps everything in `dir` and listens on `socket`. Builds without a journal do without `journal_bytes`.
+    pub fn start_at(dir: &Path, socket: &Path, told: &Told) -> Result<Witness> {
         for folder in ["col", "kept"] {
             fs::create_dir_all(dir.join(folder)).with_context(|| format!("create {folder}"))?;
         }
         let address = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
         let address = address.context("find a free port")?.to_string();
         let file = dir.join("kept/lines.jsonl");
-        let mut text = format!(
-            "[ingest]\nsocket = \"{}\"\n[control]\nsocket = \"{}\"\n[metrics]\nlisten = \"{address}\"\n",
-            socket.display(),
-            dir.join("col/control.sock").display(),
-        );
-        if with_file {
-            text.push_str(&format!("[file]\npath = \"{}\"\nkeep = 1\n", file.display()));
-        }
+        let text = told.text(dir, socket, &address, &file);
+        let (program, journal_bytes) = (&told.program, told.journal_bytes);
         let config = dir.join("witness.toml");
         let journal = format!(
             "[journal]\ndir = \"{}\"\nmax_bytes = {journal_bytes}\nreserve_percent = 0\nreserve_bytes = 0\n",
@@ -85,6 +132,11 @@ impl Witness {
     /// The file that it writes, where it has one.
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// Where its metrics are, `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Its pid.

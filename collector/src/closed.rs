@@ -16,6 +16,11 @@ pub trait Closed: Copy + Eq + 'static {
     fn index(self) -> usize;
     /// The label value: lower case, words joined by underscores.
     fn name(self) -> &'static str;
+
+    /// The variant of that name.
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|known| known.name() == name)
+    }
 }
 
 /// Defines a closed enum: `closed! { pub enum Colour { Red => "red" } }`.

@@ -136,7 +136,17 @@ pub enum Body {
     /// A line without its end (LF or CR LF), or a piece of one.
     Line(Bytes),
     /// Bytes that are not here.
-    Hole(HoleReason),
+    Hole(Hole),
+}
+
+/// What is known of bytes that are not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// Why they are not.
+    pub reason: HoleReason,
+    /// How many lines begin in them (the end of a line whose beginning is missing counts as one); `None` where nobody has
+    /// seen the bytes.
+    pub lines: Option<u64>,
 }
 
 /// Records of one stream in order, on their way.
@@ -237,6 +247,29 @@ impl Flags {
     #[must_use]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+}
+
+// === impl Record ===
+
+impl Record {
+    /// Bytes of container output that it stands for; a hole for none.
+    #[must_use]
+    pub fn output_bytes(&self) -> u64 {
+        match self.body {
+            Body::Line(_) => self.to.saturating_sub(self.from),
+            Body::Hole(_) => 0,
+        }
+    }
+}
+
+// === impl Body ===
+
+impl Body {
+    /// A hole in which nobody has counted lines.
+    #[must_use]
+    pub const fn hole(reason: HoleReason) -> Self {
+        Self::Hole(Hole { reason, lines: None })
     }
 }
 

@@ -8,6 +8,7 @@ mod admin;
 mod cli;
 mod closed;
 mod config;
+mod containerd;
 mod doctor;
 mod enrich;
 mod event;
@@ -24,6 +25,7 @@ mod rules;
 mod sinks;
 mod socket;
 mod time;
+mod units;
 mod wrapper;
 
 use clap::Parser;

@@ -87,32 +87,26 @@ fn documented_configurations_are_some() {
         let checked = shimtap(&["check", "--config", path.to_str().expect("a plain path")]);
         assert!(checked.status.success(), "{}\n{example}", text(&checked.stderr));
     }
-    // The sinks that stand there as comments: each alone, with every option.
-    for sink in ["[stdout]", "[otlp]"] {
-        let mut alone = String::new();
-        let mut inside = false;
-        for line in examples[0].lines().filter_map(|line| line.strip_prefix("# ")) {
-            if line.starts_with('[') {
-                inside = line == sink || line.starts_with(&sink.replace(']', "."));
-            }
-            if inside && (line.starts_with('[') || line.contains(" = ")) && !line.contains("; ") {
-                alone.push_str(&format!("{line}\n"));
-            }
-        }
-        assert!(alone.lines().count() >= 2, "{alone}");
-        fs::write(&path, &alone).expect("writable");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_shimtap"));
-        let checked = command.args(["check", "--config"]).arg(&path).env("API_KEY", "k").output();
-        let checked = checked.expect("shimtap runs");
-        assert!(checked.status.success(), "{}{alone}", text(&checked.stderr));
-    }
+}
+
+#[test]
+fn the_defaults_are_a_configuration() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("c.toml");
+    let shown = shimtap(&["check", "--defaults"]);
+    assert!(shown.status.success());
+    assert!(text(&shown.stdout).contains("\nmax_bytes = 67108864\n"), "{}", text(&shown.stdout));
+    fs::write(&path, &shown.stdout).expect("writable");
+    assert!(shimtap(&["check", "--config", path.to_str().expect("a plain path")]).status.success());
 }
 
 #[test]
 fn a_collector_that_cannot_run_says_why() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("c.toml");
-    fs::write(&path, "[file]\npath = \"/nonexistent/log\"\n").expect("writable");
+    let journal = dir.path().join("journal");
+    let config = format!("[journal]\ndir = \"{}\"\n[file]\npath = \"/nonexistent/log\"\n", journal.display());
+    fs::write(&path, config).expect("writable");
     let failed = shimtap(&["collector", "--config", path.to_str().expect("a plain path")]);
     assert_eq!(failed.status.code(), Some(1));
     assert!(
@@ -128,9 +122,10 @@ fn a_second_collector_does_not_take_the_place_of_the_first() {
     let config = first.dir.path().join("second.toml");
     let own = |name: &str| first.dir.path().join(name).display().to_string();
     let second = format!(
-        "[ingest]\nsocket = \"{}\"\n[control]\nsocket = \"{}\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n",
+        "[ingest]\nsocket = \"{}\"\n[control]\nsocket = \"{}\"\n[journal]\ndir = \"{}\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n",
         own("in/collector.sock"),
-        own("other.sock")
+        own("other.sock"),
+        own("another journal")
     );
     fs::write(&config, second).expect("writable");
     let refused = shimtap(&["collector", "--config", config.to_str().expect("a plain path")]);

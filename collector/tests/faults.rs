@@ -8,7 +8,12 @@
 
 mod peer;
 
-use std::io::{Read, Write};
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::Command,
+};
 
 use peer::{Collector, PATIENCE, Peer, close, data, gap, hello, open};
 use shimtap_proto::{
@@ -257,5 +262,40 @@ async fn a_peer_that_does_not_read_is_given_up() {
         task += 1;
     }
     collector.wait_metric("shimtap_ingest_faults_total{fault=\"write_timeout\"}", 1);
+    assert_alive(&collector).await;
+}
+
+/// The directory's 0700 and the socket's 0600 are one lock; who connects is asked who he is all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_of_another_user_is_refused() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root may be somebody else (runs as root)");
+        return;
+    }
+    let collector = collector();
+    let dir = collector.dir.path();
+    let sockets = [collector.socket(), collector.control()];
+    for path in [dir, &dir.join("in")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("mode");
+    }
+    // Where it was built may be closed to others.
+    let program = dir.join("shimtap");
+    // By another process: a file that was open for writing when a test beside this one forked could not be run (ETXTBSY).
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_shimtap")).arg(&program).status();
+    assert!(copied.expect("cp runs").success());
+    // Knows no wrapper's manners, but connects to what it is told to and says something there.
+    let ask = |uid: u32, socket: &std::path::Path| {
+        fs::set_permissions(socket, fs::Permissions::from_mode(0o666)).expect("mode");
+        let mut command = Command::new(&program);
+        command.args(["ps", "--json", "--socket"]).arg(socket).uid(uid).gid(uid);
+        command.output().expect("shimtap runs").status.success()
+    };
+    let [ingest, control] = &sockets;
+    assert!(!ask(65_534, ingest));
+    collector.wait_metric("shimtap_ingest_faults_total{fault=\"peer_uid\"}", 1);
+    assert!(ask(0, control), "root is served");
+    assert!(!ask(65_534, control), "nobody else is");
+    assert!(!ask(0, ingest), "ps is no wrapper");
+    assert_eq!(counted(&collector, "peer_uid"), 1, "but root may try");
     assert_alive(&collector).await;
 }

@@ -11,7 +11,7 @@ mod peer;
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     process::{Command, Stdio},
 };
 
@@ -240,28 +240,148 @@ async fn a_file_that_is_behind_gets_a_counted_hole() {
     assert_eq!(collector.metric(counted), lost);
 }
 
-/// A file system of a few MiB, gone with the test.
-struct SmallDisk(std::path::PathBuf);
+/// A file system that is gone with the test.
+struct Mounted(std::path::PathBuf);
 
-impl SmallDisk {
-    /// `None` where the system does not let us mount, which only root may.
-    fn mount(at: &std::path::Path) -> Option<Self> {
+impl Mounted {
+    /// `what` at `at`; `None` where the system does not let us mount, which only root may.
+    fn mount(options: &[&str], what: &std::path::Path, at: &std::path::Path) -> Option<Self> {
         fs::create_dir_all(at).expect("a folder");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "none"]).arg(at).output();
+        let mount = Command::new("mount").args(options).arg(what).arg(at).output();
         mount.is_ok_and(|said| said.status.success()).then(|| Self(at.to_owned()))
+    }
+
+    /// Of a few MiB, in memory.
+    fn small(at: &std::path::Path) -> Option<Self> {
+        Self::mount(&["-t", "tmpfs", "-o", "size=6m"], "none".as_ref(), at)
+    }
+
+    /// Takes all the room it has left.
+    fn fill(&self) -> std::path::PathBuf {
+        let ballast = self.0.join("ballast");
+        let mut file = fs::File::create(&ballast).expect("a file");
+        while file.write_all(&[0; 4096]).is_ok() {}
+        ballast
     }
 }
 
-impl Drop for SmallDisk {
+impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).output();
     }
 }
 
+/// A disk that takes what is written and cannot bring it to the disk once the one it lies on is full: it believes in ten times
+/// as much room.
+struct Thin {
+    /// Goes first.
+    disk: Mounted,
+    under: Mounted,
+}
+
+impl Thin {
+    fn mount(dir: &std::path::Path) -> Option<Self> {
+        let under = Mounted::small(&dir.join("under"))?;
+        let image = under.0.join("image");
+        fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).expect("an image");
+        // Without a journal of its own, which would give up at the first fault.
+        let made = Command::new("/sbin/mkfs.ext4")
+            .args(["-q", "-F", "-N", "64", "-b", "4096", "-O", "^has_journal"])
+            .arg(&image)
+            .output();
+        made.is_ok_and(|made| made.status.success())
+            .then(|| Mounted::mount(&["-o", "loop"], &image, &dir.join("disk")))
+            .flatten()
+            .map(|disk| Self { disk, under })
+    }
+}
+
+impl Thin {
+    /// Lets nothing be brought to it any more; the file that is to be removed for it to have room again.
+    fn fill(&self) -> std::path::PathBuf {
+        let ballast = self.under.fill();
+        // Pages that the image had already take what comes first.
+        let mut filler = fs::File::create(self.disk.0.join("filler")).expect("a file");
+        let mut refused = 0;
+        while refused < 3 {
+            filler.write_all(&[1; 64 << 10]).expect("it believes in room");
+            refused += usize::from(filler.sync_data().is_err());
+        }
+        ballast
+    }
+}
+
+/// What tells the two policies apart is a disk on which write(2) succeeds and fdatasync(2) does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_fsync_always_nothing_is_acknowledged_that_is_not_on_the_disk() {
+    const SYNCS: &str = "shimtap_journal_fsync_seconds_count";
+    const REFUSED: &str = "shimtap_journal_errors_total{error=\"ENOSPC\"}";
+    // Whole lines, so that all of it is in one frame.
+    const PIECE: usize = 216 * 220;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let Some(thin) = Thin::mount(dir.path()) else {
+        eprintln!(
+            "skipped: mounting an ext4 on a loop device was refused; it runs as root where loop devices are"
+        );
+        return;
+    };
+    // Ten minutes: nobody but an append asks for anything to be brought to the disk.
+    let told = |fsync: &str| {
+        format!(
+            "[journal]\ndir = \"{}/{fsync}\"\nfsync = \"{fsync}\"\nfsync_interval_ms = 600000\n\
+             reserve_percent = 0\nreserve_bytes = 0\n",
+            thin.disk.0.display()
+        )
+    };
+    let first = lines(0, 100);
+    let middle = first.len() as u64;
+    let always = Collector::with(|_| told("always"));
+    let interval = Collector::with(|_| told("interval"));
+    let (mut to_always, _) = Peer::greet(&always, 1).await;
+    let (mut to_interval, _) = Peer::greet(&interval, 1).await;
+    for peer in [&mut to_always, &mut to_interval] {
+        peer.open(open(0, "c", 1)).await;
+        peer.send(data(1, 0, &first)).await;
+        peer.acked(1, middle).await;
+    }
+    let synced = always.metric(SYNCS);
+    assert!(synced > 0, "an acknowledgement without an fdatasync before it");
+    assert_eq!(interval.metric(SYNCS), 0);
+
+    let ballast = thin.fill();
+    let more = noise(1 << 20);
+    to_interval.send(data(1, middle, &more[..PIECE])).await;
+    to_interval.acked(1, middle + PIECE as u64).await;
+    let mut end = middle;
+    loop {
+        let (synced, refused) = (always.metric(SYNCS), always.metric(REFUSED));
+        let from = (end - middle) as usize;
+        to_always.send(data(1, end, &more[from..from + PIECE])).await;
+        end += PIECE as u64;
+        // Attempts are 100 ms apart: what a first one had let be acknowledged would be here by the second.
+        wait("an fdatasync, or two that failed", || {
+            (always.metric(SYNCS) > synced || always.metric(REFUSED) >= refused + 2).then_some(())
+        });
+        let by_now = to_always.acked_by_now(1).await;
+        let is_synced = always.metric(SYNCS) > synced;
+        assert!(is_synced || by_now.is_none(), "{by_now:?} is acknowledged, and not on the disk");
+        if !is_synced {
+            break;
+        }
+        // A page or two had room left.
+        if by_now < Some(end) {
+            to_always.acked(1, end).await;
+        }
+    }
+
+    fs::remove_file(ballast).expect("it is ours");
+    to_always.acked(1, end).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_under_the_journal_costs_its_oldest_part() {
     let dir = tempfile::tempdir().expect("temporary directory");
-    let Some(disk) = SmallDisk::mount(&dir.path().join("small")) else {
+    let Some(disk) = Mounted::small(&dir.path().join("small")) else {
         eprintln!("skipped: mounting a tmpfs was refused; it runs as root with CAP_SYS_ADMIN");
         return;
     };

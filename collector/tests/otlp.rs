@@ -454,7 +454,7 @@ fn certificates_that_are_none_end_the_start() {
     ] {
         let config = dir.path().join("c.toml");
         let text = format!(
-            "[ingest]\nsocket = \"{at}/i.sock\"\n[control]\nsocket = \"{at}/c.sock\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n\
+            "[ingest]\nsocket = \"{at}/i.sock\"\n[control]\nsocket = \"{at}/c.sock\"\n[metrics]\nlisten = \"127.0.0.1:0\"\npage_age_ms = 0\n\
              [journal]\ndir = \"{at}/journal\"\n\
              [otlp]\nendpoint = \"https://localhost:1\"\n[otlp.tls]\n{tls}"
         );

@@ -11,6 +11,8 @@ for lock in /run/shimtap-shim/s/*.alive; do
     echo "shimtap: pods still run with the wrapper, and containerd needs it to clean up after them; end them first" >&2
     exit 1
 done
+# Enabled again by the next installation.
+systemctl --no-reload disable shimtap.service || :
 if [ -d /run/systemd/system ]; then
-    systemctl disable --now shimtap.service || :
+    systemctl stop shimtap.service || :
 fi

@@ -8,18 +8,28 @@ use serde::{Deserialize, Serialize};
 
 /// The first bytes of every request.
 pub const MAGIC: [u8; 8] = *b"shimtap?";
-/// Length of a request in bytes: [`MAGIC`], [`VERSION`], a number of [`Ask`].
+/// Length of a request in bytes: [`MAGIC`], [`VERSION`], a word whose low byte is the number of an [`Ask`] and whose other
+/// three are what it is about.
 pub const REQUEST: usize = 16;
+/// The largest handle of a stream that a request can name.
+pub const HANDLE_MAX: u32 = u32::MAX >> 8;
 /// Version of these requests.
 const VERSION: u32 = 1;
+/// Numbers of [`Ask`].
+const WHO: u32 = 1;
+const BECOME: u32 = 2;
+const LOGGER: u32 = 3;
 
 /// What a wrapper is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
     /// Who are you? The answer brings the memory block.
-    Who = 1,
+    Who,
     /// Become the image that comes along.
-    Become = 2,
+    Become,
+    /// A logger is about to run whose container's stdout is the stream of this handle; its ends of the container's stdout
+    /// and stderr come along. The answer brings what it is to read instead, or says why it shall read those.
+    Logger(u32),
 }
 
 /// What a wrapper says of itself.
@@ -42,8 +52,10 @@ pub struct Answer {
     pub upgrade: Step,
     /// What the kernel said where it came to nothing; 0 = nothing.
     pub errno: i32,
-    /// Why a request to become another image is not followed.
+    /// Why a request is not followed.
     pub refused: Option<String>,
+    /// How many descriptors come along, where that is not the same every time; 0 = it does not say.
+    pub descriptors: usize,
 }
 
 /// How far an upgrade has come.
@@ -125,7 +137,12 @@ impl Ask {
     #[must_use]
     pub fn encode(self) -> [u8; REQUEST] {
         let mut bytes = [0; REQUEST];
-        let words = [VERSION, self as u32].map(u32::to_le_bytes);
+        let word = match self {
+            Self::Who => WHO,
+            Self::Become => BECOME,
+            Self::Logger(handle) => LOGGER | handle << 8,
+        };
+        let words = [VERSION, word].map(u32::to_le_bytes);
         let parts = MAGIC.iter().chain(words.iter().flatten());
         bytes.iter_mut().zip(parts).for_each(|(to, from)| *to = *from);
         bytes
@@ -134,7 +151,8 @@ impl Ask {
     /// `None` where it is no request, or one of a later version.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        [Self::Who, Self::Become].into_iter().find(|ask| ask.encode() == bytes)
+        let word = u32::from_le_bytes(*bytes.last_chunk()?);
+        [Self::Who, Self::Become, Self::Logger(word >> 8)].into_iter().find(|ask| ask.encode() == bytes)
     }
 }
 
@@ -155,7 +173,7 @@ mod tests {
 
     #[test]
     fn requests_come_back_and_are_no_frames() {
-        for ask in [Ask::Who, Ask::Become] {
+        for ask in [Ask::Who, Ask::Become, Ask::Logger(1), Ask::Logger(HANDLE_MAX)] {
             let bytes = ask.encode();
             assert_eq!(Ask::decode(&bytes), Some(ask));
             let length = bytes.first_chunk().map(|b| u32::from_be_bytes(*b));
@@ -168,7 +186,9 @@ mod tests {
         let mut later = Ask::Who.encode();
         later[8] = 2;
         assert_eq!(Ask::decode(&later), None, "a later version");
-        for bytes in [&b""[..], b"shimtap?", &[0; REQUEST]] {
+        let mut unknown = Ask::Who.encode();
+        unknown[12] = 9;
+        for bytes in [&b""[..], b"shimtap?", &[0; REQUEST], &unknown] {
             assert_eq!(Ask::decode(bytes), None, "{bytes:?}");
         }
     }

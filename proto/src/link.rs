@@ -4,8 +4,8 @@
 
 pub use crate::gen_collector::{
     Ack, Close, Count, Data, Event, EventKind, FromCollector, FromWrapper, Gap, GapReason, Gone, Hello,
-    InnerShim, MethodReport, NotCaptured, Open, Ready, Report, RestartReason, Restarts, Settings, Stats,
-    StatsSource, Stdio, Stream, StreamAck, StreamPosition, Welcome, from_collector, from_wrapper,
+    InnerFile, InnerShim, MethodReport, NotCaptured, Open, Ready, Report, RestartReason, Restarts, Settings,
+    Stats, StatsSource, Stdio, Stream, StreamAck, StreamPosition, Welcome, from_collector, from_wrapper,
 };
 
 /// Service name on the wire.

@@ -10,12 +10,15 @@ mod invariants;
 
 #[cfg(test)]
 mod tests {
+    use containerd_shim_protos::cgroups::metrics::{BlkIOEntry, BlkIOStat, MemoryEntry, MemoryStat, Metrics};
+    use containerd_shim_protos::protobuf::Message;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
     use shimtap_proto::bootstrap::{Answer, Form};
+    use shimtap_proto::ttrpc::repair::repair;
     use shimtap_proto::ttrpc::rewrite::{Edit, pad_path, replace};
-    use shimtap_proto::ttrpc::task::{Create, Kill, TaskRef};
+    use shimtap_proto::ttrpc::task::{Create, Kill, StatsAnswer, TaskRef};
     use shimtap_proto::ttrpc::wire::{fields, put_len, put_number, put_varint, varint};
     use shimtap_proto::ttrpc::{
         Header, Kind, LENGTH_SANE, Method, RequestView, ResponseView, TaskApi, request_frame, status_frame,
@@ -139,6 +142,72 @@ mod tests {
         ]
     }
 
+    /// Statistics of the first version with any of the rows that are looked at, others beside them, and devices.
+    fn metrics() -> impl Strategy<Value = Metrics> {
+        let figure = || prop_oneof![2 => Just(0), 1 => any::<u64>(), 1 => 1..200u64];
+        let row = |ops: &'static str| {
+            (ops, "[a-z/]{0,9}", figure()).prop_map(|(op, device, value)| BlkIOEntry {
+                op,
+                device,
+                value,
+                ..Default::default()
+            })
+        };
+        let bytes = vec(row("(read|Write|rios|wios|dios|dbytes|)"), 0..6);
+        let counts = prop_oneof![2 => Just(Vec::new()), 1 => vec(row("(read|write|rios)"), 1..3)];
+        (vec(figure(), 7), bytes, counts).prop_map(|(n, bytes, counts)| {
+            let memory = MemoryStat {
+                inactive_anon: n[0],
+                inactive_file: n[1],
+                unevictable: n[2],
+                total_inactive_file: n[3],
+                total_active_file: n[4],
+                usage: Some(MemoryEntry { usage: n[5], limit: n[6], ..Default::default() }).into(),
+                ..Default::default()
+            };
+            let blkio = BlkIOStat {
+                io_service_bytes_recursive: bytes,
+                io_serviced_recursive: counts,
+                ..Default::default()
+            };
+            Metrics { memory: Some(memory).into(), blkio: Some(blkio).into(), ..Default::default() }
+        })
+    }
+
+    fn stats_answer(metrics: &Metrics) -> Vec<u8> {
+        let mut any = Vec::new();
+        put_len(&mut any, 1, b"io.containerd.cgroups.v1.Metrics");
+        put_len(&mut any, 2, &metrics.write_to_bytes().unwrap());
+        let body = len_field(2, len_field(1, any, 0), 0);
+        let length = u32::try_from(body.len()).unwrap();
+        [&Header { length, stream_id: 7, kind: Kind::Response, flags: 0 }.encode()[..], &body].concat()
+    }
+
+    /// The same on the decoded message.
+    fn as_a_reader_would_mend(mut metrics: Metrics) -> Metrics {
+        let memory = metrics.memory.as_mut().unwrap();
+        if memory.total_inactive_file == 0 {
+            memory.total_inactive_file = memory.inactive_file;
+        }
+        let blkio = metrics.blkio.as_mut().unwrap();
+        if blkio.io_serviced_recursive.is_empty() {
+            for mut row in std::mem::take(&mut blkio.io_service_bytes_recursive) {
+                let name = match row.op.as_str() {
+                    "rios" => "read",
+                    "wios" => "write",
+                    "dios" => "discard",
+                    _ => {
+                        blkio.io_service_bytes_recursive.push(row);
+                        continue;
+                    }
+                };
+                row.op = name.to_owned();
+                blkio.io_serviced_recursive.push(row);
+            }
+        }
+        metrics
+    }
+
     fn as_edits(edits: &[(u32, Vec<u8>)]) -> Vec<Edit<'_>> {
         edits.iter().map(|(field, new)| Edit { field: *field, new }).collect()
     }
@@ -168,6 +237,7 @@ mod tests {
             invariants::frame(&bytes);
             invariants::messages(&bytes);
             invariants::rewrite(&bytes, &[Edit { field: 1, new: b"new" }]);
+            invariants::mended(&bytes);
             invariants::bootstrap(&bytes);
         }
 
@@ -192,6 +262,24 @@ mod tests {
         #[test]
         fn rewriting_keeps_every_other_byte(frame in whole_frame(), edits in edits()) {
             invariants::rewrite(&frame, &as_edits(&edits));
+        }
+
+        #[test]
+        fn mending_changes_what_it_says_and_nothing_else(metrics in metrics(), broken in any::<(prop::sample::Index, u8)>()) {
+            let mut frame = stats_answer(&metrics);
+            let right = as_a_reader_would_mend(metrics.clone());
+            match repair(&frame).unwrap() {
+                Some(mended) => {
+                    let view = ResponseView::decode(&mended[10..]).unwrap();
+                    let answer = StatsAnswer::decode(view.payload).unwrap();
+                    prop_assert_eq!(Metrics::parse_from_bytes(answer.value).unwrap(), right);
+                }
+                None => prop_assert_eq!(metrics, right),
+            }
+            invariants::mended(&frame);
+            let at = broken.0.index(frame.len());
+            frame[at] = broken.1;
+            invariants::mended(&frame);
         }
 
         #[test]

@@ -1,7 +1,7 @@
 //! containerd's command line, as far as it concerns us (everything is handed on untouched, unknown flags included), and the
 //! one of our own processes.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::Path};
 
 /// What is asked of the shim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Arguments {
     pub namespace: String,
     /// `-id`
     pub id: String,
+    /// The name by which we were run, without its folder; empty where there is none.
+    pub invoked: String,
 }
 
 /// Flags of Go shims that take no value (reference: containerd 1.6 to 2.3).
@@ -33,7 +35,13 @@ const SWITCHES: [&str; 5] = ["debug", "v", "version", "info", "help"];
 impl Arguments {
     /// As Go's flag package reads it: `-x v`, `--x v`, `-x=v`; flags end at the first positional word.
     pub fn parse(argv: &[OsString]) -> Self {
-        let mut parsed = Self { action: Action::Other, namespace: String::new(), id: String::new() };
+        let invoked = argv.first().and_then(|path| Path::new(path).file_name());
+        let mut parsed = Self {
+            action: Action::Other,
+            namespace: String::new(),
+            id: String::new(),
+            invoked: invoked.unwrap_or_default().to_string_lossy().into_owned(),
+        };
         let mut words = argv.iter().skip(1).map(|w| w.to_string_lossy());
         let mut informs = false;
         while let Some(word) = words.next() {
@@ -86,9 +94,10 @@ mod tests {
     #[test]
     fn containerd_s_own_lines() {
         let start = parse(
-            "shim -namespace k8s.io -address /run/c.sock -publish-binary /usr/bin/containerd -id abc start",
+            "/bin/shim -namespace k8s.io -address /run/c.sock -publish-binary /usr/bin/containerd -id abc start",
         );
-        assert_eq!(start, Arguments { action: Action::Start, namespace: "k8s.io".into(), id: "abc".into() });
+        let [namespace, id, invoked] = ["k8s.io", "abc", "shim"].map(str::to_owned);
+        assert_eq!(start, Arguments { action: Action::Start, namespace, id, invoked });
         let delete = parse("shim -namespace n -address a -publish-binary p -id i -bundle /b -debug delete");
         assert_eq!((delete.action, delete.id.as_str()), (Action::Delete, "i"));
     }

@@ -74,6 +74,20 @@ struct RawTee {
 struct RawStats {
     interval_ms: Option<u32>,
     foreign_bound_ms: Option<u32>,
+    repair: RawRepair,
+}
+
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+#[serde(untagged, expecting = "expected true, false or a list of names under which the wrapper is run")]
+enum RawRepair {
+    All(bool),
+    Of(Vec<String>),
+}
+
+impl Default for RawRepair {
+    fn default() -> Self {
+        Self::All(false)
+    }
 }
 
 /// What holds.
@@ -89,6 +103,8 @@ pub struct Config {
     pub stats_interval_ms: u32,
     /// After how long a foreign, frequent Stats is answered for a mute shim; 0 = never.
     pub stats_bound_ms: u32,
+    /// Whose Stats answers are mended on their way to containerd.
+    pub stats_repair: Repair,
     /// How long `start` waits for the first worker before it hands out the inner shim's address.
     pub ready_ms: u16,
     /// So many deaths of workers within ten seconds mean safe mode; 0 = never.
@@ -97,6 +113,15 @@ pub struct Config {
     pub spool: Spool,
     /// The file is there and cannot be used.
     pub fault: Option<String>,
+}
+
+/// Whose Stats answers are mended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// Everybody's, or nobody's.
+    All(bool),
+    /// Those of wrappers that are run under one of these names; `install` gives each handler one of its own.
+    Of(Vec<String>),
 }
 
 /// Spool files.
@@ -151,12 +176,32 @@ impl Config {
             coalesce_ms: raw.tee.coalesce_ms.unwrap_or(20).min(1000),
             stats_interval_ms: raw.stats.interval_ms.unwrap_or(10_000).clamp(100, 3_600_000),
             stats_bound_ms: raw.stats.foreign_bound_ms.unwrap_or(2000),
+            stats_repair: Repair::resolve(raw.stats.repair),
             // The longest that a pod may start later because of us (README, limits).
             ready_ms: raw.start.ready_ms.unwrap_or(300),
             // The block remembers eight.
             safe_mode_deaths: raw.safe_mode.deaths.unwrap_or(5).min(8),
             spool: Spool::resolve(raw.spool),
             fault,
+        }
+    }
+}
+
+// === impl Repair ===
+
+impl Repair {
+    fn resolve(raw: RawRepair) -> Self {
+        match raw {
+            RawRepair::All(all) => Self::All(all),
+            RawRepair::Of(names) => Self::Of(names),
+        }
+    }
+
+    /// Are those of a wrapper that was run under this name?
+    pub fn is_wanted(&self, invoked: &str) -> bool {
+        match self {
+            Self::All(all) => *all,
+            Self::Of(names) => names.iter().any(|name| name == invoked),
         }
     }
 }
@@ -210,6 +255,31 @@ mod tests {
         assert_eq!((config.collector.as_str(), config.coalesce_ms), ("/s", 50));
         assert_eq!(config.stats_interval_ms, 100, "no busier than ten a second");
         assert_eq!((config.stats_bound_ms, config.safe_mode_deaths), (2000, 5));
+    }
+
+    /// It says what holds without it.
+    #[test]
+    fn the_example_that_is_shipped() {
+        let example = include_str!("../../packaging/wrapper/shim.toml");
+        let config = Config::resolve(toml::from_str(example).unwrap(), None);
+        assert_eq!(config, Config::resolve(RawConfig::default(), None));
+        let all = example.replace("\n#[", "\n[").replace("\n#\"", "\n\"");
+        assert_eq!(Config::resolve(toml::from_str(&all).unwrap(), None).inner.len(), 1);
+    }
+
+    #[test]
+    fn stats_are_mended_for_whom_it_is_said() {
+        let wanted = |text: &str| {
+            let config = Config::resolve(toml::from_str(text).unwrap(), None);
+            ["containerd-shim-tap-v2", "containerd-shim-tap-kata-v2"]
+                .map(|name| config.stats_repair.is_wanted(name))
+        };
+        assert_eq!(wanted(""), [false; 2]);
+        assert_eq!(wanted("[stats]\nrepair = true\n"), [true; 2]);
+        assert_eq!(wanted("[stats]\nrepair = false\n"), [false; 2]);
+        assert_eq!(wanted("[stats]\nrepair = [\"containerd-shim-tap-kata-v2\"]\n"), [false, true]);
+        let fault = toml::from_str::<RawConfig>("[stats]\nrepair = \"kata\"\n").unwrap_err().to_string();
+        assert!(fault.contains("a list of names"), "{fault}");
     }
 
     #[test]

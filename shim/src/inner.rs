@@ -15,7 +15,7 @@ use std::{
 
 use thiserror::Error;
 
-use crate::config::Config;
+use crate::{config::Config, go_build};
 
 /// In the environment of everything that a wrapper starts: a second wrapper then stands aside. Its value are the files
 /// that have done so, as `device:inode` joined by commas, so that none of them is taken for the real shim.
@@ -119,6 +119,15 @@ fn inner_name(invoked: &str) -> String {
         None if invoked.starts_with(PREFIX) => invoked.to_owned(),
         None => DEFAULT.to_owned(),
     }
+}
+
+/// Is this containerd's own runc shim, of whatever release? Its name does not say so, other shims bear it too.
+pub fn is_containerds_runc_shim(path: &Path) -> bool {
+    let package = go_build::main_package(path).ok().flatten();
+    package.is_some_and(|package| {
+        let rest = package.strip_prefix("github.com/containerd/containerd/");
+        matches!(rest, Some("cmd/containerd-shim-runc-v2" | "v2/cmd/containerd-shim-runc-v2"))
+    })
 }
 
 /// The real shim with our arguments, environment and working directory.

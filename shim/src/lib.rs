@@ -9,6 +9,7 @@ mod args;
 mod block;
 mod config;
 mod events;
+mod go_build;
 mod inner;
 mod keeper;
 mod limits;
@@ -51,6 +52,9 @@ pub fn main() -> ExitCode {
     {
         // Flags end at the first positional word, which is the verb's name here.
         return verbs::tell(&Arguments::parse(rest));
+    }
+    if argv.get(1).is_some_and(|word| word == tee::logger_uri::VERB) {
+        return verbs::logger(&argv);
     }
     let arguments = Arguments::parse(&argv);
     // A wrapper that was started by a wrapper stands aside.

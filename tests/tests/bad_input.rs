@@ -19,6 +19,7 @@ on_each_containerd!(
     run_dir_is_a_file,
     run_dir_fills_up_under_a_running_pod,
     wrong_configuration,
+    an_inner_shim_that_is_not_there,
     collector_never_answers,
     collector_talks_nonsense,
 );
@@ -116,6 +117,25 @@ fn wrong_configuration(version: Version) -> Result<()> {
         std::fs::remove_file(node.dir().join("shim.toml")).context("take the file away")?;
         std::fs::create_dir(node.dir().join("shim.toml")).context("put a folder there")?;
         runs_well(node, "a")
+    })
+}
+
+/// The one line that does stop containers: never is another shim taken than the one that is named (ADR 0021). What runs goes on,
+/// and the next start after the line is right goes through.
+fn an_inner_shim_that_is_not_there(version: Version) -> Result<()> {
+    Setup::new(version, Shim::Wrapped(Hook::Path)).run(|node| {
+        node.run_detached("lives", &["sleep", "1000"])?;
+        let path = node.dir().join("shim.toml");
+        let name = node.wrapper().file_name().context("it has a name")?.to_string_lossy().into_owned();
+        std::fs::write(&path, format!("[inner]\n\"{name}\" = \"/no/such/shim\"\n")).context("shim.toml")?;
+        let refused = node.run("refused", &["true"])?;
+        let says = ["/no/such/shim", &name, "cannot be used; correct that line"];
+        let told = says.iter().all(|part| refused.stderr.contains(part));
+        ensure!(refused.code != 0 && told, "{refused:?}");
+        ensure!(node.exec("lives", &["sh", "-c", "exit 7"])?.code == 7, "what runs goes on");
+        std::fs::write(&path, "").context("shim.toml")?;
+        runs_well(node, "again")?;
+        node.remove("lives")
     })
 }
 

@@ -26,6 +26,8 @@ on_each_containerd!(
     worker_and_keeper_are_killed_in_turn_under_load,
     worker_and_keeper_are_killed_together,
     worker_and_keeper_of_a_pod_are_killed_together,
+    worker_and_keeper_are_killed_while_their_shim_is_stopped,
+    worker_and_keeper_are_killed_while_containerd_is_down,
     containerd_is_restarted_under_load,
     containerd_is_restarted_over_a_quiet_pod,
 );
@@ -237,13 +239,44 @@ fn worker_and_keeper_of_a_pod_are_killed_together(version: Version) -> Result<()
         let (cri, pod, id) = busy_pod(node)?;
         await_lines(node, 100)?;
         kill_both(node)?;
-        let status = cri.await_exit(&id)?;
-        ensure!(status.state == ContainerState::Exited, "{status:?}");
-        eventually(LIMIT, "the sandbox to be not ready", || Ok((!cri.is_ready(&pod)?).then_some(())))?;
-        eventually(LIMIT, "nothing to run unmanaged", || Ok(in_containers(node)?.is_empty().then_some(())))?;
-        eventually(LIMIT, "the inner shim to end", || Ok(node.inner_shims()?.is_empty().then_some(())))?;
-        cri.remove_pod(&pod)
+        nothing_is_unmanaged(node, cri, &pod, &id)
     })
+}
+
+/// The shim answers nothing any more, so it is ended, and so is what would run on under it.
+fn worker_and_keeper_are_killed_while_their_shim_is_stopped(version: Version) -> Result<()> {
+    Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
+        let (cri, pod, id) = busy_pod(node)?;
+        let beside = Wanted { name: "beside", command: &["sleep", "1000"], ..Wanted::default() };
+        cri.run(&pod, &beside)?;
+        await_lines(node, 100)?;
+        signal(one(node.inner_shims()?)?, Signal::SIGSTOP)?;
+        kill_both(node)?;
+        nothing_is_unmanaged(node, cri, &pod, &id)
+    })
+}
+
+/// Nobody looks until containerd is there again, and then it does what it does over a shim that died meanwhile.
+fn worker_and_keeper_are_killed_while_containerd_is_down(version: Version) -> Result<()> {
+    Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
+        let (cri, pod, id) = busy_pod(node)?;
+        await_lines(node, 100)?;
+        node.stop_daemon(Signal::SIGKILL)?;
+        kill_both(node)?;
+        node.start_daemon()?;
+        cri.await_ready()?;
+        nothing_is_unmanaged(node, cri, &pod, &id)
+    })
+}
+
+/// containerd has written the pod off, and nothing of it is left; of files `finish` demands that.
+fn nothing_is_unmanaged(node: &Node, cri: &Cri, pod: &Pod, id: &str) -> Result<()> {
+    let status = cri.await_exit(id)?;
+    ensure!(status.state == ContainerState::Exited, "{status:?}");
+    eventually(LIMIT, "the sandbox to be not ready", || Ok((!cri.is_ready(pod)?).then_some(())))?;
+    eventually(LIMIT, "nothing to run unmanaged", || Ok(in_containers(node)?.is_empty().then_some(())))?;
+    eventually(LIMIT, "the inner shim to end", || Ok(node.inner_shims()?.is_empty().then_some(())))?;
+    cri.remove_pod(pod)
 }
 
 fn containerd_is_restarted_under_load(version: Version) -> Result<()> {

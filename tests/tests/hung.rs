@@ -1,7 +1,7 @@
 //! Hung is dead, on real containerd: exec, exit and removal go on while a worker or a keeper stands still or spins, and the
 //! collector says what became of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -10,11 +10,16 @@ use shimtap_tests::line::tape;
 use shimtap_tests::on_each_containerd;
 use shimtap_tests::oracle::{cri_log, one_tape};
 use shimtap_tests::rig::cri::{Cri, Pod, Wanted};
+use shimtap_tests::rig::deaths::{Death, deaths, told};
 use shimtap_tests::rig::process::signal;
 use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually};
 use shimtap_tests::standin::stall;
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// What an answer may take while something hangs.
+const HUNG: Duration = Duration::from_secs(6);
+/// containerd 2 itself gives up a State after this; what asked for it is then asked again.
+const GIVEN_UP: Duration = Duration::from_secs(2);
 const LINES: u64 = 12_000;
 const BUSY: [&str; 5] = ["speaker", "lines=12000", "rate=1000", "width=100", "exit=3"];
 
@@ -43,18 +48,26 @@ fn role(node: &Node, name: &str) -> Result<i32> {
 
 /// All that containerd does to a pod, in time, while `hang` has its effect.
 fn goes_on(version: Version, name: &'static str, hang: fn(i32) -> Result<()>) -> Result<()> {
-    Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
+    Setup::new(version, Shim::Wrapped(Hook::Opt)).with_collector().run(|node| {
         let (cri, pod, id) = pod(node)?;
         let victim = role(node, name)?;
+        let exec = || cri.exec(&id, &["sh", "-c", "exit 7"], 10);
+        let began = Instant::now();
+        exec()?;
+        // What an exec takes here and now, by containerd and runc.
+        let own = began.elapsed();
         hang(victim)?;
-        // containerd 2 itself gives up a State after 2 s; an exec that begins with one is then refused, and asked again.
-        let said = eventually(Duration::from_secs(8), "an exec", || {
-            match cri.exec(&id, &["sh", "-c", "exit 7"], 10) {
-                Err(e) if format!("{e:#}").contains("DeadlineExceeded") => Ok(None),
-                said => said.map(Some),
-            }
+        let began = Instant::now();
+        let said = eventually(HUNG + GIVEN_UP, "an exec", || match exec() {
+            Err(e) if format!("{e:#}").contains("DeadlineExceeded") => Ok(None),
+            said => said.map(Some),
         })?;
+        let took = began.elapsed();
         ensure!(said.exit_code == 7, "exec: {said:?}");
+        ensure!(took <= HUNG + GIVEN_UP + 2 * own, "an exec took {took:?}, without anything hung {own:?}");
+        let reason = if name == "tap-keeper" { "keeper_hung" } else { "hung" };
+        let death = node.collector(|collector| told(collector, victim, reason))?;
+        ensure!(death.signal.as_deref() == Some("SIGKILL"), "{death:?}");
         let second = Wanted { name: "second", command: &["sh", "-c", "exit 5"], ..Wanted::default() };
         let second = cri.run(&pod, &second).context("a container beside it")?;
         ensure!(cri.await_exit(&second)?.exit_code == 5, "its exit");
@@ -117,6 +130,9 @@ fn faults_mean_safe_mode(version: Version) -> Result<()> {
             let crashed = said("shimtap_wrapper_restarts_total{reason=\"crashed\"}")?;
             Ok((crashed == Some(5.0)).then_some(()))
         })?;
+        let of = node.collector(|collector| deaths(collector))?;
+        let is_it = |death: &_| matches!(death, Death { signal: Some(signal), .. } if signal == "SIGSEGV");
+        ensure!(of.len() == 5 && of.iter().all(is_it), "{of:?}");
         ensure!(said("shimtap_wrapper_generation")?.is_some_and(|n| n >= 6.0), "generation");
         let without = said("shimtap_wrapper_without_worker_seconds_total")?;
         ensure!(without.is_some_and(|s| s > 0.0 && s < 5.0), "time without a worker: {without:?}");

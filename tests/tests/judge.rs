@@ -1,7 +1,8 @@
 //! Trouble of every kind under load, and nothing is lost silently: the short schedule of the judge.
 //!
 //! Seeded: `SHIMTAP_SEED=n` repeats order, moments and places (not the scheduler). `./dev soak` runs the same cases, and
-//! larger ones, for as long as it is told. docs/judge.md says what is judged.
+//! larger ones, for as long as it is told. docs/judge.md says what is judged. The case that steps the clock has a machine of its own:
+//! `node_vm::in_the_vm::clock`.
 
 use anyhow::{Context, Result};
 use shimtap_tests::chaos::dice;
@@ -24,21 +25,8 @@ macro_rules! cases {
 }
 
 cases! {
-    pinned Pinned: processes, sinks, damage, spool_full;
-    packaged Packaged: file_disk, journal_disk, output, spool_damage;
-}
-
-/// Only in the node VM (`./dev vm judge:clock`): others live by another machine's clock.
-#[test]
-#[ignore = "steps the clock: `sudo ./dev vm judge:clock` runs it in the node VM"]
-fn clock() -> Result<()> {
-    if !judge::has_own_clock() {
-        println!("left out here: `sudo ./dev vm judge:clock` runs it in the node VM");
-        return Ok(());
-    }
-    let seed = dice::seed()?;
-    println!("SHIMTAP_SEED={seed}\n{:#?}", judge::run(&cases::clock(Version::Packaged, seed))?);
-    Ok(())
+    pinned Pinned: processes, sinks, refuses, damage, spool_full;
+    packaged Packaged: limited, file_disk, journal_disk, output, spool_damage;
 }
 
 fn holds(name: &str, version: Version) -> Result<()> {

@@ -19,6 +19,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 
 on_each_containerd!(
     every_number_is_the_kernels_or_absent,
+    a_short_life_has_its_last_cpu_time,
     an_oom_kill_is_counted,
     the_network_is_shown_once_per_pod_and_never_the_hosts
 );
@@ -74,6 +75,36 @@ fn has_worked(figures: &Figures) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A container that ends before anybody would have asked is asked at its end: what its one process has used until it said so is
+/// in what is shown of it afterwards.
+fn a_short_life_has_its_last_cpu_time(version: Version) -> Result<()> {
+    Setup::new(version, Shim::Wrapped(Hook::Opt)).with_collector().run(|node| {
+        let script = "i=0; while [ $i -lt 40000 ]; do i=$((i+1)); done; cat /proc/$$/schedstat";
+        for turn in 1..=3 {
+            let id = format!("short-{turn}");
+            let ended = node.run(&id, &["sh", "-c", script])?.ok()?;
+            // Of a process: time on a CPU and time waiting for one, in ns, and how often.
+            let said = ended.text();
+            let used =
+                said.split(' ').next().context("schedstat")?.parse::<f64>().context(said.clone())? / 1e9;
+            ensure!(used > 0.01, "{used} s is too little to tell");
+            let mut shown = None;
+            eventually(LIMIT, "its last CPU time", || {
+                let text = node.collector(|collector| collector.get("/metrics/cadvisor?scope=all"))?;
+                shown = of_container(&text, &id)?.values.get("container_cpu_usage_seconds_total").copied();
+                Ok(shown.filter(|shown| *shown >= used * 0.99).map(drop))
+            })
+            .with_context(|| format!("it used {used} s, shown are {shown:?}"))?;
+            let text = node.collector(|collector| collector.get("/metrics"))?;
+            let last = family(&text, "shimtap_stats_samples_total")?;
+            let last =
+                last.iter().find(|(labels, _)| labels.contains("final")).map_or(0.0, |(_, value)| *value);
+            ensure!(last >= f64::from(turn), "{last} last samples of {turn} containers");
+        }
+        Ok(())
+    })
 }
 
 /// A child of the container is killed for want of memory while the container lives on and is shown.

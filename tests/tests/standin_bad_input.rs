@@ -5,7 +5,10 @@
 
 use std::{
     fs,
-    os::unix::fs::FileTypeExt,
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::Command,
 };
@@ -13,13 +16,14 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::api;
 use nix::unistd::Pid;
+use shimtap_tests::rig::program::copy;
 use shimtap_tests::standin::{
     client::{
         PATIENCE,
         frame::{Frame, header, kind},
         lab::files,
         pod, rules,
-        wrapped::{unharmed, wrapped},
+        wrapped::{binary, unharmed, wrapped},
     },
     journal::hash,
     script::Script,
@@ -179,4 +183,47 @@ fn descriptors_at_the_limit_stop_new_things_only() -> Result<()> {
     fifos.check(&Script::talker())?;
     assert!(keeper.alive(), "the keeper lives");
     Ok(())
+}
+
+/// Lets everybody come to a socket, as far as the file system goes.
+fn open_to_all(socket: &Path, below: &Path) -> Result<()> {
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    mode(socket, 0o666).context("the socket's mode")?;
+    for dir in socket.ancestors().skip(1).take_while(|dir| dir.starts_with(below)) {
+        mode(dir, 0o755).with_context(|| format!("the mode of {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// Who connects as somebody else is not served, whatever the modes of files say; as Go's shims do with
+/// UnixSocketRequireSameUser.
+#[test]
+fn another_user_is_shown_the_door() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root may be somebody else (runs as root)");
+        return Ok(());
+    }
+    unharmed(&Script::stayer(), |pod| {
+        let socket = pod.endpoint.path()?;
+        open_to_all(&socket, pod.lab.dir())?;
+        // Where it was built may be closed to others.
+        let program = pod.lab.dir().join("speaker");
+        copy(&binary("speaker")?, &program)?;
+        let knock = |uid: u32, gid: u32| -> Result<usize> {
+            let mut command = Command::new(&program);
+            let ran = command.arg(format!("knock={}", socket.display())).uid(uid).gid(gid).output();
+            let ran = ran.context("run the speaker as another user")?;
+            let fault = String::from_utf8_lossy(&ran.stderr);
+            ensure!(ran.status.success(), "as {uid}:{gid}: {}, {fault}", ran.status);
+            Ok(String::from_utf8(ran.stdout)?.trim().parse()?)
+        };
+        ensure!(knock(0, 0)? > 0, "the shim answers its own user");
+        for (uid, gid) in [(65_534, 65_534), (65_534, 0), (0, 65_534)] {
+            let bytes = knock(uid, gid)?;
+            ensure!(bytes == 0, "{uid}:{gid} was answered with {bytes} bytes");
+        }
+        let heard = pod.lab.requests()?.iter().filter(|entry| entry.service == "a.service").count();
+        ensure!(heard == 1, "the shim has heard {heard} of four");
+        pod.answers()
+    })
 }

@@ -5,14 +5,10 @@
 //! an endless loop (`standin::stall`). Each time an exec, a new connection, an exit and the removal are under way, and a
 //! second worker beside the first is looked for all the time.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
-use containerd_shim_protos::{api, protobuf::Message};
+use anyhow::{Context, Result, ensure};
+use containerd_shim_protos::api;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -21,9 +17,9 @@ use shimtap_tests::standin::{
     client::{
         PATIENCE,
         audit::exactly_once,
-        connection::Connection,
+        in_time::{LIMIT, exec, knock, prompt, through},
         lab::Lab,
-        pod::{self, Pod},
+        pod::{self, Fifos, Pod},
         wrapped::{wrapped, wrapped_in},
     },
     procs,
@@ -31,8 +27,6 @@ use shimtap_tests::standin::{
     stall::{self, Held},
 };
 
-/// What an answer may take while something hangs: a worker gives a sign every 3.5 s and has 2 s more.
-const LIMIT: Duration = Duration::from_secs(6);
 /// A stuck link thread is given its longest sleep, and five seconds.
 const LINK_LIMIT: Duration = Duration::from_secs(30);
 
@@ -40,89 +34,6 @@ const LINK_LIMIT: Duration = Duration::from_secs(30);
 fn talker() -> Script {
     let stdout = Output { pause_us: 500, ..Output::lines(10_000_000, 80) };
     Script { stdout, until_killed: true, ..Script::default() }
-}
-
-/// A request and its answer, which must come within the limit.
-fn prompt<M: Message, R: Message>(c: &Connection, method: &str, request: &M) -> Result<R> {
-    let began = Instant::now();
-    let stream = c.send(method, request)?;
-    let answer = c.answer(stream, PATIENCE).with_context(|| method.to_owned())?;
-    ensure!(began.elapsed() <= LIMIT, "{method} was answered after {:?}", began.elapsed());
-    answer.message().with_context(|| method.to_owned())
-}
-
-/// An exec from its request to its removal, each step in time.
-fn exec(pod: &Pod, c: &Connection, id: &str) -> Result<()> {
-    let script = Script { stdout: Output::lines(20, 77), exit_status: 7, ..Script::default() };
-    let fifos = pod.fifos(id)?;
-    let request = pod::exec_request("task", id, &script, &fifos);
-    prompt::<_, api::Empty>(c, "Exec", &request)?;
-    let wait = c.send("Wait", &pod::wait("task", id))?;
-    prompt::<_, api::StartResponse>(c, "Start", &pod::start("task", id))?;
-    let exit = c.answer(wait, LIMIT).context("Wait of the exec")?.message::<api::WaitResponse>()?;
-    ensure!(exit.exit_status == 7, "exit status {}", exit.exit_status);
-    fifos.check(&script).with_context(|| id.to_owned())?;
-    prompt::<_, api::DeleteResponse>(c, "Delete", &pod::delete("task", id)).map(drop)
-}
-
-/// A connection that is made now and asks once.
-fn knock(pod: &Pod) -> Result<Connection> {
-    let c = pod.connect()?;
-    prompt::<_, api::ConnectResponse>(&c, "Connect", &pod::connect("task")).context("a new connection")?;
-    Ok(c)
-}
-
-/// Looks for a second worker until it is over.
-fn never_two(pod: &Pod, over: &AtomicBool) -> Result<()> {
-    while !over.load(Ordering::Relaxed) {
-        let workers = procs::workers(pod.lab.namespace())?;
-        ensure!(workers.len() <= 1, "two workers at once: {workers:?}");
-        thread::yield_now();
-    }
-    Ok(())
-}
-
-/// Hangs something once an exec has passed, then does all that containerd does, to the end.
-fn through<T>(pod: &Pod, hang: impl FnOnce(&Pod) -> Result<T> + Send) -> Result<()> {
-    let fifos = pod.run()?;
-    fifos.stdout.wait_len(4000, PATIENCE)?;
-    let over = AtomicBool::new(false);
-    let others = thread::scope(|scope| -> Result<_> {
-        let watcher = scope.spawn(|| never_two(pod, &over));
-        let body = || -> Result<_> {
-            let aside = knock(pod)?;
-            exec(pod, &pod.connection, "before")?;
-            let held = hang(pod)?;
-            // All at once: nobody waits for somebody else to find it out.
-            let (asked, execed, knocked) = thread::scope(|s| {
-                let execed = s.spawn(|| exec(pod, &aside, "during"));
-                let knocked = s.spawn(|| knock(pod));
-                let state =
-                    prompt::<_, api::StateResponse>(&pod.connection, "State", &pod::state("task", ""));
-                (state, execed.join(), knocked.join())
-            });
-            let panicked = |_| anyhow!("a thread panicked");
-            asked?;
-            execed.map_err(panicked)??;
-            let fresh = knocked.map_err(panicked)??;
-            let before = fifos.stdout.len_so_far();
-            fifos.stdout.wait_len(before + 4000, PATIENCE).context("output goes on")?;
-            prompt::<_, api::Empty>(&pod.connection, "Kill", &pod::kill("task", "", 9))?;
-            let exit = prompt::<_, api::WaitResponse>(&pod.connection, "Wait", &pod::wait("task", ""))?;
-            ensure!(exit.exit_status == 137, "exit status {}", exit.exit_status);
-            fifos.stdout.to_end(PATIENCE).context("containerd's FIFO ends")?;
-            drop(held);
-            pod.finish()?;
-            Ok(vec![aside, fresh])
-        };
-        let others = body();
-        over.store(true, Ordering::Relaxed);
-        watcher.join().map_err(|_| anyhow!("the watcher panicked"))??;
-        others
-    })?;
-    let mut all = vec![&pod.connection];
-    all.extend(&others);
-    exactly_once(&pod.lab, &all)
 }
 
 /// A process that is ended and, unless it was, let go again: a stopped one must not outlive its test.
@@ -162,6 +73,67 @@ fn a_keeper_that_is_stopped() -> Result<()> {
 fn a_keeper_that_spins() -> Result<()> {
     let pod = wrapped(&talker())?;
     through(&pod, |pod| stall::spin(pod.keeper()?.pid))
+}
+
+/// One hangs, and the other one dies before that is found out: nobody is left to act, as with a shim that is stopped. Nothing ends and
+/// nothing is lost: where the one that hung goes on, it replaces the other.
+fn the_other_one_dies(hung: Pid, pod: &Pod, fifos: &Fifos, dies: Pid) -> Result<()> {
+    let stopped = stop(hung)?;
+    procs::kill(dies)?;
+    let asked = pod.connection.send("State", &pod::state("task", ""))?;
+    ensure!(
+        pod.connection.answer(asked, LIMIT).is_err(),
+        "somebody has answered: the docs say that nobody can"
+    );
+    ensure!(pod.connection.ended().is_none(), "the connection has ended");
+    drop(stopped);
+    pod.connection.answer(asked, PATIENCE)?.message::<api::StateResponse>()?;
+    let before = fifos.stdout.len_so_far();
+    fifos.stdout.wait_len(before + 4000, PATIENCE).context("output goes on")?;
+    let _reached = knock(pod)?;
+    pod.end()
+}
+
+#[test]
+fn a_worker_that_dies_while_its_keeper_is_stopped() -> Result<()> {
+    let pod = wrapped(&talker())?;
+    let fifos = pod.run()?;
+    the_other_one_dies(pod.keeper()?.pid, &pod, &fifos, pod.worker()?.pid)
+}
+
+#[test]
+fn a_keeper_that_dies_while_its_worker_is_stopped() -> Result<()> {
+    let pod = wrapped(&talker())?;
+    let fifos = pod.run()?;
+    the_other_one_dies(pod.worker()?.pid, &pod, &fifos, pod.keeper()?.pid)
+}
+
+/// Each new connection waits for the worker too; the next one must not give it more time.
+#[test]
+fn a_worker_that_is_stopped_while_others_keep_connecting() -> Result<()> {
+    let pod = wrapped(&talker())?;
+    let fifos = pod.run()?;
+    fifos.stdout.wait_len(4000, PATIENCE)?;
+    let (keeper, worker) = (pod.keeper()?, pod.worker()?);
+    let _stopped = stop(worker.pid)?;
+    let began = Instant::now();
+    let next = || procs::worker(keeper.pid).ok().filter(|next| next.pid != worker.pid);
+    let mut waiting = Vec::new();
+    loop {
+        let c = pod.connect()?;
+        let stream = c.send("Connect", &pod::connect("task"))?;
+        waiting.push((c, stream));
+        // The pace of those who connect.
+        if procs::wait(Duration::from_millis(500), || "another worker".to_owned(), next).is_ok() {
+            break;
+        }
+        ensure!(began.elapsed() < LIMIT, "{} connections came, and it still hangs", waiting.len());
+    }
+    for (c, stream) in &waiting {
+        c.answer(*stream, PATIENCE)?.message::<api::ConnectResponse>().context("who had to wait")?;
+    }
+    let before = fifos.stdout.len_so_far();
+    fifos.stdout.wait_len(before + 4000, PATIENCE).context("output goes on")
 }
 
 /// The removal is what needs the keeper: the end of containerd's FIFO is its last duplicate's.

@@ -1,7 +1,7 @@
 //! The limits that are shown of a container are those that hold: the OCI spec's, and after an Update its own; whoever was away
 //! meanwhile, collector or worker. What an Update asked for and nobody can tell is absent. The request goes on as it came.
 
-use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::{api, protobuf::well_known_types::any::Any};
@@ -13,12 +13,8 @@ use shimtap_tests::{
         eventually,
     },
     standin::{
-        client::{
-            PATIENCE,
-            lab::Lab,
-            pod::{self, Pod},
-            wrapped::{STANDIN, WRAPPER, binary, wrapped_as},
-        },
+        client::{PATIENCE, kata::wrapped_as_kata, lab::Lab, pod::Pod},
+        kata::Profile,
         procs,
         script::Script,
     },
@@ -33,18 +29,8 @@ const SWAP: &str = "container_spec_memory_swap_limit_bytes";
 
 /// A pod whose bundle has these resources, in a VM by its shim's name.
 fn limited(id: &str, resources: &Value, collector: &Collector) -> Result<Pod> {
-    let pod = wrapped_as(id, &Script::stayer(), |lab| {
-        let path = lab.dir().join("containerd-shim-kata-v2");
-        symlink(binary(STANDIN)?, &path).context("a shim of that name")?;
-        lab.wrap(WRAPPER, Path::new(&path))?;
-        lab.env.push(("SHIMTAP_COLLECTOR".to_owned(), collector.socket().display().to_string()));
-        Ok(())
-    })?;
-    let config = pod.bundle.join("config.json");
-    let mut spec: Value = serde_json::from_slice(&fs::read(&config)?)?;
-    let spec_of_linux = json!({ "resources": resources });
-    spec.as_object_mut().context("an object")?.insert("linux".to_owned(), spec_of_linux);
-    fs::write(&config, spec.to_string()).context("config.json")?;
+    let pod = wrapped_as_kata(id, Profile::Rust, &Script::stayer(), &collector.socket())?;
+    pod.specify("linux", json!({ "resources": resources }))?;
     Ok(pod)
 }
 
@@ -76,12 +62,6 @@ fn shown(collector: &Collector, id: &str, limits: &[(&str, f64)]) -> Result<()> 
         Ok((known && same).then_some(()))
     })
     .with_context(|| format!("shown are {last:?}"))
-}
-
-fn end(pod: &Pod) -> Result<()> {
-    pod.connection.call("Kill", &pod::kill(&pod.id, "", 9))?.message::<api::Empty>()?;
-    pod.wait()?;
-    pod.finish()
 }
 
 /// Whoever was away learns it from the wrapper's block.
@@ -120,7 +100,7 @@ fn limits_are_the_last_that_were_taken_whoever_was_away() -> Result<()> {
     let whole = [(PERIOD, 50_000.0), (SHARES, 2.0), (MEMORY, 7.0), (SWAP, 9.0)];
     shown(&collector, "limited", &whole)?;
     collector = after_deaths(&lab, &pod, collector, &whole)?;
-    end(&pod)?;
+    pod.end()?;
     collector.stop()
 }
 
@@ -141,7 +121,7 @@ fn what_an_update_asked_for_and_nobody_can_tell_is_absent() -> Result<()> {
         shown(&collector, &id, &[]).with_context(|| format!("update {n}"))?;
         ensure!(before.alive(), "the worker died of update {n}");
         collector = after_deaths(&lab, &pod, collector, &[])?;
-        end(&pod)?;
+        pod.end()?;
     }
     collector.stop()
 }

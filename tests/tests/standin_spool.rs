@@ -262,7 +262,6 @@ fn what_is_redacted_stays_in_memory() -> Result<()> {
     collector.stop()
 }
 
-/// The oldest bytes in memory go when the files may hold no more; what is missing is said.
 /// What no file has room for is not passed over in silence: the pod says how much that is before it leaves; and nothing
 /// twice of a container of which the file says all.
 #[test]
@@ -300,6 +299,7 @@ fn a_pod_that_ends_with_its_files_full_says_what_is_missing() -> Result<()> {
     collector.stop()
 }
 
+/// The oldest bytes in memory go when the files may hold no more; what is missing is said.
 #[test]
 fn a_bound_that_is_reached() -> Result<()> {
     let script = Script { until_killed: true, ..steady(30_000) };

@@ -18,14 +18,15 @@ use shimtap_tests::rig::eventually;
 use shimtap_tests::standin::{
     client::{
         PATIENCE,
-        pod::Pod,
+        in_time::{self, goes_through},
+        pod::{Fifos, Pod},
         spooled::{
             LIMIT, bytes, cleared, count, counted, gone, has, judged, spool_files, spooled, steady,
             to_its_end, value, whole,
         },
         wrapped::{wrapped, wrapped_in},
     },
-    procs,
+    procs::{self, Process},
     script::{Output, Script},
 };
 
@@ -229,9 +230,9 @@ impl Drop for Mounted {
     }
 }
 
-/// A pod whose output may be spooled to this disk, and no collector any more. The disk is to be let go of first: the pod's
-/// lab removes what is on it.
-fn on_disk(script: &Script, disk: impl FnOnce(&Path) -> Result<Mounted>) -> Result<(Pod, Mounted)> {
+/// A pod that runs and whose output may be spooled to this disk, and no collector any more. The disk is to be let go of first:
+/// the pod's lab removes what is on it.
+fn abandoned(script: &Script, disk: impl FnOnce(&Path) -> Result<Mounted>) -> Result<(Pod, Fifos, Mounted)> {
     let text = "deaths = 0\n[spool]\ndisk_free_percent = 0\ndisk_free_bytes = 0\n";
     let pod = wrapped_in(script, |lab| lab.reconfigure("deaths = 0\n", text))?;
     let path = pod.lab.spool_dir().join("disk");
@@ -243,6 +244,12 @@ fn on_disk(script: &Script, disk: impl FnOnce(&Path) -> Result<Mounted>) -> Resu
     has(&collector, "task", 50_000)?;
     // In order, so that all it has was acknowledged: what it took beyond that would come again, or be missed again.
     collector.end(Signal::SIGTERM)?;
+    Ok((pod, fifos, mounted))
+}
+
+/// The same, when all was written.
+fn on_disk(script: &Script, disk: impl FnOnce(&Path) -> Result<Mounted>) -> Result<(Pod, Mounted)> {
+    let (pod, fifos, mounted) = abandoned(script, disk)?;
     let all = script.stdout.bytes("stdout").len();
     let began = Instant::now();
     fifos.stdout.wait_len(all, LIMIT)?;
@@ -268,7 +275,8 @@ fn a_disk_that_is_full() -> Result<()> {
 }
 
 /// A file system that takes no write: fsfreeze(8) on a loop device. Whoever writes to it hangs until it is thawed.
-fn frozen_disk(path: &Path, image: &Path) -> Result<Mounted> {
+fn frozen_disk(path: &Path) -> Result<Mounted> {
+    let image = &path.with_file_name("disk.image");
     let run = |command: &mut Command| -> Result<()> {
         let ran = command.output().with_context(|| format!("{command:?}"))?;
         ensure!(ran.status.success(), "{command:?}: {}", String::from_utf8_lossy(&ran.stderr));
@@ -283,19 +291,43 @@ fn frozen_disk(path: &Path, image: &Path) -> Result<Mounted> {
     Ok(mounted)
 }
 
+/// The child that writes, where there is one and it hangs.
+fn hung_writer(pod: &Pod) -> Result<Process> {
+    let one = || {
+        let mut all = procs::spoolers(pod.lab.namespace()).ok()?;
+        all.retain(|writer| writer.state == 'D');
+        all.pop().filter(|_| all.is_empty())
+    };
+    procs::wait(LIMIT, || format!("a writer that hangs: {:?}", procs::spoolers(pod.lab.namespace())), one)
+}
+
+/// It still hangs, and no other one was made beside it.
+fn hangs_alone(pod: &Pod, writer: &Process) -> Result<()> {
+    let all = procs::spoolers(pod.lab.namespace())?;
+    ensure!(all.len() == 1 && all.iter().all(|other| other.pid == writer.pid), "{all:?}, not {writer:?}");
+    ensure!(writer.alive(), "it has ended");
+    Ok(())
+}
+
+/// Worker and keeper die while the writer hangs; all that containerd asks is answered in time, then the pod ends.
 #[test]
 fn a_disk_that_is_frozen_holds_nobody() -> Result<()> {
-    let script = steady(30_000);
-    let (pod, mounted) = on_disk(&script, |path| {
-        let image = path.with_file_name("disk.image");
-        frozen_disk(path, &image)
+    let script = Script { until_killed: true, ..steady(10_000_000) };
+    let (pod, fifos, mounted) = abandoned(&script, frozen_disk)?;
+    let writer = hung_writer(&pod)?;
+    goes_through(&pod, &fifos, |pod| {
+        let (keeper, worker) = (pod.keeper()?, pod.worker()?);
+        procs::kill(worker.pid)?;
+        procs::next_worker(keeper.pid, Some(worker.pid), PATIENCE)?;
+        in_time::exec(pod, &pod.connection, "after-the-worker")?;
+        procs::kill(keeper.pid)?;
+        let next = || pod.keeper().ok().filter(|next| next.pid != keeper.pid);
+        procs::wait(PATIENCE, || "another keeper".to_owned(), next)?;
+        in_time::exec(pod, &pod.connection, "after-the-keeper")?;
+        hangs_alone(pod, &writer)
     })?;
-    let spoolers = procs::spoolers(pod.lab.namespace())?;
-    ensure!(spoolers.len() == 1 && spoolers.iter().all(|p| p.state == 'D'), "one hangs: {spoolers:?}");
-    pod.wait()?;
-    pod.finish()?;
     gone(&pod).context("the disk holds the wrapper")?;
-    ensure!(procs::spoolers(pod.lab.namespace())?.len() == 1, "it still hangs");
+    hangs_alone(&pod, &writer)?;
     // Thawed, it goes on with what is in the block, which it still has.
     drop(mounted);
     let none = || procs::spoolers(pod.lab.namespace()).ok().filter(Vec::is_empty);
@@ -307,10 +339,7 @@ fn a_disk_that_is_frozen_holds_nobody() -> Result<()> {
 #[test]
 fn a_collector_that_comes_while_the_writer_hangs() -> Result<()> {
     let script = Script { until_killed: true, ..steady(30_000) };
-    let (pod, mounted) = on_disk(&script, |path| {
-        let image = path.with_file_name("disk.image");
-        frozen_disk(path, &image)
-    })?;
+    let (pod, mounted) = on_disk(&script, frozen_disk)?;
     let collector = pod.lab.collector()?;
     let judgement = judged(&collector, "task", "stdout", &script.stdout.bytes("stdout"))?;
     ensure!(judgement.gaps.keys().all(|reason| reason == "overflow"), "{judgement:?}");

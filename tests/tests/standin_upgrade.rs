@@ -22,7 +22,7 @@ use shimtap_tests::standin::{
         audit::exactly_once,
         pod::{self, Fifos, Pod},
         upgrade::{Control, NEXT, brought_to, hand_over, upgrade, upgrade_pod},
-        wrapped::{WRAPPER, binary, wrapped, wrapped_in},
+        wrapped::{WRAPPER, binary, block_of, wrapped, wrapped_in},
     },
     procs,
     script::{Output, Script},
@@ -84,13 +84,7 @@ fn exec(pod: &Pod, id: &str) -> Result<()> {
 
 /// The rest of its life: every line in its place.
 fn ends_well(pod: &Pod, fifos: &Fifos) -> Result<()> {
-    pod.connection.call("Kill", &pod::kill("task", "", 9))?.message::<api::Empty>()?;
-    ensure!(pod.wait()? == 137, "exit status");
-    let out = fifos.stdout.to_end(PATIENCE)?;
-    let mut want = Output { lines: u64::try_from(out.len() / 80)? + 1, ..talker().stdout }.bytes("stdout");
-    want.truncate(out.len());
-    ensure!(out == want, "{} bytes, not all in their place", out.len());
-    pod.finish()
+    pod.end_whole(fifos, &talker().stdout)
 }
 
 #[test]
@@ -115,20 +109,10 @@ fn to_the_next_release_and_back() -> Result<()> {
     exactly_once(&pod.lab, &[&pod.connection])
 }
 
-/// The memory block of a wrapper.
-fn block_of(pod: &Pod) -> Result<File> {
-    let fds = PathBuf::from(format!("/proc/{}/fd", pod.keeper()?.pid));
-    let is_it = |path: &PathBuf| {
-        fs::read_link(path).is_ok_and(|to| to.display().to_string().contains("memfd:shimtap-block"))
-    };
-    let path = fs::read_dir(&fds)?.filter_map(|e| Some(e.ok()?.path())).find(is_it).context("its block")?;
-    File::options().read(true).write(true).open(path).context("opening its block")
-}
-
 /// What the next layout has appended: how many workers of it there were.
 fn appended(pod: &Pod) -> Result<u64> {
     let mut word = [0; 8];
-    block_of(pod)?.read_exact_at(&mut word, 857_352)?;
+    block_of(pod)?.read_exact_at(&mut word, 858_376)?;
     Ok(u64::from_ne_bytes(word))
 }
 
@@ -139,9 +123,11 @@ fn layout(pod: &Pod) -> Result<u32> {
 }
 
 fn kill_worker(pod: &Pod, signal: Signal) -> Result<()> {
-    let worker = pod.worker()?;
+    // Looked for before: while it runs another image in its place it has no command line by which to be found.
+    let keeper = pod.keeper()?.pid;
+    let worker = procs::next_worker(keeper, None, PATIENCE)?;
     kill(worker.pid, signal)?;
-    procs::next_worker(pod.keeper()?.pid, Some(worker.pid), PATIENCE).map(drop)
+    procs::next_worker(keeper, Some(worker.pid), PATIENCE).map(drop)
 }
 
 /// A layout's own words begin at zero after every other layout, and are its own while it lasts.

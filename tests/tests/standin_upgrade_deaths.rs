@@ -1,4 +1,4 @@
-//! Deaths while a process begins anew in place: in an upgrade, at each system call of either process and at random under
+//! Deaths while a process begins anew in place: in an upgrade, at system calls of either process and at random under
 //! load; and at the end of safe mode. Whatever dies when, the pod goes on with every request and line in its place, and keeper
 //! and worker are of one release, old or new.
 //!

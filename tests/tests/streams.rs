@@ -134,12 +134,21 @@ fn attach(version: Version) -> Result<()> {
     .map(drop)
 }
 
+/// How often a time is taken, of which the one in the middle counts.
+const RUNS: usize = 5;
+
+fn median(mut times: Vec<Duration>) -> Result<Duration> {
+    times.sort_unstable();
+    println!("{times:?}");
+    times.get(RUNS / 2).copied().context("so many times were measured")
+}
+
 /// From start to containerd's "exited", of a container whose grandchild keeps stdout open for longer.
 fn exit_with_grandchild(node: &Node) -> Result<Duration> {
     let cri = node.cri()?;
     let pod = cri.run_pod_with_shared_pids("p")?;
     let mut times = Vec::new();
-    for turn in 0..3 {
+    for turn in 0..RUNS {
         let name = format!("c{turn}");
         let command = ["speaker", "lines=10", "hold=4"];
         let id = cri.create(&pod, &Wanted { name: &name, command: &command, ..Wanted::default() })?;
@@ -151,7 +160,7 @@ fn exit_with_grandchild(node: &Node) -> Result<Duration> {
         node.complete(&log.stdout, &tape(1, 10, 64))?;
     }
     cri.remove_pod(&pod)?;
-    times.into_iter().min().context("three times were measured")
+    median(times)
 }
 
 fn exit_with_a_grandchild_that_holds_stdout(version: Version) -> Result<()> {
@@ -167,7 +176,7 @@ fn removal_with_grandchild(node: &Node) -> Result<Duration> {
     let cri = node.cri()?;
     let pod = cri.run_pod_with_shared_pids("p")?;
     let mut times = Vec::new();
-    for turn in 0..3 {
+    for turn in 0..RUNS {
         let name = format!("c{turn}");
         let command = ["speaker", "lines=10", "hold=4", "sleep=100000"];
         let id = cri.run(&pod, &Wanted { name: &name, command: &command, ..Wanted::default() })?;
@@ -179,7 +188,7 @@ fn removal_with_grandchild(node: &Node) -> Result<Duration> {
         times.push(start.elapsed());
     }
     cri.remove_pod(&pod)?;
-    times.into_iter().min().context("three times were measured")
+    median(times)
 }
 
 fn removal_with_a_grandchild_that_holds_stdout(version: Version) -> Result<()> {

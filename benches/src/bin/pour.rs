@@ -11,9 +11,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use shimtap_benches::pour::Poured;
+use shimtap_benches::stamp::{self, Writer};
 
 const USAGE: &str = "pour [width=BYTES] [lines=N, 0 for ever] [batch=LINES_PER_WRITE] \
-[rate=LINES_PER_SECOND, 0 as fast as possible] [report=FILE] [linger=SECONDS]";
+[rate=LINES_PER_SECOND, 0 as fast as possible] [report=FILE] [linger=SECONDS] \
+[stamp=b|q|n, each batch begins with who wrote it and when]";
 /// How often the record is renewed: often enough for a window of seconds.
 const RENEW: Duration = Duration::from_millis(100);
 /// A generator this late was paused; it does not catch up.
@@ -26,6 +28,7 @@ struct Order {
     rate: u64,
     report: Option<fs::File>,
     linger: u64,
+    stamp: Option<Writer>,
 }
 
 fn main() -> ExitCode {
@@ -47,7 +50,7 @@ fn main() -> ExitCode {
 }
 
 fn parse(words: impl Iterator<Item = String>) -> Result<Order, String> {
-    let mut order = Order { width: 216, lines: 0, batch: 1, rate: 0, report: None, linger: 0 };
+    let mut order = Order { width: 216, lines: 0, batch: 1, rate: 0, report: None, linger: 0, stamp: None };
     for word in words {
         let (key, value) = word.split_once('=').ok_or_else(|| format!("{word}: not key=value"))?;
         let number = || value.parse::<u64>().map_err(|error| format!("{word}: {error}"));
@@ -57,6 +60,10 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Order, String> {
             "batch" => order.batch = number()?.max(1),
             "rate" => order.rate = number()?,
             "linger" => order.linger = number()?,
+            "stamp" => {
+                let writer = value.bytes().next().and_then(Writer::of);
+                order.stamp = Some(writer.ok_or_else(|| format!("{word}: nobody writes so"))?);
+            }
             "report" => {
                 let open = fs::File::options().write(true).create(true).truncate(true).open(value);
                 order.report = Some(open.map_err(|error| format!("{value}: {error}"))?);
@@ -70,7 +77,7 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Order, String> {
 fn pour(order: &Order) -> io::Result<()> {
     let mut line = vec![b'x'; order.width.saturating_sub(1)];
     line.push(b'\n');
-    let block = line.repeat(usize::try_from(order.batch).unwrap_or(1));
+    let mut block = line.repeat(usize::try_from(order.batch).unwrap_or(1));
     let mut out = io::stdout().lock();
     let mut poured = Poured::default();
     let mut pace = Pace::new(order)?;
@@ -83,6 +90,9 @@ fn pour(order: &Order) -> io::Result<()> {
         };
         let length = usize::try_from(lines).unwrap_or(1) * order.width;
         pace.wait();
+        if let Some(writer) = order.stamp {
+            block.iter_mut().zip(stamp::now(writer)).for_each(|(to, from)| *to = from);
+        }
         // A line buffer hands a block that ends in a newline on in one write.
         out.write_all(block.get(..length).unwrap_or(&block))?;
         out.flush()?;

@@ -1,6 +1,8 @@
 //! How fast is the journal written, read and opened, and what does it cost? A real collector, fed by a pretended wrapper
 //! as in `sink`, without any sink.
 //!
+//! Then: how long does a start take that finds a journal of default size full of lines that do not repeat, after a kill?
+//!
 //! Peers: `dd`, which writes and reads the bare bytes (the floor), and fjall, an LSM tree whose batches are committed
 //! with `PersistMode::Buffer`, which is what our acknowledgement stands for as well. fjall is a program of its own
 //! (`benches/peers/fjall`, found as `fjall-peer` beside the bench or in SHIMTAP_BIN_DIR); without it its rows are absent.
@@ -9,7 +11,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use shimtap_proto::link::DATA_MAX;
@@ -21,7 +23,7 @@ use crate::options::Options;
 use crate::report::Report;
 use crate::spread::{float, float64};
 use crate::usage::Usage;
-use crate::witness::Witness;
+use crate::witness::{Sink, Told, Witness};
 
 /// Far more than is written: nothing is dropped.
 const ROOM: u64 = 8 << 30;
@@ -56,6 +58,16 @@ pub fn run(options: &Options) -> Result<()> {
             fjalls.push(fresh(&dir, |dir| fjall_peer(&fjall, dir, &block, messages))?);
         }
     }
+    let mut full = Vec::new();
+    for _ in 0..options.turns(1, 5) {
+        full.push(fresh(&dir, |dir| full_journal(dir, options.pick(500, 3_000)))?);
+    }
+    report.heading("a journal of default size (64 MiB), full of lines that do not repeat")?;
+    let each = |of: fn(&Turn) -> f64| full.iter().map(of).collect::<Vec<_>>();
+    report.row("append", "MB/s", &each(|turn| turn.append), "")?;
+    report.row("CPU of it per GB", "s", &each(|turn| turn.append_cpu), "")?;
+    report.row("open what is there, after a kill", "ms", &each(|turn| turn.open_ms), "")?;
+    report.row("of it", "MB", &each(|turn| turn.size), "")?;
     for (name, turns) in [("journal", &ours), ("dd", &dds), ("fjall", &fjalls)] {
         if turns.is_empty() {
             report.note(&format!("{name}: not built, see benches/README.md"))?;
@@ -81,7 +93,8 @@ fn fresh(dir: &Path, ask: impl Fn(&Path) -> Result<Turn>) -> Result<Turn> {
 
 fn journal(dir: &Path, block: &str, messages: usize) -> Result<Turn> {
     let (socket, program) = (dir.join("collector.sock"), tools::collector()?);
-    let start = || Witness::start_at(dir, &socket, &program, false, ROOM);
+    let told = Told { journal_bytes: ROOM, ..Told::of(Sink::None)? };
+    let start = || Witness::start_at(dir, &socket, &told);
     // What a start costs that finds nothing.
     let before = Instant::now();
     let witness = start()?;
@@ -119,6 +132,65 @@ fn journal(dir: &Path, block: &str, messages: usize) -> Result<Turn> {
         open_ms,
         size: size(&dir.join("journal"))? / bytes,
     })
+}
+
+/// Three times as much as fits, none of which packs; `size` is what is there then, in MB.
+fn full_journal(dir: &Path, messages: usize) -> Result<Turn> {
+    let socket = dir.join("collector.sock");
+    let told = Told::of(Sink::None)?;
+    let before = Instant::now();
+    let witness = Witness::start_at(dir, &socket, &told)?;
+    let empty_ms = before.elapsed().as_secs_f64() * 1e3;
+    let mut feed = Feed::attach(&socket, 0)?;
+    let (mut noise, mut bytes, mut took) = (Noise(1), 0, Duration::ZERO);
+    let used = Usage::of(&[witness.pid()]);
+    for _ in 0..messages {
+        // Making them takes longer than keeping them, and is not in the time.
+        let block = noise.lines(DATA_MAX);
+        let begun = Instant::now();
+        feed.send(block.as_bytes(), now_ns())?;
+        took += begun.elapsed();
+        bytes += block.len();
+    }
+    feed.close()?;
+    feed.settle()?;
+    let cpu = Usage::of(&[witness.pid()]).since(used);
+    drop(feed);
+    witness.kill()?;
+    fs::remove_file(&socket).context("remove the dead collector's socket")?;
+    let kept = size(&dir.join("journal"))?;
+    let before = Instant::now();
+    let witness = Witness::start_at(dir, &socket, &told)?;
+    let open_ms = before.elapsed().as_secs_f64() * 1e3 - empty_ms;
+    witness.stop()?;
+    Ok(Turn {
+        append: float(bytes) / 1e6 / took.as_secs_f64(),
+        append_cpu: float64(cpu.cpu_ns) / float(bytes),
+        open_ms,
+        size: kept / 1e6,
+        ..Turn::default()
+    })
+}
+
+/// Text in which nothing repeats, the same in each run.
+struct Noise(u64);
+
+impl Noise {
+    /// Whole lines of 216 bytes, at most `most` in all.
+    fn lines(&mut self, most: usize) -> String {
+        const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let width = plain_line(0).len();
+        let mut text = String::with_capacity(most);
+        for at in 0..most / width * width {
+            // xorshift64: its lowest bits are not its best.
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            let letter = usize::try_from(self.0 >> 58).ok().and_then(|number| LETTERS.get(number));
+            text.push(if (at + 1) % width == 0 { '\n' } else { char::from(*letter.unwrap_or(&b'A')) });
+        }
+        text
+    }
 }
 
 /// The bare bytes, in pieces of a frame's size.

@@ -63,13 +63,17 @@ fn measure<M: Message>(
         }
         pair.next.set(pair.next.get() + 2);
     }
-    let [direct, relayed] = took;
-    report.row(&format!("{what}, direct"), "µs", &direct, "")?;
-    report.row(&format!("{what}, relayed"), "µs", &relayed, "")?;
+    compare(what, &took, report)
+}
+
+/// What both sides took, direct and relayed, and how much more the second did.
+pub(super) fn compare(what: &str, [direct, relayed]: &[Vec<f64>; 2], report: &mut Report) -> Result<()> {
+    report.row(&format!("{what}, direct"), "µs", direct, "")?;
+    report.row(&format!("{what}, relayed"), "µs", relayed, "")?;
     for percent in [50, 90, 99] {
         let at = |samples: &[f64]| quantile(samples, percent).unwrap_or_default();
-        let more = at(&relayed) - at(&direct);
-        let text = format!("{:.0} -> {:.0}", at(&direct), at(&relayed));
+        let more = at(relayed) - at(direct);
+        let text = format!("{:.0} -> {:.0}", at(direct), at(relayed));
         report.figure(&format!("{what}, p{percent}: {text}, more"), "µs", more, "")?;
     }
     Ok(())

@@ -3,7 +3,8 @@
 //!
 //! `busy`: one container at full speed, messages of 64 KiB in lines of 216 bytes; `json`: the same with lines that
 //! are JSON themselves; `steady`: 50 MB/s of it; `slow`: 100 containers with 100 lines/s each, ten to a message;
-//! `many`: 100 containers at full speed, ten lines to a message. Each without and with the file.
+//! `many`: 100 containers at full speed, ten lines to a message. Each without a sink, with the file, and with OTLP to an
+//! endpoint in this process that throws away what it gets, packed and not. A turn ends when the sink has everything.
 //!
 //! Targets: the file sink carries 50 MB/s with at most a quarter of a core; per line it costs less than serde_json
 //! and a write of the same record. `--against` asks another build of the collector the same, in turns.
@@ -13,7 +14,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use shimtap_proto::link::DATA_MAX;
-use shimtap_tests::rig::tools;
+use shimtap_tests::rig::{eventually, tools};
+
+use crate::arrivals::{Arrivals, Place};
 
 use crate::feed::{Feed, Felt};
 use crate::options::Options;
@@ -21,10 +24,14 @@ use crate::plain;
 use crate::report::Report;
 use crate::spread::{float, float64, ratios};
 use crate::usage::Usage;
-use crate::witness::{self, Witness};
+use crate::witness::{Sink, Told, Witness};
 
 const WIDTH: usize = 216;
 const GB: f64 = 1e9;
+/// More than is written: a sink that falls behind loses nothing.
+const ROOM: u64 = 8 << 30;
+/// For what a sink is behind at full speed.
+const LIMIT: Duration = Duration::from_secs(120);
 /// USER_HZ, the same on every Linux that we run on.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -39,6 +46,15 @@ struct Load {
     messages: usize,
     /// From one message (of any feed) to the next; zero = as fast as the windows allow.
     every: Duration,
+}
+
+/// Where the lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum To {
+    Nowhere,
+    File,
+    /// Packed so.
+    Otlp(&'static str),
 }
 
 /// What one run cost.
@@ -59,8 +75,8 @@ pub fn run(options: &Options) -> Result<()> {
     let mut programs = vec![tools::collector()?];
     programs.extend(options.against.clone());
     for load in loads(options).iter().filter(|load| options.wants(load.name)) {
-        for with_file in [false, true] {
-            ask(load, with_file, &programs, &dir, options, &mut report)?;
+        for to in [To::Nowhere, To::File, To::Otlp("none"), To::Otlp("gzip"), To::Otlp("zstd")] {
+            ask(load, to, &programs, &dir, options, &mut report)?;
         }
     }
     std::fs::remove_dir_all(&dir).context("remove the folder")
@@ -111,7 +127,7 @@ fn filled(head: &str, filler: &str, tail: &str) -> String {
 
 fn ask(
     load: &Load,
-    with_file: bool,
+    to: To,
     programs: &[PathBuf],
     dir: &Path,
     options: &Options,
@@ -121,22 +137,21 @@ fn ask(
     let (mut cats, mut serdes) = (Vec::new(), Vec::new());
     for _ in 0..options.turns(1, 5) {
         for (program, costs) in programs.iter().zip(&mut costs) {
-            costs.push(once(load, with_file, program, dir)?);
+            costs.push(once(load, to, program, dir)?);
         }
-        if with_file && load.every.is_zero() {
+        if to == To::File && load.every.is_zero() {
             let file = dir.join("plain");
             let gigabytes = float(load.block.len() * load.messages) / GB;
             cats.push(plain::cat(&file, load.block.as_bytes(), load.messages)? / gigabytes);
             serdes.push(plain::serde_json(&file, &load.block, load.messages)? / gigabytes);
         }
     }
-    let file = if with_file { "with file" } else { "without file" };
-    report.heading(&format!("{}, {file}", load.name))?;
+    report.heading(&format!("{}, {}", load.name, to.name()))?;
     for (program, costs) in programs.iter().zip(&costs) {
         if programs.len() > 1 {
             report.note(&format!("{}", program.display()))?;
         }
-        show(load, with_file, costs, report)?;
+        show(load, to, costs, report)?;
     }
     if let [ours, other] = costs.as_slice() {
         let cpu = |costs: &[Cost]| each(costs, Cost::cpu_per_gb);
@@ -152,14 +167,15 @@ fn ask(
     Ok(())
 }
 
-fn show(load: &Load, with_file: bool, costs: &[Cost], report: &mut Report) -> Result<()> {
+fn show(load: &Load, to: To, costs: &[Cost], report: &mut Report) -> Result<()> {
     report.row("CPU per GB", "s", &each(costs, Cost::cpu_per_gb), "")?;
     report.row("of it outside the kernel", "s", &each(costs, Cost::user_per_gb), "")?;
     report.row("CPU per million lines", "s", &each(costs, Cost::cpu_per_million), "")?;
     if load.every.is_zero() {
         report.row("speed", "MB/s", &each(costs, Cost::megabytes_per_second), "")?;
+        report.row("speed per core", "MB/s", &each(costs, Cost::megabytes_per_core), "")?;
     } else {
-        let target = if load.name == "steady" && with_file { "<= 0.25" } else { "" };
+        let target = if load.name == "steady" && to == To::File { "<= 0.25" } else { "" };
         report.row("CPU", "cores", &each(costs, Cost::cores), target)?;
         report.row(
             "share of messages that waited for the window",
@@ -177,20 +193,36 @@ fn each(costs: &[Cost], of: impl Fn(&Cost) -> f64) -> Vec<f64> {
 }
 
 /// One run against a fresh collector.
-fn once(load: &Load, with_file: bool, program: &Path, dir: &Path) -> Result<Cost> {
+fn once(load: &Load, to: To, program: &Path, dir: &Path) -> Result<Cost> {
     let socket = dir.join("collector.sock");
     // What it kept of the turn before it would take for repeats.
     let _ = std::fs::remove_dir_all(dir.join("journal"));
-    let witness = Witness::start_at(dir, &socket, program, with_file, witness::JOURNAL)?;
+    let arrivals = Arrivals::default();
+    let endpoint = Place::endpoint(&arrivals)?;
+    let sink = match to {
+        To::Nowhere => Sink::None,
+        To::File => Sink::File(String::new()),
+        To::Otlp(packed) => Sink::Otlp(endpoint.url(), format!("compression = \"{packed}\"\n")),
+    };
+    let told = Told {
+        program: program.to_owned(),
+        journal_bytes: ROOM,
+        // Its metrics are asked for the end of a turn.
+        metrics: "page_age_ms = 100\n".to_owned(),
+        ..Told::of(sink)?
+    };
+    let witness = Witness::start_at(dir, &socket, &told)?;
     let mut feeds = (0..load.feeds).map(|n| Feed::attach(&socket, n)).collect::<Result<Vec<_>>>()?;
     // What the first messages cost (allocations, a file's first pages) is no line's.
     send(&mut feeds, load, load.messages / 20, Duration::ZERO)?;
     feeds.iter_mut().try_for_each(Feed::settle)?;
+    delivered(&witness, to)?;
     let (felt, used, start) = (Felt::of(&feeds), Usage::of(&[witness.pid()]), Instant::now());
     let user_s = user_seconds(witness.pid())?;
     send(&mut feeds, load, load.messages, load.every)?;
     feeds.iter_mut().try_for_each(Feed::close)?;
     feeds.iter_mut().try_for_each(Feed::settle)?;
+    delivered(&witness, to)?;
     let took = start.elapsed();
     let cost = Cost {
         felt: Felt::of(&feeds).since(felt),
@@ -200,7 +232,18 @@ fn once(load: &Load, with_file: bool, program: &Path, dir: &Path) -> Result<Cost
     };
     drop(feeds);
     witness.stop()?;
+    endpoint.close()?;
     Ok(cost)
+}
+
+/// Waits until the sink has all that the journal has: what is acknowledged to wrappers is only in the journal.
+fn delivered(witness: &Witness, to: To) -> Result<()> {
+    if to == To::Nowhere {
+        return Ok(());
+    }
+    eventually(LIMIT, "the sink to have everything", || {
+        Ok((witness.sum("shimtap_sink_lag_bytes", &[])? < 1.0).then_some(()))
+    })
 }
 
 /// Sends messages round and round.
@@ -234,6 +277,18 @@ pub(super) fn now_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
+// === impl To ===
+
+impl To {
+    fn name(self) -> String {
+        match self {
+            To::Nowhere => "without a sink".to_owned(),
+            To::File => "with file".to_owned(),
+            To::Otlp(packed) => format!("with OTLP, {packed}"),
+        }
+    }
+}
+
 // === impl Cost ===
 
 impl Cost {
@@ -259,6 +314,10 @@ impl Cost {
 
     fn megabytes_per_second(&self) -> f64 {
         self.bytes() / 1e6 / self.took.as_secs_f64()
+    }
+
+    fn megabytes_per_core(&self) -> f64 {
+        self.bytes() / 1e6 / self.cpu_s()
     }
 
     fn cores(&self) -> f64 {

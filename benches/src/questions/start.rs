@@ -15,7 +15,7 @@ use shimtap_tests::rig::Node;
 pub fn run(options: &Options) -> Result<()> {
     let mut report = Report::start("start", options)?;
     let node = both_sides(options.version)?;
-    let turns = options.turns(10, 100);
+    let turns = options.turns(10, 200);
     if options.wants("absent") {
         measure(&node, turns, "no collector", &mut report)?;
     }

@@ -1,6 +1,9 @@
 //! The control socket: HTTP/1 with JSON, for root and our own user only.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use hyper::{
@@ -10,10 +13,21 @@ use hyper::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{body::Answer, explain::explain, health::health, logs, metrics::plain, server::State};
+use super::{
+    body::Answer,
+    explain::explain,
+    health::health,
+    logs,
+    metrics::plain,
+    sandboxes::{self, PsOrphan, PsSandbox, PsWarning},
+    server::State,
+    top::top,
+    wrappers::{self, PsWrapper},
+};
 use crate::{
+    enrich::Details,
     event::Ending,
-    metrics::{Container, Registry, Unwrapped},
+    metrics::{Container, Live, Registry, Unwrapped},
 };
 
 /// What `shimtap ps` shows. Fields are only ever added.
@@ -28,6 +42,15 @@ pub struct Ps {
     /// The last pods that were started without a wrapper, newest first; they may have ended since.
     #[serde(default)]
     pub unwrapped: Vec<PsUnwrapped>,
+    /// Pods that are virtual machines.
+    #[serde(default)]
+    pub sandboxes: Vec<PsSandbox>,
+    /// What Kata left behind on this node.
+    #[serde(default)]
+    pub orphans: Vec<PsOrphan>,
+    /// What endangers pods.
+    #[serde(default)]
+    pub warnings: Vec<PsWarning>,
 }
 
 /// One pod that runs unwrapped.
@@ -43,37 +66,8 @@ pub struct PsUnwrapped {
     pub why: String,
 }
 
-/// One wrapper.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct PsWrapper {
-    /// 16 hexadecimal digits.
-    pub id: String,
-    /// Its release.
-    pub version: String,
-    /// Base name of the shim inside.
-    pub inner: String,
-    /// Process id of the shim inside; 0 = unknown.
-    #[serde(default)]
-    pub inner_pid: u32,
-    /// Process id of the keeper; 0 = unknown.
-    pub keeper_pid: u32,
-    /// Process id of the worker; 0 = unknown.
-    pub worker_pid: u32,
-    /// How many workers it has had.
-    pub generation: u64,
-    /// It moves bytes without looking into them.
-    #[serde(default)]
-    pub safe_mode: bool,
-    /// containerd's namespace.
-    #[serde(default)]
-    pub namespace: String,
-    /// The id whose `start` made it: the sandbox's under CRI.
-    #[serde(default)]
-    pub pod: String,
-}
-
 /// One task. Absent = not known.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PsContainer {
     /// containerd's namespace.
     pub containerd_namespace: String,
@@ -124,12 +118,35 @@ pub struct PsContainer {
     /// `snooped`, `polled`, `final`, `unknown`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample_source: Option<String>,
+    /// What containerd's records say of it; absent where none was had (yet).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<PsRecord>,
     /// Its streams.
     pub streams: Vec<PsStream>,
 }
 
+/// What containerd's record of a container, and of its pod, says. Absent = it does not.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct PsRecord {
+    /// Runtime handler of the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handler: Option<String>,
+    /// The image by its digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_id: Option<String>,
+    /// Where containerd writes the container's log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_path: Option<String>,
+    /// How often it was made before, as its client counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// Labels of the pod.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pod_labels: BTreeMap<String, String>,
+}
+
 /// One stream.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PsStream {
     /// `stdout` or `stderr`.
     pub stream: String,
@@ -155,6 +172,7 @@ pub struct PsStream {
 pub(super) fn answer(state: &State, request: &Request<Incoming>) -> Response<Answer> {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/v1/ps") => json(&ps(&state.registry)),
+        (&Method::GET, "/v1/top") => json(&top(&state.registry)),
         (&Method::GET, "/v1/explain") => {
             let rules = Arc::clone(&state.reloader.rules().borrow());
             json(&explain(&state.registry, &rules))
@@ -166,7 +184,7 @@ pub(super) fn answer(state: &State, request: &Request<Incoming>) -> Response<Ans
             Ok(rules) => plain(StatusCode::OK, format!("the configuration holds: rules {rules}\n")),
             Err(fault) => plain(StatusCode::CONFLICT, format!("nothing was changed: {fault}\n")),
         },
-        (_, "/v1/ps" | "/v1/explain" | "/v1/health" | "/v1/logs" | "/v1/reload") => {
+        (_, "/v1/ps" | "/v1/top" | "/v1/explain" | "/v1/health" | "/v1/logs" | "/v1/reload") => {
             plain(StatusCode::METHOD_NOT_ALLOWED, "GET for what is shown, POST for what is done\n")
         }
         _ => plain(StatusCode::NOT_FOUND, "no such page\n"),
@@ -200,26 +218,14 @@ fn json(value: &impl Serialize) -> Response<Answer> {
 }
 
 fn ps(registry: &Registry) -> Ps {
-    let wrappers = registry.attached().into_iter().map(|wrapper| {
-        let about = wrapper.about();
-        PsWrapper {
-            id: format!("{:016x}", wrapper.id),
-            version: about.version,
-            inner: about.inner,
-            inner_pid: about.inner_pid,
-            keeper_pid: about.keeper_pid,
-            worker_pid: about.worker_pid,
-            generation: about.generation,
-            safe_mode: about.safe_mode,
-            namespace: about.namespace,
-            pod: about.id,
-        }
-    });
     Ps {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        wrappers: wrappers.collect(),
-        containers: registry.containers().iter().map(container).collect(),
+        wrappers: wrappers::wrappers(registry),
+        containers: registry.containers().iter().map(ps_container).collect(),
         unwrapped: registry.unwrapped().into_iter().map(unwrapped).collect(),
+        sandboxes: sandboxes::sandboxes(registry),
+        orphans: sandboxes::orphans(&registry.findings()),
+        warnings: sandboxes::warnings(registry),
     }
 }
 
@@ -228,9 +234,25 @@ fn unwrapped(pod: Unwrapped) -> PsUnwrapped {
     PsUnwrapped { time_ns, namespace, pod: id, why }
 }
 
-fn container(container: &Arc<Container>) -> PsContainer {
+fn record(details: &Details) -> PsRecord {
+    PsRecord {
+        handler: details.handler.clone(),
+        image_id: details.image_id.clone(),
+        log_path: details.log_path.clone(),
+        attempt: details.attempt,
+        pod_labels: BTreeMap::clone(&details.pod_labels),
+    }
+}
+
+/// One task, as it is now.
+fn ps_container(container: &Arc<Container>) -> PsContainer {
+    let about = about(container, &container.live());
+    PsContainer { record: container.extra.get().map(record), ..about }
+}
+
+/// The same without what containerd's record says.
+pub(super) fn about(container: &Container, live: &Live) -> PsContainer {
     let identity = &container.identity;
-    let live = container.live();
     let sample = live.sample.as_ref();
     let known = |value: u64| (value != 0).then_some(value);
     PsContainer {
@@ -252,6 +274,7 @@ fn container(container: &Arc<Container>) -> PsContainer {
         working_set_bytes: sample.and_then(|sample| sample.working_set),
         sampled_ns: sample.map(|sample| sample.time_ns),
         sample_source: live.source.map(|source| source.label().to_owned()),
+        record: None,
         streams: live
             .streams
             .iter()

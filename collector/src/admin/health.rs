@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::Config,
     journal::SinkFigures,
-    metrics::{Registry, SinkTotals},
+    metrics::{ContainerdState, Registry, SinkTotals},
     time::now_ns,
 };
 
@@ -23,6 +23,9 @@ pub struct Health {
     /// Between wrappers and sinks; absent while it is being opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<HealthJournal>,
+    /// containerd's API; absent where nobody asks it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub containerd: Option<HealthContainerd>,
     /// Where records go.
     pub sinks: Vec<HealthSink>,
     /// What wrappers count, all together: the counters of docs/protocol.md.
@@ -36,6 +39,16 @@ pub struct HealthPlace {
     pub what: String,
     /// Where it is; made by whoever comes first, so it need not be there.
     pub path: PathBuf,
+}
+
+/// How we stand with containerd's API.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct HealthContainerd {
+    /// `absent`, `down`, `up`.
+    pub state: String,
+    /// Why it is not up.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
 }
 
 /// The journal.
@@ -98,6 +111,7 @@ pub(super) fn health(registry: &Registry, places: &[(&'static str, PathBuf)]) ->
             max_bytes: journal.max_bytes(),
             budget_bytes: journal.budget(),
         }),
+        containerd: containerd(registry),
         sinks: registry.sinks.iter().map(|sink| one(sink, behind(sink.name))).collect(),
         wrapper_counts: registry
             .rpcs()
@@ -106,6 +120,11 @@ pub(super) fn health(registry: &Registry, places: &[(&'static str, PathBuf)]) ->
             .map(|(name, n)| (name.label().to_owned(), *n))
             .collect(),
     }
+}
+
+fn containerd(registry: &Registry) -> Option<HealthContainerd> {
+    let (state, why) = registry.totals.containerd.state();
+    (state != ContainerdState::Off).then(|| HealthContainerd { state: state.label().to_owned(), why })
 }
 
 fn one(sink: &Arc<SinkTotals>, behind: Option<&SinkFigures>) -> HealthSink {

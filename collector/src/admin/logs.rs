@@ -301,9 +301,14 @@ impl Writer {
         self.out.extend_from_slice(head.as_bytes());
         match &record.body {
             Body::Line(message) => self.out.extend_from_slice(message),
-            Body::Hole(reason) => {
+            Body::Hole(hole) => {
                 let bytes = record.to.saturating_sub(record.from);
-                let text = format!("[{bytes} bytes are missing here: {}]", reason.label());
+                let text = match hole.lines {
+                    None => format!("[{bytes} bytes are missing here: {}]", hole.reason.label()),
+                    Some(lines) => {
+                        format!("[{bytes} bytes are missing here: {}, {lines} lines]", hole.reason.label())
+                    }
+                };
                 self.out.extend_from_slice(text.as_bytes());
             }
         }

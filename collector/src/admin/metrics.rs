@@ -1,23 +1,18 @@
 //! The TCP listener: expositions and health. It never shows log content, configuration or commands.
 
-use std::io::Write;
-
 use bytes::Bytes;
-use flate2::{Compression, write::GzEncoder};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
     header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY},
 };
 
-use super::{body::Answer, server::State};
+use super::{body::Answer, copies::Page, server::State};
 use crate::{
+    closed::Closed,
     config::{Profile, Scope},
-    metrics::{self, CONTENT_TYPE as EXPOSITION, Wanted},
+    metrics::{CONTENT_TYPE as EXPOSITION, ContainerdState, Packing, Wanted},
 };
-
-/// Bodies below this are not worth compressing.
-const COMPRESS_FROM: usize = 1_024;
 
 /// Answers one request.
 pub(super) fn answer(state: &State, request: &Request<Incoming>) -> Response<Answer> {
@@ -27,13 +22,23 @@ pub(super) fn answer(state: &State, request: &Request<Incoming>) -> Response<Ans
         return refused;
     }
     match request.uri().path() {
-        "/metrics" => exposition(request, metrics::render_own(&state.registry)),
+        "/metrics" => exposition(state, request, Page::Own),
         "/metrics/cadvisor" => cadvisor(state, request),
         "/healthz" => plain(StatusCode::OK, "ok\n"),
-        "/readyz" if *state.ready.borrow() => plain(StatusCode::OK, "ok\n"),
+        "/readyz" if *state.ready.borrow() => plain(StatusCode::OK, ready(state)),
         "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "wrappers cannot connect\n"),
         "/" => plain(StatusCode::OK, "shimtap: /metrics /metrics/cadvisor /healthz /readyz\n"),
         _ => plain(StatusCode::NOT_FOUND, "no such page\n"),
+    }
+}
+
+/// What is degraded does not make us unready: pods must not wait for it.
+fn ready(state: &State) -> &'static str {
+    match state.registry.totals.containerd.state().0 {
+        ContainerdState::Down => {
+            "ok\ncontainerd's API does not answer: names come from OCI annotations alone\n"
+        }
+        _ => "ok\n",
     }
 }
 
@@ -56,23 +61,22 @@ fn cadvisor(state: &State, request: &Request<Incoming>) -> Response<Answer> {
             _ => {}
         }
     }
-    exposition(request, metrics::render_cadvisor(&state.registry, wanted))
+    exposition(state, request, Page::Cadvisor(wanted))
 }
 
-fn exposition(request: &Request<Incoming>, text: String) -> Response<Answer> {
-    let mut body = text.into_bytes();
-    let mut encoding = None;
-    if body.len() >= COMPRESS_FROM && accepts_gzip(request) {
-        let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::fast());
-        // Writing to memory does not fail; if it did, the plain text would be as good.
-        if encoder.write_all(&body).is_ok()
-            && let Ok(packed) = encoder.finish()
-        {
-            body = packed;
-            encoding = Some(HeaderValue::from_static("gzip"));
+fn exposition(state: &State, request: &Request<Incoming>, page: Page) -> Response<Answer> {
+    let packing = if accepts_gzip(request) { Packing::Gzip } else { Packing::Plain };
+    let body = match state.copies.get(&state.registry, page, packing) {
+        Ok(body) => body,
+        Err(error) => {
+            return plain(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("cannot make the exposition: {error}\n"),
+            );
         }
-    }
-    let mut response = Response::new(Answer::from(Bytes::from(body)));
+    };
+    let encoding = (packing == Packing::Gzip).then(|| HeaderValue::from_static("gzip"));
+    let mut response = Response::new(Answer::from(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(EXPOSITION));
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));

@@ -5,15 +5,25 @@
 
 mod body;
 mod control;
+mod copies;
 mod explain;
 mod health;
 mod logs;
 mod metrics;
+mod patient;
+mod sandboxes;
 mod server;
+mod top;
+mod wrappers;
 
-pub use control::{Ps, PsContainer, PsStream, PsUnwrapped, PsWrapper};
+pub use control::{Ps, PsContainer, PsStream, PsUnwrapped};
 pub use explain::{Explained, ExplainedStream};
-#[cfg(test)]
-pub use health::HealthJournal;
 pub use health::{Health, HealthSink};
+#[cfg(test)]
+pub use health::{HealthContainerd, HealthJournal, HealthPlace};
+pub use sandboxes::PsSandbox;
 pub use server::{Admin, AdminFault};
+#[cfg(test)]
+pub(crate) use top::top;
+pub use top::{Top, TopContainer, TopNetwork, TopSample};
+pub use wrappers::{PsDeath, PsWrapper};

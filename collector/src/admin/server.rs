@@ -21,7 +21,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{body::Answer, control, health, metrics};
+use super::{body::Answer, control, copies::Copies, health, metrics, patient::Patient};
 use crate::{
     config::{Config, Scope},
     limited::Limited,
@@ -56,6 +56,7 @@ pub enum AdminFault {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) registry: Arc<Registry>,
+    pub(super) copies: Copies,
     pub(super) scope: Scope,
     pub(super) reloader: Arc<Reloader>,
     /// Where the collector keeps files, by what they are for.
@@ -106,7 +107,8 @@ impl Admin {
             UnixSocket::bind(&config.control.socket)?
         };
         let (scope, places) = (config.metrics.cadvisor_scope, health::places(config));
-        let state = Arc::new(State { registry, scope, reloader, places, ready });
+        let copies = Copies::new(config.metrics.page_age);
+        let state = Arc::new(State { registry, copies, scope, reloader, places, ready });
         Ok(Self { metrics, control, state, runtime })
     }
 
@@ -152,7 +154,7 @@ async fn accept_tcp(listener: StdListener, state: Arc<State>, mut stop: watch::R
             _ = stop.wait_for(|stop| *stop) => return,
         };
         match accepted {
-            Ok(stream) => serve(&mut connections, &places, stream, &state, metrics::answer),
+            Ok(stream) => serve(&mut connections, &places, Patient::new(stream), &state, metrics::answer),
             Err(error) => pause(&error).await,
         }
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::{completions::Shell, top::Sort};
 use crate::{doctor, install};
 
 /// Logs and metrics of containers, taken at their shims
@@ -24,12 +25,25 @@ pub enum Command {
     /// Run the node's collector
     Collector(Configured),
     /// Say what is wrong with a configuration
-    Check(Configured),
+    Check {
+        /// Which configuration.
+        #[command(flatten)]
+        which: Configured,
+        /// Print every option with its default instead, as a configuration to begin with
+        #[arg(long, conflicts_with = "config")]
+        defaults: bool,
+    },
     /// List containers, as the collector sees them
     Ps {
-        /// JSON instead of a table
+        /// JSON instead of a table: always all of it
         #[arg(long)]
         json: bool,
+        /// What Kata left behind on this node, with what proves it
+        #[arg(long, conflicts_with = "warnings")]
+        orphans: bool,
+        /// What endangers pods that are virtual machines
+        #[arg(long)]
+        warnings: bool,
         /// Where the collector is asked.
         #[command(flatten)]
         at: Asked,
@@ -55,8 +69,21 @@ pub enum Command {
     Uninstall(Uninstall),
     /// Have the collector read its configuration again
     Reload(Asked),
+    /// Watch what containers and pods use and write, and the output of one of them
+    Top(Top),
     /// Bring running wrappers to another release, up or down
     Upgrade(Wanted),
+    /// Print what a shell needs to complete these arguments
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Write manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        dir: PathBuf,
+    },
 }
 
 /// A configuration.
@@ -73,6 +100,29 @@ pub struct Asked {
     /// The collector's control socket
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+}
+
+/// What is watched, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Top {
+    /// Pods instead of containers
+    #[arg(long)]
+    pub pods: bool,
+    /// What rows are sorted by, the most first
+    #[arg(long, value_name = "BY", default_value = "cpu")]
+    pub sort: Sort,
+    /// Only rows with this in one of their names
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Between two looks, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub interval: u64,
+    /// One look, printed as a table
+    #[arg(long)]
+    pub batch: bool,
+    /// Where the collector is asked.
+    #[command(flatten)]
+    pub at: Asked,
 }
 
 /// Which lines, and how.
@@ -333,9 +383,15 @@ mod tests {
     fn commands_are_what_help_says() {
         assert_eq!(parse(&["collector"]), Ok(Command::Collector(Configured::default())));
         let config = Some("/x".into());
-        assert_eq!(parse(&["check", "--config", "/x"]), Ok(Command::Check(Configured { config })));
+        assert_eq!(
+            parse(&["check", "--config", "/x"]),
+            Ok(Command::Check { which: Configured { config }, defaults: false })
+        );
         let at = Asked { socket: Some("/s".into()) };
-        assert_eq!(parse(&["ps", "--json", "--socket=/s"]), Ok(Command::Ps { json: true, at }));
+        let ps = |json, orphans, warnings, at| Command::Ps { json, orphans, warnings, at };
+        assert_eq!(parse(&["ps", "--json", "--socket=/s"]), Ok(ps(true, false, false, at.clone())));
+        assert_eq!(parse(&["ps", "--orphans", "--socket=/s"]), Ok(ps(false, true, false, at.clone())));
+        assert_eq!(parse(&["ps", "--warnings", "--socket=/s"]), Ok(ps(false, false, true, at)));
         assert_eq!(parse(&["reload"]), Ok(Command::Reload(Asked::default())));
         let wanted = Wanted { dry_run: true, ids: vec!["abc".into(), "d".into()], ..Wanted::default() };
         assert_eq!(parse(&["upgrade", "abc", "--dry-run", "d"]), Ok(Command::Upgrade(wanted)));
@@ -358,8 +414,10 @@ mod tests {
             &[][..],
             &["upgrade"],
             &["upgrade", "--all", "x"],
-            &["top"],
+            &["top", "--sort", "colour"],
+            &["top", "--interval", "0"],
             &["ps", "--config", "/x"],
+            &["ps", "--orphans", "--warnings"],
             &["collector", "--json"],
             &["check", "extra"],
             &["explain"],

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Exit;
-use crate::config::{Config, DEFAULT_PATH};
+use crate::config::{self, Config, DEFAULT_PATH};
 
 /// Prints the faults, one a line, to stderr.
 pub(super) fn run(path: Option<&Path>) -> Exit {
@@ -17,4 +17,10 @@ pub(super) fn run(path: Option<&Path>) -> Exit {
             Exit::Failed
         }
     }
+}
+
+/// Prints a configuration that says nothing new.
+pub(super) fn defaults() -> Exit {
+    super::say(&config::defaults());
+    Exit::Done
 }

@@ -17,7 +17,8 @@ use tracing::{info, warn};
 use super::Exit;
 use crate::{
     admin::{Admin, AdminFault},
-    config::Config,
+    config::{self, Config},
+    containerd,
     ingest::{Ingest, ListenFault, Listener, Spools, Streams},
     journal::{Journal, JournalFault, JournalThread},
     metrics::{Registry, SinkTotals, Totals},
@@ -61,6 +62,7 @@ struct Collector {
     outlet: Outlet,
     registry: Arc<Registry>,
     interval: Duration,
+    containerd: config::Containerd,
     ready: watch::Sender<bool>,
     terminate: Signal,
     interrupt: Signal,
@@ -151,7 +153,10 @@ impl Collector {
         streams.expect(journal.open_streams());
         let (outlet, exit) = Outlet::queue(config.journal.queue_bytes);
         let writer = JournalThread::start(&journal, exit, recovered.endings)?;
-        let registry = Arc::new(Registry::new(totals, outlet.backlog(), counts, config.stats.interval));
+        let mut registry = Registry::new(totals, outlet.backlog(), counts, config.stats.interval);
+        registry.pod_labels.clone_from(&config.containerd.pod_labels);
+        registry.limit(config.metrics.limits.clone());
+        let registry = Arc::new(registry);
         // It is empty: the registry is new.
         let _ = registry.journal.set(Arc::clone(&journal));
         let (ready, is_ready) = watch::channel(false);
@@ -178,6 +183,7 @@ impl Collector {
             outlet,
             registry,
             interval: config.stats.interval,
+            containerd: config.containerd.clone(),
             ready,
             terminate,
             interrupt,
@@ -188,7 +194,8 @@ impl Collector {
     fn start(self, stopped: &watch::Receiver<bool>) -> Result<Running, CollectorFault> {
         let metrics = self.admin.address().map_or_else(String::new, |address| address.to_string());
         let admin = self.admin.start(stopped.clone())?;
-        // Nobody waits for its end: it only reads.
+        // Nobody waits for their ends: they only read.
+        drop(containerd::start(Arc::clone(&self.registry), self.containerd, stopped.clone())?);
         drop(node::start(self.registry, self.interval, stopped.clone())?);
         let ingest = tokio::spawn(self.listener.run(stopped.clone()));
         self.ready.send_replace(true);

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{
     Exit, args,
     ask::{AskFault, Collector},
+    cells::counted,
 };
 use crate::doctor::{self, Evidence, Finding, Severity, Told};
 
@@ -31,7 +32,7 @@ pub(super) fn run(args: &args::Doctor) -> Exit {
     if found.iter().all(|one| one.severity == Severity::Note) { Exit::Done } else { Exit::Found }
 }
 
-fn ask(collector: &Collector<'_>) -> Result<Told, AskFault> {
+fn ask(collector: &Collector) -> Result<Told, AskFault> {
     let (_, health) = collector.get("/v1/health")?;
     let (_, ps) = collector.get("/v1/ps")?;
     let (_, explained) = collector.get("/v1/explain")?;
@@ -93,8 +94,4 @@ fn shown(evidence: &Evidence, found: &[Finding]) -> String {
         _ => writeln!(out, "\n{}, {}", counted(faults, "fault"), counted(warnings, "warning")),
     };
     out
-}
-
-fn counted(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }

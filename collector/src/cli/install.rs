@@ -12,13 +12,6 @@ use std::{
 use super::{Exit, args, say};
 use crate::install::{self, Change, InstallFault, Mode, Node, Plan, Record, Undo};
 
-/// How `install` and `uninstall` go on after they have shown what they would do.
-pub(super) enum Answer {
-    Yes,
-    No,
-    Nobody,
-}
-
 /// Does it.
 pub(super) fn run(args: &args::Install) -> Exit {
     match install(args) {
@@ -35,33 +28,35 @@ fn install(args: &args::Install) -> Result<Exit, InstallFault> {
     let wanted = args.wanted();
     let plan = Plan::make(&node, &wanted)?;
     say(&shown(&node, &plan, wanted.mode));
-    if plan.covered.is_empty() {
-        return Ok(if plan.already.is_empty() { Exit::Failed } else { Exit::Done });
+    if plan.covered.is_empty() && plan.dropped.is_empty() {
+        return idle(&plan);
     }
     if args.dry_run {
         say(&contents(&plan.changes));
         return Ok(Exit::Done);
     }
-    match asked("Do this?", args.yes) {
-        Answer::Yes => {}
-        Answer::No => return Ok(Exit::Failed),
-        Answer::Nobody => {
-            eprintln!(
-                "shimtap install: nobody is at a terminal to be asked; --yes does it, --dry-run only shows it"
-            );
-            return Ok(Exit::Failed);
-        }
+    if !agreed("install", args.yes) {
+        return Ok(Exit::Failed);
     }
     install::carry_out(&node, &plan, &wanted.state)?;
     say("done; containerd confirms it\n");
+    if !plan.needs_restart {
+        say("containerd need not be restarted: new pods have it from now on\n");
+        return Ok(Exit::Done);
+    }
     let undo =
         || Record::read(&wanted.state)?.map_or(Ok(()), |record| undone(&record, &wanted.state).map(drop));
     restart(
-        node.unit.as_deref(),
+        (node.unit.as_deref(), &node.config),
         args.restart,
         "new pods are wrapped from then on; running ones stay as they are",
         undo,
     )
+}
+
+/// What it means that there is nothing to do: all is done, or nothing can be.
+fn idle(plan: &Plan) -> Result<Exit, InstallFault> {
+    if plan.already.is_empty() { Err(InstallFault::NothingToWrap) } else { Ok(Exit::Done) }
 }
 
 /// The plan for a person.
@@ -81,7 +76,10 @@ fn shown(node: &Node, plan: &Plan, mode: Mode) -> String {
     for (handler, why) in &plan.left_out {
         let _ = writeln!(out, "  leave       {handler}: {why}");
     }
-    if plan.covered.is_empty() {
+    for handler in &plan.dropped {
+        let _ = writeln!(out, "  take out    {handler}: whoever made it has taken it away");
+    }
+    if plan.covered.is_empty() && plan.dropped.is_empty() {
         out.push_str("nothing to do\n");
         return out;
     }
@@ -112,7 +110,7 @@ fn verb(change: &Change) -> &'static str {
 fn contents(changes: &[Change]) -> String {
     let mut out = String::new();
     for change in changes {
-        if let Change::Content { path, after: Some(after), .. } = change {
+        if let Change::Content { path, after, .. } = change {
             let _ = write!(out, "--- {}\n{after}", path.display());
         }
     }
@@ -120,38 +118,42 @@ fn contents(changes: &[Change]) -> String {
 }
 
 fn runtime_class(handler: &str) -> String {
+    let pilot = install::pilot_of(handler);
     format!(
-        "---\napiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata:\n  name: {handler}-tap\nhandler: {handler}-tap\n"
+        "---\napiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata:\n  name: {pilot}\nhandler: {pilot}\n"
     )
 }
 
-/// Asks where somebody is there to answer.
-pub(super) fn asked(question: &str, yes: bool) -> Answer {
+/// May what `verb` has shown be done? Asked where somebody is there to answer.
+pub(super) fn agreed(verb: &str, yes: bool) -> bool {
     if yes {
-        return Answer::Yes;
+        return true;
     }
     if !io::stdin().is_terminal() {
-        return Answer::Nobody;
+        eprintln!(
+            "shimtap {verb}: nobody is at a terminal to be asked; --yes does it, --dry-run only shows it"
+        );
+        return false;
     }
-    let _ = write!(io::stderr(), "{question} [y/N] ");
+    let _ = write!(io::stderr(), "Do this? [y/N] ");
     let mut line = String::new();
-    let read = io::stdin().lock().read_line(&mut line);
-    match (read, line.trim()) {
-        (Ok(_), "y" | "Y" | "yes") => Answer::Yes,
-        _ => Answer::No,
-    }
+    io::stdin().lock().read_line(&mut line).is_ok() && matches!(line.trim(), "y" | "Y" | "yes")
 }
 
-/// Restarts containerd where that is wanted, else says how. Where it does not come up, `undo` takes everything back and it is
-/// started once more: a node without containerd is worse than one without us.
+/// Restarts containerd (its unit, where that is known, and its configuration) where that is wanted, else says how. Where it does not
+/// come up, `undo` takes everything back and it is started once more, also where not all could be taken back: a node without
+/// containerd is worse than one without us.
 pub(super) fn restart(
-    unit: Option<&str>,
+    (unit, config): (Option<&str>, &Path),
     wanted: bool,
-    then: &str,
+    then: &'static str,
     undo: impl FnOnce() -> Result<(), InstallFault>,
 ) -> Result<Exit, InstallFault> {
     let Some(unit) = unit else {
-        say(&format!("restart containerd; {then}\n"));
+        if wanted {
+            return Err(InstallFault::NoUnit { config: config.to_owned(), then });
+        }
+        say(&format!("to put it into effect: restart containerd the way it was started; {then}\n"));
         return Ok(Exit::Done);
     };
     if !wanted {
@@ -162,12 +164,25 @@ pub(super) fn restart(
         say(&format!("{unit} is restarted; {then}\n"));
         return Ok(Exit::Done);
     };
-    undo()?;
-    let then = match systemctl(unit) {
-        Ok(()) => "everything was put back and it is up again as it was",
-        Err(_) => "everything was put back, and it still does not start: see journalctl -u for why",
-    };
-    Err(InstallFault::Restart { unit: unit.to_owned(), why, then })
+    let undone = undo();
+    let unit_again = systemctl(unit);
+    let unit = unit.to_owned();
+    Err(match (undone, unit_again) {
+        (Ok(()), Ok(())) => {
+            InstallFault::Restart { unit, why, then: "everything was put back and it is up again as it was" }
+        }
+        (Ok(()), Err(_)) => {
+            let then = "everything was put back, and it still does not start: see journalctl -u for why";
+            InstallFault::Restart { unit, why, then }
+        }
+        (Err(second), up) => {
+            let then = match up {
+                Ok(()) => "it is up again, with the files as they are now; shimtap uninstall tries once more",
+                Err(_) => "it does not start: see journalctl -u for why; shimtap uninstall tries once more",
+            };
+            InstallFault::RestartNotUndone { unit, why, second: Box::new(second), then }
+        }
+    })
 }
 
 fn systemctl(unit: &str) -> Result<(), String> {
@@ -208,4 +223,56 @@ pub(super) fn undone(record: &Record, state: &Path) -> Result<String, InstallFau
     }
     out.push_str("new containers do not use what stays; `shimtap uninstall` once more, when those have ended, removes it\n");
     record.left(&needed).keep(state).map(|()| out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THEN: &str = "new pods are wrapped from then on";
+
+    #[test]
+    fn a_restart_that_cannot_be_had_is_said() {
+        let config = Path::new("/x/config.toml");
+        let undo = || -> Result<(), InstallFault> { panic!("nothing is to be undone") };
+        let fault = restart((None, config), true, THEN, undo).expect_err("there is no unit");
+        let said = fault.to_string();
+        assert!(
+            said.contains("/x/config.toml") && said.contains("was not restarted") && said.contains(THEN),
+            "{said}"
+        );
+        assert_eq!(restart((None, config), false, THEN, undo).expect("not wanted"), Exit::Done);
+        assert_eq!(restart((Some("x.service"), config), false, THEN, undo).expect("not wanted"), Exit::Done);
+    }
+
+    /// No machine has such a unit, and one without systemd has no systemctl: both fail as a containerd that does not come up does.
+    #[test]
+    fn a_failed_restart_takes_everything_back_or_says_why_not() {
+        let unit = Some("shimtap-test-no-such.service");
+        let mut undone = false;
+        let fault = restart((unit, Path::new("/x")), true, THEN, || {
+            undone = true;
+            Ok(())
+        });
+        let said = fault.expect_err("it does not come up").to_string();
+        assert!(undone && said.contains("everything was put back, and it still does not start"), "{said}");
+        let fault = restart((unit, Path::new("/x")), true, THEN, || Err(InstallFault::NoContainerd));
+        let said = fault.expect_err("it does not come up").to_string();
+        let why = InstallFault::NoContainerd.to_string();
+        assert!(
+            said.contains(&why)
+                && said.contains("restarting shimtap-test")
+                && said.contains("does not start"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn a_node_on_which_nothing_can_be_wrapped_is_a_failure_with_a_reason() {
+        let mut plan = Plan::default();
+        let said = idle(&plan).expect_err("nothing").to_string();
+        assert!(said.contains("no handler"), "{said}");
+        plan.already.push("runc".to_owned());
+        assert_eq!(idle(&plan).expect("all is done"), Exit::Done);
+    }
 }

@@ -2,19 +2,22 @@
 
 mod args;
 mod ask;
+mod cells;
 mod check;
 mod collector;
+mod completions;
 mod doctor;
 mod explain;
 mod install;
 mod logs;
+mod man;
 mod ps;
 mod reload;
+mod top;
 mod uninstall;
 mod upgrade;
 
 use std::{
-    fmt::Write as _,
     io::{self, Write},
     process::{ExitCode, Termination},
 };
@@ -51,26 +54,6 @@ fn say(text: &str) {
     let _ = io::stdout().write_all(text.as_bytes());
 }
 
-/// A table: each column as wide as its widest cell.
-fn columns<const N: usize>(rows: &[[String; N]]) -> String {
-    let mut widths = [0; N];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let mut out = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            let _ = write!(line, "{cell:<width$}  ");
-        }
-        out.push_str(line.trim_end());
-        out.push('\n');
-    }
-    out
-}
-
 /// What to say of arguments that make no command, or that only ask for help or the version.
 pub fn explain_usage(fault: &clap::Error) -> Exit {
     // Nobody is left to tell where this fails.
@@ -81,14 +64,25 @@ pub fn explain_usage(fault: &clap::Error) -> Exit {
 /// Runs a command to its end.
 pub fn run(command: &Command) -> Exit {
     match command {
-        Command::Check(Configured { config }) => check::run(config.as_deref()),
+        Command::Check { defaults: true, .. } => check::defaults(),
+        Command::Check { which: Configured { config }, .. } => check::run(config.as_deref()),
         Command::Collector(Configured { config }) => collector::run(config.as_deref()),
+        Command::Completions { shell } => completions::run(*shell),
         Command::Doctor(wanted) => doctor::run(wanted),
         Command::Explain { whose, json, at } => explain::run(whose, *json, at.socket.as_deref()),
         Command::Install(wanted) => install::run(wanted),
         Command::Logs(logs) => logs::run(&logs.parameters(), logs.at.socket.as_deref()),
-        Command::Ps { json, at } => ps::run(*json, at.socket.as_deref()),
+        Command::Man { dir } => man::run(dir),
+        Command::Ps { json, orphans, warnings, at } => {
+            let part = match (orphans, warnings) {
+                (true, _) => ps::Part::Orphans,
+                (false, true) => ps::Part::Warnings,
+                (false, false) => ps::Part::All,
+            };
+            ps::run(*json, part, at.socket.as_deref())
+        }
         Command::Reload(at) => reload::run(at.socket.as_deref()),
+        Command::Top(wanted) => top::run(wanted),
         Command::Uninstall(wanted) => uninstall::run(wanted),
         Command::Upgrade(wanted) => upgrade::run(wanted),
     }

@@ -1,21 +1,40 @@
-//! `shimtap ps`: what the collector knows of containers, as a table or as JSON.
+//! `shimtap ps`: what the collector knows of containers, as a table or as JSON; and of what was left behind, or endangers them.
 //!
 //! It only asks and shows; what the fields mean stands with `admin::Ps`.
 
 use std::path::Path;
 
-use super::{Exit, ask::Collector, columns};
+use super::{
+    Exit,
+    ask::Collector,
+    cells::{age, columns, shim, size},
+};
 use crate::{
-    admin::{Ps, PsContainer, PsStream, PsUnwrapped, PsWrapper},
-    enrich::short_shim,
+    admin::{Ps, PsContainer, PsDeath, PsSandbox, PsStream, PsUnwrapped, PsWrapper},
     time::now_ns,
 };
 
+/// What of it is shown as a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Containers, wrappers, pods without one, pods that are VMs.
+    All,
+    /// What Kata left behind, with proof.
+    Orphans,
+    /// What endangers pods.
+    Warnings,
+}
+
 /// Prints to stdout.
-pub(super) fn run(json: bool, socket: Option<&Path>) -> Exit {
+pub(super) fn run(json: bool, part: Part, socket: Option<&Path>) -> Exit {
     match Collector::at(socket).get::<Ps>("/v1/ps") {
         Ok((body, ps)) => {
-            let text = if json { body + "\n" } else { table(&ps, now_ns()) };
+            let text = match part {
+                _ if json => body + "\n",
+                Part::All => table(&ps, now_ns()),
+                Part::Orphans => orphans(&ps),
+                Part::Warnings => warnings(&ps),
+            };
             super::say(&text);
             Exit::Done
         }
@@ -41,8 +60,18 @@ const HEAD: [&str; 12] = [
     "SHIM",
 ];
 
-const WRAPPER_HEAD: [&str; 9] =
-    ["NAMESPACE", "WRAPPER OF", "SHIM", "SHIM PID", "VERSION", "KEEPER", "WORKER", "GENERATION", "MODE"];
+const WRAPPER_HEAD: [&str; 10] = [
+    "NAMESPACE",
+    "WRAPPER OF",
+    "SHIM",
+    "SHIM PID",
+    "VERSION",
+    "KEEPER",
+    "WORKER",
+    "GENERATION",
+    "MODE",
+    "LAST DEATH",
+];
 
 const UNWRAPPED_HEAD: [&str; 4] = ["NAMESPACE", "UNWRAPPED", "SINCE", "WHY"];
 
@@ -50,9 +79,46 @@ fn table(ps: &Ps, now_ns: u64) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
     rows.extend(ps.containers.iter().map(|container| row(container, now_ns)));
     let mut out = columns(&rows);
-    out += &further(WRAPPER_HEAD, ps.wrappers.iter().map(wrapper_row));
+    out += &further(WRAPPER_HEAD, ps.wrappers.iter().map(|wrapper| wrapper_row(wrapper, now_ns)));
+    out += &further(SANDBOX_HEAD, ps.sandboxes.iter().map(sandbox_row));
     out += &further(UNWRAPPED_HEAD, ps.unwrapped.iter().map(|pod| unwrapped_row(pod, now_ns)));
     out
+}
+
+const SANDBOX_HEAD: [&str; 8] =
+    ["NAMESPACE", "SANDBOX", "SHIM", "VERSION", "HYPERVISOR", "KERNEL", "VCPUS", "MEMORY"];
+
+fn sandbox_row(sandbox: &PsSandbox) -> [String; SANDBOX_HEAD.len()] {
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    [
+        sandbox.namespace.clone(),
+        sandbox.id.chars().take(13).collect(),
+        sandbox.shim.clone(),
+        or_dash(&sandbox.shim_version),
+        or_dash(&sandbox.hypervisor),
+        or_dash(&sandbox.guest_kernel),
+        or_dash(&sandbox.vcpus.map(|count| count.to_string())),
+        or_dash(&sandbox.memory_bytes.map(size)),
+    ]
+}
+
+/// One paragraph each: proof is for reading.
+fn orphans(ps: &Ps) -> String {
+    let mut out = String::new();
+    for orphan in &ps.orphans {
+        let pid = orphan.pid.map_or_else(String::new, |pid| format!(", process {pid}"));
+        out += &format!("{} {}{pid}, of sandbox {}\n", orphan.kind, orphan.name, orphan.sandbox);
+        for proof in &orphan.proof {
+            out += &format!("    {proof}\n");
+        }
+    }
+    if out.is_empty() { "nothing was left behind\n".to_owned() } else { out }
+}
+
+fn warnings(ps: &Ps) -> String {
+    let lines: String =
+        ps.warnings.iter().map(|warning| format!("{}: {}\n", warning.kind, warning.text)).collect();
+    if lines.is_empty() { "nothing to warn of\n".to_owned() } else { lines }
 }
 
 /// Another table below, where there is something in it.
@@ -70,19 +136,31 @@ fn unwrapped_row(pod: &PsUnwrapped, now_ns: u64) -> [String; UNWRAPPED_HEAD.len(
     ]
 }
 
-fn wrapper_row(wrapper: &PsWrapper) -> [String; WRAPPER_HEAD.len()] {
+fn wrapper_row(wrapper: &PsWrapper, now_ns: u64) -> [String; WRAPPER_HEAD.len()] {
     let pid = |pid: u32| if pid == 0 { "-".to_owned() } else { pid.to_string() };
     [
         wrapper.namespace.clone(),
         wrapper.pod.chars().take(13).collect(),
-        shim(&wrapper.inner).to_owned(),
+        shim(&wrapper.inner),
         pid(wrapper.inner_pid),
         wrapper.version.clone(),
         pid(wrapper.keeper_pid),
         pid(wrapper.worker_pid),
         wrapper.generation.to_string(),
         if wrapper.safe_mode { "safe" } else { "normal" }.to_owned(),
+        wrapper.deaths.first().map_or_else(|| "-".to_owned(), |last| death(last, now_ns)),
     ]
+}
+
+/// `worker crashed SIGSEGV, 7m ago`.
+fn death(death: &PsDeath, now_ns: u64) -> String {
+    let PsDeath { process, reason, signal, exit_status, .. } = death;
+    // The reasons of a keeper's begin with whose they are.
+    let reason = reason.strip_prefix("keeper_").unwrap_or(reason);
+    let of = signal.clone().or_else(|| exit_status.map(|status| format!("status {status}")));
+    let of = of.map_or_else(String::new, |of| format!(" {of}"));
+    let since = age(now_ns.saturating_sub(death.time_ns) / 1_000_000_000);
+    format!("{process} {reason}{of}, {since} ago")
 }
 
 fn row(container: &PsContainer, now_ns: u64) -> [String; HEAD.len()] {
@@ -109,15 +187,8 @@ fn row(container: &PsContainer, now_ns: u64) -> [String; HEAD.len()] {
             |ns| format!("{}.{:02}s", ns / 1_000_000_000, ns / 10_000_000 % 100),
         ),
         container.working_set_bytes.map_or_else(|| "-".to_owned(), size),
-        shim(&container.shim).to_owned(),
+        shim(&container.shim),
     ]
-}
-
-fn shim(name: &str) -> &str {
-    match short_shim(name) {
-        "" => "-",
-        short => short,
-    }
 }
 
 /// Bytes of a stream, or why there are none.
@@ -132,43 +203,24 @@ fn stream(container: &PsContainer, name: &str) -> String {
     }
 }
 
-/// `17`, `4.2K`, `1.0G`.
-fn size(bytes: u64) -> String {
-    let mut unit = 1u64;
-    let mut name = "";
-    for next in ["K", "M", "G", "T", "P"] {
-        if bytes < unit.saturating_mul(1024) {
-            break;
-        }
-        unit = unit.saturating_mul(1024);
-        name = next;
-    }
-    if name.is_empty() {
-        return bytes.to_string();
-    }
-    format!("{}.{}{name}", bytes / unit, bytes % unit * 10 / unit)
-}
-
-/// `42s`, `7m`, `3h`, `9d`.
-fn age(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds}s"),
-        120..7_200 => format!("{}m", seconds / 60),
-        7_200..172_800 => format!("{}h", seconds / 3_600),
-        _ => format!("{}d", seconds / 86_400),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{age, shim, size};
+    use super::*;
 
     #[test]
-    fn cells_are_short_and_true() {
-        let sizes = [0, 1_023, 1_024, 1_535, 1_048_575, 1 << 20, u64::MAX].map(size);
-        assert_eq!(sizes, ["0", "1023", "1.0K", "1.4K", "1023.9K", "1.0M", "16383.9P"]);
-        let ages = [0, 119, 120, 7_199, 7_200, 172_799, 172_800].map(age);
-        assert_eq!(ages, ["0s", "119s", "2m", "119m", "2h", "47h", "2d"]);
-        assert_eq!(["containerd-shim-runc-v2", "other", ""].map(shim), ["runc-v2", "other", "-"]);
+    fn a_death_is_said_with_what_is_known_of_it() {
+        let of = |process: &str, reason: &str, signal: Option<&str>, exit_status| PsDeath {
+            time_ns: 1_000_000_000,
+            process: process.to_owned(),
+            reason: reason.to_owned(),
+            pid: None,
+            signal: signal.map(str::to_owned),
+            exit_status,
+            without_worker_ns: None,
+        };
+        let said = |one: PsDeath| death(&one, 43_000_000_000);
+        assert_eq!(said(of("worker", "crashed", Some("SIGSEGV"), None)), "worker crashed SIGSEGV, 42s ago");
+        assert_eq!(said(of("worker", "failed", None, Some(4))), "worker failed status 4, 42s ago");
+        assert_eq!(said(of("keeper", "keeper_lost", None, None)), "keeper lost, 42s ago");
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{
     Exit, args,
-    install::{Answer, asked, restart, undone},
+    install::{agreed, restart, undone},
     say,
 };
 use crate::install::{InstallFault, Node, Record};
@@ -32,22 +32,15 @@ fn uninstall(args: &args::Uninstall) -> Result<Exit, InstallFault> {
     if args.dry_run {
         return Ok(Exit::Done);
     }
-    match asked("Do this?", args.yes) {
-        Answer::Yes => {}
-        Answer::No => return Ok(Exit::Failed),
-        Answer::Nobody => {
-            eprintln!(
-                "shimtap uninstall: nobody is at a terminal to be asked; --yes does it, --dry-run only shows it"
-            );
-            return Ok(Exit::Failed);
-        }
+    if !agreed("uninstall", args.yes) {
+        return Ok(Exit::Failed);
     }
     // Before anything is put back: afterwards it may not be there to be found.
     let at = args.at.node_of(&record.config);
-    let unit = Node::look(&at).ok().and_then(|node| node.unit);
+    let unit = Node::unit(&at);
     say(&undone(&record, &state)?);
     restart(
-        unit.as_deref(),
+        (unit.as_deref(), &record.config),
         args.restart,
         "new pods are no longer wrapped; running ones keep their wrappers",
         || Ok(()),

@@ -14,7 +14,7 @@ use std::{
 
 use shimtap_proto::control::{Outcome, Release, Upgraded};
 
-use super::{Exit, args::Wanted, columns};
+use super::{Exit, args::Wanted, cells::columns};
 use crate::wrapper::{self, WRAPPER};
 
 /// Where its files are put elsewhere than in `/run/shimtap-shim`.

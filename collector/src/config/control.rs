@@ -1,36 +1,39 @@
-//! `[control]`: the unix socket that `shimtap ps` asks.
+//! `[control]`: the unix socket that `shimtap ps` and its like ask.
 
 use std::path::PathBuf;
 
-use super::{fault::Faults, ingest::socket_path, section::At, section::Document};
+use super::{
+    option::{Heading, Text},
+    section::Document,
+};
 
 /// Where the control socket is unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/shimtap/control.sock";
 
-/// Resolved.
+/// As it stands in the file, or is without one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
     /// Path of the unix socket.
     pub socket: PathBuf,
 }
 
-/// As the file has it.
-#[derive(Default)]
-pub(super) struct Raw {
-    socket: Option<At<String>>,
-}
+const SOCKET: Text = Text {
+    key: "socket",
+    says: "The unix socket that shimtap ps, top, logs, explain, doctor and reload ask. Mode 0600; root and the collector's own user \
+           get through.",
+    default: DEFAULT_SOCKET,
+};
 
-// === impl Raw ===
+pub(super) const HEADING: Heading =
+    Heading { name: "control", says: "", is_comment: false, options: &[&SOCKET] };
 
-impl Raw {
+// === impl Control ===
+
+impl Control {
     pub(super) fn read(document: &mut Document<'_>) -> Self {
-        let Some(mut section) = document.section("control") else { return Self::default() };
-        let raw = Self { socket: section.string("socket") };
+        let mut section = document.section(&HEADING);
+        let control = Self { socket: section.socket(&SOCKET) };
         section.finish();
-        raw
-    }
-
-    pub(super) fn resolve(self, faults: &mut Faults) -> Control {
-        Control { socket: socket_path(self.socket, "control.socket", DEFAULT_SOCKET, faults) }
+        control
     }
 }

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use super::{
-    fault::Faults,
+    option::{Choice, Given, Heading, Number},
     section::{At, Document},
 };
 use crate::sinks::Format;
 
-/// Resolved.
+/// As it stands in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
     /// The file that is written.
@@ -21,52 +21,49 @@ pub struct File {
     pub keep: u32,
 }
 
-/// As the file has it.
-pub(super) struct Raw {
-    path: Option<At<String>>,
-    format: Option<At<String>>,
-    rotate_bytes: Option<At<u64>>,
-    keep: Option<At<u64>>,
-}
+const PATH: Given = Given {
+    key: "path",
+    says: "An absolute path; the directory must be there. Made with mode 0600.",
+    example: "/var/log/shimtap.json",
+};
+pub(super) const FORMAT: Choice<Format> = Choice {
+    key: "format",
+    says: "JSON lines, or as kubelet and containerd write container logs.",
+    default: Format::Json,
+};
+const ROTATE_BYTES: Number = Number {
+    key: "rotate_bytes",
+    says: "Renamed to <path>.1 before it would grow beyond this.",
+    range: 4 << 10..=1 << 40,
+    default: 100 << 20,
+};
+const KEEP: Number =
+    Number { key: "keep", says: "Renamed files that are kept.", range: 0..=1_000, default: 5 };
 
-// === impl Raw ===
+pub(super) const HEADING: Heading = Heading {
+    name: "file",
+    says: "The file sink is there where this section is.",
+    is_comment: true,
+    options: &[&PATH, &FORMAT, &ROTATE_BYTES, &KEEP],
+};
 
-impl Raw {
+// === impl File ===
+
+impl File {
     pub(super) fn read(document: &mut Document<'_>) -> Option<Self> {
-        let mut section = document.section("file")?;
-        let raw = Self {
-            path: section.string("path"),
-            format: section.string("format"),
-            rotate_bytes: section.number("rotate_bytes", 4 << 10..=1 << 40),
-            keep: section.number("keep", 0..=1_000),
-        };
-        section.finish();
-        Some(raw)
-    }
-
-    pub(super) fn resolve(self, faults: &mut Faults) -> Option<File> {
-        let format = format(self.format, "file.format", faults);
-        let Some(At { line, value }) = self.path else {
-            faults.push(None, "file.path", "is missing; the file sink needs an absolute path");
-            return None;
-        };
-        if !value.starts_with('/') || value.ends_with('/') {
-            faults.push(Some(line), "file.path", "must be the absolute path of a file");
+        let mut section = document.optional(&HEADING)?;
+        let path = section.given(&PATH);
+        let file = path.as_ref().map(|at| PathBuf::from(&at.value));
+        match path {
+            None => section.lacks(PATH.key, "is missing; the file sink needs an absolute path"),
+            Some(At { line, value }) if !value.starts_with('/') || value.ends_with('/') => {
+                section.refuse(line, PATH.key, "must be the absolute path of a file");
+            }
+            Some(_) => {}
         }
-        Some(File {
-            path: PathBuf::from(value),
-            format,
-            rotate_bytes: self.rotate_bytes.map_or(100 << 20, |at| at.value),
-            keep: self.keep.map_or(5, |at| u32::try_from(at.value).unwrap_or(u32::MAX)),
-        })
+        let (format, rotate_bytes) = (section.choice(&FORMAT), section.whole(&ROTATE_BYTES));
+        let keep = u32::try_from(section.whole(&KEEP)).unwrap_or(u32::MAX);
+        section.finish();
+        file.map(|path| Self { path, format, rotate_bytes, keep })
     }
-}
-
-/// The name of a format, which is JSON unless told otherwise.
-pub(super) fn format(raw: Option<At<String>>, key: &str, faults: &mut Faults) -> Format {
-    let Some(At { line, value }) = raw else { return Format::Json };
-    Format::named(&value).unwrap_or_else(|| {
-        faults.push(Some(line), key, "must be \"json\" or \"cri\"");
-        Format::Json
-    })
 }

@@ -4,9 +4,12 @@ use std::{path::PathBuf, time::Duration};
 
 use shimtap_proto::link;
 
-use super::{fault::Faults, section::At, section::Document};
+use super::{
+    option::{Heading, Number, Text},
+    section::Document,
+};
 
-/// Resolved.
+/// As it stands in the file, or is without one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ingest {
     /// Path of the unix socket.
@@ -17,6 +20,8 @@ pub struct Ingest {
     pub tasks: usize,
     /// Largest message, in bytes.
     pub message_bytes: usize,
+    /// How long wrappers gather output of a stream that has just sent some.
+    pub gather: Duration,
     /// Time from accepting a connection to its whole `Hello`.
     pub hello: Duration,
     /// Time from the first to the last byte of any later message.
@@ -27,75 +32,100 @@ pub struct Ingest {
     pub positions: usize,
 }
 
-/// As the file has it.
-#[derive(Default)]
-pub(super) struct Raw {
-    socket: Option<At<String>>,
-    connections: Option<At<u64>>,
-    tasks: Option<At<u64>>,
-    message_bytes: Option<At<u64>>,
-    hello_secs: Option<At<u64>>,
-    message_secs: Option<At<u64>>,
-    orphan_secs: Option<At<u64>>,
-    positions: Option<At<u64>>,
-}
+const SOCKET: Text = Text {
+    key: "socket",
+    says: "The unix socket that wrappers connect to. Mode 0600; root and the collector's own user get through.",
+    default: link::COLLECTOR_SOCKET,
+};
+// A node runs some hundred pods.
+const CONNECTIONS: Number = Number {
+    key: "connections",
+    says: "Most connections at a time; a wrapper (one per pod) has one.",
+    range: 1..=65_536,
+    default: 4_096,
+};
+const TASKS: Number = Number {
+    key: "tasks_per_connection",
+    says: "Most tasks announced on one connection.",
+    range: 1..=65_536,
+    default: 1_024,
+};
+// A message carries up to 64 KiB of output besides its own fields.
+const MESSAGE_BYTES: Number = Number {
+    key: "message_bytes",
+    says: "Largest message of a wrapper.",
+    range: 128 << 10..=1 << 20,
+    default: 1 << 20,
+};
+const _: () = assert!(MESSAGE_BYTES.default == link::MESSAGE_MAX as u64, "what a wrapper may send is taken");
+// docs/adr/0025: a multiple of the wrappers' coalesce_ms, so that each message takes along what was just moved.
+const GATHER_MS: Number = Number {
+    key: "gather_ms",
+    says: "How long wrappers gather a busy container's output before they send it. Less is sooner at a sink, and costs a message \
+           per wrapper each time; 0 sends at once.",
+    range: 0..=1_000,
+    default: 40,
+};
+const HELLO_SECS: Number = Number {
+    key: "hello_secs",
+    says: "From accepting a connection to its first whole message.",
+    range: 1..=60,
+    default: 5,
+};
+const MESSAGE_SECS: Number = Number {
+    key: "message_secs",
+    says: "From the first to the last byte of any later message.",
+    range: 1..=600,
+    default: 10,
+};
+// Longer than the wrapper's back-off (5 s) and than the start of a worker's successor by far.
+const ORPHAN_SECS: Number = Number {
+    key: "orphan_secs",
+    says: "How long an open stream, and a container's state, wait for a wrapper that went away.",
+    range: 1..=86_400,
+    default: 60,
+};
+const POSITIONS: Number = Number {
+    key: "positions",
+    says: "Ended streams whose position is remembered.",
+    range: 0..=1_000_000,
+    default: 8_192,
+};
 
-// === impl Raw ===
+pub(super) const HEADING: Heading = Heading {
+    name: "ingest",
+    says: "",
+    is_comment: false,
+    options: &[
+        &SOCKET,
+        &CONNECTIONS,
+        &TASKS,
+        &MESSAGE_BYTES,
+        &GATHER_MS,
+        &HELLO_SECS,
+        &MESSAGE_SECS,
+        &ORPHAN_SECS,
+        &POSITIONS,
+    ],
+};
 
-impl Raw {
+// === impl Ingest ===
+
+impl Ingest {
     pub(super) fn read(document: &mut Document<'_>) -> Self {
-        let Some(mut section) = document.section("ingest") else { return Self::default() };
-        let raw = Self {
-            socket: section.string("socket"),
-            connections: section.number("connections", 1..=65_536),
-            tasks: section.number("tasks_per_connection", 1..=65_536),
-            // A message carries up to 64 KiB of output besides its own fields.
-            message_bytes: section.number("message_bytes", 128 << 10..=1 << 20),
-            hello_secs: section.number("hello_secs", 1..=60),
-            message_secs: section.number("message_secs", 1..=600),
-            orphan_secs: section.number("orphan_secs", 1..=86_400),
-            positions: section.number("positions", 0..=1_000_000),
+        let mut section = document.section(&HEADING);
+        let ingest = Self {
+            socket: section.socket(&SOCKET),
+            connections: section.size(&CONNECTIONS),
+            tasks: section.size(&TASKS),
+            message_bytes: section.size(&MESSAGE_BYTES),
+            gather: section.millis(&GATHER_MS),
+            hello: section.seconds(&HELLO_SECS),
+            message: section.seconds(&MESSAGE_SECS),
+            orphan: section.seconds(&ORPHAN_SECS),
+            positions: section.size(&POSITIONS),
         };
         section.finish();
-        raw
+        ingest
     }
-
-    pub(super) fn resolve(self, faults: &mut Faults) -> Ingest {
-        Ingest {
-            socket: socket_path(self.socket, "ingest.socket", link::COLLECTOR_SOCKET, faults),
-            // A node runs some hundred pods.
-            connections: size(self.connections, 4_096),
-            tasks: size(self.tasks, 1_024),
-            message_bytes: size(self.message_bytes, link::MESSAGE_MAX),
-            hello: seconds(self.hello_secs, 5),
-            message: seconds(self.message_secs, 10),
-            // Longer than the wrapper's back-off (5 s) and than the start of a worker's successor by far.
-            orphan: seconds(self.orphan_secs, 60),
-            positions: size(self.positions, 8_192),
-        }
-    }
-}
-
-/// A path for a unix socket: absolute, and short enough for the kernel.
-pub(super) fn socket_path(raw: Option<At<String>>, key: &str, default: &str, faults: &mut Faults) -> PathBuf {
-    let Some(At { line, value }) = raw else { return PathBuf::from(default) };
-    if !value.starts_with('/') {
-        faults.push(Some(line), key, "must be an absolute path");
-    }
-    // sockaddr_un has 108 bytes, one of them the final NUL.
-    if value.len() > 107 {
-        faults.push(Some(line), key, "is longer than the 107 bytes a unix socket's path may have");
-    }
-    PathBuf::from(value)
-}
-
-/// A number as a size in memory.
-pub(super) fn size(raw: Option<At<u64>>, default: usize) -> usize {
-    // Every option's range fits 32 bits.
-    raw.map_or(default, |at| usize::try_from(at.value).unwrap_or(usize::MAX))
-}
-
-/// A number of seconds.
-pub(super) fn seconds(raw: Option<At<u64>>, default: u64) -> Duration {
-    Duration::from_secs(raw.map_or(default, |at| at.value))
 }

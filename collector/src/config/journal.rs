@@ -3,11 +3,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    fault::Faults,
-    ingest::{seconds, size},
-    section::{At, Document},
+    option::{Choice, Heading, Number, Text},
+    section::Document,
 };
-use crate::closed::{Closed, closed};
+use crate::closed::closed;
 
 closed! {
     /// When bytes are brought to the disk itself.
@@ -19,7 +18,7 @@ closed! {
     }
 }
 
-/// Resolved.
+/// As it stands in the file, or is without one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Journal {
     /// The folder of its files.
@@ -40,68 +39,87 @@ pub struct Journal {
     pub queue_bytes: usize,
 }
 
-/// As the file has it.
-#[derive(Default)]
-pub(super) struct Raw {
-    dir: Option<At<String>>,
-    max_bytes: Option<At<u64>>,
-    max_age_secs: Option<At<u64>>,
-    fsync: Option<At<String>>,
-    fsync_interval_ms: Option<At<u64>>,
-    reserve_percent: Option<At<u64>>,
-    reserve_bytes: Option<At<u64>>,
-    queue_bytes: Option<At<u64>>,
-}
+const DIR: Text = Text {
+    key: "dir",
+    says: "The folder of its files, made with mode 0700. One collector at a time. On tmpfs output does not outlive the node's \
+           boot.",
+    default: "/run/shimtap/journal",
+};
+const MAX_BYTES: Number = Number {
+    key: "max_bytes",
+    says: "Most bytes of its files (compressed output, mostly).",
+    range: 4 << 20..=1 << 40,
+    default: 64 << 20,
+};
+// A week: what is not delivered by then is of no use to anybody, and rules about personal data like an end.
+const MAX_AGE_SECS: Number = Number {
+    key: "max_age_secs",
+    says: "Output older than this is dropped.",
+    range: 1..=31_536_000,
+    default: 604_800,
+};
+const FSYNC: Choice<Fsync> = Choice {
+    key: "fsync",
+    says: "When bytes are brought to the disk: before they are acknowledged, or every now and then.",
+    default: Fsync::Interval,
+};
+const FSYNC_INTERVAL_MS: Number = Number {
+    key: "fsync_interval_ms",
+    says: "From one time to the next; so often the places of sinks are written as well.",
+    range: 10..=600_000,
+    default: 1_000,
+};
+const RESERVE_PERCENT: Number = Number {
+    key: "reserve_percent",
+    says: "What stays free of the file system.",
+    range: 0..=90,
+    default: 15,
+};
+const RESERVE_BYTES: Number = Number {
+    key: "reserve_bytes",
+    says: "The same in bytes, on a disk; whichever is more.",
+    range: 0..=1 << 50,
+    default: 2 << 30,
+};
+const QUEUE_BYTES: Number = Number {
+    key: "queue_bytes",
+    says: "Memory for records on their way to the journal. When it is full, wrappers are read no further and keep their bytes.",
+    range: 1 << 20..=1 << 30,
+    default: 8 << 20,
+};
 
-/// A week: what is not delivered by then is of no use to anybody, and rules about personal data like an end.
-const MAX_AGE_SECS: u64 = 604_800;
+pub(super) const HEADING: Heading = Heading {
+    name: "journal",
+    says: "",
+    is_comment: false,
+    options: &[
+        &DIR,
+        &MAX_BYTES,
+        &MAX_AGE_SECS,
+        &FSYNC,
+        &FSYNC_INTERVAL_MS,
+        &RESERVE_PERCENT,
+        &RESERVE_BYTES,
+        &QUEUE_BYTES,
+    ],
+};
 
-// === impl Raw ===
+// === impl Journal ===
 
-impl Raw {
+impl Journal {
     pub(super) fn read(document: &mut Document<'_>) -> Self {
-        let Some(mut section) = document.section("journal") else { return Self::default() };
-        let raw = Self {
-            dir: section.string("dir"),
-            max_bytes: section.number("max_bytes", 4 << 20..=1 << 40),
-            max_age_secs: section.number("max_age_secs", 1..=31_536_000),
-            fsync: section.string("fsync"),
-            fsync_interval_ms: section.number("fsync_interval_ms", 10..=600_000),
-            reserve_percent: section.number("reserve_percent", 0..=90),
-            reserve_bytes: section.number("reserve_bytes", 0..=1 << 50),
-            queue_bytes: section.number("queue_bytes", 1 << 20..=1 << 30),
+        let mut section = document.section(&HEADING);
+        let journal = Self {
+            dir: section.path(&DIR),
+            max_bytes: section.whole(&MAX_BYTES),
+            max_age: section.seconds(&MAX_AGE_SECS),
+            fsync: section.choice(&FSYNC),
+            fsync_interval: section.millis(&FSYNC_INTERVAL_MS),
+            reserve_percent: section.whole(&RESERVE_PERCENT),
+            reserve_bytes: section.whole(&RESERVE_BYTES),
+            queue_bytes: section.size(&QUEUE_BYTES),
         };
         section.finish();
-        raw
-    }
-
-    pub(super) fn resolve(self, faults: &mut Faults) -> Journal {
-        let dir = self.dir.map_or_else(
-            || PathBuf::from("/run/shimtap/journal"),
-            |At { line, value }| {
-                if !value.starts_with('/') {
-                    faults.push(Some(line), "journal.dir", "must be an absolute path");
-                }
-                PathBuf::from(value)
-            },
-        );
-        let fsync = self.fsync.map_or(Fsync::Interval, |At { line, value }| {
-            let known = Fsync::ALL.iter().copied().find(|known| known.name() == value);
-            known.unwrap_or_else(|| {
-                faults.push(Some(line), "journal.fsync", "must be \"always\" or \"interval\"");
-                Fsync::Interval
-            })
-        });
-        let number = |raw: Option<At<u64>>, default| raw.map_or(default, |at| at.value);
-        Journal {
-            dir,
-            max_bytes: number(self.max_bytes, 64 << 20),
-            max_age: seconds(self.max_age_secs, MAX_AGE_SECS),
-            fsync,
-            fsync_interval: Duration::from_millis(number(self.fsync_interval_ms, 1_000)),
-            reserve_percent: number(self.reserve_percent, 15),
-            reserve_bytes: number(self.reserve_bytes, 2 << 30),
-            queue_bytes: size(self.queue_bytes, 8 << 20),
-        }
+        journal
     }
 }

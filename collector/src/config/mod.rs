@@ -1,14 +1,15 @@
 //! The collector's configuration: `/etc/shimtap/collector.toml`, one file here per section.
 //!
-//! Two types each: `Raw`, what the file says and where, and the resolved one, which alone reaches the code. No
-//! file is needed: every option has a default. All faults are reported at once, each with file, line and key, and
-//! a file with a fault is not used at all.
+//! Each states its options (`option`) and reads them into the type that reaches the code. No file is needed: what has no
+//! default may be absent. All faults are reported at once, each with file, line and key, and a file with a fault is not used at
+//! all.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
+mod containerd;
 mod control;
 mod fault;
 mod file;
@@ -16,25 +17,30 @@ mod ingest;
 mod journal;
 mod metrics;
 mod node;
+mod option;
 mod otlp;
+mod page;
 mod rule;
 mod section;
 mod spool;
 mod stats;
 mod stdout;
 
+pub use containerd::Containerd;
 pub use control::{Control, DEFAULT_SOCKET as DEFAULT_CONTROL_SOCKET};
 pub use fault::Faults;
 pub use file::File;
 pub use ingest::Ingest;
 pub use journal::{Fsync, Journal};
-pub use metrics::{Metrics, Profile, Scope};
+pub use metrics::{Limits, Metrics, Profile, Scope};
 pub use node::Node;
 pub use otlp::{Header, HeaderValue, Otlp, Proxy, Tls};
+pub use page::defaults;
 pub use spool::Spool;
 pub use stats::Stats;
 pub use stdout::Stdout;
 
+use option::Heading;
 use section::Document;
 
 use crate::rules::Rules;
@@ -53,6 +59,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// The control socket.
     pub control: Control,
+    /// What containerd is asked.
+    pub containerd: Containerd,
     /// What the node is called.
     pub node: Node,
     /// Where records go.
@@ -109,6 +117,26 @@ pub enum ConfigFault {
 
 // === impl Config ===
 
+/// All sections that are tables, in the order in which they are shown.
+const HEADINGS: [&Heading; 13] = {
+    let [otlp, headers, tls] = otlp::HEADINGS;
+    [
+        &ingest::HEADING,
+        &journal::HEADING,
+        &metrics::HEADING,
+        &control::HEADING,
+        &containerd::HEADING,
+        &node::HEADING,
+        &file::HEADING,
+        &stdout::HEADING,
+        otlp,
+        headers,
+        tls,
+        &stats::HEADING,
+        &spool::HEADING,
+    ]
+};
+
 impl Config {
     /// Reads `path`, or the default path where that is `None`; only then may the file be absent.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigFault> {
@@ -125,39 +153,29 @@ impl Config {
     /// Reads `text`, which came from `file`.
     pub fn parse(file: &Path, text: &str) -> Result<Self, Faults> {
         let mut document = Document::new(file, text);
-        let ingest = ingest::Raw::read(&mut document);
-        let journal = journal::Raw::read(&mut document);
-        let metrics = metrics::Raw::read(&mut document);
-        let control = control::Raw::read(&mut document);
-        let node = node::Raw::read(&mut document);
-        let file = file::Raw::read(&mut document);
-        let stdout = stdout::Raw::read(&mut document);
-        let otlp = otlp::Raw::read(&mut document);
-        let stats = stats::Raw::read(&mut document);
-        let spool = spool::Raw::read(&mut document);
-        let there =
-            [(Sink::FILE, file.is_some()), (Sink::STDOUT, stdout.is_some()), (Sink::OTLP, otlp.is_some())];
-        let there: Vec<_> = there.iter().filter(|(_, is)| *is).map(|(name, _)| *name).collect();
-        let rules = rule::read(&mut document, &there);
-        document.reject_unknown_sections();
-        let mut faults = document.into_faults();
+        let file = File::read(&mut document);
+        let stdout = Stdout::read(&mut document);
+        let otlp = Otlp::read(&mut document);
+        let there = [Sink::FILE, Sink::STDOUT, Sink::OTLP];
+        let there: Vec<_> = there.into_iter().filter(|name| document.has_had(name)).collect();
         let config = Self {
-            ingest: ingest.resolve(&mut faults),
-            journal: journal.resolve(&mut faults),
-            metrics: metrics.resolve(&mut faults),
-            control: control.resolve(&mut faults),
-            node: node.resolve(&mut faults),
+            ingest: Ingest::read(&mut document),
+            journal: Journal::read(&mut document),
+            metrics: Metrics::read(&mut document),
+            control: Control::read(&mut document),
+            containerd: Containerd::read(&mut document),
+            node: Node::read(&mut document),
             sinks: {
-                let file = file.and_then(|raw| raw.resolve(&mut faults)).map(Sink::File);
-                let stdout = stdout.map(|raw| Sink::Stdout(raw.resolve(&mut faults)));
-                let otlp = otlp.and_then(|raw| raw.resolve(&mut faults));
+                let (file, stdout) = (file.map(Sink::File), stdout.map(Sink::Stdout));
                 let otlp = otlp.map(|otlp| Sink::Otlp(Box::new(otlp)));
                 [file, stdout, otlp].into_iter().flatten().collect()
             },
-            stats: stats.resolve(&mut faults),
-            rules,
-            spool: spool.resolve(&mut faults),
+            stats: Stats::read(&mut document),
+            spool: Spool::read(&mut document),
+            rules: rule::read(&mut document, &there),
         };
+        document.reject_unknown_sections();
+        let mut faults = document.into_faults();
         if [&config.spool.disk_dir, &config.spool.memory_dir].contains(&&config.journal.dir) {
             faults.push(None, "journal.dir", "is a directory of spool files; give it one of its own");
         }
@@ -173,13 +191,15 @@ impl Config {
     #[must_use]
     pub fn sections_unlike(&self, other: &Self) -> Vec<&'static str> {
         // All fields, so that a new section is not forgotten here.
-        let Self { ingest, journal, metrics, control, node, sinks, stats, spool, rules: _ } = self;
+        let Self { ingest, journal, metrics, control, containerd, node, sinks, stats, spool, rules: _ } =
+            self;
         let of = |sinks: &[Sink], section| sinks.iter().find(|sink| sink.section() == section).cloned();
         let same = [
             ("ingest", *ingest == other.ingest),
             ("journal", *journal == other.journal),
             ("metrics", *metrics == other.metrics),
             ("control", *control == other.control),
+            ("containerd", *containerd == other.containerd),
             ("node", *node == other.node),
             (Sink::FILE, of(sinks, Sink::FILE) == of(&other.sinks, Sink::FILE)),
             (Sink::STDOUT, of(sinks, Sink::STDOUT) == of(&other.sinks, Sink::STDOUT)),

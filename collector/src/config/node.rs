@@ -3,11 +3,11 @@
 use nix::unistd::gethostname;
 
 use super::{
-    fault::Faults,
-    section::{At, Document},
+    option::{Given, Heading},
+    section::{Document, Section},
 };
 
-/// Resolved.
+/// As it stands in the file, or is without one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     /// What the kernel calls the host; `None` where that is no text.
@@ -18,37 +18,36 @@ pub struct Node {
     pub cluster: Option<String>,
 }
 
-/// As the file has it.
-#[derive(Default)]
-pub(super) struct Raw {
-    name: Option<At<String>>,
-    cluster: Option<At<String>>,
-}
+const NAME: Given = Given {
+    key: "name",
+    says: "What Kubernetes calls this node, for records that leave it.",
+    example: "node-7",
+};
+const CLUSTER: Given = Given { key: "cluster", says: "What its cluster is called.", example: "prod" };
 
-// === impl Raw ===
+pub(super) const HEADING: Heading =
+    Heading { name: "node", says: "", is_comment: true, options: &[&NAME, &CLUSTER] };
 
-impl Raw {
+// === impl Node ===
+
+impl Node {
     pub(super) fn read(document: &mut Document<'_>) -> Self {
-        let Some(mut section) = document.section("node") else { return Self::default() };
-        let raw = Self { name: section.string("name"), cluster: section.string("cluster") };
-        section.finish();
-        raw
-    }
-
-    pub(super) fn resolve(self, faults: &mut Faults) -> Node {
-        Node {
+        let mut section = document.section(&HEADING);
+        let node = Self {
             host: gethostname().ok().and_then(|name| name.into_string().ok()).filter(|name| !name.is_empty()),
-            name: named(self.name, "node.name", faults),
-            cluster: named(self.cluster, "node.cluster", faults),
-        }
+            name: named(&mut section, &NAME),
+            cluster: named(&mut section, &CLUSTER),
+        };
+        section.finish();
+        node
     }
 }
 
-fn named(raw: Option<At<String>>, key: &str, faults: &mut Faults) -> Option<String> {
-    let At { line, value } = raw?;
-    if value.is_empty() {
-        faults.push(Some(line), key, "must not be empty; leave it out where it is not known");
+fn named(section: &mut Section<'_, '_>, option: &Given) -> Option<String> {
+    let at = section.given(option)?;
+    if at.value.is_empty() {
+        section.refuse(at.line, option.key, "must not be empty; leave it out where it is not known");
         return None;
     }
-    Some(value)
+    Some(at.value)
 }

@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, path::Path};
 
 use toml::{Spanned, de::DeTable, de::DeValue};
 
-use super::fault::Faults;
+use super::{HEADINGS, fault::Faults, option::Heading, rule};
 
 /// A value with the line it stands in.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub(super) struct Document<'t> {
     text: &'t str,
     table: DeTable<'t>,
     faults: Faults,
+    /// Sections that were taken.
+    had: Vec<&'static str>,
 }
 
 /// One section of which options are taken one after the other.
@@ -27,6 +29,7 @@ pub(super) struct Section<'d, 't> {
     table: DeTable<'t>,
     faults: &'d mut Faults,
     known: Vec<&'static str>,
+    heading: Option<&'static Heading>,
 }
 
 // === impl Document ===
@@ -39,27 +42,45 @@ impl<'t> Document<'t> {
             let line = error.span().map(|span| line_of(text, span.start));
             faults.push(line, "", format!("is not TOML: {}", error.message()));
         }
-        Self { text, table: table.into_inner(), faults }
+        Self { text, table: table.into_inner(), faults, had: Vec::new() }
+    }
+
+    /// Takes a section of which every option has a default or may be absent; empty where the file has none.
+    pub(super) fn section(&mut self, heading: &'static Heading) -> Section<'_, 't> {
+        let table = self.take(heading.name).unwrap_or_default();
+        let name = heading.name.to_owned();
+        let (text, faults, known) = (self.text, &mut self.faults, Vec::new());
+        Section { name, text, table, faults, known, heading: Some(heading) }
     }
 
     /// Takes a section; `None` where the file has none of that name.
-    pub(super) fn section(&mut self, name: &'static str) -> Option<Section<'_, 't>> {
+    pub(super) fn optional(&mut self, heading: &'static Heading) -> Option<Section<'_, 't>> {
+        self.table.contains_key(heading.name).then(|| self.section(heading))
+    }
+
+    /// Whether the file had that section, right or wrong.
+    pub(super) fn has_had(&self, name: &str) -> bool {
+        self.had.contains(&name)
+    }
+
+    fn take(&mut self, name: &'static str) -> Option<DeTable<'t>> {
         let (key, value) = self.table.remove_entry(name)?;
-        let line = line_of(self.text, key.span().start);
+        self.had.push(name);
         let DeValue::Table(table) = value.into_inner() else {
+            let line = line_of(self.text, key.span().start);
             self.faults.push(Some(line), name, format!("is a section: write [{name}]"));
             return None;
         };
-        let name = name.to_owned();
-        Some(Section { name, text: self.text, table, faults: &mut self.faults, known: Vec::new() })
+        Some(table)
     }
 
     /// Takes the tables of an array (`[[name]]`), in order, one after the other: `read` gets each with its line.
     pub(super) fn each<T>(
         &mut self,
-        name: &'static str,
+        heading: &'static Heading,
         mut read: impl FnMut(usize, Section<'_, 't>) -> T,
     ) -> Vec<T> {
+        let name = heading.name;
         let Some((key, value)) = self.table.remove_entry(name) else { return Vec::new() };
         let DeValue::Array(array) = value.into_inner() else {
             let line = line_of(self.text, key.span().start);
@@ -79,6 +100,7 @@ impl<'t> Document<'t> {
                 table,
                 faults: &mut self.faults,
                 known: Vec::new(),
+                heading: Some(heading),
             };
             out.push(read(line, section));
         }
@@ -87,14 +109,13 @@ impl<'t> Document<'t> {
 
     /// Whatever was not taken is a fault.
     pub(super) fn reject_unknown_sections(&mut self) {
+        let known: Vec<_> =
+            HEADINGS.iter().map(|heading| heading.name).filter(|name| !name.contains('.')).collect();
         for (key, _) in std::mem::take(&mut self.table) {
             let line = line_of(self.text, key.span().start);
-            self.faults.push(
-                Some(line),
-                key.get_ref().as_ref(),
-                "is unknown; the sections are ingest, journal, metrics, control, stats, spool, node, file, stdout, otlp, \
-                 rule",
-            );
+            let message =
+                format!("is unknown; the sections are {}, {}", known.join(", "), rule::HEADING.name);
+            self.faults.push(Some(line), key.get_ref().as_ref(), message);
         }
     }
 
@@ -174,6 +195,11 @@ impl<'t> Section<'_, 't> {
         self.fault(line, key, message);
     }
 
+    /// A fault of an option that is missing, or does not go with another.
+    pub(super) fn lacks(&mut self, key: &str, message: &str) {
+        self.faults.push(None, format!("{}.{key}", self.name), message);
+    }
+
     /// Takes a section within this one.
     pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'_, 't>> {
         self.known.push(key);
@@ -209,7 +235,9 @@ impl<'t> Section<'_, 't> {
             return None;
         };
         let name = format!("{}.{key}", self.name);
-        Some(Section { name, text: self.text, table, faults: &mut *self.faults, known: Vec::new() })
+        let (text, faults, known) = (self.text, &mut *self.faults, Vec::new());
+        let heading = HEADINGS.into_iter().find(|heading| heading.name == name);
+        Some(Section { name, text, table, faults, known, heading })
     }
 
     /// What was not taken is a fault.
@@ -222,6 +250,11 @@ impl<'t> Section<'_, 't> {
     }
 
     fn take(&mut self, key: &'static str) -> Option<(usize, DeValue<'t>)> {
+        debug_assert!(
+            self.heading.is_none_or(|all| all.options.iter().any(|option| option.key() == key)),
+            "{}.{key} is read and not stated",
+            self.name
+        );
         self.known.push(key);
         let (at, value): (Spanned<_>, Spanned<DeValue<'t>>) = self.table.remove_entry(key)?;
         Some((line_of(self.text, at.span().start), value.into_inner()))

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use super::{
-    fault::Faults,
-    section::{At, Document},
+    option::{Heading, Number, Switch, Text},
+    section::Document,
 };
 
-/// Resolved.
+/// As it stands in the file, or is without one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spool {
     /// Output may be spooled to the disk; else to memory only.
@@ -20,49 +20,53 @@ pub struct Spool {
     pub budget_bytes: u64,
 }
 
-/// As the file has it.
-#[derive(Default)]
-pub(super) struct Raw {
-    disk: Option<At<bool>>,
-    disk_dir: Option<At<String>>,
-    memory_dir: Option<At<String>>,
-    budget_bytes: Option<At<u64>>,
-}
+const DISK: Switch = Switch {
+    key: "disk",
+    says: "Output that no collector takes may be written to the disk; else to memory only, as is what a rule takes something \
+           out of. A wrapper that has met no collector yet uses memory.",
+    default: true,
+};
+const DISK_DIR: Text = Text {
+    key: "disk_dir",
+    says: "Where wrappers write (their shim.toml says the same), and where it is looked for. Made by whoever comes first; must \
+           belong to root, mode 0700, and not be the journal's (docs/spool.md).",
+    default: "/var/lib/shimtap/spool",
+};
+const MEMORY_DIR: Text = Text {
+    key: "memory_dir",
+    says: "The same in memory; must be on a tmpfs.",
+    default: "/run/shimtap/spool",
+};
+const BUDGET_BYTES: Number = Number {
+    key: "budget_bytes",
+    says: "What the files of all attached wrappers may hold together. Each gets this divided by their number, rounded up to a \
+           power of two, 16 MiB at most (a quarter of it in memory).",
+    range: 1 << 20..=1 << 40,
+    default: 256 << 20,
+};
 
-// === impl Raw ===
+pub(super) const HEADING: Heading = Heading {
+    name: "spool",
+    says: "",
+    is_comment: false,
+    options: &[&DISK, &DISK_DIR, &MEMORY_DIR, &BUDGET_BYTES],
+};
 
-impl Raw {
+// === impl Spool ===
+
+impl Spool {
     pub(super) fn read(document: &mut Document<'_>) -> Self {
-        let Some(mut section) = document.section("spool") else { return Self::default() };
-        let raw = Self {
-            disk: section.boolean("disk"),
-            disk_dir: section.string("disk_dir"),
-            memory_dir: section.string("memory_dir"),
-            budget_bytes: section.number("budget_bytes", 1 << 20..=1 << 40),
+        let mut section = document.section(&HEADING);
+        let spool = Self {
+            disk: section.switch(&DISK),
+            disk_dir: section.path(&DISK_DIR),
+            memory_dir: section.path(&MEMORY_DIR),
+            budget_bytes: section.whole(&BUDGET_BYTES),
         };
+        if spool.disk_dir == spool.memory_dir {
+            section.lacks(MEMORY_DIR.key, "is the same as spool.disk_dir; it must be one in memory");
+        }
         section.finish();
-        raw
+        spool
     }
-
-    pub(super) fn resolve(self, faults: &mut Faults) -> Spool {
-        let disk_dir = directory(self.disk_dir, "spool.disk_dir", "/var/lib/shimtap/spool", faults);
-        let memory_dir = directory(self.memory_dir, "spool.memory_dir", "/run/shimtap/spool", faults);
-        if disk_dir == memory_dir {
-            faults.push(None, "spool.memory_dir", "is the same as spool.disk_dir; it must be one in memory");
-        }
-        Spool {
-            disk: self.disk.is_none_or(|at| at.value),
-            disk_dir,
-            memory_dir,
-            budget_bytes: self.budget_bytes.map_or(256 << 20, |at| at.value),
-        }
-    }
-}
-
-fn directory(raw: Option<At<String>>, key: &str, default: &str, faults: &mut Faults) -> PathBuf {
-    let Some(At { line, value }) = raw else { return PathBuf::from(default) };
-    if !value.starts_with('/') {
-        faults.push(Some(line), key, "must be an absolute path");
-    }
-    PathBuf::from(value)
 }

@@ -3,35 +3,34 @@
 use std::time::Duration;
 
 use super::{
-    fault::Faults,
-    ingest::seconds,
-    section::{At, Document},
+    option::{Heading, Number},
+    section::Document,
 };
 
-/// Resolved.
+/// As it stands in the file, or is without one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stats {
     /// A wrapper asks its shim itself when the newest sample is older than this.
     pub interval: Duration,
 }
 
-/// As the file has it.
-#[derive(Default)]
-pub(super) struct Raw {
-    interval_secs: Option<At<u64>>,
-}
+const INTERVAL_SECS: Number = Number {
+    key: "interval_secs",
+    says: "A wrapper asks its shim for statistics when nobody else has within this time.",
+    range: 1..=3_600,
+    default: 10,
+};
 
-// === impl Raw ===
+pub(super) const HEADING: Heading =
+    Heading { name: "stats", says: "", is_comment: false, options: &[&INTERVAL_SECS] };
 
-impl Raw {
+// === impl Stats ===
+
+impl Stats {
     pub(super) fn read(document: &mut Document<'_>) -> Self {
-        let Some(mut section) = document.section("stats") else { return Self::default() };
-        let raw = Self { interval_secs: section.number("interval_secs", 1..=3_600) };
+        let mut section = document.section(&HEADING);
+        let stats = Self { interval: section.seconds(&INTERVAL_SECS) };
         section.finish();
-        raw
-    }
-
-    pub(super) fn resolve(self, _: &mut Faults) -> Stats {
-        Stats { interval: seconds(self.interval_secs, 10) }
+        stats
     }
 }

@@ -1,35 +1,29 @@
 //! `[stdout]`: the stdout sink. Without this section there is none.
 
-use super::{
-    fault::Faults,
-    file::format,
-    section::{At, Document},
-};
+use super::{file::FORMAT, option::Heading, section::Document};
 use crate::sinks::Format;
 
-/// Resolved.
+/// As it stands in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stdout {
     /// How a line looks.
     pub format: Format,
 }
 
-/// As the file has it.
-pub(super) struct Raw {
-    format: Option<At<String>>,
-}
+pub(super) const HEADING: Heading = Heading {
+    name: "stdout",
+    says: "The sink that writes to standard output is there where this section is.",
+    is_comment: true,
+    options: &[&FORMAT],
+};
 
-// === impl Raw ===
+// === impl Stdout ===
 
-impl Raw {
+impl Stdout {
     pub(super) fn read(document: &mut Document<'_>) -> Option<Self> {
-        let mut section = document.section("stdout")?;
-        let raw = Self { format: section.string("format") };
+        let mut section = document.optional(&HEADING)?;
+        let stdout = Self { format: section.choice(&FORMAT) };
         section.finish();
-        Some(raw)
-    }
-
-    pub(super) fn resolve(self, faults: &mut Faults) -> Stdout {
-        Stdout { format: format(self.format, "stdout.format", faults) }
+        Some(stdout)
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     admin::{Explained, PsStream},
-    install::Handler,
+    install::{Handler, Node},
 };
 
 /// Why a container is not covered where that is meant: its handler has another one beside it for those that ask.
@@ -25,8 +25,11 @@ pub fn examine(evidence: &Evidence) -> Vec<Finding> {
             by_kind.entry(why).or_default().push(task.name.clone());
         }
     }
-    let mut found: Vec<Finding> =
-        by_kind.into_iter().map(|((id, why), which)| of_uncovered(id, &why).about(which)).collect();
+    let restart =
+        evidence.containerd.as_ref().map_or_else(|_| "restart containerd".to_owned(), Node::restart);
+    let said =
+        |((id, why), which): ((Id, String), Vec<String>)| of_uncovered(id, &why, &restart).about(which);
+    let mut found: Vec<Finding> = by_kind.into_iter().map(said).collect();
     found.extend(streams(evidence));
     found.extend(rules(evidence));
     found.extend(safe_mode(evidence));
@@ -52,8 +55,7 @@ fn uncovered(evidence: &Evidence, task: &Task) -> Option<(Id, String)> {
         .values()
         .partition(|handler| handler.shim_name().is_some_and(|name| own == Some(name.as_ref())));
     let candidates = if of_its_shim.is_empty() { others } else { of_its_shim };
-    let plain: Vec<&Handler> =
-        candidates.into_iter().filter(|handler| !handlers::is_wrapped(node, handler)).collect();
+    let plain: Vec<&Handler> = candidates.into_iter().filter(|handler| !node.wraps(handler)).collect();
     if !plain.is_empty() {
         let left_to_pilots = plain.iter().all(|handler| handlers::has_pilot(node, handler));
         return Some((Id::NotWrapped, if left_to_pilots { PILOT.to_owned() } else { String::new() }));
@@ -82,7 +84,8 @@ fn stood_aside(evidence: &Evidence, task: &Task) -> Option<String> {
     its.next().map(|one| one.why.clone())
 }
 
-fn of_uncovered(id: Id, why: &str) -> Finding {
+/// `restart` is how this node's containerd is started anew.
+fn of_uncovered(id: Id, why: &str, restart: &str) -> Finding {
     let (severity, whose, what, remedy) = match id {
         Id::NotAttached => (
             Severity::Fault,
@@ -90,7 +93,8 @@ fn of_uncovered(id: Id, why: &str) -> Finding {
             "their wrappers do not speak to this collector; they keep what they can (1 MiB per stream, then spool files)"
                 .to_owned(),
             "wait some seconds after a start of the collector; else compare [collector] socket in shim.toml with [ingest] \
-             socket in collector.toml",
+             socket in collector.toml"
+                .to_owned(),
         ),
         Id::StartedUnwrapped => {
             let why = if why.is_empty() { "it did not say why" } else { why };
@@ -98,32 +102,32 @@ fn of_uncovered(id: Id, why: &str) -> Finding {
                 Severity::Warning,
                 Whose::Node,
                 format!("the wrapper stood aside when they were started: {why}"),
-                "mend what it says and start those pods anew",
+                "mend what it says and start those pods anew".to_owned(),
             )
         }
         Id::NotWrapped if why == PILOT => (
             Severity::Note,
             Whose::Setup,
             "they are not seen: their handler is left as it is, beside a pilot".to_owned(),
-            "as configured; pods ask for the pilot by its RuntimeClass",
+            "as configured; pods ask for the pilot by its RuntimeClass".to_owned(),
         ),
         Id::NotWrapped => (
             Severity::Warning,
             Whose::Setup,
             "they are not seen: a handler with their shim does not start the wrapper".to_owned(),
-            "shimtap install, restart containerd, start those pods anew",
+            format!("shimtap install, {restart}, start those pods anew"),
         ),
         Id::ContainerdNotRestarted => (
             Severity::Warning,
             Whose::Setup,
             "they are not seen: containerd was not restarted since shimtap was installed".to_owned(),
-            "systemctl restart containerd (running pods go on), then start those pods anew",
+            format!("{restart} (running pods go on), then start those pods anew"),
         ),
         _ => (
             Severity::Warning,
             Whose::Setup,
             "they are not seen: they run since before the wrapper was put in place".to_owned(),
-            "start those pods anew, for instance with kubectl rollout restart",
+            "start those pods anew, for instance with kubectl rollout restart".to_owned(),
         ),
     };
     Finding::new(id, severity, whose, what, remedy)
@@ -168,7 +172,7 @@ fn of_silent(why: &str) -> Finding {
         ),
         "binary_uri" => (
             Whose::Setup,
-            "their client has a logging binary started",
+            "their client has a logging binary started, by a shim that is not containerd's own or one that cannot be executed",
             "nerdctl run --log-driver none, or read what that driver writes",
         ),
         "streaming" => (
@@ -251,4 +255,105 @@ fn safe_mode(evidence: &Evidence) -> Option<Finding> {
     let remedy = "keep the collector's log for a report, then kill -USR2 KEEPER or shimtap upgrade --all --force ends it";
     (!safe.is_empty())
         .then(|| Finding::new(Id::SafeMode, Severity::Fault, Whose::Shimtap, what, remedy).about(safe))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::evidence::Told, *};
+    use crate::admin::{PsContainer, PsUnwrapped};
+
+    /// A node with one task of a pod, which the collector knows with these streams; none = it does not know it.
+    fn node(served_by_us: bool, streams: Option<&[(&str, Option<&str>)]>) -> Evidence {
+        let mut node = Evidence::pretended("/nowhere".as_ref());
+        let folder =
+            if served_by_us { node.places.run_dir.join("s/x") } else { "/run/containerd/s/x".into() };
+        node.tasks = vec![Task {
+            namespace: "k8s.io".to_owned(),
+            id: "c".to_owned(),
+            sandbox: Some("p".to_owned()),
+            name: "ns/pod/c".to_owned(),
+            address: Some(folder),
+            ..Task::default()
+        }];
+        let mut told = Told::default();
+        told.ps.containers.extend(streams.map(|streams| {
+            PsContainer {
+                containerd_namespace: "k8s.io".to_owned(),
+                id: "c".to_owned(),
+                streams: streams
+                    .iter()
+                    .map(|(stream, why)| PsStream {
+                        stream: (*stream).to_owned(),
+                        not_captured: why.map(ToOwned::to_owned),
+                        ..PsStream::default()
+                    })
+                    .collect(),
+                ..PsContainer::default()
+            }
+        }));
+        node.collector = Ok(told);
+        node
+    }
+
+    fn found(evidence: &Evidence) -> Vec<(Id, Severity, Vec<String>)> {
+        examine(evidence).into_iter().map(|one| (one.id, one.severity, one.which)).collect()
+    }
+
+    #[test]
+    fn each_reason_for_which_no_copy_is_made_is_a_finding_with_its_own_words() {
+        let mut words = Vec::new();
+        for (why, whose) in [
+            ("file_uri", Whose::Setup),
+            ("binary_uri", Whose::Setup),
+            ("streaming", Whose::Containerd),
+            ("other_uri", Whose::Setup),
+            ("not_a_fifo", Whose::Setup),
+            ("no_room", Whose::Shimtap),
+            ("failed", Whose::Node),
+        ] {
+            let all = examine(&node(true, Some(&[("stdout", Some(why)), ("stderr", None)])));
+            let [one] = all.as_slice() else { panic!("{why}: {all:?}") };
+            assert_eq!(
+                (one.id, one.severity, one.whose),
+                (Id::NotCaptured, Severity::Warning, whose),
+                "{why}"
+            );
+            assert!(one.which == ["ns/pod/c stdout"] && one.what.contains(&format!("({why})")), "{one:?}");
+            words.push(one.remedy.clone());
+        }
+        words.sort();
+        words.dedup();
+        assert_eq!(words.len(), 6, "{words:?}");
+        // What says nothing, or what a rule keeps away, is no finding of this kind.
+        assert_eq!(found(&node(true, Some(&[("stdout", Some("empty")), ("stderr", Some("rule"))]))), []);
+    }
+
+    #[test]
+    fn a_wrapper_that_stood_aside_says_why() {
+        let mut aside = node(false, None);
+        if let Ok(told) = &mut aside.collector {
+            let of = |pod: &str, why: &str| PsUnwrapped {
+                time_ns: 1,
+                namespace: "k8s.io".to_owned(),
+                pod: pod.to_owned(),
+                why: why.to_owned(),
+            };
+            told.ps.unwrapped = vec![of("other", "no"), of("p", "no process is to be had")];
+        }
+        let all = examine(&aside);
+        let [one] = all.as_slice() else { panic!("{all:?}") };
+        assert_eq!((one.id, one.severity), (Id::StartedUnwrapped, Severity::Warning));
+        assert!(one.which == ["ns/pod/c"] && one.what.contains("no process is to be had"), "{one:?}");
+        // Of another pod nothing is said, and containerd cannot be asked.
+        assert_eq!(found(&node(false, None)), []);
+    }
+
+    #[test]
+    fn a_wrapper_that_no_collector_knows_is_not_attached() {
+        let named = vec!["ns/pod/c".to_owned()];
+        assert_eq!(found(&node(true, None)), [(Id::NotAttached, Severity::Fault, named)]);
+        assert_eq!(found(&node(true, Some(&[]))), []);
+        let away = Evidence { collector: Err("away".to_owned()), ..node(true, None) };
+        assert_eq!(found(&away), []);
+    }
 }

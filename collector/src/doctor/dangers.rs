@@ -1,5 +1,4 @@
-//! Findings about what may hurt pods, or us: foreign scrapers, two wrappers, a shim that is not there, questions that come too
-//! often.
+//! Findings about what may hurt pods, or us: foreign scrapers, two wrappers, a shim that is not there.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -8,23 +7,11 @@ use toml::{Table, Value};
 use super::{
     Evidence, Finding, Id,
     finding::{Severity, Whose},
-    handlers,
 };
-use crate::install::Node;
-
-/// Kata's agent collects with vsock and some twenty files of the guest for each answer, about 30 to 50 ms: no more often than
-/// the kubelet asks.
-const KATA_FLOOR_SECS: f64 = 10.0;
-
-/// containerd's own where nothing is configured.
-const STATS_PERIOD: &str = "1s";
 
 /// What is to be said of it.
 pub fn examine(evidence: &Evidence) -> Vec<Finding> {
     let mut found: Vec<Finding> = [kata_monitor(evidence), doubled(evidence)].into_iter().flatten().collect();
-    if let Ok(node) = &evidence.containerd {
-        found.extend(stats_period(node));
-    }
     found.extend(shim_toml(&evidence.places.shim_toml));
     found
 }
@@ -66,56 +53,6 @@ fn doubled(evidence: &Evidence) -> Option<Finding> {
     })
 }
 
-/// containerd 2.3 asks every container once per period, a second unless told otherwise.
-fn stats_period(node: &Node) -> Option<Finding> {
-    let cri = node.effective.all.get("plugins")?.get(node.effective.plugin)?;
-    // Not so in 1.x, where a number of that name is about images.
-    let period = cri.get("stats_collect_period").and_then(Value::as_str)?;
-    let period = if period.is_empty() { STATS_PERIOD } else { period };
-    let secs = seconds(period)?;
-    let kata: Vec<String> = node
-        .effective
-        .handlers
-        .values()
-        .filter(|handler| {
-            handler.runtime_type.contains("kata") && handlers::first_shim(node, handler).is_some()
-        })
-        .map(|handler| handler.name.clone())
-        .collect();
-    let what = format!(
-        "containerd asks every container for its figures each {period}; a Kata guest is woken for each answer"
-    );
-    let remedy = "stats_collect_period = \"10s\" in containerd's CRI section, as often as the kubelet asks";
-    (secs > 0.0 && secs < KATA_FLOOR_SECS && !kata.is_empty()).then(|| {
-        Finding::new(Id::StatsPeriod, Severity::Warning, Whose::Containerd, what, remedy).about(kata)
-    })
-}
-
-/// A duration as Go writes it: `1s`, `500ms`, `1m30s`.
-fn seconds(text: &str) -> Option<f64> {
-    let mut rest = text;
-    let mut sum = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, behind) = rest.split_at_checked(digits)?;
-        let unit = behind.find(|c: char| c.is_ascii_digit()).unwrap_or(behind.len());
-        let (unit, behind) = behind.split_at_checked(unit)?;
-        let number: f64 = number.parse().ok()?;
-        sum += number
-            * match unit {
-                "h" => 3_600.0,
-                "m" => 60.0,
-                "s" => 1.0,
-                "ms" => 1e-3,
-                "us" | "µs" => 1e-6,
-                "ns" => 1e-9,
-                _ => return None,
-            };
-        rest = behind;
-    }
-    Some(sum)
-}
-
 /// shim.toml as wrappers will read it at their next start: a shim that it names and that is not there ends each of them.
 fn shim_toml(path: &Path) -> Vec<Finding> {
     let Ok(text) = fs::read_to_string(path) else { return Vec::new() };
@@ -136,22 +73,17 @@ fn shim_toml(path: &Path) -> Vec<Finding> {
         return Vec::new();
     }
     let what = "shim.toml names shims that are not there: pods of their handlers cannot start";
-    let remedy = "shimtap uninstall --yes && shimtap install --yes takes the shims that are there now, or correct [inner]";
+    let remedy = "shimtap install --yes takes the shims that the handlers name now (containerd 2.x), or correct [inner]";
     vec![Finding::new(Id::InnerMissing, Severity::Fault, Whose::Setup, what, remedy).about(missing)]
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    #[test]
-    fn go_s_durations_are_read() {
-        assert_eq!(
-            ["1s", "500ms", "1m30s", "10s"].map(seconds),
-            [Some(1.0), Some(0.5), Some(90.0), Some(10.0)]
-        );
-        assert_eq!(["", "x", "5", "5 parsecs"].map(seconds), [Some(0.0), None, None, None]);
-    }
+    use super::{
+        super::evidence::{Process, Told, wrapper},
+        *,
+    };
+    use crate::admin::PsWrapper;
 
     #[test]
     fn a_shim_that_is_not_there_is_named() {
@@ -167,5 +99,43 @@ mod tests {
         );
         assert_eq!(ids("[inner"), [Id::ShimToml]);
         assert_eq!(ids(""), []);
+    }
+
+    #[test]
+    fn kata_monitor_is_a_danger_only_beside_pods_that_it_can_end() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut node = Evidence::pretended(dir.path());
+        assert_eq!(examine(&node), []);
+        node.processes.push(Process { pid: 7, name: "kata-monitor".to_owned() });
+        let found = examine(&node);
+        assert_eq!(
+            found.iter().map(|one| (one.id, one.severity)).collect::<Vec<_>>(),
+            [(Id::KataMonitor, Severity::Note)]
+        );
+        node.rust_sandboxes.push("/run/kata/a".into());
+        let found = examine(&node);
+        let [one] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!((one.id, one.severity), (Id::KataMonitor, Severity::Fault));
+        assert!(one.what.contains("beside 1 pods") && one.which == ["kata-monitor, pid 7"], "{one:?}");
+        // Without a scraper nothing is in danger.
+        node.processes.clear();
+        assert_eq!(examine(&node), []);
+    }
+
+    #[test]
+    fn two_wrappers_of_one_pod_are_named_and_one_each_is_not() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let of = |pod: &str, keeper_pid| PsWrapper { pod: pod.to_owned(), keeper_pid, ..wrapper("1.0.0") };
+        let mut told = Told::default();
+        told.ps.wrappers = vec![of("a", 1), of("b", 2)];
+        let mut node = Evidence { collector: Ok(told), ..Evidence::pretended(dir.path()) };
+        assert_eq!(examine(&node), []);
+        if let Ok(told) = &mut node.collector {
+            told.ps.wrappers.push(of("a", 3));
+        }
+        let found = examine(&node);
+        let [one] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!((one.id, one.severity), (Id::WrappersDoubled, Severity::Fault));
+        assert_eq!(one.which, ["k8s.io/a: keepers [1, 3]"]);
     }
 }

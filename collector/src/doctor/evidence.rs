@@ -12,7 +12,7 @@ use std::{
 use super::tasks::{self, Task};
 use crate::{
     admin::{Explained, Health, Ps, PsContainer},
-    install::{Node, Record, Where},
+    install::{self, Node, Record, Standing, Where},
     time::now_ns,
 };
 
@@ -58,6 +58,8 @@ pub struct Evidence {
     pub places: Places,
     /// The daemon, or why it could not be asked.
     pub containerd: Result<Node, String>,
+    /// Handlers that an installation would wrap otherwise today; none where that could not be asked.
+    pub unlike_today: Vec<(String, Standing)>,
     /// Its tasks.
     pub tasks: Vec<Task>,
     /// The collector, or why it could not be asked.
@@ -80,10 +82,16 @@ impl Evidence {
     pub fn gather(places: Places, collector: Result<Told, String>) -> Self {
         let containerd = Node::look(&places.containerd).map_err(|fault| fault.to_string());
         let tasks = containerd.as_ref().map(|node| tasks::read(&node.effective.bundles)).unwrap_or_default();
+        let unlike_today = containerd
+            .as_ref()
+            .ok()
+            .and_then(|node| install::unlike_today(node, &places.state, &places.shim_toml).ok())
+            .unwrap_or_default();
         let record = Record::path(&places.state);
         Self {
             now_ns: now_ns(),
             containerd,
+            unlike_today,
             tasks,
             collector,
             processes: processes(),
@@ -126,4 +134,46 @@ fn rust_sandboxes(below: &Path) -> Vec<PathBuf> {
 pub(super) fn guard(path: &Path) -> Option<(u32, u32)> {
     let about = fs::symlink_metadata(path).ok()?;
     Some((about.uid(), about.mode() & 0o777))
+}
+
+#[cfg(test)]
+impl Evidence {
+    /// A node with folders below `dir`, of which nobody could be asked.
+    pub(super) fn pretended(dir: &Path) -> Self {
+        let places = Places {
+            containerd: Where::default(),
+            run_dir: dir.join("run"),
+            shim_toml: dir.join("shim.toml"),
+            state: dir.join("state"),
+        };
+        Self {
+            now_ns: 1_000_000_000_000,
+            places,
+            containerd: Err("nobody".to_owned()),
+            unlike_today: Vec::new(),
+            tasks: Vec::new(),
+            collector: Err("nobody".to_owned()),
+            processes: Vec::new(),
+            installed: None,
+            rust_sandboxes: Vec::new(),
+        }
+    }
+}
+
+/// A wrapper of this release, as the collector tells of it.
+#[cfg(test)]
+pub(super) fn wrapper(version: &str) -> crate::admin::PsWrapper {
+    crate::admin::PsWrapper {
+        id: "w".to_owned(),
+        version: version.to_owned(),
+        inner: "/bin/containerd-shim-runc-v2".to_owned(),
+        inner_pid: 1,
+        keeper_pid: 1,
+        worker_pid: 1,
+        generation: 1,
+        safe_mode: false,
+        deaths: Default::default(),
+        namespace: "k8s.io".to_owned(),
+        pod: "p".to_owned(),
+    }
 }

@@ -29,8 +29,6 @@ closed! {
         Setup => "setup",
         /// containerd.
         Containerd => "containerd",
-        /// The real shim.
-        Shim => "shim",
         /// The collector.
         Collector => "collector",
         /// Where records go.
@@ -101,6 +99,8 @@ closed! {
         JournalStalled => "journal_stalled",
         /// The journal is kept small by the disk's reserve.
         JournalReserve => "journal_reserve",
+        /// The collector cannot ask containerd's API.
+        ContainerdApi => "containerd_api",
         /// Spool files are not written for want of room.
         SpoolReserve => "spool_reserve",
         /// A folder is not root's alone.
@@ -109,6 +109,8 @@ closed! {
         ShimToml => "shim_toml",
         /// shim.toml names a shim that is not there.
         InnerMissing => "inner_missing",
+        /// A wrapper starts a shim that its handler does not name any more.
+        InnerStale => "inner_stale",
         /// Pipes are short.
         PipeBudget => "pipe_budget",
         /// The clock has gone back, or nobody keeps it.

@@ -1,26 +1,21 @@
 //! Findings about containerd's handlers: which start the wrapper, which do not, and which only seem to.
 //!
-//! A file counts as the wrapper by its name, through all links: a package's, a copy, and the next release alike.
-
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+//! Which file containerd would start, and whether that is a wrapper, is `crate::install`'s to say.
 
 use super::{
     Evidence, Finding, Id,
     finding::{Severity, Whose},
 };
-use crate::install::{Handler, Node};
-
-/// What every release of the wrapper is called.
-const WRAPPER: &str = "containerd-shim-tap-";
+use crate::{
+    install::{Handler, Node, Standing},
+    wrapper,
+};
 
 /// What is to be said of them.
 pub fn examine(evidence: &Evidence) -> Vec<Finding> {
     let Ok(node) = &evidence.containerd else { return Vec::new() };
     let installed: Vec<&Handler> =
-        node.effective.handlers.values().filter(|handler| first_shim(node, handler).is_some()).collect();
+        node.effective.handlers.values().filter(|handler| node.first_shim(handler).is_some()).collect();
     let named = |which: &dyn Fn(&&&Handler) -> bool| -> Vec<String> {
         installed.iter().filter(which).map(|handler| handler.name.clone()).collect()
     };
@@ -34,9 +29,8 @@ pub fn examine(evidence: &Evidence) -> Vec<Finding> {
                 .about(ignored),
         );
     }
-    let plain = named(&|handler| {
-        !is_wrapped(node, handler) && !is_ignored(node, handler) && !has_pilot(node, handler)
-    });
+    let plain =
+        named(&|handler| !node.wraps(handler) && !is_ignored(node, handler) && !has_pilot(node, handler));
     if !plain.is_empty() {
         let what = "handlers start their shim directly: their new pods are not seen";
         let remedy = "shimtap install (--dry-run shows what it would do); where that is meant, nothing";
@@ -52,52 +46,79 @@ pub fn examine(evidence: &Evidence) -> Vec<Finding> {
             Finding::new(Id::HandlerWrappedTwice, Severity::Note, Whose::Setup, what, remedy).about(twice),
         );
     }
+    found.extend(stale(evidence));
     found
 }
 
-/// The file that containerd would start for a handler; none where it would find none.
-pub fn first_shim(node: &Node, handler: &Handler) -> Option<PathBuf> {
-    if let Some(path) = path_in_effect(node, handler) {
-        return path.is_file().then(|| path.clone());
-    }
-    match handler.shim_name() {
-        None => Some(PathBuf::from(&handler.runtime_type)).filter(|path| path.is_file()),
-        Some(name) => {
-            let link = node.effective.opt.join("bin").join(&name);
-            if link.is_file() { Some(link) } else { node.shim(&name, |_| false) }
-        }
-    }
-}
-
-/// Whether a handler's new pods are wrapped.
-pub fn is_wrapped(node: &Node, handler: &Handler) -> bool {
-    first_shim(node, handler).is_some_and(|file| is_wrapper(&file))
-}
-
-fn path_in_effect<'a>(node: &Node, handler: &'a Handler) -> Option<&'a PathBuf> {
-    handler.runtime_path.as_ref().filter(|_| node.release.honours_runtime_path() && !handler.by_sandbox_api)
+/// What an upgrade of Kata has moved or taken away behind our back.
+fn stale(evidence: &Evidence) -> Option<Finding> {
+    let all = evidence.unlike_today.iter().map(|(handler, standing)| match standing {
+        Standing::Orphan => format!("{handler}: nobody but shimtap's file names it any more"),
+        _ => handler.clone(),
+    });
+    let which: Vec<String> = all.collect();
+    let what = "since shimtap was installed these handlers name another shim, or are gone: new pods start the shim of before";
+    let remedy = "shimtap install --yes takes what they name now";
+    (!which.is_empty())
+        .then(|| Finding::new(Id::InnerStale, Severity::Warning, Whose::Setup, what, remedy).about(which))
 }
 
 /// A handler that would be wrapped if its `runtime_path` were looked at.
 fn is_ignored(node: &Node, handler: &Handler) -> bool {
-    let meant = handler.runtime_path.as_ref().is_some_and(|path| is_wrapper(path));
-    meant && path_in_effect(node, handler).is_none() && !is_wrapped(node, handler)
+    let meant = handler.runtime_path.as_ref().is_some_and(|path| wrapper::is_one(path));
+    meant && node.runtime_path(handler).is_none() && !node.wraps(handler)
 }
 
 fn is_wrapped_twice(node: &Node, handler: &Handler) -> bool {
-    let link = handler.shim_name().map(|name| node.effective.opt.join("bin").join(name));
-    path_in_effect(node, handler).is_some_and(|path| is_wrapper(path))
-        && link.is_some_and(|link| is_wrapper(&link))
+    let link = handler.shim_name().map(|name| node.opt_link(&name));
+    node.runtime_path(handler).is_some_and(|path| wrapper::is_one(path))
+        && link.is_some_and(|link| wrapper::is_one(&link))
 }
 
 /// A handler whose wrapping is left to another beside it.
 pub fn has_pilot(node: &Node, handler: &Handler) -> bool {
-    let pilot = node.effective.handlers.get(&format!("{}-tap", handler.name));
-    pilot.is_some_and(|pilot| is_wrapped(node, pilot))
+    node.pilot(handler).is_some_and(|pilot| node.wraps(pilot))
 }
 
-/// Whether a path leads to a wrapper.
-pub fn is_wrapper(path: &Path) -> bool {
-    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    real.file_name().is_some_and(|name| name.to_string_lossy().starts_with(WRAPPER))
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::symlink, path::Path};
+
+    use super::*;
+    use crate::install::Release;
+
+    /// A node of 2.x with a handler that is wrapped by its path, one that is not, and one whose shim is nowhere.
+    fn node(dir: &Path, release: Release) -> Evidence {
+        let at = dir.display();
+        let runtimes = format!(
+            "runc = {{ runtime_type = 'io.containerd.runc.v2', runtime_path = '{at}/ours/containerd-shim-tap-v2' }}\n\
+             kata = {{ runtime_type = 'io.containerd.kata.v2' }}\n\
+             gone = {{ runtime_type = 'io.containerd.gone.v2' }}\n"
+        );
+        Evidence { containerd: Ok(Node::furnished(release, dir, &runtimes)), ..Evidence::pretended(dir) }
+    }
+
+    fn found(evidence: &Evidence) -> Vec<(Id, Severity, Vec<String>)> {
+        examine(evidence).into_iter().map(|one| (one.id, one.severity, one.which)).collect()
+    }
+
+    #[test]
+    fn each_handler_is_in_the_finding_that_is_its() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let named = |name: &str| vec![name.to_owned()];
+        let plain = (Id::HandlerNotWrapped, Severity::Warning, named("kata"));
+        let mut new = node(dir.path(), Release(2, 1, 0));
+        assert_eq!(found(&new), std::slice::from_ref(&plain));
+        // 1.6.20 does nothing with the path.
+        let old = node(dir.path(), Release(1, 6, 20));
+        assert_eq!(found(&old), [(Id::RuntimePathIgnored, Severity::Fault, named("runc")), plain.clone()]);
+        // Both hooks at once.
+        let link = dir.path().join("opt/bin/containerd-shim-runc-v2");
+        symlink(dir.path().join("ours/containerd-shim-tap-v2"), &link).expect("a link");
+        let twice = (Id::HandlerWrappedTwice, Severity::Note, named("runc"));
+        assert_eq!(found(&new), [plain.clone(), twice.clone()]);
+        new.unlike_today = vec![("b".to_owned(), Standing::Orphan), ("a".to_owned(), Standing::Stale)];
+        let stale = vec!["a".to_owned(), "b: nobody but shimtap's file names it any more".to_owned()];
+        assert_eq!(found(&new), [plain, twice, (Id::InnerStale, Severity::Warning, stale)]);
+    }
 }

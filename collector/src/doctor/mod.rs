@@ -9,6 +9,7 @@ mod dangers;
 mod evidence;
 mod finding;
 mod handlers;
+mod period;
 mod pipeline;
 mod releases;
 mod room;
@@ -27,6 +28,7 @@ pub fn examine(evidence: &Evidence) -> Vec<Finding> {
         pipeline::examine,
         room::examine,
         dangers::examine,
+        period::examine,
     ];
     let mut found: Vec<Finding> = rooms.iter().flat_map(|room| room(evidence)).collect();
     found.sort_by(|a, b| (b.severity, a.id, &a.which).cmp(&(a.severity, b.id, &b.which)));

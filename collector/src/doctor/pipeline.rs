@@ -32,6 +32,7 @@ pub fn examine(evidence: &Evidence) -> Vec<Finding> {
         found.push(Finding::new(Id::NoSink, Severity::Note, Whose::Setup, what, remedy));
     }
     found.extend(told.health.sinks.iter().flat_map(sink));
+    found.extend(containerd(&told.health));
     let faults = told.health.wrapper_counts.get("config_faults").copied().unwrap_or_default();
     if faults > 0 {
         let what = format!("{faults} starts of wrappers could not use shim.toml and went by the defaults");
@@ -40,6 +41,16 @@ pub fn examine(evidence: &Evidence) -> Vec<Finding> {
         found.push(Finding::new(Id::ShimToml, Severity::Warning, Whose::Setup, what, remedy));
     }
     found
+}
+
+/// Without its API nothing is lost but words: runtime handlers, labels of pods, kills for want of memory in VMs.
+fn containerd(health: &Health) -> Option<Finding> {
+    let told = health.containerd.as_ref().filter(|told| told.state == "down")?;
+    let what =
+        format!("the collector cannot ask containerd for handlers, pod labels and OOM events: {}", told.why);
+    let remedy =
+        "names come from OCI annotations meanwhile; check [containerd] socket and who may connect to it";
+    Some(Finding::new(Id::ContainerdApi, Severity::Warning, Whose::Containerd, what, remedy))
 }
 
 fn journal(health: &Health) -> Vec<Finding> {
@@ -101,7 +112,7 @@ fn sink(sink: &HealthSink) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::HealthJournal;
+    use crate::admin::{HealthContainerd, HealthJournal};
 
     fn ids(found: &[Finding]) -> Vec<Id> {
         found.iter().map(|one| one.id).collect()
@@ -125,6 +136,15 @@ mod tests {
         assert_eq!(ids(&sink(&HealthSink { stalled: true, ..behind })), [Id::SinkStalled]);
         let lossy = HealthSink { rejected_records: 1, lost_bytes: 1, ..HealthSink::default() };
         assert_eq!(ids(&sink(&lossy)), [Id::SinkRejected, Id::SinkLost]);
+    }
+
+    #[test]
+    fn a_containerd_that_does_not_answer_is_named_and_one_that_is_not_there_is_not() {
+        for (state, named) in [("up", false), ("absent", false), ("down", true)] {
+            let told = HealthContainerd { state: state.to_owned(), why: "why".to_owned() };
+            let found = containerd(&Health { containerd: Some(told), ..Health::default() });
+            assert_eq!(found.is_some_and(|one| one.what.contains("why")), named, "{state}");
+        }
     }
 
     #[test]

@@ -78,7 +78,10 @@ fn short(id: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::evidence::{Told, wrapper},
+        *,
+    };
 
     #[test]
     fn only_what_was_not_tried_is_named() {
@@ -88,5 +91,30 @@ mod tests {
             assert_eq!(severity(release), None, "{release}");
         }
         assert_eq!(severity(Release(2, 4, 0)), Some(Severity::Note));
+    }
+
+    #[test]
+    fn a_collector_and_wrappers_of_other_releases_are_named() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let ours = env!("CARGO_PKG_VERSION");
+        let found = |collector: &str, wrappers: &[&str]| -> Vec<(Id, Severity, Vec<String>)> {
+            let mut told = Told::default();
+            told.health.version = collector.to_owned();
+            told.ps.wrappers = wrappers.iter().map(|version| wrapper(version)).collect();
+            let node = Evidence { collector: Ok(told), ..Evidence::pretended(dir.path()) };
+            let found = examine(&node).into_iter().filter(|one| one.id != Id::ContainerdUnknown);
+            found.map(|one| (one.id, one.severity, one.which)).collect()
+        };
+        assert_eq!(found(ours, &[ours]), []);
+        let all = found("0.0.9", &["0.0.9"]);
+        assert_eq!(all, [(Id::CollectorRelease, Severity::Note, vec![])]);
+        let all = found(ours, &[ours, "0.0.9"]);
+        assert_eq!(all, [(Id::WrapperRelease, Severity::Note, vec!["k8s.io/p: 0.0.9".to_owned()])]);
+        // containerd could not be asked, which is the first that is said.
+        let first = examine(&Evidence::pretended(dir.path()));
+        assert_eq!(
+            first.first().map(|one| (one.id, one.severity)),
+            Some((Id::ContainerdUnknown, Severity::Fault))
+        );
     }
 }

@@ -40,8 +40,7 @@ fn guarded(evidence: &Evidence) -> Vec<PathBuf> {
 fn permissions(evidence: &Evidence) -> Option<Finding> {
     let open = guarded(evidence).into_iter().filter_map(|path| {
         let (owner, bits) = guard(&path)?;
-        let others = bits & 0o077;
-        (owner != 0 || others != 0).then(|| format!("{}: owner {owner}, mode {bits:03o}", path.display()))
+        is_open(owner, bits).then(|| format!("{}: owner {owner}, mode {bits:03o}", path.display()))
     });
     let open: Vec<String> = open.collect();
     let what =
@@ -49,6 +48,11 @@ fn permissions(evidence: &Evidence) -> Option<Finding> {
     let remedy = "chown root, and chmod 700 folders, 600 sockets";
     (!open.is_empty())
         .then(|| Finding::new(Id::Permissions, Severity::Fault, Whose::Setup, what, remedy).about(open))
+}
+
+/// Whether others than root can come by.
+fn is_open(owner: u32, bits: u32) -> bool {
+    owner != 0 || bits & 0o077 != 0
 }
 
 /// Whether there is room for spool files, which are wanted when nothing else works.
@@ -93,16 +97,19 @@ fn there(path: &Path) -> Option<&Path> {
 /// containers' alike.
 fn pipes(evidence: &Evidence) -> Option<Finding> {
     let limit: u64 = fs::read_to_string(PIPES_LIMIT).ok()?.trim().parse().ok()?;
-    let inodes: HashSet<PathBuf> =
+    let open: HashSet<PathBuf> =
         evidence.processes.iter().flat_map(|process| pipes_of(process.pid)).collect();
-    let pages = u64::try_from(inodes.len()).unwrap_or(u64::MAX).saturating_mul(PIPE_PAGES);
+    are_short(u64::try_from(open.len()).unwrap_or(u64::MAX), limit)
+}
+
+/// So many pipes, of so many pages that a user may have; 0 is no limit.
+fn are_short(pipes: u64, limit: u64) -> Option<Finding> {
+    let pages = pipes.saturating_mul(PIPE_PAGES);
     let what = format!(
-        "{} pipes are open, which may be {pages} of the {limit} pages that a user's pipes may have: beyond that new ones are small \
-         and everybody's output is slow",
-        inodes.len()
+        "{pipes} pipes are open, which may be {pages} of the {limit} pages that a user's pipes may have: beyond that new ones are small \
+         and everybody's output is slow"
     );
     let remedy = "sysctl fs.pipe-user-pages-soft, for instance four times as much; a pod has about three pipes of ours";
-    // Zero is no limit.
     let short = limit > 0 && pages.saturating_mul(10) > limit.saturating_mul(8);
     short.then(|| Finding::new(Id::PipeBudget, Severity::Warning, Whose::Node, what, remedy))
 }
@@ -136,4 +143,112 @@ fn clock(evidence: &Evidence) -> Option<Finding> {
     let what = "no program that keeps the clock is running here: times of records are this machine's guess";
     let remedy = "chrony or systemd-timesyncd, unless the hypervisor keeps it";
     (!kept).then(|| Finding::new(Id::Clock, Severity::Note, Whose::Node, what, remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::{
+        super::evidence::{Process, Told},
+        *,
+    };
+    use crate::admin::{HealthPlace, PsContainer};
+
+    /// A node whose collector says that it has this place.
+    fn with_place(dir: &Path, what: &str, path: &Path) -> Evidence {
+        let mut told = Told::default();
+        told.health.places = vec![HealthPlace { what: what.to_owned(), path: path.to_owned() }];
+        Evidence { collector: Ok(told), ..Evidence::pretended(dir) }
+    }
+
+    #[test]
+    fn what_others_than_root_can_come_by_is_named() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let journal = dir.path().join("journal");
+        fs::create_dir(&journal).expect("a folder");
+        fs::set_permissions(&journal, fs::Permissions::from_mode(0o755)).expect("a mode");
+        let node = with_place(dir.path(), "journal", &journal);
+        let found = permissions(&node).expect("it is open");
+        assert_eq!((found.id, found.severity), (Id::Permissions, Severity::Fault));
+        assert!(
+            found.which.iter().all(|one| one.contains("journal") && one.contains("mode 755")),
+            "{found:?}"
+        );
+        // One that is not there is nobody's.
+        assert_eq!(permissions(&with_place(dir.path(), "journal", &dir.path().join("none"))), None);
+        for (owner, bits, open) in
+            [(0, 0o700, false), (0, 0o600, false), (0, 0o750, true), (0, 0o701, true), (1, 0o700, true)]
+        {
+            assert_eq!(is_open(owner, bits), open, "{owner} {bits:o}");
+        }
+        // The wrappers' own folders are looked at without a collector.
+        fs::create_dir_all(dir.path().join("run/s")).expect("a folder");
+        fs::set_permissions(dir.path().join("run/s"), fs::Permissions::from_mode(0o707)).expect("a mode");
+        let found = permissions(&Evidence::pretended(dir.path())).expect("it is open");
+        assert!(found.which.iter().any(|one| one.contains("run/s") && one.contains("mode 707")), "{found:?}");
+    }
+
+    #[test]
+    fn a_disk_without_room_for_spool_files_is_named() {
+        let dir = tempfile::tempdir().expect("a folder");
+        // It is made when it is needed.
+        let node = with_place(dir.path(), "spool_disk", &dir.path().join("not/there/yet"));
+        let says = |text: &str| {
+            fs::write(&node.places.shim_toml, text).expect("a file");
+            spool(&node).map(|found| (found.id, found.severity))
+        };
+        let short = Some((Id::SpoolReserve, Severity::Warning));
+        assert_eq!(says("[spool]\ndisk_free_bytes = 4611686018427387904\n"), short);
+        assert_eq!(says("[spool]\ndisk_free_bytes = 0\ndisk_free_percent = 101\n"), short);
+        assert_eq!(says("[spool]\ndisk_free_bytes = 0\ndisk_free_percent = 0\n"), None);
+        // A collector that has no such place says nothing of it, and neither do we.
+        let other = with_place(dir.path(), "journal", dir.path());
+        fs::write(&other.places.shim_toml, "[spool]\ndisk_free_bytes = 4611686018427387904\n")
+            .expect("a file");
+        assert_eq!(spool(&other), None);
+    }
+
+    #[test]
+    fn pipes_that_are_short_are_named() {
+        // Sixteen pages each: four fifths of 1000 are 50 of them.
+        for (open, limit, short) in
+            [(50, 1000, false), (51, 1000, true), (u64::MAX, 0, false), (u64::MAX, 1, true)]
+        {
+            let found = are_short(open, limit).map(|found| (found.id, found.severity));
+            assert_eq!(found, short.then_some((Id::PipeBudget, Severity::Warning)), "{open} of {limit}");
+        }
+    }
+
+    #[test]
+    fn a_process_s_pipes_are_counted() {
+        let (_reader, _writer) = std::io::pipe().expect("a pipe");
+        let own = pipes_of(std::process::id());
+        // Only root's count against root's share.
+        assert_eq!(own.is_empty(), !nix::unistd::geteuid().is_root(), "{own:?}");
+    }
+
+    #[test]
+    fn a_clock_that_went_back_is_named_and_one_that_nobody_keeps_is_a_note() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let at = |ahead_ns: u64, keeper: Option<&str>| {
+            let mut node = Evidence::pretended(dir.path());
+            let container = PsContainer {
+                created_ns: 1,
+                sampled_ns: Some(node.now_ns + ahead_ns),
+                ..PsContainer::default()
+            };
+            let mut told = Told::default();
+            told.ps.containers = vec![container];
+            node.collector = Ok(told);
+            node.processes.extend(keeper.map(|name| Process { pid: 1, name: name.to_owned() }));
+            clock(&node).map(|found| (found.id, found.severity))
+        };
+        let (back, alone) = (Some((Id::Clock, Severity::Warning)), Some((Id::Clock, Severity::Note)));
+        assert_eq!(at(AHEAD_NS + 1, Some("chronyd")), back);
+        assert_eq!(at(AHEAD_NS, Some("chronyd")), None);
+        assert_eq!(at(0, Some("systemd-timesyn")), None);
+        assert_eq!(at(0, Some("sleep")), alone);
+        assert_eq!(at(0, None), alone);
+    }
 }

@@ -12,8 +12,7 @@ use std::{
 
 use serde::Deserialize;
 
-/// Below containerd's state folder, all releases.
-const TASKS: &str = "io.containerd.runtime.v2.task";
+use crate::install::{Bundle, bundles};
 
 /// One task.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,35 +46,27 @@ struct Bootstrap {
 
 /// All tasks below a state folder.
 pub fn read(state: &Path) -> Vec<Task> {
-    let mut all = Vec::new();
-    for namespace in folders(&state.join(TASKS)) {
-        for bundle in folders(&namespace) {
-            // Hidden ones are being removed.
-            if !name(&bundle).starts_with('.') {
-                all.extend(task(&name(&namespace), &bundle));
-            }
-        }
-    }
+    let mut all: Vec<Task> = bundles(state).iter().filter_map(task).collect();
     all.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     all
 }
 
-fn task(namespace: &str, bundle: &Path) -> Option<Task> {
-    let text = |file: &str| fs::read_to_string(bundle.join(file)).ok();
-    let config = bundle.join("config.json");
+fn task(bundle: &Bundle) -> Option<Task> {
+    let text = |file: &str| fs::read_to_string(bundle.path.join(file)).ok();
+    let config = bundle.path.join("config.json");
+    let Bundle { namespace, id, .. } = bundle;
     let spec: Spec = serde_json::from_slice(&fs::read(&config).ok()?).ok()?;
-    let id = name(bundle);
     let bootstrap =
         || serde_json::from_str::<Bootstrap>(&text("bootstrap.json")?).ok().map(|said| said.address);
     let address = text("address").or_else(bootstrap);
     Some(Task {
-        namespace: namespace.to_owned(),
-        name: readable(namespace, &id, &spec.annotations),
+        namespace: namespace.clone(),
+        name: readable(namespace, id, &spec.annotations),
         sandbox: spec.annotations.get("io.kubernetes.cri.sandbox-id").cloned(),
         address: address.map(|said| PathBuf::from(said.trim().trim_start_matches("unix://"))),
-        shim: text("shim-binary-path").map(|path| PathBuf::from(path.trim())),
+        shim: bundle.shim(),
         made: fs::metadata(&config).ok().and_then(|about| about.modified().ok()),
-        id,
+        id: id.clone(),
     })
 }
 
@@ -89,15 +80,6 @@ fn readable(namespace: &str, id: &str, annotations: &BTreeMap<String, String>) -
     }
 }
 
-fn folders(of: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(of).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
-}
-
-fn name(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,7 +88,7 @@ mod tests {
     fn bundles_of_both_lines_are_read() {
         let state = tempfile::tempdir().expect("a folder");
         let put = |id: &str, files: &[(&str, &str)]| {
-            let bundle = state.path().join(TASKS).join("k8s.io").join(id);
+            let bundle = state.path().join("io.containerd.runtime.v2.task").join("k8s.io").join(id);
             fs::create_dir_all(&bundle).expect("a bundle");
             files.iter().for_each(|(file, text)| fs::write(bundle.join(file), text).expect("a file"));
         };

@@ -25,7 +25,7 @@ use super::{
     data::Data,
     fault::IngestFault,
     frames::{self, Frame, FrameReader},
-    session::Session,
+    session::{Session, millis},
 };
 
 /// How long what is durable may go unacknowledged where nobody waits for it; the protocol promises 500 ms. Each
@@ -47,6 +47,14 @@ pub(super) enum End {
     Closed,
     /// We are to stop.
     Stopped,
+}
+
+/// What a wrapper is told again when it changes.
+struct Told {
+    /// Its share of what spool files may hold.
+    share: watch::Receiver<u64>,
+    /// Least time between two Stats of its own.
+    floor: watch::Receiver<Duration>,
 }
 
 type Reader = FrameReader<OwnedReadHalf>;
@@ -71,11 +79,12 @@ pub(super) async fn serve(
     let (session, welcome) = Session::begin(&ingest, id, &hello)?;
     // What it is now stands in the welcome.
     let share = ingest.spools.share();
+    let floor = session.poll_floor();
     let acks = session.acks();
     send(&mut write, stream_id, &welcome).await?;
 
     let (answers, to_send) = mpsc::channel(16);
-    let writing = write_all(write, stream_id, Arc::clone(&acks), to_send, share);
+    let writing = write_all(write, stream_id, Arc::clone(&acks), to_send, Told { share, floor });
     let spooled = spooled_first(Arc::clone(&ingest), hello.wrapper);
     let reading = read_all(reader, stream_id, session, spooled, answers, stop);
     tokio::pin!(reading, writing);
@@ -207,7 +216,7 @@ async fn write_all(
     stream_id: u32,
     acks: Arc<Acks>,
     mut answers: mpsc::Receiver<link::FromCollector>,
-    mut share: watch::Receiver<u64>,
+    mut told: Told,
 ) -> Result<(), IngestFault> {
     let mut reading = true;
     // When what is durable is acknowledged at the latest.
@@ -230,9 +239,8 @@ async fn write_all(
                 None => reading = false,
             },
             () = acks.due.called() => {}
-            Ok(()) = share.changed(), if reading => {
-                let spool_bytes = *share.borrow_and_update();
-                send(&mut write, stream_id, &settings(spool_bytes)).await?;
+            Ok(settings) = told.changed(), if reading => {
+                send(&mut write, stream_id, &settings).await?;
             }
             // Not polled where nothing is outstanding.
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
@@ -247,12 +255,6 @@ async fn write_all(
             send(&mut write, stream_id, &ack).await?;
         }
     }
-}
-
-/// The share has changed: nothing else of the settings has.
-fn settings(spool_bytes: u64) -> link::FromCollector {
-    let settings = link::Settings { spool_bytes, ..link::Settings::default() };
-    link::FromCollector { body: Some(from_collector::Body::Settings(settings)), ..Default::default() }
 }
 
 /// How long what is outstanding may wait where nothing calls.
@@ -289,4 +291,25 @@ fn decode(body: &[u8]) -> Result<link::FromWrapper, IngestFault> {
 /// A peer's text as far as a log line has room for it.
 fn shortened(text: &str) -> String {
     text.chars().take(64).collect()
+}
+
+// === impl Told ===
+
+impl Told {
+    /// Waits for a change; gives what of the settings is another now. Cancel-safe: a change that was not taken stays one. Ends
+    /// with an error only where the collector ends.
+    async fn changed(&mut self) -> Result<link::FromCollector, watch::error::RecvError> {
+        let settings = tokio::select! {
+            changed = self.share.changed() => {
+                changed?;
+                link::Settings { spool_bytes: *self.share.borrow(), ..Default::default() }
+            }
+            changed = self.floor.changed() => {
+                changed?;
+                let floor = Some(millis(*self.floor.borrow()));
+                link::Settings { stats_poll_floor_ms: floor, ..Default::default() }
+            }
+        };
+        Ok(link::FromCollector { body: Some(from_collector::Body::Settings(settings)), ..Default::default() })
+    }
 }

@@ -10,6 +10,7 @@ mod data;
 mod event_label;
 mod fault;
 mod frames;
+mod happened;
 mod listener;
 mod session;
 mod spool;

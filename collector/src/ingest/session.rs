@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -16,12 +17,14 @@ use super::{
     data::Data,
     event_label::EventLabel,
     fault::IngestFault,
+    happened::happened,
     stream_counts::{not_captured, show},
     streams::{Place, Refused, Slot},
 };
 use crate::{
+    enrich::ShimKind,
     event::{Batch, Origin, StreamKind, StreamName, URGENT_BYTES},
-    metrics::{About, Container, Notice, Sample, SampleSource, Spec, Undecoded, Unwrapped, Update, Wrapper},
+    metrics::{About, Container, Death, Notice, Sample, SampleSource, Undecoded, Unwrapped, Update, Wrapper},
     rules::Rules,
     sinks::Room,
     time::now_ns,
@@ -34,12 +37,14 @@ pub(super) struct Session {
     /// The connection's number; streams know their owner by it.
     id: u64,
     wrapper: Arc<Wrapper>,
+    /// How often the wrapper may ask for statistics; a change since the welcome is one to whoever gets this.
+    floor: watch::Receiver<Duration>,
     /// A connection carries it; else it comes from a file.
     attached: bool,
     tasks: HashMap<u32, Task>,
     streams: HashMap<u32, Stream>,
-    /// What became of tasks that are not announced yet: after a reconnect events may come first.
-    early: Vec<(u32, Update)>,
+    /// Events of tasks that are not announced yet: after a reconnect they may come first.
+    early: Vec<link::Event>,
     acks: Arc<Acks>,
     /// Bytes of unfinished lines of all streams. They are not acknowledged, so they take up the wrapper's window.
     held: usize,
@@ -55,7 +60,7 @@ const FRAGMENT_DELAY: Duration = Duration::from_millis(200);
 /// Whether it is, is looked at this often.
 const WHOLE_DELAY: Duration = Duration::from_millis(800);
 
-/// Most updates kept for tasks that are still to be announced; a pod has few containers.
+/// Most events kept for tasks that are still to be announced; a pod has few containers.
 const EARLY: usize = 256;
 
 #[derive(Debug)]
@@ -82,11 +87,15 @@ impl Session {
             return Err(IngestFault::Order("a hello must name the protocol's version"));
         }
         let wrapper = ingest.registry.attach(hello);
+        wrapper.machine.is_of(ShimKind::of(&hello.inner.binary, &hello.id, Path::new("/")));
         ingest.spools.share_among(ingest.registry.attached_count());
-        let interval = u32::try_from(ingest.stats.interval.as_millis()).unwrap_or(u32::MAX);
+        let floor = wrapper.machine.floor();
+        let interval = millis(ingest.stats.interval);
         let settings = link::Settings {
             stats_interval_ms: interval,
             spool_bytes: *ingest.spools.share().borrow(),
+            stats_poll_floor_ms: Some(millis(*floor.borrow())),
+            gather_ms: Some(millis(ingest.config.gather)),
             ..link::Settings::default()
         };
         let welcome = link::Welcome {
@@ -96,7 +105,8 @@ impl Session {
             event_seq: wrapper.event_seq(),
             ..link::Welcome::default()
         };
-        let session = Self::new(ingest, id, wrapper, true);
+        let mut session = Self::new(ingest, id, wrapper, true);
+        session.floor = floor;
         Ok((session, answer(from_collector::Body::Welcome(welcome))))
     }
 
@@ -109,6 +119,7 @@ impl Session {
         Self {
             ingest: Arc::clone(ingest),
             id,
+            floor: wrapper.machine.floor(),
             wrapper,
             attached,
             tasks: HashMap::new(),
@@ -124,6 +135,11 @@ impl Session {
     /// Every stream that was announced, also by now deleted ones, and the next byte that is wanted of it.
     pub(super) fn reached(&self) -> Vec<(Arc<Slot>, u64)> {
         self.carried.iter().map(|slot| (Arc::clone(slot), slot.next())).collect()
+    }
+
+    /// How often the wrapper may ask for statistics, and word of its changes.
+    pub(super) fn poll_floor(&self) -> watch::Receiver<Duration> {
+        self.floor.clone()
     }
 
     /// What is to be acknowledged.
@@ -185,7 +201,7 @@ impl Session {
             Some(from_wrapper::Body::Close(close)) => self.close(&close).await?,
             Some(from_wrapper::Body::Open(open)) => return self.open(&open).map(Some),
             Some(from_wrapper::Body::Stats(stats)) => self.stats(&stats)?,
-            Some(from_wrapper::Body::Event(event)) => self.event(&event),
+            Some(from_wrapper::Body::Event(event)) => self.event(event),
             Some(from_wrapper::Body::Report(report)) => self.report(report),
             Some(from_wrapper::Body::Gone(gone)) => self.gone(&gone)?,
             Some(from_wrapper::Body::Hello(_)) => return Err(IngestFault::Order("a second hello")),
@@ -196,6 +212,9 @@ impl Session {
     }
 
     fn report(&self, report: link::Report) {
+        for (handle, task) in &self.tasks {
+            task.container.live().stats_refused = report.stats_refused.contains(handle);
+        }
         for notice in self.wrapper.reported(report) {
             let about = self.wrapper.about();
             notice.say(&about);
@@ -214,8 +233,8 @@ impl Session {
         }
         let container = self.ingest.registry.container(open, &self.wrapper.inner());
         container.attach(self.id);
-        for (_, update) in self.early.extract_if(.., |(task, _)| *task == open.task) {
-            container.update(update);
+        for event in self.early.extract_if(.., |event| event.task == open.task) {
+            happened(&self.ingest.registry, &container, &event);
         }
         let rules = self.rules();
         let mut ready = link::Ready { task: open.task, ..link::Ready::default() };
@@ -348,7 +367,7 @@ impl Session {
     }
 
     /// Events may concern a task that was never announced (its creation failed), so an unknown one is no fault.
-    fn event(&mut self, event: &link::Event) {
+    fn event(&mut self, event: link::Event) {
         self.acks.event(event.seq);
         let Some(missed) = self.wrapper.take_event(event.seq) else { return };
         let totals = &self.ingest.registry.totals;
@@ -357,23 +376,35 @@ impl Session {
             // One of them may have been an Update.
             self.tasks.values().for_each(|task| task.container.update(Update::Limits(None)));
         }
-        let kind = EventLabel::of(event);
+        let kind = EventLabel::of(&event);
         totals.events.add(kind, 1);
-        let update = match kind {
-            // An exec's are not the task's.
-            _ if !event.process.is_empty() => return,
-            EventLabel::Start if event.code == 0 => Update::Started { at_ns: event.time_ns, pid: event.pid },
-            EventLabel::Exit => Update::Exited { at_ns: event.time_ns, status: event.exit_status },
-            EventLabel::Delete if event.code == 0 => Update::Deleted,
-            // A shim that refuses one may have done a part of it.
-            EventLabel::Update => Update::Limits(Spec::asked(&event.resources).filter(|_| event.code == 0)),
-            _ => return,
-        };
+        if kind == EventLabel::WorkerRestart {
+            // The wrapper's own, of no task: it must not take a place among those that wait for one.
+            let death = Death::of(&event);
+            self.wrapper.died(death.clone());
+            Notice::Died(death).say(&self.wrapper.about());
+            return;
+        }
+        if kind == EventLabel::Create && event.code != 0 {
+            // There will never be a task of it.
+            self.refused();
+            return;
+        }
         match self.tasks.get(&event.task) {
-            Some(task) => task.container.update(update),
-            None if self.early.len() < EARLY => self.early.push((event.task, update)),
+            Some(task) => happened(&self.ingest.registry, &task.container, &event),
+            None if self.early.len() < EARLY => self.early.push(event),
             None => {}
         }
+    }
+
+    /// A Create was refused.
+    fn refused(&self) {
+        let neighbour = self.tasks.values().next().map(|task| &*task.container);
+        let shim = neighbour.map_or_else(
+            || ShimKind::of(&self.wrapper.inner().binary, "", Path::new("/")),
+            |container| container.shim,
+        );
+        self.ingest.registry.lifecycle.refused(shim, neighbour);
     }
 
     fn gone(&mut self, gone: &link::Gone) -> Result<(), IngestFault> {
@@ -416,6 +447,11 @@ impl Drop for Session {
 
 fn answer(body: from_collector::Body) -> link::FromCollector {
     link::FromCollector { body: Some(body), ..link::FromCollector::default() }
+}
+
+/// As the wire has it.
+pub(super) fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 fn refusal(handle: u32, slot: &Slot, refused: Refused) -> IngestFault {

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::data::Data;
 use crate::{
-    event::{Batch, Body, Ending, Flags, HoleReason, Origin, Progress, Receipt, Record, StreamName},
+    event::{Batch, Body, Ending, Flags, Hole, HoleReason, Origin, Progress, Receipt, Record, StreamName},
     journal::Row,
     metrics::{StreamCounts, Totals},
     process::{Clock, Edge, Tape, TapeFault, Times},
@@ -201,7 +201,8 @@ impl Slot {
             clock.raise(row.last_ns);
             counts.resume(&row);
         }
-        let state = State { tape, clock: Arc::new(clock), within, ..State::default() };
+        let censor = Censor::resumed(within);
+        let state = State { tape, censor, clock: Arc::new(clock), within, ..State::default() };
         Self {
             origin: Arc::clone(origin),
             progress: Arc::new(progress),
@@ -281,8 +282,6 @@ impl Slot {
         let State { tape, clock, .. } = &mut *state;
         let taken = tape.data(data.offset, data.bytes, times, clock, &mut records).map_err(Refused::Fault)?;
         let stream = self.origin.name.stream;
-        self.counts.bytes.fetch_add(taken.bytes, Ordering::Relaxed);
-        self.totals.log_bytes.add(stream, taken.bytes);
         self.totals.log_repeated.add(stream, taken.repeated);
         Ok(self.batch(&mut state, records, None, false))
     }
@@ -353,24 +352,26 @@ impl Slot {
         last: bool,
     ) -> Option<Batch> {
         let stream = self.origin.name.stream;
-        let done = state.censor.apply(&mut records, &state.budget, Instant::now());
-        self.totals.redactions.add(done.redactions);
-        self.totals.limited_lines.add(done.limited_lines);
+        let redactions = state.censor.apply(&mut records, &state.budget, Instant::now());
+        self.totals.redactions.add(redactions);
         let mut lines = 0;
         for record in &records {
             let bytes = record.to.saturating_sub(record.from);
             match &record.body {
                 Body::Line(_) => {
+                    self.counts.bytes.fetch_add(bytes, Ordering::Relaxed);
+                    self.totals.log_bytes.add(stream, bytes);
                     state.within = record.flags.has(Flags::FRAGMENT);
                     if !record.flags.has(Flags::PARTIAL) && !state.within {
                         lines += 1;
                     }
                 }
-                Body::Hole(reason) => {
+                Body::Hole(Hole { reason, lines }) => {
                     state.within = false;
                     self.counts.gap_bytes.add(*reason, bytes);
                     self.totals.gap_bytes.of(stream).add(*reason, bytes);
                     self.totals.holes.of(stream).add(*reason, 1);
+                    self.totals.limited(*reason, *lines);
                 }
             }
         }

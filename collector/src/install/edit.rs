@@ -7,11 +7,12 @@ use std::path::Path;
 
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, TableLike, Value, value};
 
-use super::InstallFault;
+use super::{InstallFault, proof::is_zero};
+use crate::wrapper::ANY_WRAPPER;
 
-/// The name of our own file in a folder of drop-ins: after those of distributions and of kata-deploy, before an operator's
-/// `99-`.
-pub const DROP_IN: &str = "90-shimtap.toml";
+/// The name of our own file in a folder of drop-ins: the last word of it. What others say of a handler's shim (`kata-deploy.toml`, an
+/// operator's `99-`) is the shim that we stand before.
+pub const DROP_IN: &str = "zz-shimtap.toml";
 
 const HEADER: &str = "# Written by `shimtap install`, removed by `shimtap uninstall`. What is changed here is lost with the next of them.\n";
 
@@ -70,6 +71,24 @@ fn open<'a>(root: &'a mut dyn TableLike, keys: &[&str]) -> Option<&'a mut dyn Ta
     Some(at)
 }
 
+/// Has a main file import these and no others.
+pub fn import_only(doc: &mut DocumentMut, patterns: Vec<String>) {
+    doc.insert("imports", value(Array::from_iter(patterns)));
+}
+
+/// Takes the last of `keys` out of the tables that the others name; whether it was there.
+pub fn unset(doc: &mut DocumentMut, keys: &[&str]) -> bool {
+    let Some((last, tables)) = keys.split_last() else { return false };
+    let mut at: &mut dyn TableLike = doc.as_table_mut();
+    for key in tables {
+        match at.get_mut(key).and_then(Item::as_table_like_mut) {
+            Some(table) => at = table,
+            None => return false,
+        }
+    }
+    at.remove(last).is_some()
+}
+
 /// Whether the tables that `keys` name are there.
 pub fn has(doc: &DocumentMut, keys: &[&str]) -> bool {
     let mut at: &dyn TableLike = doc.as_table();
@@ -88,6 +107,7 @@ pub fn set_table(doc: &mut DocumentMut, keys: &[&str], table: &toml::Table) {
         let keys: Vec<&str> = keys.iter().copied().chain([key.as_str()]).collect();
         match inner {
             toml::Value::Table(inner) => set_table(doc, &keys, inner),
+            other if is_zero(other) => {}
             other => {
                 if let Some(other) = converted(other) {
                     set(doc, &keys, other);
@@ -97,17 +117,14 @@ pub fn set_table(doc: &mut DocumentMut, keys: &[&str], table: &toml::Table) {
     }
 }
 
-/// The same value for the other crate; none for what is zero or empty.
+/// The same value for the other crate; none for a date, which containerd's configuration has nowhere.
 fn converted(of: &toml::Value) -> Option<Value> {
     match of {
-        toml::Value::String(text) => (!text.is_empty()).then(|| text.into()),
-        toml::Value::Integer(number) => (*number != 0).then(|| (*number).into()),
-        toml::Value::Float(number) => (*number != 0.0).then(|| (*number).into()),
-        toml::Value::Boolean(is) => is.then(|| true.into()),
-        toml::Value::Array(all) => {
-            let all: Array = all.iter().filter_map(converted).collect();
-            (!all.is_empty()).then(|| all.into())
-        }
+        toml::Value::String(text) => Some(text.into()),
+        toml::Value::Integer(number) => Some((*number).into()),
+        toml::Value::Float(number) => Some((*number).into()),
+        toml::Value::Boolean(is) => Some((*is).into()),
+        toml::Value::Array(all) => Some(all.iter().filter_map(converted).collect::<Array>().into()),
         toml::Value::Table(inner) => {
             let inner = inner.iter().filter_map(|(key, inner)| Some((key.as_str(), converted(inner)?)));
             Some(inner.collect::<InlineTable>().into())
@@ -122,9 +139,10 @@ pub fn imports(doc: &DocumentMut) -> Vec<String> {
     all.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// Adds a pattern to a main file's `imports`.
+/// Has a pattern be the last of a main file's `imports`.
 pub fn import(doc: &mut DocumentMut, pattern: &str) {
     if let Some(all) = doc.get_mut("imports").and_then(Item::as_array_mut) {
+        all.retain(|one| one.as_str() != Some(pattern));
         all.push(pattern);
         return;
     }
@@ -132,31 +150,44 @@ pub fn import(doc: &mut DocumentMut, pattern: &str) {
 }
 
 /// What is left of `now` without what we made of `before` when we wrote `after`: every value that is still ours goes back to
-/// what it was, or goes; all others stay.
-pub fn cut(
-    path: &Path,
-    now: &str,
-    before: Option<&str>,
-    after: Option<&str>,
-) -> Result<String, InstallFault> {
-    let mut now = parse(path, now)?;
+/// what it was, or goes; all others stay. A file in which no hook of ours stands any more has been written anew, and is theirs
+/// whatever else is as we had it.
+pub fn cut(path: &Path, now: &str, before: Option<&str>, after: &str) -> Result<String, InstallFault> {
+    let standing = parse(path, now)?;
     let before = parse(path, before.unwrap_or_default())?;
-    let after = parse(path, after.unwrap_or_default())?;
-    cut_table(now.as_table_mut(), before.as_table(), after.as_table());
-    Ok(now.to_string())
+    let after = parse(path, after)?;
+    let without = |counts: fn(&str) -> bool| {
+        let mut left = standing.clone();
+        cut_table(left.as_table_mut(), before.as_table(), after.as_table(), counts);
+        left.to_string()
+    };
+    if without(is_hook) == standing.to_string() { Ok(now.to_owned()) } else { Ok(without(|_| true)) }
 }
 
-fn cut_table(now: &mut dyn TableLike, before: &dyn TableLike, after: &dyn TableLike) {
+/// Keys of single values by which containerd comes to us, and by which the wrapper finds what is behind it.
+fn is_hook(key: &str) -> bool {
+    key == "runtime_path" || key == "imports" || key.starts_with(ANY_WRAPPER)
+}
+
+fn cut_table(
+    now: &mut dyn TableLike,
+    before: &dyn TableLike,
+    after: &dyn TableLike,
+    counts: fn(&str) -> bool,
+) {
     for (key, ours) in after.iter() {
         let theirs = before.get(key);
         let Some(standing) = now.get_mut(key) else { continue };
         if let (Some(standing), Some(ours)) = (standing.as_table_like_mut(), ours.as_table_like()) {
             let nothing = Table::new();
             let theirs = theirs.and_then(Item::as_table_like);
-            cut_table(standing, theirs.unwrap_or(&nothing), ours);
+            cut_table(standing, theirs.unwrap_or(&nothing), ours, counts);
             if theirs.is_none() && standing.is_empty() {
                 now.remove(key);
             }
+            continue;
+        }
+        if !counts(key) {
             continue;
         }
         if let (Some(standing), Some(ours)) = (standing.as_array_mut(), ours.as_array()) {
@@ -244,6 +275,9 @@ mod tests {
         );
         let two = with("imports = [\"/a\"]\n", |doc| import(doc, "/d/*.toml"));
         assert_eq!(imports(&parse(at(), &two).unwrap()), ["/a", "/d/*.toml"]);
+        // Somebody has put theirs behind it.
+        let moved = with("imports = [\"/d/*.toml\", \"/b\"]\n", |doc| import(doc, "/d/*.toml"));
+        assert_eq!(imports(&parse(at(), &moved).unwrap()), ["/b", "/d/*.toml"]);
     }
 
     #[test]
@@ -253,7 +287,7 @@ mod tests {
             import(doc, "/d/*.toml");
         });
         let since = ours.replace("SystemdCgroup = true", "SystemdCgroup = false") + "[more]\nx = 1\n";
-        let cut = cut(at(), &since, Some(KEPT), Some(&ours)).unwrap();
+        let cut = cut(at(), &since, Some(KEPT), &ours).unwrap();
         assert_eq!(cut, KEPT.replace("SystemdCgroup = true", "SystemdCgroup = false") + "[more]\nx = 1\n");
     }
 
@@ -261,11 +295,32 @@ mod tests {
     fn what_was_ours_and_is_theirs_now_stays() {
         let ours = with(KEPT, hook);
         let since = ours.replace("/tap", "/other");
-        assert_eq!(cut(at(), &since, Some(KEPT), Some(&ours)).unwrap(), since);
+        assert_eq!(cut(at(), &since, Some(KEPT), &ours).unwrap(), since);
         let had = KEPT.replace("    # do not", "    runtime_path = \"/kata\"\n    # do not");
         let ours = with(&had, hook);
         let since = format!("{ours}[more]\nx = 1\n");
-        assert_eq!(cut(at(), &since, Some(&had), Some(&ours)).unwrap(), format!("{had}[more]\nx = 1\n"));
+        assert_eq!(cut(at(), &since, Some(&had), &ours).unwrap(), format!("{had}[more]\nx = 1\n"));
+    }
+
+    #[test]
+    fn a_file_without_a_hook_of_ours_is_theirs() {
+        let ours = with("version = 2\n", |doc| {
+            hook(doc);
+            set(doc, &["plugins", "cri", "containerd", "runtimes", "runc", "runtime_type"], "r".into());
+        });
+        let anew = ours.replace("runtime_path = \"/tap\"\n", "");
+        assert_ne!(anew, ours);
+        assert_eq!(cut(at(), &anew, Some("version = 2\n"), &ours).unwrap(), anew);
+    }
+
+    #[test]
+    fn a_table_is_taken_out_and_its_neighbour_stays() {
+        let text = "[a.b]\nc = 1\n\n[a.d]\nc = 1\n";
+        let mut doc = parse(at(), text).unwrap();
+        assert!(
+            unset(&mut doc, &["a", "b"]) && !unset(&mut doc, &["a", "b"]) && !unset(&mut doc, &["x", "b"])
+        );
+        assert_eq!(doc.to_string().trim_start(), "[a.d]\nc = 1\n");
     }
 
     #[test]
@@ -277,10 +332,10 @@ mod tests {
     #[test]
     fn tables_are_written_without_what_is_zero() {
         let table: toml::Table = toml::from_str(
-            "a = \"x\"\nb = \"\"\nc = 0\nd = []\n[options]\nSystemdCgroup = true\nRoot = \"\"\n",
+            "a = \"x\"\nb = \"\"\nc = 0\nd = []\ne = [0, 1]\n[options]\nSystemdCgroup = true\nRoot = \"\"\n",
         )
         .unwrap();
         let text = with("", |doc| set_table(doc, &["r", "runc"], &table));
-        assert_eq!(text, "[r.runc]\na = \"x\"\n\n[r.runc.options]\nSystemdCgroup = true\n");
+        assert_eq!(text, "[r.runc]\na = \"x\"\ne = [0, 1]\n\n[r.runc.options]\nSystemdCgroup = true\n");
     }
 }

@@ -41,7 +41,16 @@ pub struct Handler {
     pub table: Table,
 }
 
-/// CRI's runtimes up to 1.7, and from 2.0 on.
+/// How a file of some version names CRI's runtimes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dialect {
+    /// The file's version.
+    pub version: i64,
+    /// The plugin.
+    plugin: &'static str,
+}
+
+/// CRI's runtimes in files of version 2 (all that 1.x knows), and from version 3 on (2.0).
 const PLUGINS: [&str; 2] = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime"];
 const OPT: &str = "io.containerd.internal.v1.opt";
 
@@ -105,6 +114,31 @@ impl Effective {
     }
 }
 
+// === impl Dialect ===
+
+impl Dialect {
+    /// Of the files that every 1.x understands.
+    pub const TWO: Self = Self { version: 2, plugin: PLUGINS[0] };
+    /// Of those that every 2.x understands.
+    pub const THREE: Self = Self { version: 3, plugin: PLUGINS[1] };
+
+    /// In which a drop-in has to be below a main file of this version: containerd 2.3 refuses one of a higher. None for version 1.
+    pub fn below(main: Option<i64>) -> Option<Self> {
+        match main {
+            // Without a version a file has none that could be too low.
+            None => Some(Self::THREE),
+            Some(version) if version >= Self::THREE.version => Some(Self::THREE),
+            Some(version) if version == Self::TWO.version => Some(Self::TWO),
+            Some(_) => None,
+        }
+    }
+
+    /// The keys that lead to a handler's table.
+    pub fn keys_of(self, handler: &str) -> [&str; 5] {
+        ["plugins", self.plugin, "containerd", "runtimes", handler]
+    }
+}
+
 // === impl Handler ===
 
 impl Handler {
@@ -117,6 +151,11 @@ impl Handler {
             by_sandbox_api: text("sandboxer") == Some("shim") || text("sandbox_mode") == Some("shim"),
             table: table.clone(),
         }
+    }
+
+    /// Whether the wrapper under its own name starts its shim.
+    pub fn is_plain_runc(&self) -> bool {
+        self.runtime_path.is_none() && self.shim_name().as_deref() == Some("containerd-shim-runc-v2")
     }
 
     /// The file name that containerd makes of the runtime's type: the last two of its parts. None where the type is a path.

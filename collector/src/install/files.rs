@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{InstallFault, read_if_there};
+use super::{InstallFault, hook::OWN_FOLDER, read_if_there};
 
 /// One file of the node, before and after.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub enum Change {
         /// What it holds without us.
         before: Option<String>,
         /// What it holds with us.
-        after: Option<String>,
+        after: String,
     },
     /// A symbolic link that is not there without us.
     Link {
@@ -67,10 +67,9 @@ impl Change {
         Ok(match self {
             Self::Content { path, before, after } => {
                 let now = read_if_there(path)?;
-                let is = |content: &Option<String>| now.as_deref() == content.as_deref().map(str::as_bytes);
-                if is(after) {
+                if now.as_deref() == Some(after.as_bytes()) {
                     Stands::After
-                } else if is(before) {
+                } else if now.as_deref() == before.as_deref().map(str::as_bytes) {
                     Stands::Before
                 } else {
                     Stands::Otherwise
@@ -88,7 +87,7 @@ impl Change {
     /// Makes it so.
     fn make(&self) -> Result<(), InstallFault> {
         match self {
-            Self::Content { path, after, .. } => put(path, after.as_deref()),
+            Self::Content { path, after, .. } => put(path, Some(after)),
             Self::Link { path, target, stood: true, .. } => turn(path, target),
             Self::Link { path, target, .. } => {
                 make_folder(path)?;
@@ -100,7 +99,11 @@ impl Change {
     /// Makes it as it was without us.
     pub fn take_back(&self) -> Result<(), InstallFault> {
         match self {
-            Self::Content { path, before, .. } => put(path, before.as_deref()),
+            Self::Content { path, before, .. } => {
+                put(path, before.as_deref())?;
+                remove_own_folder(path);
+                Ok(())
+            }
             Self::Link { path, before: Some(real), stood: true, .. } => turn(path, real),
             Self::Link { path, .. } => remove(path),
         }
@@ -197,6 +200,15 @@ fn remove(path: &Path) -> Result<(), InstallFault> {
     }
 }
 
+/// The folder of our own drop-in goes with it; it stays where somebody has put something into it.
+fn remove_own_folder(of: &Path) {
+    let folder = of.parent().filter(|folder| folder.ends_with(OWN_FOLDER));
+    if let Some(folder) = folder {
+        // An empty folder that stays says nothing to containerd.
+        let _ = fs::remove_dir(folder);
+    }
+}
+
 fn make_folder(path: &Path) -> Result<(), InstallFault> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder).map_err(|source| fault("creating the folder", folder, source))
@@ -210,8 +222,8 @@ fn fault(doing: &'static str, path: &Path, source: std::io::Error) -> InstallFau
 mod tests {
     use super::*;
 
-    fn content(path: PathBuf, before: Option<&str>, after: Option<&str>) -> Change {
-        Change::Content { path, before: before.map(str::to_owned), after: after.map(str::to_owned) }
+    fn content(path: PathBuf, before: Option<&str>, after: &str) -> Change {
+        Change::Content { path, before: before.map(str::to_owned), after: after.to_owned() }
     }
 
     #[test]
@@ -224,10 +236,10 @@ mod tests {
         let in_the_way = dir.path().join("file");
         fs::write(&in_the_way, "").unwrap();
         let changes = [
-            content(changed.clone(), Some("old"), Some("new")),
-            content(dir.path().join("made"), None, Some("x")),
+            content(changed.clone(), Some("old"), "new"),
+            content(dir.path().join("made"), None, "x"),
             Change::Link { path: link.clone(), target: "/bin/true".into(), before: None, stood: false },
-            content(in_the_way.join("no/folder"), None, Some("x")),
+            content(in_the_way.join("no/folder"), None, "x"),
         ];
         let fault = make_all(&changes, dir.path()).expect_err("the last cannot be made");
         assert!(fault.to_string().contains("no"), "{fault}");
@@ -248,7 +260,7 @@ mod tests {
         let (real, link) = (dir.path().join("real"), dir.path().join("link"));
         fs::write(&real, "old").unwrap();
         symlink(&real, &link).unwrap();
-        make_all(&[content(link.clone(), Some("old"), Some("new"))], dir.path()).unwrap();
+        make_all(&[content(link.clone(), Some("old"), "new")], dir.path()).unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_to_string(&real).unwrap(), "new");
     }

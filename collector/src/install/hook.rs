@@ -3,6 +3,7 @@
 //! Rules of releases and of handlers' keys, none of it guessed: packaging/containerd says each with its reason. Changes nothing.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -11,14 +12,16 @@ use std::{
 use super::{
     InstallFault, Node,
     edit::{self, DROP_IN},
-    effective::Handler,
-    plan::{Mode, Wanted, pilot_of},
+    effective::{Dialect, Effective, Handler},
+    imports::Imports,
+    plan::{Mode, Wanted},
 };
+use crate::wrapper;
 
-/// The file version that every 2.x understands.
-pub const VERSION_OF_2: i64 = 3;
-/// The newest of 1.x.
-pub const VERSION_OF_1: i64 = 2;
+/// The folder of our own where nothing else is the last that the main file imports. Not `conf.d`: what else lies there would begin to
+/// hold.
+pub const OWN_FOLDER: &str = "shimtap.d";
+
 /// How containerd is made to start the wrapper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
@@ -29,13 +32,16 @@ pub enum Hook {
 }
 
 /// Where `runtime_path` is written.
+#[derive(Clone, Debug)]
 pub enum Place {
     /// In a file of ours, which the main file imports or shall import.
     DropIn {
         /// That file.
         file: PathBuf,
-        /// The pattern to be added to the imports.
+        /// The pattern that has to become the last of the imports.
         import: Option<String>,
+        /// How it names handlers.
+        dialect: Dialect,
     },
     /// In the main file itself.
     Main,
@@ -49,6 +55,12 @@ pub struct Site<'a> {
     pub wanted: &'a Wanted,
     /// The wrapper's binary, with no link left in its path.
     pub wrapper: PathBuf,
+    /// Where `runtime_path` goes, or why it goes nowhere.
+    pub place: Result<Place, String>,
+    /// What containerd would do without us.
+    pub alone: Effective,
+    /// Which real shim is behind which name of the wrapper's.
+    pub inner: BTreeMap<String, PathBuf>,
 }
 
 // === impl Hook ===
@@ -65,7 +77,12 @@ impl Hook {
 
 // === impl Site ===
 
-impl Site<'_> {
+impl<'a> Site<'a> {
+    /// Reads the main file and shim.toml, once for all handlers.
+    pub fn new(node: &'a Node, wanted: &'a Wanted, wrapper: PathBuf, alone: Effective) -> Self {
+        Self { node, wanted, wrapper, place: Place::of(node), alone, inner: inner_shims(&wanted.shim_toml) }
+    }
+
     /// The hook that works for a handler, or why none does.
     pub fn hook_for(&self, handler: &Handler) -> Result<Hook, String> {
         let by_path = self.runtime_path_works(handler);
@@ -93,17 +110,14 @@ impl Site<'_> {
             return Err("its sandboxes are made by the shim itself, for which runtime_path is not looked at"
                 .to_owned());
         }
-        self.place().map(drop)
+        self.place.as_ref().map(drop).map_err(Clone::clone)
     }
 
     fn opt_works(&self, handler: &Handler) -> Result<(), String> {
         if handler.shim_name().is_none() {
             return Err("its runtime_type is a path, which no link can come before".to_owned());
         }
-        if handler.runtime_path.is_some()
-            && self.node.release.honours_runtime_path()
-            && !handler.by_sandbox_api
-        {
+        if self.node.runtime_path(handler).is_some() {
             return Err("it names its shim by runtime_path, which no link can come before".to_owned());
         }
         Ok(())
@@ -114,83 +128,75 @@ impl Site<'_> {
         same_file(path, &self.wrapper)
     }
 
-    /// Whether a handler is wrapped already, or has its pilot.
+    /// Whether a handler is wrapped already, or has its pilot. By any wrapper; where one is named, by that one.
     pub fn is_wrapped(&self, handler: &Handler) -> bool {
-        if self.wanted.mode == Mode::Pilot {
-            let pilot = self.node.effective.handlers.get(&pilot_of(&handler.name));
-            return pilot
-                .and_then(|pilot| pilot.runtime_path.as_ref())
-                .is_some_and(|path| self.is_ours(path));
-        }
-        let by_path = handler.runtime_path.as_ref().filter(|_| self.node.release.honours_runtime_path());
-        match by_path {
-            Some(path) if !handler.by_sandbox_api => self.is_ours(path),
-            _ => handler.shim_name().is_some_and(|name| self.is_ours(&self.opt_link(&name))),
-        }
+        let meant = match self.wanted.mode {
+            Mode::Pilot => self.node.pilot(handler),
+            Mode::Wrap => Some(handler),
+        };
+        let first = meant.and_then(|handler| self.node.first_shim(handler));
+        first.is_some_and(|file| match self.wanted.wrapper {
+            Some(_) => self.is_ours(&file),
+            None => wrapper::is_one(&file) || self.is_ours(&file),
+        })
     }
 
     /// The real shim of a handler.
     pub fn inner_of(&self, handler: &Handler) -> Result<PathBuf, InstallFault> {
-        let missing = |shim: String, searched: String| InstallFault::NoShim {
-            handler: handler.name.clone(),
-            shim,
-            searched,
-        };
-        if let Some(path) = handler.runtime_path.as_ref().filter(|_| self.node.release.honours_runtime_path())
-        {
-            let there = path.is_file();
-            return there
-                .then(|| path.clone())
-                .ok_or_else(|| missing(path.display().to_string(), "place".to_owned()));
-        }
-        let Some(name) = handler.shim_name() else {
-            return Ok(PathBuf::from(&handler.runtime_type));
-        };
-        let found = self.node.shim(&name, |file| self.is_ours(file));
-        found.ok_or_else(|| missing(name, self.node.path.to_string_lossy().into_owned()))
+        self.node.real_shim(handler).ok_or_else(|| {
+            let (shim, searched) = match self.node.runtime_path(handler) {
+                Some(path) => (path.display().to_string(), "place".to_owned()),
+                None => {
+                    (handler.shim_name().unwrap_or_default(), self.node.path.to_string_lossy().into_owned())
+                }
+            };
+            InstallFault::NoShim { handler: handler.name.clone(), shim, searched }
+        })
     }
+}
 
-    /// The link that comes before a shim of this name.
-    pub fn opt_link(&self, name: &str) -> PathBuf {
-        self.node.effective.opt.join("bin").join(name)
-    }
-
+impl Place {
     /// Where `runtime_path` goes, or why it goes nowhere.
-    pub fn place(&self) -> Result<Place, String> {
-        let config = &self.node.config;
+    fn of(node: &Node) -> Result<Self, String> {
+        let config = &node.config;
         let text = fs::read_to_string(config).unwrap_or_default();
         let main = edit::parse(config, &text).map_err(|fault| fault.to_string())?;
-        let generated = self.node.config_is_generated();
-        let anew = || Err(format!("{} is written anew by another program", config.display()));
-        if !self.node.release.merges_drop_ins() {
-            let version = main.get("version").and_then(toml_edit::Item::as_integer);
+        let generated = node.config_is_generated();
+        let anew = || format!("{} is written anew by another program", config.display());
+        let version = main.get("version").and_then(toml_edit::Item::as_integer);
+        // Its plugins have other names.
+        let too_old =
+            || format!("{} is not of version 2; containerd config migrate makes it so", config.display());
+        if !node.release.merges_drop_ins() {
             return match version {
-                _ if generated => anew(),
-                Some(VERSION_OF_1) => Ok(Place::Main),
-                None if text.is_empty() => Ok(Place::Main),
-                // Its plugins have other names.
-                _ => Err(format!(
-                    "{} is not of version 2; containerd config migrate makes it so",
-                    config.display()
-                )),
+                _ if generated => Err(anew()),
+                Some(version) if version == Dialect::TWO.version => Ok(Self::Main),
+                None if text.is_empty() => Ok(Self::Main),
+                _ => Err(too_old()),
             };
         }
-        let patterns = edit::imports(&main).into_iter();
-        let mut folders = patterns.filter_map(|pattern| {
-            let folder = pattern.strip_suffix("/*.toml")?;
-            (folder.starts_with('/') && !folder.contains('*')).then(|| PathBuf::from(folder))
-        });
-        match folders.next_back() {
-            Some(folder) => Ok(Place::DropIn { file: folder.join(DROP_IN), import: None }),
-            None if generated => anew(),
+        let dialect = Dialect::below(version).ok_or_else(too_old)?;
+        let imports = Imports::of(config, &main);
+        // In a file that somebody else writes, a place that is read late is better than none; whether it does is asked afterwards.
+        let folder = imports.last_folder().or_else(|| imports.any_folder().filter(|_| generated));
+        match folder {
+            Some(folder) => Ok(Self::DropIn { file: folder.join(DROP_IN), import: None, dialect }),
+            None if generated => Err(anew()),
             None => {
-                // containerd's own name for it from 2.2.0 on; beside the main file, wherever that is.
-                let folder = config.parent().unwrap_or(Path::new("/")).join("conf.d");
+                let folder = config.parent().unwrap_or(Path::new("/")).join(OWN_FOLDER);
                 let import = Some(format!("{}/*.toml", folder.display()));
-                Ok(Place::DropIn { file: folder.join(DROP_IN), import })
+                Ok(Self::DropIn { file: folder.join(DROP_IN), import, dialect })
             }
         }
     }
+}
+
+/// shim.toml's `[inner]`, by which name of the wrapper's; nothing where it cannot be read, which whoever changes it says.
+pub fn inner_shims(shim_toml: &Path) -> BTreeMap<String, PathBuf> {
+    let text = fs::read_to_string(shim_toml).unwrap_or_default();
+    let table: toml::Table = toml::from_str(&text).unwrap_or_default();
+    let inner = table.get("inner").and_then(toml::Value::as_table).into_iter().flatten();
+    inner.filter_map(|(name, shim)| Some((name.clone(), shim.as_str()?.into()))).collect()
 }
 
 /// Whether two paths lead to one file.
@@ -198,5 +204,97 @@ fn same_file(a: &Path, b: &Path) -> bool {
     match (fs::metadata(a), fs::metadata(b)) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::install::effective::Release;
+
+    /// A node of that release with these handlers, whose main file has this text.
+    fn chosen(
+        release: Release,
+        main: &str,
+        handler: &str,
+        hook: Option<Hook>,
+        mode: Mode,
+    ) -> Result<Hook, String> {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::write(dir.path().join("config.toml"), main).expect("a main file");
+        let plugin = if release.merges_drop_ins() {
+            "io.containerd.cri.v1.runtime"
+        } else {
+            "io.containerd.grpc.v1.cri"
+        };
+        let dump = format!(
+            "[plugins.'{plugin}'.containerd.runtimes]\nruntime = {{ runtime_type = 'io.containerd.runc.v2' }}\n\
+             sandbox = {{ runtime_type = 'io.containerd.kata.v2', sandboxer = 'shim', runtime_path = '/opt/kata/shim' }}\n\
+             pathed = {{ runtime_type = 'io.containerd.kata.v2', runtime_path = '/opt/kata/shim' }}\n\
+             typed = {{ runtime_type = '/opt/own/shim' }}\n"
+        );
+        let node = Node::pretended(release, dir.path(), &dump);
+        let wanted = Wanted {
+            handlers: Vec::new(),
+            mode,
+            hook,
+            wrapper: None,
+            shim_toml: dir.path().join("shim.toml"),
+            state: dir.path().join("state"),
+        };
+        let alone = node.effective.clone();
+        let site = Site::new(&node, &wanted, dir.path().join("containerd-shim-tap-v2"), alone);
+        site.hook_for(&node.effective.handlers[handler])
+    }
+
+    #[test]
+    fn each_release_and_handler_gets_the_hook_that_works() {
+        const GENERATED: &str = "# File generated by k3s. DO NOT EDIT.\nversion = 2\n";
+        const IMPORTS: &str = "# File generated by k3s. DO NOT EDIT.\nversion = 3\nimports = ['/x/*.toml']\n";
+        let (path, link) = (Ok(Hook::RuntimePath), Ok(Hook::Opt));
+        for (release, main, handler, expected) in [
+            (Release(2, 1, 0), "version = 3\n", "runtime", &path),
+            (Release(2, 1, 0), "", "runtime", &path),
+            (Release(1, 7, 1), "version = 2\n", "runtime", &path),
+            (Release(1, 7, 0), "version = 2\n", "runtime", &link),
+            (Release(1, 6, 20), "version = 2\n", "runtime", &link),
+            (Release(1, 6, 21), "version = 1\n", "runtime", &link),
+            // Somebody else writes the main file at each start, unless it imports a folder.
+            (Release(2, 1, 0), GENERATED, "runtime", &link),
+            (Release(1, 7, 1), GENERATED, "runtime", &link),
+            (Release(2, 1, 0), IMPORTS, "runtime", &path),
+            // Its sandboxes are made by the shim: runtime_path is not looked at, so a link comes before it.
+            (Release(2, 1, 0), "version = 3\n", "sandbox", &link),
+            (Release(2, 1, 0), "version = 3\n", "pathed", &path),
+            (Release(1, 6, 20), "version = 2\n", "pathed", &link),
+            (Release(2, 1, 0), "version = 3\n", "typed", &path),
+        ] {
+            assert_eq!(
+                &chosen(release, main, handler, None, Mode::Wrap),
+                expected,
+                "{release} {main:?} {handler}"
+            );
+        }
+        let none = chosen(Release(2, 1, 0), GENERATED, "pathed", None, Mode::Wrap).expect_err("neither");
+        assert!(none.contains("written anew") && none.contains("runtime_path"), "{none}");
+        assert!(chosen(Release(1, 6, 20), "version = 2\n", "typed", None, Mode::Wrap).is_err());
+    }
+
+    #[test]
+    fn a_hook_that_was_asked_for_is_had_or_refused() {
+        for (hook, mode, expected) in [
+            (Some(Hook::Opt), Mode::Wrap, Some(Hook::Opt)),
+            (Some(Hook::RuntimePath), Mode::Wrap, Some(Hook::RuntimePath)),
+            (Some(Hook::Opt), Mode::Pilot, None),
+            (None, Mode::Pilot, Some(Hook::RuntimePath)),
+        ] {
+            let chosen = chosen(Release(2, 1, 0), "version = 3\n", "runtime", hook, mode);
+            assert_eq!(chosen.ok(), expected, "{hook:?} {mode:?}");
+        }
+        for (hook, handler) in [(Hook::RuntimePath, "sandbox"), (Hook::Opt, "pathed"), (Hook::Opt, "typed")] {
+            let refused = chosen(Release(2, 1, 0), "version = 3\n", handler, Some(hook), Mode::Wrap);
+            assert!(refused.is_err(), "{hook:?} {handler}");
+        }
+        assert!(chosen(Release(1, 6, 20), "version = 2\n", "runtime", None, Mode::Pilot).is_err());
     }
 }

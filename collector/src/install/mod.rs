@@ -1,32 +1,43 @@
 //! `shimtap install` and `uninstall`: puts the wrapper in front of a node's shims, and takes it away again.
 //!
-//! In order: [`node`] finds containerd and asks it for its effective configuration, [`effective`] reads that, [`plan`] chooses
-//! the [`hook`] that works for each handler and makes the new contents of files ([`edit`]), [`files`] puts them in place,
-//! [`record`] remembers what was there before, [`proof`] asks containerd again and compares.
+//! In order: [`node`] finds containerd ([`running`]) and asks it for its effective configuration, [`effective`] reads that, [`alone`] asks what it
+//! would be without us, [`plan`] chooses the [`hook`] that works for each handler ([`standing`]: or leaves one that is wrapped as it
+//! has to be) and [`contents`] makes the new contents of files ([`edit`], [`imports`]), [`files`] puts them in place, [`record`]
+//! remembers what was there before, [`proof`] asks containerd again and compares.
 //!
 //! Nothing is believed: after the files are in place containerd itself says what holds now, and anything but the wanted
 //! difference undoes all of it. Never touches a running pod, never removes a file that it has not made.
 
+mod alone;
+mod bundles;
+mod contents;
 mod edit;
 mod effective;
 mod files;
 mod hook;
+mod imports;
 mod node;
 mod plan;
 mod proof;
 mod record;
+mod running;
+mod shims;
+mod standing;
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
+pub use bundles::{Bundle, bundles};
 pub use effective::{Handler, Release};
 pub use files::Change;
-pub use hook::Hook;
+pub use hook::{Hook, inner_shims};
 pub use node::{Node, Where};
 pub use plan::{Mode, Plan, Wanted};
 pub use record::{Record, Undo};
+pub use shims::pilot_of;
+pub use standing::{Standing, unlike_today};
 
 /// Why an installation was not made, or not undone.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +51,17 @@ pub enum InstallFault {
     #[error("several containerds run here: {found}; say which with --containerd-config")]
     Several {
         /// Their configurations.
+        found: String,
+    },
+    /// A configuration that is none of those that are read.
+    #[error(
+        "no containerd that runs here reads {config}; those that run read {found}; nothing was changed. For one that does not run, \
+         name its binary with --containerd"
+    )]
+    NobodyReads {
+        /// As asked for.
+        config: PathBuf,
+        /// Those that are read.
         found: String,
     },
     /// It could not be asked.
@@ -93,6 +115,19 @@ pub enum InstallFault {
         /// Why not.
         why: String,
     },
+    /// No hook does anything for a handler that was named.
+    #[error(
+        "handler {handler} cannot be wrapped on this node: {why}; leave it out (name those that are meant)"
+    )]
+    NoHook {
+        /// The handler.
+        handler: String,
+        /// Why not.
+        why: String,
+    },
+    /// There are handlers, and none of them can be wrapped.
+    #[error("no handler of this containerd can be wrapped, each for the reason above; nothing was changed")]
+    NothingToWrap,
     /// A file that is not as TOML should be.
     #[error("{path} cannot be understood, so it is not changed: {why}")]
     NotToml {
@@ -163,15 +198,40 @@ pub enum InstallFault {
         /// What holds now.
         then: &'static str,
     },
+    /// It was not restarted, and what was done could not be taken back.
+    #[error("restarting {unit}: {why}; putting back what was there failed too: {second}; {then}")]
+    RestartNotUndone {
+        /// The unit.
+        unit: String,
+        /// What systemctl said.
+        why: String,
+        /// What hindered the way back.
+        #[source]
+        second: Box<InstallFault>,
+        /// What holds now.
+        then: &'static str,
+    },
+    /// It was to be restarted and is in nobody's hands that are known.
+    #[error(
+        "the files are in place, and containerd ({config}) was not restarted: it runs in no unit of systemd that is known here; \
+         restart it the way it was started; {then}"
+    )]
+    NoUnit {
+        /// Its configuration.
+        config: PathBuf,
+        /// What holds from then on.
+        then: &'static str,
+    },
 }
 
 /// Does what was planned: the record first, then the files, then containerd's own word for it. All, or nothing.
 pub fn carry_out(node: &Node, plan: &Plan, state: &Path) -> Result<(), InstallFault> {
     let last = Record::read(state)?;
-    let handlers = plan.covered.iter().map(|(name, _)| name.clone());
-    Record::after(last.as_ref(), node, handlers, &plan.changes).keep(state)?;
+    Record::after(last.as_ref(), node, plan)?.keep(state)?;
     let done = files::make_all(&plan.changes, state).and_then(|()| {
-        let proven = node.ask_again().and_then(|now| proof::compare(&node.effective, &now, &plan.expected));
+        let proven = node
+            .ask_again()
+            .and_then(|now| proof::compare(&node.effective, &now, &plan.expected, &plan.gone));
         proven.map_err(|first| match files::take_back_all(&plan.changes) {
             Ok(()) => first,
             Err(second) => files::not_undone(first, second, state),
@@ -194,4 +254,12 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, InstallFault> {
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(InstallFault::File { doing: "reading", path: path.to_owned(), source }),
     }
+}
+
+/// A file's text, to be understood as TOML; none where it is not there.
+fn text_of(path: &Path) -> Result<Option<String>, InstallFault> {
+    let Some(bytes) = read_if_there(path)? else { return Ok(None) };
+    let text = String::from_utf8(bytes);
+    text.map(Some)
+        .map_err(|_| InstallFault::NotToml { path: path.to_owned(), why: "it is not UTF-8".to_owned() })
 }

@@ -1,24 +1,29 @@
 //! The containerd of this node: found among the processes or as named, asked by running its own binary.
 //!
-//! Distributions differ in where they keep it and who restarts it; none is known by name here. The process says which
-//! configuration it reads, its cgroup which unit it belongs to. Never talks to its socket: it may be down.
+//! Distributions differ in where they keep it and who restarts it; none is known by name here, and the process says it
+//! ([`super::running`]). Never talks to its socket: it may be down.
 
 use std::{
     env,
     ffi::OsString,
-    fs,
-    os::unix::{ffi::OsStringExt, process::CommandExt},
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::SystemTime,
 };
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::{
     InstallFault,
     effective::{Effective, Release},
+    running,
 };
 
-const DEFAULT_CONFIG: &str = "/etc/containerd/config.toml";
+/// What it reads unless it is told otherwise.
+pub(super) const DEFAULT_CONFIG: &str = "/etc/containerd/config.toml";
 /// What a unit's PATH is where nothing is known (systemd's default).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How a file says that another program writes it anew at each start, in its first lines.
@@ -54,18 +59,12 @@ pub struct Node {
 }
 
 /// How the daemon's binary is run.
-#[derive(Clone, Debug)]
-struct Program {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Program {
     /// The file.
-    file: PathBuf,
+    pub(super) file: PathBuf,
     /// By which name: distributions build one binary of many programs.
-    name: OsString,
-}
-
-struct Running {
-    program: Program,
-    config: PathBuf,
-    pid: String,
+    pub(super) name: OsString,
 }
 
 // === impl Node ===
@@ -73,7 +72,7 @@ struct Running {
 impl Node {
     /// Finds it and asks it.
     pub fn look(at: &Where) -> Result<Self, InstallFault> {
-        let running = choose(running(), at)?;
+        let running = running::choose(running::all(), at)?;
         let program = match (&at.containerd, &running) {
             (Some(file), _) => Program { file: file.clone(), name: file.into() },
             (None, Some(running)) => running.program.clone(),
@@ -81,21 +80,32 @@ impl Node {
         };
         let named = at.config.clone().or_else(|| running.as_ref().map(|running| running.config.clone()));
         let config = named.unwrap_or_else(|| DEFAULT_CONFIG.into());
-        let said = program.run(&["--version"])?;
+        let said = program.run(&["--version"], Stdio::null())?;
         let release = Release::read(&said)
             .ok_or_else(|| InstallFault::Answer { what: program.shown(&["--version"]), why: said })?;
-        let (unit, path, started) = match &running {
-            Some(running) => (unit_of(&running.pid), path_of(&running.pid), started(&running.pid)),
-            None => (None, None, None),
-        };
-        let path = path.unwrap_or_else(|| DEFAULT_PATH.into());
         let effective = program.effective(&config)?;
+        let (unit, path, started) =
+            running.map(|found| (found.unit, found.path, found.started)).unwrap_or_default();
+        let path = path.unwrap_or_else(|| DEFAULT_PATH.into());
         Ok(Self { program, config, release, effective, unit, started, path })
     }
 
     /// What holds with the files as they are now.
     pub fn ask_again(&self) -> Result<Effective, InstallFault> {
         self.program.effective(&self.config)
+    }
+
+    /// What would hold with another text in place of the main file; its imports are to be absolute.
+    pub fn would_say(&self, main: &str) -> Result<Effective, InstallFault> {
+        let fault = |source: io::Error| InstallFault::File {
+            doing: "putting into memory another text for",
+            path: self.config.clone(),
+            source,
+        };
+        let memory = memfd_create("main", MFdFlags::MFD_CLOEXEC).map_err(|errno| fault(errno.into()))?;
+        let mut memory = File::from(memory);
+        memory.write_all(main.as_bytes()).map_err(fault)?;
+        self.program.dump(Path::new("/proc/self/fd/0"), memory.into())
     }
 
     /// The binary, to be shown.
@@ -105,18 +115,60 @@ impl Node {
 
     /// Whether somebody else writes the main file anew: what we change in it would not last.
     pub fn config_is_generated(&self) -> bool {
-        let text = fs::read_to_string(&self.config).unwrap_or_default();
-        let head: Vec<&str> = text.lines().take(5).collect();
-        self.config.starts_with(SNAPS)
-            || head.iter().any(|line| GENERATED.iter().any(|mark| line.contains(mark)))
+        is_generated(&self.config, &fs::read_to_string(&self.config).unwrap_or_default())
     }
 
-    /// A shim's file, where containerd would find it: its PATH, then beside itself. Files that `is_ours` says are no answer.
-    pub fn shim(&self, name: &str, is_ours: impl Fn(&Path) -> bool) -> Option<PathBuf> {
-        let beside =
-            fs::canonicalize(&self.program.file).ok().and_then(|file| Some(file.parent()?.to_owned()));
-        let places = env::split_paths(&self.path).filter(|dir| dir.is_absolute()).chain(beside);
-        places.map(|dir| dir.join(name)).find(|file| file.is_file() && !is_ours(file))
+    /// The binary's file.
+    pub(super) fn file(&self) -> &Path {
+        &self.program.file
+    }
+
+    /// The unit of the daemon that is meant, without asking it anything: its configuration may be broken.
+    pub fn unit(at: &Where) -> Option<String> {
+        running::choose(running::all(), at).ok().flatten().and_then(|found| found.unit)
+    }
+
+    /// What to type to have it started anew, or what to do where it is not known.
+    pub fn restart(&self) -> String {
+        match &self.unit {
+            Some(unit) => format!("systemctl restart {unit}"),
+            None => "restart containerd".to_owned(),
+        }
+    }
+
+    /// [`pretended`](Self::pretended) with shims of runc and Kata in its PATH, a wrapper in `ours` and a folder for links; its handlers
+    /// are `runtimes`.
+    #[cfg(test)]
+    pub(crate) fn furnished(release: Release, dir: &Path, runtimes: &str) -> Self {
+        for folder in ["bin", "opt/bin", "ours"] {
+            std::fs::create_dir_all(dir.join(folder)).expect("a folder");
+        }
+        for file in
+            ["bin/containerd-shim-runc-v2", "bin/containerd-shim-kata-v2", "ours/containerd-shim-tap-v2"]
+        {
+            std::fs::write(dir.join(file), "").expect("a file");
+        }
+        let dump = format!(
+            "[plugins.'io.containerd.internal.v1.opt']\npath = '{}/opt'\n\
+             [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes]\n{runtimes}",
+            dir.display()
+        );
+        Self::pretended(release, dir, &dump)
+    }
+
+    /// One that said `dump`; its PATH is `bin` below `dir`.
+    #[cfg(test)]
+    pub(crate) fn pretended(release: Release, dir: &Path, dump: &str) -> Self {
+        let file = dir.join("no/containerd");
+        Self {
+            program: Program { name: file.clone().into(), file },
+            config: dir.join("config.toml"),
+            release,
+            effective: Effective::read(dump).expect("a dump"),
+            unit: None,
+            started: None,
+            path: dir.join("bin").into(),
+        }
     }
 }
 
@@ -127,9 +179,9 @@ impl Program {
         format!("{} {}", Path::new(&self.name).display(), args.join(" "))
     }
 
-    fn run(&self, args: &[&str]) -> Result<String, InstallFault> {
+    fn run(&self, args: &[&str], stdin: Stdio) -> Result<String, InstallFault> {
         let fault = |why: String| InstallFault::Ask { what: self.shown(args), why };
-        let said = Command::new(&self.file).arg0(&self.name).args(args).output();
+        let said = Command::new(&self.file).arg0(&self.name).args(args).stdin(stdin).output();
         let said = said.map_err(|source| fault(source.to_string()))?;
         if !said.status.success() {
             let why = String::from_utf8_lossy(&said.stderr);
@@ -139,77 +191,27 @@ impl Program {
     }
 
     fn effective(&self, config: &Path) -> Result<Effective, InstallFault> {
-        let shown = config.display().to_string();
         // A daemon whose default file is not there runs on defaults; one told to read a missing file fails.
-        let args: &[&str] =
-            if config.is_file() { &["--config", &shown, "config", "dump"] } else { &["config", "default"] };
-        let dump = self.run(args)?;
+        if config.is_file() {
+            return self.dump(config, Stdio::null());
+        }
+        self.understood(&["config", "default"], Stdio::null())
+    }
+
+    fn dump(&self, config: &Path, stdin: Stdio) -> Result<Effective, InstallFault> {
+        self.understood(&["--config", &config.display().to_string(), "config", "dump"], stdin)
+    }
+
+    fn understood(&self, args: &[&str], stdin: Stdio) -> Result<Effective, InstallFault> {
+        let dump = self.run(args, stdin)?;
         Effective::read(&dump).map_err(|why| InstallFault::Answer { what: self.shown(args), why })
     }
 }
 
-/// The one that is meant, of those that run.
-fn choose(mut running: Vec<Running>, at: &Where) -> Result<Option<Running>, InstallFault> {
-    if let Some(config) = &at.config {
-        running.retain(|found| found.config == *config);
-        return Ok(running.pop());
-    }
-    if running.len() > 1 {
-        let found: Vec<String> = running.iter().map(|found| found.config.display().to_string()).collect();
-        return Err(InstallFault::Several { found: found.join(", ") });
-    }
-    Ok(running.pop())
-}
-
-/// Every containerd among the processes.
-fn running() -> Vec<Running> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes.filter_map(|entry| of_process(entry.file_name().to_str()?)).collect()
-}
-
-fn of_process(pid: &str) -> Option<Running> {
-    pid.parse::<u32>().ok()?;
-    let said = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let words: Vec<OsString> =
-        said.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect();
-    let name = words.first()?;
-    if Path::new(name).file_name()? != "containerd" {
-        return None;
-    }
-    let config = named_config(&words).map_or_else(|| DEFAULT_CONFIG.into(), PathBuf::from);
-    let file = PathBuf::from(format!("/proc/{pid}/exe"));
-    Some(Running { program: Program { file, name: name.clone() }, config, pid: pid.to_owned() })
-}
-
-fn named_config(words: &[OsString]) -> Option<OsString> {
-    let mut words = words.iter().skip(1);
-    while let Some(word) = words.next() {
-        let word = word.to_str()?;
-        if matches!(word, "-c" | "--config" | "-config") {
-            return words.next().cloned();
-        }
-        if let Some(path) = ["--config=", "-config=", "-c="].iter().find_map(|flag| word.strip_prefix(flag)) {
-            return Some(path.into());
-        }
-    }
-    None
-}
-
-/// The systemd unit that a process belongs to.
-fn unit_of(pid: &str) -> Option<String> {
-    let said = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let mut parts = said.lines().filter_map(|line| line.rsplit(':').next()).flat_map(|path| path.split('/'));
-    parts.find(|part| part.ends_with(".service")).map(str::to_owned)
-}
-
-fn started(pid: &str) -> Option<SystemTime> {
-    fs::metadata(format!("/proc/{pid}")).ok()?.modified().ok()
-}
-
-fn path_of(pid: &str) -> Option<OsString> {
-    let said = fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let path = said.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"PATH="))?;
-    Some(OsString::from_vec(path.to_vec()))
+/// By where it lies, or by what it says of itself at its head.
+fn is_generated(config: &Path, text: &str) -> bool {
+    let mut head = text.lines().take(5);
+    config.starts_with(SNAPS) || head.any(|line| GENERATED.iter().any(|mark| line.contains(mark)))
 }
 
 /// A program in our own PATH.
@@ -223,38 +225,33 @@ fn in_path(name: &str) -> Option<Program> {
 mod tests {
     use super::*;
 
-    fn words(line: &str) -> Vec<OsString> {
-        line.split(' ').map(OsString::from).collect()
-    }
-
     #[test]
-    fn the_configuration_is_what_the_command_line_names() {
-        for line in [
-            "containerd -c /x",
-            "containerd --config /x --log-level debug",
-            "containerd --log-level info --config=/x",
+    fn a_file_that_is_written_at_each_start_is_known_by_its_head_or_its_place() {
+        for (config, text, generated) in [
+            (
+                "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
+                "# File generated by k3s. DO NOT EDIT. Use config.toml.tmpl instead.\nversion = 3\n",
+                true,
+            ),
+            (
+                "/var/lib/rancher/rke2/agent/etc/containerd/config.toml",
+                "\n# File generated by rke2. DO NOT EDIT.\nversion = 2\n",
+                true,
+            ),
+            (
+                "/etc/k0s/containerd.toml",
+                "# k0s_managed=true\n# This is a placeholder configuration for k0s managed containerd.\n",
+                true,
+            ),
+            ("/var/snap/microk8s/7731/args/containerd.toml", "# Use config version 2\nversion = 2\n", true),
+            ("/etc/containerd/config.toml", "version = 3\n", false),
+            ("/etc/containerd/config.toml", "", false),
+            // Whoever has taken k0s's file over keeps it.
+            ("/etc/k0s/containerd.toml", "version = 2\n", false),
+            // Far below the head it is somebody's remark.
+            ("/etc/containerd/config.toml", "version = 3\n\n\n\n\n\n# File generated by hand\n", false),
         ] {
-            assert_eq!(named_config(&words(line)), Some("/x".into()), "{line}");
+            assert_eq!(is_generated(config.as_ref(), text), generated, "{config}: {text}");
         }
-        assert_eq!(named_config(&words("containerd --address /c")), None);
-    }
-
-    #[test]
-    fn of_several_the_one_that_was_named() {
-        let running = |config: &str| Running {
-            program: Program { file: "/bin/containerd".into(), name: "containerd".into() },
-            config: config.into(),
-            pid: "1".to_owned(),
-        };
-        let fault = choose(vec![running("/a"), running("/b")], &Where::default()).err().expect("which?");
-        assert!(fault.to_string().contains("/a, /b"), "{fault}");
-        let at = Where { config: Some("/b".into()), ..Where::default() };
-        let chosen = choose(vec![running("/a"), running("/b")], &at).expect("one").expect("one");
-        assert_eq!(chosen.config, Path::new("/b"));
-        assert!(
-            choose(vec![running("/a")], &Where { config: Some("/c".into()), ..Where::default() })
-                .expect("none")
-                .is_none()
-        );
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Three hooks, each where it works ([`super::hook`]): a drop-in with `runtime_path` where containerd merges drop-ins (2.0 on), the
 //! same key in the main file where it does not (1.6.21 and 1.7.1 on), and else, or where somebody writes the main file anew, or
-//! where a shim's sandbox API passes `runtime_path` by, a link in the folder that containerd puts in front of its PATH. Changes
-//! nothing itself.
+//! where a shim's sandbox API passes `runtime_path` by, a link in the folder that containerd puts in front of its PATH. A handler that
+//! is wrapped is left as it is, unless the shim behind it has moved or is gone ([`super::standing`]). Changes nothing itself.
 
 use std::{
     fs,
@@ -11,18 +11,15 @@ use std::{
 };
 
 use toml::Value;
-use toml_edit::DocumentMut;
 
 use super::{
-    Change, InstallFault, Node, Record, edit,
+    Change, InstallFault, Node, Record, alone,
     effective::Handler,
-    hook::{Hook, Place, Site, VERSION_OF_1, VERSION_OF_2},
-    read_if_there,
+    hook::{Hook, Site},
+    shims::pilot_of,
+    standing::Standing,
 };
-use crate::wrapper;
-
-/// By which pods may say what is collected of them.
-const ANNOTATIONS: &str = "shimtap.io/*";
+use crate::wrapper::{self, ANY_WRAPPER};
 
 /// What the user asks for.
 #[derive(Clone, Debug)]
@@ -61,17 +58,26 @@ pub struct Plan {
     pub already: Vec<String>,
     /// Handlers that stay as they are, with why.
     pub left_out: Vec<(String, String)>,
+    /// Handlers that are there by our files alone and go out of them.
+    pub dropped: Vec<String>,
     /// What containerd shall say afterwards: keys and value.
     pub expected: Vec<(Vec<String>, Value)>,
+    /// What it shall not say any more: keys of tables.
+    pub gone: Vec<Vec<String>>,
+    /// Whether containerd has to be restarted for it: it reads its files at its start, and wrappers theirs at each.
+    pub needs_restart: bool,
 }
 
-struct Planner<'a> {
-    site: Site<'a>,
-    plan: Plan,
+/// A plan in the making.
+pub(super) struct Planner<'a> {
+    pub(super) site: Site<'a>,
+    pub(super) plan: Plan,
     /// Handlers whose `runtime_path` is to be written, and what it is.
-    paths: Vec<(Handler, PathBuf)>,
-    /// For shim.toml: by which name the wrapper is called, and the real shim.
-    inner: Vec<(String, PathBuf)>,
+    pub(super) paths: Vec<(Handler, PathBuf)>,
+    /// Handlers that are to go out of our files.
+    pub(super) orphans: Vec<Handler>,
+    /// For shim.toml: by which name the wrapper is called, and the real shim; none where there is none any more.
+    pub(super) inner: Vec<(String, Option<PathBuf>)>,
 }
 
 // === impl Plan ===
@@ -89,8 +95,10 @@ impl Plan {
             path: wrapper,
             source,
         })?;
-        let site = Site { node, wanted, wrapper };
-        Planner { site, plan: Self::default(), paths: Vec::new(), inner: Vec::new() }.run()
+        let alone = alone::effective(node, Record::read(&wanted.state)?.as_ref())?;
+        let site = Site::new(node, wanted, wrapper, alone);
+        let (plan, paths, orphans, inner) = (Self::default(), Vec::new(), Vec::new(), Vec::new());
+        Planner { site, plan, paths, orphans, inner }.run()
     }
 }
 
@@ -101,36 +109,50 @@ impl Planner<'_> {
         for handler in self.chosen()? {
             self.handler(&handler)?;
         }
-        if !self.paths.is_empty() {
-            self.write_paths()?;
-        }
-        if !self.inner.is_empty() {
-            self.write_inner()?;
-        }
+        self.write()?;
+        let hooks = self.hooks();
+        let for_wrappers = |change: &Change| {
+            change.path() == self.site.wanted.shim_toml || change.path().starts_with(&hooks)
+        };
+        self.plan.needs_restart = !self.plan.changes.iter().all(for_wrappers);
         Ok(self.plan)
+    }
+
+    /// Where links are whose names shim.toml knows.
+    fn hooks(&self) -> PathBuf {
+        self.site.wanted.state.join("hooks")
     }
 
     fn chosen(&self) -> Result<Vec<Handler>, InstallFault> {
         let all = &self.site.node.effective.handlers;
         if self.site.wanted.handlers.is_empty() {
             // What a pilot has made is not to be piloted again.
-            let is_pilot = |name: &str| name.strip_suffix("-tap").is_some_and(|of| all.contains_key(of));
-            return Ok(all.values().filter(|handler| !is_pilot(&handler.name)).cloned().collect());
+            return Ok(all.values().filter(|handler| !self.site.is_pilot(handler)).cloned().collect());
         }
+        // What is there by our files alone is not there for whoever names it.
+        let is_there = |handler: &&Handler| self.site.standing(handler) != Standing::Orphan;
         let named = self.site.wanted.handlers.iter().map(|name| {
-            all.get(name).cloned().ok_or_else(|| InstallFault::NoHandler {
+            all.get(name).filter(is_there).cloned().ok_or_else(|| InstallFault::NoHandler {
                 name: name.clone(),
-                all: all.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
+                all: self.site.alone.handlers.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
             })
         });
         named.collect()
     }
 
     fn handler(&mut self, handler: &Handler) -> Result<(), InstallFault> {
-        if self.site.is_wrapped(handler) {
-            self.plan.already.push(handler.name.clone());
-            return Ok(());
+        match self.site.standing(handler) {
+            Standing::Wrapped => {
+                self.plan.already.push(handler.name.clone());
+                return Ok(());
+            }
+            Standing::Orphan => {
+                self.orphan(handler);
+                return Ok(());
+            }
+            Standing::Plain | Standing::Stale => {}
         }
+        let handler = &self.site.own(handler);
         let inner = match self.site.inner_of(handler) {
             Ok(inner) => inner,
             // Only those that were named must be there: `config default` names handlers that nobody has installed.
@@ -148,30 +170,32 @@ impl Planner<'_> {
                 self.plan.left_out.push((handler.name.clone(), why));
                 Ok(())
             }
-            Err(why) => {
-                let hook = self.site.wanted.hook.map_or("any hook", Hook::name);
-                Err(InstallFault::Hook { hook, why: format!("handler {}: {why}", handler.name) })
-            }
+            Err(why) => Err(match self.site.wanted.hook {
+                Some(hook) => {
+                    InstallFault::Hook { hook: hook.name(), why: format!("handler {}: {why}", handler.name) }
+                }
+                None => InstallFault::NoHook { handler: handler.name.clone(), why },
+            }),
         }
     }
 
     fn by_path(&mut self, handler: &Handler, inner: PathBuf) -> Result<(), InstallFault> {
         // The wrapper under its own name runs the runc shim; for any other it is called by a name that shim.toml knows.
-        let plain = handler.runtime_path.is_none()
-            && handler.shim_name().as_deref() == Some("containerd-shim-runc-v2");
-        let path = if plain {
-            self.site.wrapper.clone()
+        let (path, before) = if handler.is_plain_runc() {
+            (self.site.wrapper.clone(), String::new())
         } else {
-            let name = format!("containerd-shim-tap-{}-v2", handler.name);
-            let link = self.site.wanted.state.join("hooks").join(&name);
+            let name = format!("{ANY_WRAPPER}{}-v2", handler.name);
+            let link = self.hooks().join(&name);
             self.link(link.clone(), None)?;
-            self.inner.push((name, inner));
-            link
+            let before = format!(" before {}", inner.display());
+            self.inner.push((name, Some(inner)));
+            (link, before)
         };
         let how = match self.site.wanted.mode {
-            Mode::Wrap => format!("runtime_path = {}", path.display()),
+            Mode::Wrap => format!("runtime_path = {}{before}", path.display()),
             Mode::Pilot => {
-                format!("handler {} beside it, runtime_path = {}", pilot_of(&handler.name), path.display())
+                let pilot = pilot_of(&handler.name);
+                format!("handler {pilot} beside it, runtime_path = {}{before}", path.display())
             }
         };
         self.plan.covered.push((handler.name.clone(), how));
@@ -179,8 +203,22 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// Whoever made it has taken it away; what is left of it is ours.
+    fn orphan(&mut self, handler: &Handler) {
+        let called = handler.runtime_path.as_ref().and_then(|path| path.file_name());
+        let name = called.unwrap_or_default().to_string_lossy().into_owned();
+        // Running pods may need what is still there.
+        if self.site.inner.get(&name).is_some_and(|shim| !shim.is_file()) {
+            self.inner.push((name, None));
+        }
+        let keys = self.site.node.effective.keys_of(&handler.name);
+        self.plan.gone.push(keys.map(str::to_owned).to_vec());
+        self.plan.dropped.push(handler.name.clone());
+        self.orphans.push(handler.clone());
+    }
+
     fn by_link(&mut self, handler: &Handler, inner: PathBuf) -> Result<(), InstallFault> {
-        let link = self.site.opt_link(&handler.shim_name().unwrap_or_default());
+        let link = self.site.node.opt_link(&handler.shim_name().unwrap_or_default());
         self.plan.covered.push((handler.name.clone(), format!("{} in front of its PATH", link.display())));
         // Two handlers may have one shim.
         if self.plan.changes.iter().any(|change| change.path() == link) {
@@ -206,145 +244,56 @@ impl Planner<'_> {
         let is_known = record.is_some_and(|record| record.changes.iter().any(|one| one.path() == path));
         Ok(is_known && fs::read_link(path).ok().as_deref() == real)
     }
+}
 
-    fn write_paths(&mut self) -> Result<(), InstallFault> {
-        let paths = std::mem::take(&mut self.paths);
-        paths.iter().for_each(|(handler, path)| self.expect(handler, path));
-        let (node, mode) = (self.site.node, self.site.wanted.mode);
-        match self.site.place() {
-            Ok(Place::DropIn { file, import }) => {
-                let with = |doc: &mut DocumentMut| {
-                    for (handler, path) in &paths {
-                        match mode {
-                            Mode::Wrap => put_key(doc, node, &handler.name, path),
-                            Mode::Pilot => put_whole(doc, node, mode, handler, path),
-                        }
-                    }
-                };
-                self.change_file(file, |now| match now {
-                    // Handlers that an earlier installation has wrapped stay in it.
-                    Some(mut doc) => {
-                        with(&mut doc);
-                        doc.to_string()
-                    }
-                    None => edit::own_file(VERSION_OF_2, with),
-                })?;
-                match import {
-                    Some(pattern) => self.change_main(VERSION_OF_2, |doc| edit::import(doc, &pattern)),
-                    None => Ok(()),
-                }
-            }
-            Ok(Place::Main) => self.change_main(VERSION_OF_1, |doc| {
-                paths.iter().for_each(|(handler, path)| put_whole(doc, node, mode, handler, path));
-            }),
-            // Asked before, handler by handler.
-            Err(_) => Ok(()),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::install::effective::Release;
+
+    /// What would be done on a 1.6.20 with these handlers, of which the runc shim is installed.
+    fn planned(runtimes: &str, handlers: &[&str]) -> Result<Plan, InstallFault> {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::create_dir(dir.path().join("bin")).expect("a folder");
+        for file in ["bin/containerd-shim-runc-v2", "containerd-shim-tap-v2"] {
+            fs::write(dir.path().join(file), "").expect("a file");
         }
+        let dump = format!(
+            "[plugins.'io.containerd.internal.v1.opt']\npath = '{0}/opt'\n\
+             [plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes]\n{runtimes}\n",
+            dir.path().display()
+        );
+        let wanted = Wanted {
+            handlers: handlers.iter().map(|name| (*name).to_owned()).collect(),
+            mode: Mode::Wrap,
+            hook: None,
+            wrapper: Some(dir.path().join("containerd-shim-tap-v2")),
+            shim_toml: dir.path().join("shim.toml"),
+            state: dir.path().join("state"),
+        };
+        Plan::make(&Node::pretended(Release(1, 6, 20), dir.path(), &dump), &wanted)
     }
 
-    fn expect(&mut self, handler: &Handler, path: &Path) {
-        let shown: Value = path.to_string_lossy().into_owned().into();
-        let effective = &self.site.node.effective;
-        let owned = |keys: [&str; 5]| keys.map(str::to_owned).to_vec();
-        match self.site.wanted.mode {
-            Mode::Wrap => {
-                let mut keys = owned(effective.keys_of(&handler.name));
-                keys.push("runtime_path".to_owned());
-                self.plan.expected.push((keys, shown));
-            }
-            Mode::Pilot => {
-                let mut table = pilot_table(handler);
-                table.insert("runtime_path".to_owned(), shown);
-                self.plan
-                    .expected
-                    .push((owned(effective.keys_of(&pilot_of(&handler.name))), Value::Table(table)));
-            }
-        }
+    #[test]
+    fn what_cannot_be_wrapped_is_left_out_and_said_unless_it_was_named() {
+        let runtimes = "runc = { runtime_type = 'io.containerd.runc.v2' }\n\
+                        typed = { runtime_type = '/opt/own/shim' }\n\
+                        kata = { runtime_type = 'io.containerd.kata.v2' }";
+        let plan = planned(runtimes, &[]).expect("a plan");
+        let names = |all: &[(String, String)]| all.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        assert_eq!(
+            (names(&plan.covered), names(&plan.left_out)),
+            (vec!["runc".into()], vec!["kata".into(), "typed".into()])
+        );
+        let fault = planned(runtimes, &["typed"]).expect_err("no hook for it").to_string();
+        assert!(
+            fault.contains("handler typed") && fault.contains("leave it out") && !fault.contains("--hook"),
+            "{fault}"
+        );
+        let fault = planned(runtimes, &["kata"]).expect_err("no shim").to_string();
+        assert!(fault.contains("containerd-shim-kata-v2") && fault.contains("/bin"), "{fault}");
+        assert!(
+            planned("typed = { runtime_type = '/opt/own/shim' }", &[]).expect("a plan").covered.is_empty()
+        );
     }
-
-    fn change_main(&mut self, version: i64, with: impl FnOnce(&mut DocumentMut)) -> Result<(), InstallFault> {
-        let file = self.site.node.config.clone();
-        self.change_file(file, |now| {
-            let mut doc = now.unwrap_or_else(|| {
-                let mut doc = DocumentMut::new();
-                doc.insert("version", toml_edit::value(version));
-                doc
-            });
-            with(&mut doc);
-            doc.to_string()
-        })
-    }
-
-    /// Which real shim is behind which name.
-    fn write_inner(&mut self) -> Result<(), InstallFault> {
-        let inner = std::mem::take(&mut self.inner);
-        let ours = self.plan.changes.len();
-        self.change_file(self.site.wanted.shim_toml.clone(), |now| {
-            let mut doc = now.unwrap_or_default();
-            for (name, shim) in &inner {
-                edit::set(&mut doc, &["inner", name], shim.to_string_lossy().into_owned().into());
-            }
-            doc.to_string()
-        })?;
-        // The wrapper must know before it is called.
-        let new = self.plan.changes.len().saturating_sub(ours);
-        self.plan.changes.rotate_right(new);
-        Ok(())
-    }
-
-    /// Notes what a file shall hold, made of what it holds now; nothing where that is the same.
-    fn change_file(
-        &mut self,
-        path: PathBuf,
-        with: impl FnOnce(Option<DocumentMut>) -> String,
-    ) -> Result<(), InstallFault> {
-        let before = text_of(&path)?;
-        let now = before.as_deref().map(|text| edit::parse(&path, text)).transpose()?;
-        let after = with(now);
-        if before.as_ref() != Some(&after) {
-            self.plan.changes.push(Change::Content { path, before, after: Some(after) });
-        }
-        Ok(())
-    }
-}
-
-pub(super) fn pilot_of(handler: &str) -> String {
-    format!("{handler}-tap")
-}
-
-fn put_key(doc: &mut DocumentMut, node: &Node, handler: &str, path: &Path) {
-    let keys: Vec<&str> = node.effective.keys_of(handler).into_iter().chain(["runtime_path"]).collect();
-    edit::set(doc, &keys, path.to_string_lossy().into_owned().into());
-}
-
-/// In a main file: where the table is not there, what holds by default goes with it, since a table replaces its default whole.
-fn put_whole(doc: &mut DocumentMut, node: &Node, mode: Mode, handler: &Handler, path: &Path) {
-    let (name, table) = match mode {
-        Mode::Wrap => (handler.name.clone(), handler.table.clone()),
-        Mode::Pilot => (pilot_of(&handler.name), pilot_table(handler)),
-    };
-    let keys = node.effective.keys_of(&name);
-    if !edit::has(doc, &keys) {
-        edit::set_table(doc, &keys, &table);
-    }
-    put_key(doc, node, &name, path);
-}
-
-/// The table of a handler beside another: the same, and pods may say what is collected of them.
-fn pilot_table(of: &Handler) -> toml::Table {
-    let mut table = of.table.clone();
-    let annotations = table.entry("pod_annotations").or_insert_with(|| Value::Array(Vec::new()));
-    if let Value::Array(all) = annotations
-        && !all.iter().any(|one| one.as_str() == Some(ANNOTATIONS))
-    {
-        all.push(ANNOTATIONS.into());
-    }
-    table
-}
-
-fn text_of(path: &Path) -> Result<Option<String>, InstallFault> {
-    let Some(bytes) = read_if_there(path)? else { return Ok(None) };
-    let text = String::from_utf8(bytes);
-    text.map(Some)
-        .map_err(|_| InstallFault::NotToml { path: path.to_owned(), why: "it is not UTF-8".to_owned() })
 }

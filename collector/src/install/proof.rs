@@ -12,13 +12,18 @@ use super::{InstallFault, effective::Effective};
 /// Keys that are about the files themselves: which ones were read, and in which version the answer is written.
 const OF_FILES: [&str; 2] = ["imports", "version"];
 
-/// `after` must be `before` with each of `wanted`: the tables' names, and what each shall be.
+/// `after` must be `before` without the tables of `gone` and with each of `wanted`: the tables' names, and what each shall be.
 pub fn compare(
     before: &Effective,
     after: &Effective,
     wanted: &[(Vec<String>, Value)],
+    gone: &[Vec<String>],
 ) -> Result<(), InstallFault> {
     let mut meant = leaves(&before.all);
+    for keys in gone {
+        let table = keys.join(".") + ".";
+        meant.retain(|key, _| !key.starts_with(&table));
+    }
     for (keys, value) in wanted {
         flatten(&keys.join("."), value, &mut meant);
     }
@@ -36,6 +41,11 @@ pub fn compare(
             })
         }
     }
+}
+
+/// Whether two tables mean the same.
+pub fn same(a: &Table, b: &Table) -> bool {
+    leaves(a) == leaves(b)
 }
 
 fn leaves(of: &Table) -> BTreeMap<String, String> {
@@ -59,7 +69,8 @@ fn flatten(at: &str, value: &Value, out: &mut BTreeMap<String, String>) {
     }
 }
 
-fn is_zero(value: &Value) -> bool {
+/// What a missing key means as well.
+pub(super) fn is_zero(value: &Value) -> bool {
     match value {
         Value::String(text) => text.is_empty(),
         Value::Integer(number) => *number == 0,
@@ -91,13 +102,20 @@ mod tests {
     fn only_what_was_wanted_may_differ() {
         let before = effective("");
         let good = format!("{}runtime_path = \"/tap\"\n", toml_of(&before));
-        compare(&before, &Effective::read(&good).unwrap(), &wanted()).unwrap();
-        let fault = compare(&before, &before, &wanted()).expect_err("it is not there").to_string();
+        compare(&before, &Effective::read(&good).unwrap(), &wanted(), &[]).unwrap();
+        let fault = compare(&before, &before, &wanted(), &[]).expect_err("it is not there").to_string();
         assert!(fault.contains("runtime_path") && fault.contains("nothing"), "{fault}");
         let replaced = good.replace("sandbox_image = \"pause\"\n", "");
-        let fault = compare(&before, &Effective::read(&replaced).unwrap(), &wanted())
+        let fault = compare(&before, &Effective::read(&replaced).unwrap(), &wanted(), &[])
             .expect_err("a section was lost");
         assert!(fault.to_string().contains("sandbox_image"), "{fault}");
+        // What is to go must go, and its neighbour whose name begins alike stays.
+        let two = effective("[plugins.\"x\".a]\nk = 1\n[plugins.\"x\".ab]\nk = 1\n");
+        let one = effective("[plugins.\"x\".ab]\nk = 1\n");
+        let gone = [["plugins", "x", "a"].map(str::to_owned).to_vec()];
+        compare(&two, &one, &[], &gone).unwrap();
+        compare(&two, &two, &[], &gone).expect_err("it is there still");
+        compare(&two, &before, &[], &gone).expect_err("its neighbour went with it");
     }
 
     fn toml_of(_: &Effective) -> String {

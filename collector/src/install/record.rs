@@ -3,17 +3,14 @@
 //!
 //! Written before the first file is touched: whoever is ended in the middle leaves a record that says how to go back.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Change, InstallFault, Node, edit,
+    Bundle, Change, InstallFault, Node, Plan, bundles, edit,
     files::{self, Stands},
-    read_if_there,
+    read_if_there, text_of,
 };
 
 const NAME: &str = "install.json";
@@ -53,24 +50,22 @@ pub enum Undo {
 impl Record {
     /// Of what is about to be done, on top of what was done before: what a file was before the first of all installations is
     /// what an undo goes back to, as long as nobody else has changed it since.
-    pub fn after(
-        last: Option<&Self>,
-        node: &Node,
-        handlers: impl IntoIterator<Item = String>,
-        changes: &[Change],
-    ) -> Self {
-        let original =
-            |change: &Change| last.and_then(|last| last.original(change)).unwrap_or_else(|| change.clone());
-        let is_new = |old: &&Change| changes.iter().all(|change| change.path() != old.path());
+    pub fn after(last: Option<&Self>, node: &Node, plan: &Plan) -> Result<Self, InstallFault> {
+        let is_new = |old: &&Change| plan.changes.iter().all(|change| change.path() != old.path());
         let kept = last.into_iter().flat_map(|last| last.changes.iter()).filter(is_new).cloned();
-        let changes = kept.chain(changes.iter().map(original)).collect();
-        let mut all: Vec<String> =
-            last.into_iter().flat_map(|last| last.handlers.clone()).chain(handlers).collect();
-        all.sort();
-        all.dedup();
+        let mut changes: Vec<Change> = kept.collect();
+        for change in &plan.changes {
+            changes.push(last.map_or_else(|| Ok(change.clone()), |last| last.original(change))?);
+        }
+        let before = last.into_iter().flat_map(|last| last.handlers.clone());
+        let now = plan.covered.iter().map(|(name, _)| name.clone());
+        let mut handlers: Vec<String> =
+            before.chain(now).filter(|name| !plan.dropped.contains(name)).collect();
+        handlers.sort();
+        handlers.dedup();
         let shimtap = env!("CARGO_PKG_VERSION").to_owned();
         let bundles = node.effective.bundles.clone();
-        Self { format: FORMAT, shimtap, config: node.config.clone(), bundles, handlers: all, changes }
+        Ok(Self { format: FORMAT, shimtap, config: node.config.clone(), bundles, handlers, changes })
     }
 
     /// Where it is kept below the state's folder.
@@ -101,16 +96,29 @@ impl Record {
         files::put(&Self::path(state), None)
     }
 
-    /// A new change of a file that still is as we left it, with what it was before we first touched it.
-    fn original(&self, new: &Change) -> Option<Change> {
-        let old = self.changes.iter().find(|old| old.path() == new.path())?;
-        match (old, new) {
-            (Change::Content { before, .. }, Change::Content { path, after, .. })
-                if old.stands().is_ok_and(|stands| stands == Stands::After) =>
-            {
-                Some(Change::Content { path: path.clone(), before: before.clone(), after: after.clone() })
-            }
-            _ => None,
+    /// A new change of a file that we have changed before, with what it was before that; where somebody has changed it since, with
+    /// what that would be without us.
+    fn original(&self, new: &Change) -> Result<Change, InstallFault> {
+        let old = self.changes.iter().find(|old| old.path() == new.path());
+        let (Some(old), Change::Content { path, before: Some(now), after }) = (old, new) else {
+            return Ok(new.clone());
+        };
+        let Change::Content { before: first, .. } = old else { return Ok(new.clone()) };
+        let before = match old.stands()? {
+            Stands::After => first.clone(),
+            Stands::Before => Some(now.clone()),
+            // A drop-in is ours whatever it says.
+            Stands::Otherwise if first.is_none() && edit::is_drop_in(path) => None,
+            Stands::Otherwise => Some(self.without_us(path, now)?),
+        };
+        Ok(Change::Content { path: path.clone(), before, after: after.clone() })
+    }
+
+    /// What a file that holds `now` would hold without what is ours in it.
+    pub fn without_us(&self, path: &Path, now: &str) -> Result<String, InstallFault> {
+        match self.changes.iter().find(|change| change.path() == path) {
+            Some(Change::Content { before, after, .. }) => edit::cut(path, now, before.as_deref(), after),
+            _ => Ok(now.to_owned()),
         }
     }
 
@@ -133,7 +141,7 @@ impl Record {
 
     /// Links of ours that bundles name.
     fn needed(&self) -> Vec<&Path> {
-        let named = shims_of_bundles(&self.bundles);
+        let named: Vec<PathBuf> = bundles(&self.bundles).iter().filter_map(Bundle::shim).collect();
         let links = self.changes.iter().filter(|change| matches!(change, Change::Link { .. }));
         links.map(Change::path).filter(|link| named.iter().any(|name| name == link)).collect()
     }
@@ -163,11 +171,13 @@ impl Record {
             (Stands::Otherwise, Change::Content { path, before: None, .. }) if edit::is_drop_in(path) => {
                 change.take_back().map(|()| Undo::Restored)
             }
-            (Stands::Otherwise, Change::Content { path, before, after }) => {
-                let Some(now) = read_if_there(path)? else { return Ok(Undo::Is) };
-                let now = String::from_utf8_lossy(&now);
-                let cut = edit::cut(path, &now, before.as_deref(), after.as_deref())?;
-                files::put(path, Some(&cut)).map(|()| Undo::Cut)
+            (Stands::Otherwise, Change::Content { path, .. }) => {
+                let Some(now) = text_of(path)? else { return Ok(Undo::Is) };
+                let without = self.without_us(path, &now)?;
+                if without == now {
+                    return Ok(Undo::Is);
+                }
+                files::put(path, Some(&without)).map(|()| Undo::Cut)
             }
         }
     }
@@ -178,11 +188,48 @@ impl Record {
     }
 }
 
-/// The shims that running containers were started by: `shim-binary-path` of each bundle.
-fn shims_of_bundles(state: &Path) -> Vec<PathBuf> {
-    let folders = |of: &Path| fs::read_dir(of).into_iter().flatten().flatten().map(|entry| entry.path());
-    let tasks = state.join("io.containerd.runtime.v2.task");
-    let bundles = folders(&tasks).flat_map(|namespace| folders(&namespace).collect::<Vec<_>>());
-    let named = bundles.filter_map(|bundle| fs::read_to_string(bundle.join("shim-binary-path")).ok());
-    named.map(|path| PathBuf::from(path.trim())).collect()
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::install::effective::Release;
+
+    const RUNC: &str =
+        "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\nruntime_type = \"r\"\n";
+
+    /// What the file holds, is changed by `with`, and is put into a record's plan.
+    fn changing(path: &Path, with: impl FnOnce(&str) -> String) -> Plan {
+        let before = fs::read_to_string(path).expect("the file");
+        let after = with(&before);
+        fs::write(path, &after).expect("the file");
+        let change = Change::Content { path: path.to_owned(), before: Some(before), after };
+        Plan { changes: vec![change], ..Plan::default() }
+    }
+
+    #[test]
+    fn what_somebody_changes_between_two_installations_stays_and_ours_goes() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let main = dir.path().join("config.toml");
+        let node = Node::pretended(Release(1, 7, 1), dir.path(), RUNC);
+        fs::write(&main, RUNC).expect("the file");
+        let hook = |text: &str| format!("{text}runtime_path = \"/tap\"\n");
+        let plan = changing(&main, hook);
+        let first = Record::after(None, &node, &plan).expect("a record");
+        // Somebody adds a handler, which the next installation wraps as well.
+        let kata =
+            "\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.kata]\nruntime_type = \"k\"\n";
+        changing(&main, |text| format!("{text}{kata}"));
+        let plan = changing(&main, hook);
+        let second = Record::after(Some(&first), &node, &plan).expect("a record");
+        let undone: Vec<_> = second.undo().into_iter().map(|(_, how)| how.expect("undone")).collect();
+        assert_eq!(undone, [Undo::Restored]);
+        assert_eq!(fs::read_to_string(&main).expect("the file"), format!("{RUNC}{kata}"));
+        // Written anew by its program: nothing of ours is in it, whatever else is as we had it.
+        let plan = changing(&main, |_| hook(RUNC));
+        let third = Record::after(None, &node, &plan).expect("a record");
+        changing(&main, |_| format!("# anew\n{RUNC}"));
+        let undone: Vec<_> = third.undo().into_iter().map(|(_, how)| how.expect("undone")).collect();
+        assert_eq!(undone, [Undo::Is]);
+    }
 }

@@ -33,9 +33,10 @@ use crate::{
 
 /// Payload after which a frame is appended without looking for more: what lz4 can refer back to.
 const FRAME_BYTES: usize = 64 << 10;
-/// How long batches are gathered for one frame while few come. Each wake-up and each write then serves several
-/// containers, and an acknowledgement that nobody waits for is not due for ten times as long.
-const GATHER: Duration = Duration::from_millis(25);
+/// How long batches are gathered for one frame while few come. Wrappers send at common ticks, so this is enough for all of a
+/// node to be in one frame, and its write and the sinks' wake-up serve all of them; more only makes lines late
+/// (docs/adr/0025).
+const GATHER: Duration = Duration::from_millis(10);
 /// First pause after a failure; doubled each time up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// A disk that has room again is found within this time.

@@ -30,12 +30,15 @@ use std::{
 
 use nix::fcntl::Flock;
 use tokio::sync::watch;
+use tracing::warn;
 
 pub use append::JournalThread;
 pub use figures::{Figures, SinkFigures};
 pub use format::Row;
 
-use crate::{config, event::StreamName, ingest::Memory, metrics::Totals, sinks::errno_name};
+use crate::{
+    config, event::StreamName, ingest::Memory, limited::Limited, metrics::Totals, sinks::errno_name,
+};
 use cursor::Cursor;
 use part::Part;
 use table::Table;
@@ -64,9 +67,9 @@ pub enum JournalFault {
     },
     /// A release that we do not know wrote it.
     #[error(
-        "opening the journal: {path} is of version {version}, and this release knows version {} only; nothing was \
+        "opening the journal: {path} is of version {version}, and this release knows versions {} to {}; nothing was \
          changed: run the release that wrote it, or move the folder away to begin anew",
-        format::header::VERSION
+        format::header::READS.start(), format::header::VERSION
     )]
     Version {
         /// The file.
@@ -196,10 +199,18 @@ impl Journal {
 
     fn write_places(&self, of: impl Fn(&Cursor) -> bool) {
         let cursors = self.state().cursors.clone();
-        for (_, cursor) in cursors.into_iter().filter(|(_, cursor)| of(cursor)) {
+        for (sink, cursor) in cursors.into_iter().filter(|(_, cursor)| of(cursor)) {
             let written = cursor.write(|stream| self.state().table.get(stream).is_some());
             if let Err(error) = written {
+                static SAID: Limited = Limited::new();
                 self.totals.journal.error(&errno_name(&error));
+                SAID.say(|hidden| {
+                    warn!(
+                        sink, dir = %self.dir().display(), %error, hidden,
+                        "writing down how far a sink is; after a restart it gets again what it had since. The journal's disk \
+                         is full or out of order: see journal.dir"
+                    );
+                });
             }
         }
     }

@@ -32,6 +32,8 @@ const DAMAGED: &str = ".damaged";
 pub(super) struct Part {
     pub(super) path: PathBuf,
     pub(super) file: Arc<File>,
+    /// The version of its format.
+    pub(super) version: u32,
     /// Number of its first entry; fits its name.
     pub(super) first: u64,
     /// Number behind its last entry.
@@ -97,6 +99,7 @@ impl Part {
         Ok(Self {
             path,
             file: Arc::new(file),
+            version: header::VERSION,
             first: header.first,
             next: header.first,
             body: length(bytes.len()),
@@ -136,7 +139,7 @@ impl Part {
             other => other.map_err(fault)?,
         }
         let Ok(prefix) = Prefix::decode(&prefix) else { return Ok(None) };
-        if prefix.version != header::VERSION {
+        if !header::READS.contains(&prefix.version) {
             return Err(JournalFault::Version { path: path.to_owned(), version: prefix.version });
         }
         let body = length(header::PREFIX).saturating_add(length(prefix.length));
@@ -149,6 +152,7 @@ impl Part {
         let part = Self {
             path: path.to_owned(),
             file: Arc::new(file),
+            version: prefix.version,
             first: header.first,
             next: header.first,
             body,
@@ -205,9 +209,9 @@ impl Part {
         *sum = sum.saturating_add(bytes);
     }
 
-    /// True where it has frames.
-    pub(super) fn has_frames(&self) -> bool {
-        self.size > self.body
+    /// True where it has entries. The file behind one without any would have its name.
+    pub(super) fn has_entries(&self) -> bool {
+        self.oldest_ns > 0
     }
 }
 

@@ -278,7 +278,7 @@ impl Reader {
     fn hole(&self, from: u64, to: u64, time_ns: u64) -> Record {
         let reason = if self.damaged { HoleReason::JournalDamaged } else { HoleReason::Retention };
         self.cursor.lost.add(reason, to.saturating_sub(from));
-        Record { from, to, time_ns, flags: Flags::NONE, body: Body::Hole(reason) }
+        Record { from, to, time_ns, flags: Flags::NONE, body: Body::hole(reason) }
     }
 
     /// What was given to an earlier process, was not acknowledged, and is not here any more.
@@ -341,10 +341,12 @@ impl Reader {
 
 impl Source for Reader {
     /// Where the journal is in memory, no place of a sink outlives a power cut: then there is nothing to be done.
-    fn settle_first(&mut self, settle: Arc<dyn Settle>) {
-        if !self.journal.is_in_memory() {
+    fn settle_first(&mut self, settle: Arc<dyn Settle>) -> bool {
+        let outlives = !self.journal.is_in_memory();
+        if outlives {
             self.cursor.settle_first(settle);
         }
+        outlives
     }
 
     async fn recv(&mut self) -> Option<Waiting> {

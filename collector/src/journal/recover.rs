@@ -23,7 +23,7 @@ use super::{
         Damage,
         entry::{Entries, Entry},
         frame::Kind,
-        header::Header,
+        header::{Header, VERSION},
     },
     part::Part,
     table::Table,
@@ -93,10 +93,17 @@ impl Journal {
             go_on_behind(reached, &mut parts, &mut table);
             (next, output) = (reached.next, output.max(reached.output));
         }
-        if is_fresh || rebooted || behind {
+        // What this release appends, a release that knows the file's version only would take for damage.
+        let outdated = parts.back().is_some_and(|part| part.version != VERSION);
+        if is_fresh || rebooted || behind || outdated {
             let header = table.header(&boot, next, output);
             let before = parts.back().map(|part| Arc::clone(&part.file));
-            parts.push_back(Part::create(&config.dir, &header, before.as_deref())?);
+            let part = Part::create(&config.dir, &header, before.as_deref())?;
+            // It has taken the place of one without an entry, of the same number and so of the same name.
+            if parts.back().is_some_and(|before| before.path == part.path) {
+                parts.pop_back();
+            }
+            parts.push_back(part);
         }
         let unclean = !clean_end;
         if !is_fresh {

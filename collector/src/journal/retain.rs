@@ -26,6 +26,7 @@ use super::{
     format::{
         entry::{Entries, Entry, put_batch, put_stream},
         frame::{Head, Packer},
+        header::{VERSION, VERSION_AT},
     },
     part::{Frames, Part, length},
 };
@@ -96,7 +97,7 @@ impl Journal {
         let (oldest, step) = (before(self.config.max_age), before(self.config.max_age / AGE_STEPS));
         let newest_is_old = {
             let state = self.state();
-            state.parts.back().is_some_and(|part| part.has_frames() && part.oldest_ns < step)
+            state.parts.back().is_some_and(|part| part.has_entries() && part.oldest_ns < step)
         };
         if newest_is_old {
             self.begin_part()?;
@@ -129,7 +130,7 @@ impl Journal {
     fn victim(&self) -> Option<Victim> {
         let state = self.state();
         let closed = state.parts.len().saturating_sub(1);
-        let newest_has_frames = state.parts.back().is_some_and(Part::has_frames);
+        let newest_has_entries = state.parts.back().is_some_and(Part::has_entries);
         let held = held(&state);
         let all = held.values().fold(0u64, |sum, (bytes, _)| sum.saturating_add(*bytes));
         let (largest, streams) = held.into_values().max_by_key(|(bytes, _)| *bytes).unwrap_or_default();
@@ -137,11 +138,11 @@ impl Journal {
             let has_them = |part: &Part| part.streams.keys().any(|stream| streams.contains(stream));
             return match state.parts.iter().position(has_them) {
                 Some(at) if at < closed => Some(Victim::Streams(at, streams)),
-                _ => newest_has_frames.then_some(Victim::Newest),
+                _ => newest_has_entries.then_some(Victim::Newest),
             };
         }
         match closed {
-            0 => newest_has_frames.then_some(Victim::Newest),
+            0 => newest_has_entries.then_some(Victim::Newest),
             _ => Some(Victim::Oldest),
         }
     }
@@ -206,6 +207,7 @@ impl Journal {
         }
         if has_frames {
             (part.path, part.file, part.body, part.size) = (plan.path, Arc::new(file), plan.body, size);
+            part.version = VERSION;
             let at = if plan.merges { at.saturating_sub(1) } else { at };
             state.parts.insert(at, part);
         }
@@ -268,6 +270,10 @@ fn rewrite(dir: &Path, plan: &Plan, gone: &HashSet<u32>) -> io::Result<(File, u6
     let mut out = io::BufWriter::with_capacity(256 << 10, &file);
     let mut header = vec![0; usize::try_from(plan.body).unwrap_or(usize::MAX)];
     plan.header.read_exact_at(&mut header, 0)?;
+    // Its frames may be of a later version than its header.
+    if let Some(version) = header.get_mut(VERSION_AT) {
+        version.copy_from_slice(&VERSION.to_le_bytes());
+    }
     out.write_all(&header)?;
     let mut size = plan.body;
     let mut packer = Packer::default();

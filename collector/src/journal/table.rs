@@ -8,9 +8,9 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use super::format::{Row, header::Header};
+use super::format::{HoleSum, Row, header::Header};
 use crate::{
-    event::{Body, Ending, Flags, Origin, Record, StreamKind, StreamName},
+    event::{Body, Ending, Flags, Hole, Origin, Record, StreamKind, StreamName},
     metrics::Totals,
     process::Edge,
 };
@@ -130,9 +130,10 @@ impl Table {
             let stream = row.origin.name.stream;
             totals.log_bytes.add(stream, row.bytes);
             totals.log_lines.add(stream, row.lines);
-            for (reason, bytes, count) in &row.holes {
-                totals.gap_bytes.of(stream).add(*reason, *bytes);
-                totals.holes.of(stream).add(*reason, *count);
+            for hole in &row.holes {
+                totals.gap_bytes.of(stream).add(hole.reason, hole.bytes);
+                totals.holes.of(stream).add(hole.reason, hole.number);
+                totals.limited(hole.reason, hole.lines);
             }
         }
     }
@@ -147,8 +148,8 @@ impl Table {
         if let Some(sum) = self.retired.get_mut(at) {
             sum.lines = sum.lines.saturating_add(row.lines);
             sum.bytes = sum.bytes.saturating_add(row.bytes);
-            for (reason, bytes, count) in &row.holes {
-                sum.hole(*reason, *bytes, *count);
+            for hole in &row.holes {
+                sum.hole(*hole);
             }
         }
     }
@@ -181,8 +182,8 @@ impl Row {
                         _ => Edge::Line,
                     };
                 }
-                Body::Hole(reason) => {
-                    self.hole(*reason, raw, 1);
+                Body::Hole(Hole { reason, lines }) => {
+                    self.hole(HoleSum { reason: *reason, bytes: raw, number: 1, lines: *lines });
                     self.edge = Edge::Cut;
                 }
             }
@@ -200,13 +201,15 @@ impl Row {
         self.next_seq = seq.saturating_add(1);
     }
 
-    fn hole(&mut self, reason: crate::event::HoleReason, bytes: u64, count: u64) {
-        match self.holes.iter_mut().find(|(known, ..)| *known == reason) {
-            Some((_, sum, number)) => {
-                *sum = sum.saturating_add(bytes);
-                *number = number.saturating_add(count);
+    fn hole(&mut self, hole: HoleSum) {
+        match self.holes.iter_mut().find(|known| known.reason == hole.reason) {
+            Some(sum) => {
+                sum.bytes = sum.bytes.saturating_add(hole.bytes);
+                sum.number = sum.number.saturating_add(hole.number);
+                let known = [sum.lines, hole.lines].into_iter().flatten();
+                sum.lines = known.reduce(u64::saturating_add);
             }
-            None => self.holes.push((reason, bytes, count)),
+            None => self.holes.push(hole),
         }
     }
 }

@@ -15,7 +15,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::{Journal, JournalFault, JournalThread, Row, reader::Reader, recover::Recovered};
+mod versions;
+
+use super::{Journal, JournalFault, JournalThread, Row, format::HoleSum, reader::Reader, recover::Recovered};
 use crate::{
     config::{self, Fsync},
     enrich::Identity,
@@ -141,7 +143,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 fn what_was_appended_comes_back_with_its_names() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let config = config(dir.path(), 8 << 20);
-    let (app, hole) = (origin("app"), Body::Hole(HoleReason::Overflow));
+    let (app, hole) = (origin("app"), Body::hole(HoleReason::Overflow));
     let mut records = lines(0, 3, "one");
     records.push(Record { from: 12, to: 20, time_ns: 30, flags: Flags::NONE, body: hole });
     records.push(Record { flags: Flags::CUT_HEAD, time_ns: 31, ..line(20, "tail\r") });
@@ -160,7 +162,13 @@ fn what_was_appended_comes_back_with_its_names() {
     assert_eq!(batches[0].batch.origin.identity, app.identity);
     let row = open.journal.stream(&app.name).expect("known");
     assert_eq!((row.end, row.lines, row.bytes, row.last_ns), (26, 4, 18, 31));
-    assert_eq!((row.holes, row.ending), (vec![(HoleReason::Overflow, 8, 1)], Some(Ending::Exact)));
+    assert_eq!(
+        (row.holes, row.ending),
+        (
+            vec![HoleSum { reason: HoleReason::Overflow, bytes: 8, number: 1, lines: None }],
+            Some(Ending::Exact)
+        )
+    );
     // The counters of the process go on from there.
     assert_eq!(open.totals.gap_bytes.of(StreamKind::Stdout).get(HoleReason::Overflow), 8);
     assert_eq!(open.totals.log_lines.get(StreamKind::Stdout), 4);
@@ -293,10 +301,10 @@ fn an_unknown_version_is_refused_and_left_alone() {
     open.close();
     let path = files(dir.path()).pop().expect("a file");
     let mut bytes = fs::read(&path).expect("readable");
-    bytes[8] = 2;
+    bytes[8] = 3;
     fs::write(&path, &bytes).expect("writable");
     let said = Open::on("a boot", &config).err().expect("refused").to_string();
-    assert!(said.contains(&format!("{} is of version 2", path.display())), "{said}");
+    assert!(said.contains(&format!("{} is of version 3", path.display())), "{said}");
     assert!(said.contains("nothing was changed"), "{said}");
     assert_eq!(fs::read(&path).expect("readable"), bytes);
     assert_eq!(files(dir.path()).len(), 1);
@@ -406,8 +414,8 @@ fn the_largest_consumer_pays_and_a_slow_sink_is_told() {
                 assert_eq!(*end, record.from, "{container} is tiled");
                 *end = record.to;
                 match record.body {
-                    Body::Hole(reason) => {
-                        assert_eq!((reason, container.as_str()), (HoleReason::Retention, "loud"));
+                    Body::Hole(hole) => {
+                        assert_eq!((hole.reason, container.as_str()), (HoleReason::Retention, "loud"));
                         dropped += record.to - record.from;
                     }
                     Body::Line(_) => *lines.entry(container.clone()).or_default() += 1,

@@ -4,17 +4,25 @@
 //! sample, so that a scraper still gets the final values. A living container's sample is not shown any more when
 //! several newer ones should have come.
 
-use std::sync::{Arc, MutexGuard};
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, MutexGuard},
+};
 
 use super::{
     container::{Container, Live},
-    devices, families as f,
+    containerd::ContainerdState,
+    devices::Devices,
+    families as f,
     families::Family,
     labels,
+    limits::Bounds,
     registry::Registry,
     sample::{Io, Sample},
     spec::Spec,
-    text::{Text, Value},
+    text::{Packing, Text, Value},
+    totals::Cut,
 };
 use crate::{
     config::{Profile, Scope},
@@ -39,7 +47,6 @@ static COUNTS: &[(&Family, Pick)] = &[
     (&f::CFS_PERIODS, |s| s.periods),
     (&f::CFS_THROTTLED_PERIODS, |s| s.throttled_periods),
     (&f::MEMORY_FAILCNT, |s| s.failcnt),
-    (&f::OOM_EVENTS, |s| s.oom_kills),
 ];
 
 static GAUGES: &[(&Family, Pick)] = &[
@@ -68,7 +75,11 @@ struct View {
     sample: Option<Sample>,
     /// What this host's kernel said, unless that is too long ago.
     host: Option<HostFigures>,
+    /// Its block devices, as far as they are shown.
+    devices: Vec<Named>,
     spec: Spec,
+    /// Processes killed for want of memory.
+    oom: Option<u64>,
     running: bool,
     started_ns: u64,
     /// Times are wanted.
@@ -77,8 +88,17 @@ struct View {
     at_ms: Option<u64>,
 }
 
+/// A block device of a container.
+struct Named {
+    /// `device="…"`.
+    label: String,
+    /// Major and minor.
+    numbers: (String, String),
+    io: Io,
+}
+
 /// What a scraper asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Wanted {
     /// Which containers.
     pub scope: Scope,
@@ -89,21 +109,30 @@ pub struct Wanted {
 }
 
 /// The exposition.
-#[must_use]
-pub fn render(registry: &Registry, wanted: Wanted) -> String {
+///
+/// # Errors
+/// It cannot be compressed.
+pub fn render(registry: &Registry, wanted: Wanted, packing: Packing) -> io::Result<Vec<u8>> {
     let Wanted { scope, profile, times } = wanted;
     let fresh = u64::try_from(registry.fresh.as_nanos()).unwrap_or(u64::MAX);
     let oldest = now_ns().saturating_sub(fresh);
+    let told_of_oom = registry.totals.containerd.state().0 == ContainerdState::Up;
+    let mut devices = Devices::default();
     let views: Vec<View> = registry
-        .containers()
+        .shown()
         .into_iter()
         .filter(|container| scope == Scope::All || !container.identity.host_visible)
-        .map(|container| View::new(container, oldest, times))
+        .map(|container| {
+            let mut view = View::new(container, oldest, times, told_of_oom);
+            view.name_devices(&registry.bounds, &mut devices);
+            view
+        })
         .collect();
-    let mut text = match profile {
-        Profile::Full => Text::default(),
-        Profile::Minimal => Text::only(&f::MINIMAL),
+    let only: Option<&'static [&'static Family]> = match profile {
+        Profile::Full => None,
+        Profile::Minimal => Some(&f::MINIMAL),
     };
+    let mut text = Text::new(packing, registry.bounds.limits.series, only);
     seconds(&mut text, &views);
     for (family, pick) in COUNTS {
         write_samples(&mut text, family, &views, |view| view.sample.as_ref().and_then(pick));
@@ -111,10 +140,12 @@ pub fn render(registry: &Registry, wanted: Wanted) -> String {
     for (family, pick) in GAUGES {
         write_samples(&mut text, family, &views, |view| view.gauge().and_then(pick));
     }
+    write_samples(&mut text, &f::OOM_EVENTS, &views, |view| view.oom);
     page_faults(&mut text, &views);
     block_io(&mut text, &views);
-    host::render(&mut text, &views);
+    host::render(&mut text, &views, &registry.bounds);
     spec(&mut text, &views);
+    registry.bounds.series_cut(text.cut());
     text.finish()
 }
 
@@ -123,12 +154,7 @@ fn seconds(text: &mut Text, views: &[View]) {
         let mut writer = text.family(family);
         for view in views {
             let Some(ns) = view.sample.as_ref().and_then(pick) else { continue };
-            if extra.is_empty() {
-                writer.sample(&view.container.labels, Value::Ns(ns), view.at_ms);
-            } else {
-                let labels = format!("{extra},{}", view.container.labels);
-                writer.sample(&labels, Value::Ns(ns), view.at_ms);
-            }
+            writer.sample_of(extra, &view.container.labels, Value::Ns(ns), view.at_ms);
         }
     }
 }
@@ -151,14 +177,9 @@ fn block_io(text: &mut Text, views: &[View]) {
     for (family, pick) in DEVICES {
         let mut writer = text.family(family);
         for view in views {
-            for (device, io) in view.sample.iter().flat_map(|sample| &sample.devices) {
+            for Named { label, io, .. } in &view.devices {
                 let Some(value) = pick(io) else { continue };
-                let mut labels = String::new();
-                let name = devices::label(device, view.container.identity.host_visible);
-                labels::push(&mut labels, "device", Some(&name));
-                labels.push(',');
-                labels.push_str(&view.container.labels);
-                writer.sample(&labels, Value::Whole(value), view.at_ms);
+                writer.sample_of(label, &view.container.labels, Value::Whole(value), view.at_ms);
             }
         }
     }
@@ -169,18 +190,15 @@ fn block_io(text: &mut Text, views: &[View]) {
 fn device_usage(text: &mut Text, views: &[View]) {
     let mut writer = text.family(&f::BLKIO_DEVICE);
     for view in views {
-        for (device, io) in view.sample.iter().flat_map(|sample| &sample.devices) {
-            let name = devices::label(device, view.container.identity.host_visible);
-            let (major, minor) = (device.major.to_string(), device.minor.to_string());
+        for Named { label, numbers, io } in &view.devices {
             for (operation, bytes) in [("Read", io.read_bytes), ("Write", io.written_bytes)] {
                 let Some(bytes) = bytes else { continue };
-                let mut labels = String::new();
-                let own =
-                    [("device", &*name), ("major", &*major), ("minor", &*minor), ("operation", operation)];
-                own.into_iter().for_each(|(key, value)| labels::push(&mut labels, key, Some(value)));
-                labels.push(',');
-                labels.push_str(&view.container.labels);
-                writer.sample(&labels, Value::Whole(bytes), view.at_ms);
+                let mut own = label.clone();
+                for (key, value) in [("major", &*numbers.0), ("minor", &*numbers.1), ("operation", operation)]
+                {
+                    labels::push(&mut own, key, Some(value));
+                }
+                writer.sample_of(&own, &view.container.labels, Value::Whole(bytes), view.at_ms);
             }
         }
     }
@@ -196,8 +214,8 @@ fn page_faults(text: &mut Text, views: &[View]) {
             ("pgfault", "hierarchy", faults.all),
             ("pgmajfault", "hierarchy", faults.all_major),
         ] {
-            let labels = format!("failure_type=\"{kind}\",scope=\"{scope}\",{}", view.container.labels);
-            writer.sample(&labels, Value::Whole(value), view.at_ms);
+            let own = format!("failure_type=\"{kind}\",scope=\"{scope}\"");
+            writer.sample_of(&own, &view.container.labels, Value::Whole(value), view.at_ms);
         }
     }
 }
@@ -224,16 +242,42 @@ fn spec(text: &mut Text, views: &[View]) {
 // === impl View ===
 
 impl View {
-    fn new(container: Arc<Container>, oldest_ns: u64, times: bool) -> Self {
+    fn new(container: Arc<Container>, oldest_ns: u64, times: bool, told_of_oom: bool) -> Self {
         let live: MutexGuard<'_, Live> = container.live();
         let running = live.is_running();
         // What ended keeps its last sample until the registry forgets it.
         let sample = live.sample.clone().filter(|sample| !running || sample.time_ns > oldest_ns);
         let host = live.host.clone().filter(|figures| !running || figures.time_ns > oldest_ns);
         let (started_ns, spec) = (live.started_ns, live.spec);
+        let counted = sample.as_ref().and_then(|sample| sample.oom_kills);
+        let oom = if container.identity.host_visible {
+            counted
+        } else {
+            // What a shim of a VM says is what its guest counted; what containerd heard of counts as well.
+            counted.max(told_of_oom.then_some(live.oom_events))
+        };
         drop(live);
         let at_ms = sample.as_ref().filter(|_| times).map(|sample| sample.time_ns / 1_000_000);
-        Self { container, sample, host, spec, running, started_ns, times, at_ms }
+        let devices = Vec::new();
+        Self { container, sample, host, devices, spec, oom, running, started_ns, times, at_ms }
+    }
+
+    fn name_devices(&mut self, bounds: &Bounds, names: &mut Devices) {
+        let Some(sample) = &mut self.sample else { return };
+        let host_visible = self.container.identity.host_visible;
+        let named = bounds.first(std::mem::take(&mut sample.devices).into_iter(), Cut::Devices);
+        let mut taken = BTreeSet::new();
+        self.devices = named
+            .map(|(device, io)| {
+                let name = names.label(&device, host_visible);
+                // Two rows must not have the same labels, whoever gave them names.
+                let free = taken.insert(name.clone());
+                let name = if free { name } else { device.numbers() };
+                let mut label = String::new();
+                labels::push(&mut label, "device", Some(&name));
+                Named { label, numbers: (device.major.to_string(), device.minor.to_string()), io }
+            })
+            .collect();
     }
 
     /// The sample as a source of gauges: gone with the container.

@@ -1,6 +1,7 @@
 //! What is known of one container's task: names, state, newest statistics, and what its streams delivered.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,12 +14,15 @@ use tokio::time::Instant;
 
 use super::{
     labels,
+    limits::Bounds,
     sample::{Sample, SampleSource},
+    shortage::Shortage,
     spec::Spec,
+    usage::Used,
 };
 use crate::{
     closed::{Counts, closed},
-    enrich::{Identity, ShimKind},
+    enrich::{Identity, Later, ShimKind},
     event::{Ending, HoleReason, StreamKind},
     journal::Row,
     node::HostFigures,
@@ -56,6 +60,18 @@ closed! {
 /// How long a task's counters are shown after its end, so that a scraper sees the final ones.
 pub const KEEP_ENDED: Duration = Duration::from_secs(120);
 
+/// Execs of one container that are timed at once; more are counted and not timed.
+const EXECS: usize = 256;
+
+/// An exec as far as it was told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ExecState {
+    /// It was started at this Unix ns.
+    Runs { since_ns: u64 },
+    /// It ended.
+    Ended,
+}
+
 /// What one stream delivered.
 #[derive(Debug)]
 pub struct StreamCounts {
@@ -87,6 +103,13 @@ pub struct Container {
     pub key: ContainerKey,
     /// cAdvisor's labels, rendered once: `container="…",id="…",…`.
     pub labels: String,
+    /// The labels of our own families: `container="…",id="…",name="…",…`.
+    pub(super) names: String,
+    /// What containerd's records say of it.
+    pub extra: Later,
+    /// Unix ns when its wrapper made it; 0 = unknown.
+    pub(super) created_ns: u64,
+    counted: Counted,
     /// Its OCI spec names a network namespace; without one its network is the host's, or not known.
     pub has_own_network: bool,
     /// Gives its records their times.
@@ -94,6 +117,16 @@ pub struct Container {
     /// What rules leave it of lines.
     pub budget: Arc<Budget>,
     live: Mutex<Live>,
+}
+
+/// Where a container's CPU time is added to its namespace's.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counted {
+    /// The namespace's sum.
+    pub(super) used: Arc<Used>,
+    /// CPU time in ns up to which it was counted before its first sample here: 0 where it began under our eyes. `None` = nobody
+    /// knows, and what the first sample says is not counted.
+    pub(super) from_ns: Option<u64>,
 }
 
 /// The part that changes.
@@ -111,12 +144,26 @@ pub struct Live {
     pub exit_status: Option<u32>,
     /// Process id on this host; 0 = unknown.
     pub pid: u32,
+    /// Somebody has sent its init process a signal.
+    pub killed: bool,
+    /// Its shim refuses its statistics again and again.
+    pub stats_refused: bool,
     /// Limits, as far as they are known.
     pub spec: Spec,
     /// What this host's kernel said of it last.
     pub host: Option<HostFigures>,
-    /// The newest statistics.
+    /// The newest statistics; no counter is below, or absent after, an earlier one.
     pub sample: Option<Sample>,
+    /// What the newest said itself, and nothing that was said before: for differences, which of a counter that was only
+    /// kept would be 0 and known to nobody.
+    pub said: Option<Sample>,
+    /// The same of those before them, so that what they count can be shown per second at the first look.
+    pub said_earlier: Option<Sample>,
+    /// How often containerd said that the kernel killed a process of it for want of memory.
+    pub oom_events: u64,
+    shortage: Shortage,
+    /// Its execs that are not deleted.
+    execs: HashMap<String, ExecState>,
     /// How the newest statistics were obtained.
     pub source: Option<SampleSource>,
     /// Its streams.
@@ -146,6 +193,8 @@ pub enum Update {
         /// Its status.
         status: u32,
     },
+    /// Somebody sent its init process a signal.
+    Killed,
     /// Somebody asked for other limits; `None` = nobody knows for which.
     Limits(Option<Spec>),
     /// Deleted.
@@ -191,8 +240,8 @@ impl StreamCounts {
     pub fn resume(&self, row: &Row) {
         self.bytes.store(row.bytes, Ordering::Relaxed);
         self.lines.store(row.lines, Ordering::Relaxed);
-        for (reason, bytes, _) in &row.holes {
-            self.gap_bytes.add(*reason, *bytes);
+        for hole in &row.holes {
+            self.gap_bytes.add(hole.reason, hole.bytes);
         }
         *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = row.ending;
     }
@@ -214,10 +263,20 @@ impl StreamCounts {
 impl Container {
     /// A task as its wrapper announced it.
     #[must_use]
-    pub fn new(open: &link::Open, identity: Identity, shim: ShimKind) -> Self {
+    pub(super) fn new(
+        open: &link::Open,
+        identity: Identity,
+        shim: ShimKind,
+        counted: Counted,
+        bounds: &Bounds,
+    ) -> Self {
         let live = Live { created_ns: open.created_ns, ..Live::default() };
         Self {
-            labels: labels::cadvisor(&identity),
+            labels: labels::cadvisor(&identity, bounds),
+            names: labels::own(&identity, bounds),
+            extra: Later::default(),
+            created_ns: open.created_ns,
+            counted,
             key: ContainerKey {
                 namespace: open.namespace.clone(),
                 container: open.container.clone(),
@@ -273,6 +332,13 @@ impl Container {
                 live.exit_status = Some(status);
                 live.end(State::Exited);
             }
+            Update::Killed => {
+                live.killed = true;
+                // A signal that came after the end did not cause it.
+                if live.exit_status.is_none() {
+                    live.shortage.killed();
+                }
+            }
             Update::Limits(limits) => {
                 live.spec = limits.map(|limits| limits.over(live.spec)).unwrap_or_default();
             }
@@ -285,15 +351,81 @@ impl Container {
     /// Takes statistics; false where newer ones are there.
     pub fn sampled(&self, sample: Sample, source: SampleSource) -> bool {
         let sample = sample.doubt(self.shim);
-        let mut live = self.live();
+        let mut guard = self.live();
+        let live = &mut *guard;
+        let sample = sample.with_devices(live.sample.as_ref(), self.identity.host_visible);
+        let said = sample.clone();
         let sample = match &live.sample {
             Some(old) if old.time_ns >= sample.time_ns => return false,
             Some(old) => sample.not_below(old),
             None => sample,
         };
+        if let Some(now) = sample.cpu_ns {
+            self.counted.used.add(now.saturating_sub(self.counted_cpu(live).unwrap_or(now)));
+        }
+        live.shortage.sampled(live.sample.as_ref(), &sample, self.counted.from_ns == Some(0));
         live.sample = Some(sample);
+        live.said_earlier = live.said.replace(said);
         live.source = Some(source);
         true
+    }
+
+    /// CPU time in ns that is in its namespace's sum, or was before it could be; `None` = nobody knows yet.
+    pub(super) fn counted_cpu(&self, live: &Live) -> Option<u64> {
+        live.sample.as_ref().and_then(|sample| sample.cpu_ns).or(self.counted.from_ns)
+    }
+
+    /// May an end by SIGKILL that was learnt of at `end` be for want of memory?
+    pub(super) fn was_short_of_memory(&self, end: Instant, within: Duration) -> bool {
+        self.live().shortage.explains(end, within)
+    }
+
+    /// An exec was started; false where so many run that its duration will not be known.
+    pub fn exec_started(&self, id: &str, at_ns: u64) -> bool {
+        let mut live = self.live();
+        // The answers to Start and Wait may come in either order.
+        live.execs.contains_key(id) || live.note_exec(id, ExecState::Runs { since_ns: at_ns })
+    }
+
+    /// An exec ended; gives when it was started where that is known, and `None` where its end was told before: each
+    /// client that waits for it is told.
+    pub fn exec_ended(&self, id: &str) -> Option<Option<u64>> {
+        let mut live = self.live();
+        let since_ns = match live.execs.get(id) {
+            Some(ExecState::Ended) => return None,
+            Some(ExecState::Runs { since_ns }) => Some(*since_ns),
+            None => None,
+        };
+        live.note_exec(id, ExecState::Ended);
+        Some(since_ns)
+    }
+
+    /// An exec was deleted: nothing more is told of it.
+    pub fn exec_deleted(&self, id: &str) {
+        self.live().execs.remove(id);
+    }
+
+    /// containerd says that the kernel killed a process of it for want of memory.
+    pub fn ran_out_of_memory(&self) {
+        let mut live = self.live();
+        live.oom_events = live.oom_events.saturating_add(1);
+        live.shortage.told();
+    }
+
+    /// Streams of its init process that ended, certainly without a byte, while it runs.
+    #[must_use]
+    pub fn silent_streams(&self) -> u64 {
+        let live = self.live();
+        let silent = |stream: &&Arc<StreamCounts>| {
+            stream.silent().is_none()
+                && stream.process.is_empty()
+                && stream.ending() == Some(Ending::Exact)
+                && stream.bytes.load(Ordering::Relaxed) == 0
+                // Bytes that were there and are not here.
+                && stream.gap_bytes.iter().all(|(_, bytes)| bytes == 0)
+        };
+        let count = live.streams.iter().filter(silent).filter(|_| live.state == Some(State::Running)).count();
+        u64::try_from(count).unwrap_or(u64::MAX)
     }
 
     /// Connection `owner` tells of it from here on.
@@ -340,6 +472,18 @@ impl Live {
     #[must_use]
     pub fn is_told_of(&self) -> bool {
         self.is_running() && self.owner != 0
+    }
+
+    fn note_exec(&mut self, id: &str, state: ExecState) -> bool {
+        if self.execs.len() >= EXECS && !self.execs.contains_key(id) {
+            // Whose deletion did not come by now will not come.
+            self.execs.retain(|_, state| matches!(state, ExecState::Runs { .. }));
+        }
+        let room = self.execs.len() < EXECS || self.execs.contains_key(id);
+        if room {
+            self.execs.insert(id.to_owned(), state);
+        }
+        room
     }
 
     fn end(&mut self, state: State) {

@@ -1,5 +1,5 @@
-//! What an operator is told in the log of wrappers, and which pod it concerns: safe mode, workers that die one after the
-//! other, pods that run without a wrapper.
+//! What an operator is told in the log of wrappers, and which pod it concerns: safe mode, each death with what it was of, workers
+//! that die one after the other, pods that run without a wrapper.
 //!
 //! Figures of the same stand in `restarts` and `wrapper`. A report that says nothing new says nothing here, so that a
 //! wrapper that comes back does not tell old news.
@@ -10,7 +10,10 @@ use shimtap_proto::link;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::wrapper::{About, WrapperCount};
+use super::{
+    restarts::{Death, RestartLabel},
+    wrapper::{About, WrapperCount},
+};
 use crate::limited::Limited;
 
 /// So many replaced workers or keepers within `WINDOW` are no accident; safe mode comes at five in ten seconds.
@@ -27,6 +30,8 @@ pub enum Notice {
     SafeModeLeft,
     /// That many workers and keepers were replaced within ten minutes.
     RestartsOften(u64),
+    /// A worker or keeper was replaced.
+    Died(Death),
     /// A pod runs without a wrapper, and why; empty where an older release does not say.
     Unwrapped(String),
 }
@@ -86,6 +91,8 @@ fn unwrapped(report: &link::Report) -> u64 {
 static SAFE: Limited = Limited::new();
 static OFTEN_SAID: Limited = Limited::new();
 static UNWRAPPED: Limited = Limited::new();
+static DIED: Limited = Limited::new();
+static REPLACED: Limited = Limited::new();
 
 impl Notice {
     /// Writes it to the log.
@@ -100,6 +107,16 @@ impl Notice {
             }
             Self::RestartsOften(restarts) => OFTEN_SAID.say(|hidden| {
                 warn!(%namespace, %id, restarts, generation, hidden, "wrapper is restarted often");
+            }),
+            Self::Died(death) if death.reason == RestartLabel::Replaced => REPLACED.say(|hidden| {
+                info!(%namespace, %id, pid = death.pid, hidden, "wrapper has begun anew");
+            }),
+            Self::Died(Death { reason, pid, signal, exit_status, .. }) => DIED.say(|hidden| {
+                let (process, reason, signal) = (reason.process(), reason.label(), signal.as_deref());
+                warn!(
+                    %namespace, %id, process, reason, pid, signal, exit_status, hidden,
+                    "wrapper has lost one of its two processes and replaced it"
+                );
             }),
             Self::Unwrapped(why) => UNWRAPPED.say(|hidden| {
                 let why = if why.is_empty() { "not said" } else { why };

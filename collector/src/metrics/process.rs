@@ -2,12 +2,11 @@
 
 use std::fs;
 
-use nix::unistd::{SysconfVar, sysconf};
-
 use super::{
     families as f,
     text::{Text, Value},
 };
+use crate::units::{pages_as_bytes, ticks_as_ns};
 
 /// Figures of `/proc/self/stat`, whose fields are counted from 1 as in proc(5).
 struct Stat {
@@ -17,23 +16,20 @@ struct Stat {
 /// Writes what /proc says; what it does not say is absent.
 pub(super) fn render(text: &mut Text) {
     let stat = Stat::read();
-    let ticks = sysconf_value(SysconfVar::CLK_TCK);
-    let as_ns = |t: u64| ticks.and_then(|hz| t.saturating_mul(1_000_000_000).checked_div(hz));
     let mut one = |family, value: Option<Value>| {
         if let Some(value) = value {
             text.family(family).sample("", value, None);
         }
     };
     let cpu = stat.field(14).zip(stat.field(15)).map(|(user, system)| user.saturating_add(system));
-    one(&f::PROCESS_CPU, cpu.and_then(as_ns).map(Value::Ns));
-    let page = sysconf_value(SysconfVar::PAGE_SIZE);
-    let resident = stat.field(24).zip(page).map(|(pages, size)| pages.saturating_mul(size));
+    one(&f::PROCESS_CPU, cpu.and_then(ticks_as_ns).map(Value::Ns));
+    let resident = stat.field(24).and_then(pages_as_bytes);
     one(&f::PROCESS_RSS, resident.map(Value::Whole));
     one(&f::PROCESS_VIRTUAL, stat.field(23).map(Value::Whole));
     let fds = fs::read_dir("/proc/self/fd").ok().and_then(|dir| u64::try_from(dir.count()).ok());
     one(&f::PROCESS_FDS, fds.map(Value::Whole));
     one(&f::PROCESS_MAX_FDS, max_fds().map(Value::Whole));
-    let started = stat.field(22).and_then(as_ns).zip(boot_ns());
+    let started = stat.field(22).and_then(ticks_as_ns).zip(boot_ns());
     one(&f::PROCESS_START, started.map(|(since, boot)| Value::Ns(boot.saturating_add(since))));
 }
 
@@ -49,10 +45,6 @@ fn boot_ns() -> Option<u64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     let seconds: u64 = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
     seconds.checked_mul(1_000_000_000)
-}
-
-fn sysconf_value(name: SysconfVar) -> Option<u64> {
-    sysconf(name).ok().flatten().and_then(|value| u64::try_from(value).ok())
 }
 
 // === impl Stat ===

@@ -15,6 +15,9 @@ pub(super) fn render(text: &mut Text, registry: &Registry) {
     let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for container in registry.containers() {
         let live = container.live();
+        if live.stats_refused && live.is_running() {
+            *counts.entry((container.shim.label(), "stats_denied")).or_default() += 1;
+        }
         let Some(sample) = live.sample.as_ref().filter(|_| live.is_running()) else { continue };
         for fault in sample.faults.iter() {
             *counts.entry((container.shim.label(), fault.label())).or_default() += 1;

@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,16 +14,22 @@ use shimtap_proto::link;
 use tokio::time::Instant;
 
 use super::{
-    container::{Container, ContainerKey, State},
+    container::{Container, ContainerKey, Counted, State},
+    lifecycle::Lifecycle,
+    limits::Bounds,
     sink::SinkTotals,
     totals::Totals,
+    usage::{Forgotten, Usage},
     wrapper::{Rpcs, Wrapper},
 };
 use crate::{
     closed::Counts,
-    enrich::{Identity, ShimKind},
+    config::Limits,
+    enrich::{Details, Identity, ShimKind},
     journal::Journal,
+    node::Findings,
     sinks::Backlog,
+    time::now_ns,
 };
 
 /// Wrappers that are gone and whose event position and figures are remembered, for the case that they come back.
@@ -42,9 +51,20 @@ pub struct Registry {
     pub sinks: Vec<Arc<SinkTotals>>,
     /// A living container's sample that is older than this is not shown.
     pub fresh: Duration,
+    /// Labels of pods that are shown, each with the name of the label that shows it.
+    pub pod_labels: Vec<(String, String)>,
+    /// What became of tasks.
+    pub lifecycle: Lifecycle,
+    pub(super) usage: Usage,
+    /// What is exposed at most.
+    pub(super) bounds: Bounds,
+    /// Somebody asks containerd what it knows of containers.
+    enriched: AtomicBool,
+    forgotten: Mutex<Forgotten>,
     containers: Mutex<BTreeMap<ContainerKey, Arc<Container>>>,
     unwrapped: Mutex<VecDeque<Unwrapped>>,
     wrappers: Mutex<Wrappers>,
+    findings: Mutex<Arc<Findings>>,
 }
 
 /// A pod that was started and runs without a wrapper. Nobody tells of its end.
@@ -83,14 +103,21 @@ impl Registry {
         // Two may be missed; and a scraper that comes once a minute must not miss any because of us.
         let fresh = interval.saturating_mul(3).max(Duration::from_secs(120));
         Self {
+            lifecycle: Lifecycle::new(Arc::clone(&totals), interval),
+            usage: Usage::new(Arc::clone(&totals)),
+            bounds: Bounds::new(Limits::default(), Arc::clone(&totals)),
             totals,
             backlog,
             journal: OnceLock::new(),
             sinks,
             fresh,
+            pod_labels: Vec::new(),
+            enriched: AtomicBool::new(false),
+            forgotten: Mutex::new(Forgotten::new(now_ns())),
             containers: Mutex::default(),
             unwrapped: Mutex::default(),
             wrappers: Mutex::default(),
+            findings: Mutex::default(),
         }
     }
 
@@ -101,10 +128,12 @@ impl Registry {
             container: open.container.clone(),
             incarnation: open.incarnation,
         };
-        let mut containers = lock(&self.containers);
-        let container = containers.entry(key).or_insert_with(|| Arc::new(new_container(open, inner)));
-        let container = Arc::clone(container);
-        drop(containers);
+        let known = lock(&self.containers).get(&key).cloned();
+        let container = known.unwrap_or_else(|| {
+            // Made without the lock: it looks into the file system for what the shim left there.
+            let new = Arc::new(self.new_container(open, inner));
+            Arc::clone(lock(&self.containers).entry(key).or_insert(new))
+        });
         container.announced(open);
         container
     }
@@ -113,6 +142,68 @@ impl Registry {
     #[must_use]
     pub fn containers(&self) -> Vec<Arc<Container>> {
         lock(&self.containers).values().cloned().collect()
+    }
+
+    /// Of each container its newest task: a client may start one again under the same id, whose rows have the same labels.
+    #[must_use]
+    pub fn shown(&self) -> Vec<Arc<Container>> {
+        let mut shown: Vec<Arc<Container>> = Vec::new();
+        for container in self.containers() {
+            let same = |last: &&mut Arc<Container>| {
+                (&last.key.namespace, &last.key.container)
+                    == (&container.key.namespace, &container.key.container)
+            };
+            match shown.last_mut().filter(|last| same(last)) {
+                Some(last) if last.created_ns <= container.created_ns => *last = container,
+                Some(_) => {}
+                None => shown.push(container),
+            }
+        }
+        shown
+    }
+
+    /// The newest task of that container.
+    #[must_use]
+    pub fn newest(&self, namespace: &str, container: &str) -> Option<Arc<Container>> {
+        let first =
+            ContainerKey { namespace: namespace.to_owned(), container: container.to_owned(), incarnation: 0 };
+        let last = ContainerKey { incarnation: u64::MAX, ..first.clone() };
+        lock(&self.containers)
+            .range(first..=last)
+            .map(|(_, container)| container)
+            .max_by_key(|task| task.created_ns)
+            .cloned()
+    }
+
+    /// These bounds hold for what is exposed, of containers that are still to come.
+    pub fn limit(&mut self, limits: Limits) {
+        self.bounds = Bounds::new(limits, Arc::clone(&self.totals));
+    }
+
+    /// Somebody asks containerd from here on, so that more may become known of a container than its wrapper says.
+    pub fn enrich(&self) {
+        self.enriched.store(true, Ordering::Relaxed);
+    }
+
+    /// Those of one pod, its sandbox included.
+    #[must_use]
+    pub fn of_sandbox(&self, namespace: &str, sandbox: &str) -> Vec<Arc<Container>> {
+        let is_its = |container: &&Arc<Container>| {
+            let its = container.identity.sandbox_id.as_deref().unwrap_or(&container.identity.container_id);
+            container.key.namespace == namespace && its == sandbox
+        };
+        lock(&self.containers).values().filter(is_its).cloned().collect()
+    }
+
+    /// What a look at the node found.
+    pub fn found(&self, findings: Findings) {
+        *lock(&self.findings) = Arc::new(findings);
+    }
+
+    /// What the last look at the node found.
+    #[must_use]
+    pub fn findings(&self) -> Arc<Findings> {
+        Arc::clone(&lock(&self.findings))
     }
 
     /// How many tasks are in each state.
@@ -131,7 +222,16 @@ impl Registry {
             container.lose(patience);
         }
         let now = Instant::now();
-        lock(&self.containers).retain(|_, container| !container.is_stale(now));
+        let mut forgotten = lock(&self.forgotten);
+        lock(&self.containers).retain(|_, container| {
+            let stays = !container.is_stale(now);
+            if !stays {
+                forgotten.note(container);
+            }
+            stays
+        });
+        drop(forgotten);
+        self.lifecycle.settle();
     }
 
     /// The wrapper of that id, known or new; it is attached from here on.
@@ -220,11 +320,19 @@ impl Registry {
     }
 }
 
-fn new_container(open: &link::Open, inner: &link::InnerShim) -> Container {
-    let identity = Identity::new(open, inner);
-    let sandbox = identity.sandbox_id.as_deref().unwrap_or(&identity.container_id);
-    let shim = ShimKind::of(&inner.binary, sandbox, Path::new("/"));
-    Container::new(open, identity, shim)
+impl Registry {
+    fn new_container(&self, open: &link::Open, inner: &link::InnerShim) -> Container {
+        let identity = Identity::new(open, inner);
+        let sandbox = identity.sandbox_id.as_deref().unwrap_or(&identity.container_id);
+        let shim = ShimKind::of(&inner.binary, sandbox, Path::new("/"));
+        let used = self.usage.of(&identity, &self.bounds);
+        let from_ns = lock(&self.forgotten).counted(open);
+        let container = Container::new(open, identity, shim, Counted { used, from_ns }, &self.bounds);
+        if !self.enriched.load(Ordering::Relaxed) {
+            container.extra.settle(Details::default());
+        }
+        container
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

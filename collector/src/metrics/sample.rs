@@ -8,6 +8,7 @@
 //! the bytes that go to containerd are not touched.
 
 mod fault;
+mod guest;
 mod v1;
 mod v2;
 
@@ -151,6 +152,29 @@ const BOTH_MODES_SHOW_NS: u64 = 1_000_000_000;
 /// Limits from here on mean "none": cgroup v1 shows the largest multiple of the page size, v2 the largest number.
 const NO_LIMIT: u64 = 1 << 62;
 
+// === impl Device ===
+
+impl Device {
+    /// `8:0`.
+    #[must_use]
+    pub fn numbers(&self) -> String {
+        format!("{}:{}", self.major, self.minor)
+    }
+}
+
+// === impl Io ===
+
+impl Io {
+    fn not_below(self, old: Self) -> Self {
+        Self {
+            reads: self.reads.max(old.reads),
+            writes: self.writes.max(old.writes),
+            read_bytes: self.read_bytes.max(old.read_bytes),
+            written_bytes: self.written_bytes.max(old.written_bytes),
+        }
+    }
+}
+
 // === impl PageFaults ===
 
 impl PageFaults {
@@ -192,6 +216,7 @@ impl Sample {
             _ => return Err(Undecoded::Type),
         };
         sample.time_ns = stats.time_ns;
+        guest::bound(&mut sample);
         Ok(sample)
     }
 
@@ -248,14 +273,17 @@ impl Sample {
         ] {
             *new = (*new).max(old);
         }
-        self.page_faults = self.page_faults.map(|new| new.not_below(old.page_faults.unwrap_or_default()));
-        for (device, old) in &old.devices {
-            let new = self.devices.entry(device.clone()).or_default();
-            new.reads = new.reads.max(old.reads);
-            new.writes = new.writes.max(old.writes);
-            new.read_bytes = new.read_bytes.max(old.read_bytes);
-            new.written_bytes = new.written_bytes.max(old.written_bytes);
-        }
+        self.page_faults = match (self.page_faults, old.page_faults) {
+            (Some(new), Some(old)) => Some(new.not_below(old)),
+            (new, old) => new.or(old),
+        };
+        self
+    }
+
+    /// This sample with the devices that its container may have by now: `old` is an earlier one of its.
+    #[must_use]
+    pub fn with_devices(mut self, old: Option<&Self>, host_visible: bool) -> Self {
+        guest::settle(&mut self, old.map(|old| &old.devices), host_visible);
         self
     }
 

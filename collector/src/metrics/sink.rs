@@ -74,6 +74,8 @@ pub struct SinkTotals {
     pub breaker: Gauge,
     /// 1 while nothing gets through.
     pub stalled: Gauge,
+    /// 1 once its disk has failed to take what was written: how far it is, is not written down any more.
+    pub unsettled: Gauge,
     errors: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -115,6 +117,7 @@ impl SinkTotals {
             delay: Histogram::default(),
             breaker: Gauge::default(),
             stalled: Gauge::default(),
+            unsettled: Gauge::default(),
             errors: Mutex::default(),
         }
     }
@@ -143,7 +146,7 @@ type Figure<'f> = &'f dyn Fn(&SinkTotals) -> u64;
 
 /// Shows all sinks.
 pub(super) fn render(text: &mut Text, registry: &Registry) {
-    let singles: [(&'static Family, Figure<'_>); 8] = [
+    let singles: [(&'static Family, Figure<'_>); 9] = [
         (&f::SINK_RECORDS, &|sink| sink.records.get()),
         (&f::SINK_BYTES, &|sink| sink.bytes.get()),
         (&f::SINK_WRITES, &|sink| sink.writes.get()),
@@ -152,6 +155,7 @@ pub(super) fn render(text: &mut Text, registry: &Registry) {
         (&f::SINK_IN_FLIGHT, &|sink| sink.in_flight.get()),
         (&f::SINK_BREAKER, &|sink| sink.breaker.get()),
         (&f::SINK_STALLED, &|sink| sink.stalled.get()),
+        (&f::SINK_UNSETTLED, &|sink| sink.unsettled.get()),
     ];
     for (family, value) in singles {
         let mut writer = text.family(family);

@@ -91,6 +91,12 @@ impl Spec {
         }
     }
 
+    /// The memory limit in bytes, where there is one.
+    #[must_use]
+    pub fn memory_limit(&self) -> Option<u64> {
+        limit_of(self.memory_limit_bytes)
+    }
+
     pub(super) fn quota(&self) -> Option<Value> {
         limit(self.cpu_quota_us)
     }
@@ -104,7 +110,7 @@ impl Spec {
     }
 
     pub(super) fn memory(&self) -> Option<Value> {
-        limit(self.memory_limit_bytes)
+        self.memory_limit().map(Value::Whole)
     }
 
     pub(super) fn swap(&self) -> Option<Value> {
@@ -113,8 +119,11 @@ impl Spec {
 }
 
 fn limit(value: Option<i64>) -> Option<Value> {
-    let value = u64::try_from(value?).ok()?;
-    (value > 0 && value < NO_LIMIT).then_some(Value::Whole(value))
+    limit_of(value).map(Value::Whole)
+}
+
+fn limit_of(value: Option<i64>) -> Option<u64> {
+    u64::try_from(value?).ok().filter(|value| *value > 0 && *value < NO_LIMIT)
 }
 
 #[cfg(test)]

@@ -7,12 +7,35 @@ use std::{
 
 use shimtap_proto::link;
 
-use super::{SampleSource, Undecoded, journal::JournalTotals};
+use super::{SampleSource, Undecoded, containerd::ContainerdTotals, journal::JournalTotals};
 use crate::{
-    closed::Counts,
+    closed::{Counts, closed},
     event::{HoleReason, StreamKind},
     ingest::{Aside, EventLabel, FaultKind},
+    node::Death,
 };
+
+closed! {
+    /// What was left out of an exposition, or put together with others, because a bound was reached.
+    pub enum Cut {
+        /// A series that an exposition had no room for.
+        Series => "series",
+        /// A label's value that was too long, shown by its beginning and a number.
+        LabelLength => "label_length",
+        /// A block device of a container that has too many.
+        Devices => "devices",
+        /// An interface of a pod that has too many.
+        Interfaces => "interfaces",
+        /// A runtime handler that has no row of its own.
+        Handlers => "handlers",
+        /// An exit whose class and code have none.
+        Exits => "exits",
+        /// A namespace that has none.
+        Namespaces => "namespaces",
+        /// An exec whose duration is not known, since too many ran.
+        Execs => "execs",
+    }
+}
 
 /// A number that goes up.
 #[derive(Debug, Default)]
@@ -51,7 +74,7 @@ pub struct Totals {
     pub holes: PerStream<Counts<HoleReason>>,
     /// Secrets taken out of lines.
     pub redactions: Counter,
-    /// Lines that a rule's rate dropped.
+    /// Lines that a rule's rate dropped: the sum over its holes.
     pub limited_lines: Counter,
     /// Connections open now.
     pub connections: Gauge,
@@ -73,10 +96,27 @@ pub struct Totals {
     pub samples: Counts<SampleSource>,
     /// Statistics that were of no use, by why.
     pub samples_undecoded: Counts<Undecoded>,
+    /// Asking containerd.
+    pub containerd: ContainerdTotals,
+    /// What bounds of metrics left out or put together.
+    pub cuts: Counts<Cut>,
+    /// Sandboxes that died under their containers, by what of them died.
+    pub sandbox_deaths: Counts<Death>,
     /// The journal's.
     pub journal: JournalTotals,
     /// From a batch's arrival to its being durable.
     pub ack_delay: Histogram,
+}
+
+// === impl Totals ===
+
+impl Totals {
+    /// A hole of that reason, in which so many lines begin.
+    pub fn limited(&self, reason: HoleReason, lines: Option<u64>) {
+        if reason == HoleReason::RateLimit {
+            self.limited_lines.add(lines.unwrap_or_default());
+        }
+    }
 }
 
 // === impl Counter ===

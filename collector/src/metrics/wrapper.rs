@@ -16,10 +16,14 @@ use shimtap_proto::link;
 use tokio::time::Instant;
 
 use super::{
+    machine::Machine,
     notices::{Notice, Watch},
-    restarts::Survival,
+    restarts::{Death, Deaths, Survival},
 };
-use crate::closed::{Closed, closed};
+use crate::{
+    closed::{Closed, closed},
+    node::FileFacts,
+};
 
 closed! {
     /// The counters of docs/protocol.md.
@@ -72,6 +76,12 @@ closed! {
         SpoolRefusedOther => "spool_refused_other",
         /// Times that a directory was not root's alone, or not in memory.
         SpoolUnsafe => "spool_unsafe",
+        /// Output that a logger had not taken at its end.
+        DiscardedLoggerGone => "discarded_logger_gone_bytes",
+        /// Stats answers that left mended.
+        StatsRepaired => "stats_repaired",
+        /// Stats answers that could not be mended.
+        StatsUnrepaired => "stats_unrepaired",
         /// Pods that run unwrapped.
         UnwrappedStarts => "unwrapped_starts",
         /// What a newer wrapper counts and this release does not know.
@@ -129,6 +139,8 @@ pub struct Wrapper {
     connections: AtomicU64,
     /// Highest event taken, plus one; 0 = none.
     events: AtomicU64,
+    /// What its pod is as a VM.
+    pub machine: Machine,
     told: Mutex<Told>,
 }
 
@@ -139,6 +151,7 @@ struct Told {
     report: link::Report,
     at: Instant,
     watch: Watch,
+    deaths: Deaths,
 }
 
 /// What `ps` shows of a wrapper.
@@ -203,11 +216,13 @@ impl Wrapper {
             report: link::Report::new(),
             at: Instant::now(),
             watch: Watch::default(),
+            deaths: Deaths::default(),
         };
         Self {
             id: hello.wrapper,
             connections: AtomicU64::new(0),
             events: AtomicU64::new(0),
+            machine: Machine::default(),
             told: Mutex::new(told),
         }
     }
@@ -247,12 +262,27 @@ impl Wrapper {
 
     /// Takes a report; gives what of it is news to a person.
     pub fn reported(&self, report: link::Report) -> Vec<Notice> {
+        let stats = report.methods.iter().find(|method| method.method == RpcMethod::Stats.label());
+        if let Some(stats) = stats {
+            self.machine.asked(stats.count);
+        }
         let mut told = self.told();
         let told = &mut *told;
         let notices = told.watch.look(&told.report, &report);
         told.report = report;
         told.at = Instant::now();
         notices
+    }
+
+    /// A worker or keeper of it was replaced.
+    pub fn died(&self, death: Death) {
+        self.told().deaths.add(death);
+    }
+
+    /// The last of those, newest first.
+    #[must_use]
+    pub fn deaths(&self) -> Vec<Death> {
+        self.told().deaths.newest_first()
     }
 
     /// What it is.
@@ -282,6 +312,19 @@ impl Wrapper {
     #[must_use]
     pub fn inner(&self) -> link::InnerShim {
         self.told().hello.inner.clone().unwrap_or_default()
+    }
+
+    /// The file that its inner shim runs.
+    #[must_use]
+    pub fn inner_file(&self) -> Option<FileFacts> {
+        let told = self.told();
+        let file = told.report.inner_file.as_ref()?;
+        Some(FileFacts {
+            device: file.device,
+            inode: file.inode,
+            size: file.size,
+            changed_ns: file.changed_ns.into(),
+        })
     }
 
     /// Its figures. What is in flight counts only while it is connected, for only then it is known to be true.

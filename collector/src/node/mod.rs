@@ -1,14 +1,17 @@
-//! What this host's kernel says of containers beside their Stats: processes of a cgroup, interfaces of a pod's network.
+//! What this host's kernel says of containers beside their Stats: processes of a cgroup, interfaces of a pod's network; and
+//! of pods that are virtual machines, what those are and cost (`vm`).
 //!
 //! A thread of its own reads small files of /proc and of the cgroup file system, each container's once per interval. It
-//! enters no namespace, opens no device, and needs no privilege: all of it may be read by anybody. It never talks to a shim,
-//! a guest or a container, so nothing here can hold one up; and a read that hangs holds up nobody but this thread.
+//! enters no namespace, opens no device, and needs no privilege: nearly all of it may be read by anybody, and the rest is
+//! absent. It never talks to a running shim, a guest or a container, so nothing here can hold one up; and a read that hangs
+//! holds up nobody but this thread.
 //!
 //! What is shown carries the time at which it was read. A figure of which it is not certain whose it is, is absent.
 
 mod network;
 mod process;
 mod procs;
+mod vm;
 
 use std::{
     io,
@@ -18,12 +21,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 #[cfg(test)]
 pub use network::Counts;
 pub use network::{Interface, Interfaces};
 pub use process::Born;
+pub use vm::{Component, Death, FileFacts, Findings, Hypervisor, Orphan, OrphanKind, Sandbox, Usage};
+#[cfg(test)]
+pub use vm::{Facts, HostUse, Release, Vcpus};
 
 use crate::{
     enrich::Role,
@@ -39,6 +45,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct HostFigures {
     /// Unix ns of the reading.
     pub time_ns: u64,
+    /// The same by a clock that never goes back; none of what was never read.
+    pub at: Option<Instant>,
     /// Processes in the container's cgroup and those below it.
     pub processes: Option<u64>,
     /// The pod's interfaces, at its sandbox.
@@ -58,19 +66,22 @@ pub fn start(
 ) -> io::Result<JoinHandle<()>> {
     let look = move || {
         let root = Path::new("/");
+        let mut machines = vm::Machines::default();
+        let step = LOOK.min(interval);
+        let begun = Instant::now();
         while !*stop.borrow() && stop.has_changed().is_ok() {
             look_at_all(&registry, interval, root);
-            thread::sleep(LOOK.min(interval));
+            machines.look(&registry, interval, begun.elapsed(), root);
+            thread::sleep(step);
         }
     };
     thread::Builder::new().name("node".into()).spawn(look)
 }
 
 fn look_at_all(registry: &Registry, interval: Duration, root: &Path) {
-    let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
     for container in registry.containers() {
-        let Some((pid, before)) = due(&container, interval) else { continue };
-        let figures = read(&container, pid, before.as_ref(), root);
+        let Some((pid, known)) = due(&container, interval) else { continue };
+        let figures = read(&container, pid, known, root);
         let mut live = container.live();
         // It may have ended meanwhile, and its process's number may be another's.
         if live.is_told_of() && live.pid == pid {
@@ -79,22 +90,22 @@ fn look_at_all(registry: &Registry, interval: Duration, root: &Path) {
     }
 }
 
-/// The process and the last figures of a container whose time has come, where that process is certainly its.
-fn due(container: &Container, interval_ns: u64) -> Option<(u32, Option<HostFigures>)> {
+/// The process of a container whose time has come, where that is certainly its, and which one was asked for the network.
+fn due(container: &Container, interval: Duration) -> Option<(u32, Option<Born>)> {
     let live = container.live();
-    let last = live.host.as_ref().map_or(0, |figures| figures.time_ns);
-    let due = now_ns().saturating_sub(last) >= interval_ns.saturating_mul(9) / 10;
-    (due && live.is_told_of() && live.pid != 0).then(|| (live.pid, live.host.clone()))
+    let last = live.host.as_ref().and_then(|figures| figures.at);
+    let due = last.is_none_or(|last| last.elapsed() >= interval.saturating_mul(9) / 10);
+    (due && live.is_told_of() && live.pid != 0)
+        .then(|| (live.pid, live.host.as_ref().and_then(|figures| figures.network_of)))
 }
 
-fn read(container: &Container, pid: u32, before: Option<&HostFigures>, root: &Path) -> HostFigures {
-    let mut figures = HostFigures { time_ns: now_ns(), ..HostFigures::default() };
+fn read(container: &Container, pid: u32, known: Option<Born>, root: &Path) -> HostFigures {
+    let mut figures = HostFigures { time_ns: now_ns(), at: Some(Instant::now()), ..HostFigures::default() };
     let identity = &container.identity;
     if identity.host_visible {
         figures.processes = procs::count(root, &identity.path, pid);
     }
     if identity.role == Role::Sandbox && container.has_own_network {
-        let known = before.and_then(|before| before.network_of);
         if let Some((interfaces, born)) = network::read(root, pid, known) {
             figures.interfaces = Some(interfaces);
             figures.network_of = Some(born);

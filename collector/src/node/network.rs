@@ -34,8 +34,8 @@ pub struct Counts {
     pub dropped: u64,
 }
 
-/// Interfaces that are shown of a pod: CNI gives one, Multus a few.
-pub const MOST: usize = 32;
+/// Interfaces of a pod that are kept: CNI gives one, Multus a few. Fewer are shown (`metrics.max_interfaces`).
+pub const MOST: usize = 256;
 
 /// Reads them from process `pid`, which has to be the one of before, where there was one. `None` where it is not, where the
 /// network is the host's, and where nothing can be read.
@@ -155,7 +155,7 @@ mod tests {
             assert_eq!(parse(&format!("{HEAD}{rows}")), None, "{rows}");
         }
         assert_eq!(parse(HEAD), Some(Interfaces::new()));
-        let many: String = (0..100).map(|n| ETH0.replace("eth0", &format!("eth{n}"))).collect();
+        let many: String = (0..300).map(|n| ETH0.replace("eth0", &format!("eth{n}"))).collect();
         assert_eq!(parse(&format!("{HEAD}{many}")).map(|found| found.len()), Some(MOST));
     }
 }

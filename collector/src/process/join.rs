@@ -151,7 +151,7 @@ mod tests {
     fn texts(joined: &Joined) -> Vec<(String, u64, Flags)> {
         let text = |record: &Record| match &record.body {
             Body::Line(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-            Body::Hole(reason) => reason.label().to_owned(),
+            Body::Hole(hole) => hole.reason.label().to_owned(),
         };
         joined.records.iter().map(|record| (text(record), record.from, record.flags)).collect()
     }
@@ -178,7 +178,7 @@ mod tests {
     fn a_hole_and_an_end_let_go_of_what_waits() {
         let mut joiner = Joiner::default();
         joiner.take(1, 1, vec![piece(0, "a", 0, Flags::FRAGMENT.with(Flags::CUT_HEAD))], None);
-        let body = Body::Hole(HoleReason::Overflow);
+        let body = Body::hole(HoleReason::Overflow);
         let hole = Record { from: 1, to: 5, time_ns: 7, flags: Flags::NONE, body };
         let cut = joiner.take(1, 2, vec![hole], None);
         assert_eq!(texts(&cut)[0], ("a".into(), 0, Flags::CUT.with(Flags::CUT_HEAD)));

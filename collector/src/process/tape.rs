@@ -228,7 +228,7 @@ impl Tape {
         let mut push = |from: u64, to: u64, reason: HoleReason| {
             if to > from {
                 let time_ns = clock.stamp(now_ns);
-                out.push(Record { from, to, time_ns, flags: Flags::NONE, body: Body::Hole(reason) });
+                out.push(Record { from, to, time_ns, flags: Flags::NONE, body: Body::hole(reason) });
             }
         };
         let had = self.acknowledged.clamp(from, to);

@@ -25,7 +25,7 @@ fn feed(chunks: &[&[u8]], close: bool) -> Vec<Record> {
 fn texts(records: &[Record]) -> Vec<(String, Flags)> {
     let text = |record: &Record| match &record.body {
         Body::Line(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        Body::Hole(reason) => format!("<{}>", reason.label()),
+        Body::Hole(hole) => format!("<{}>", hole.reason.label()),
     };
     records.iter().map(|record| (text(record), record.flags)).collect()
 }

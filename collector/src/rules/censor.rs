@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{Budget, Verdict};
-use crate::event::{Body, Flags, HoleReason, Record};
+use crate::event::{Body, Flags, Hole, HoleReason, Record};
 
 /// One stream's.
 #[derive(Debug, Default)]
@@ -22,18 +22,15 @@ pub struct Censor {
     inside: bool,
 }
 
-/// What became of some records, beside what they say themselves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Censored {
-    /// Secrets taken out.
-    pub redactions: u64,
-    /// Lines dropped by the rate.
-    pub limited_lines: u64,
-}
-
 // === impl Censor ===
 
 impl Censor {
+    /// Of a stream whose next byte lies inside a line of which a piece has gone out, or not.
+    #[must_use]
+    pub fn resumed(inside: bool) -> Self {
+        Self { inside, ..Self::default() }
+    }
+
     /// A verdict that holds from the next record on; true where it switches the stream on or off.
     pub fn judge(&mut self, verdict: Arc<Verdict>) -> bool {
         let switched = self.verdict.off != verdict.off;
@@ -60,21 +57,25 @@ impl Censor {
         !off && !self.was_off && redact.is_empty() && rate.is_none() && !self.dropping
     }
 
-    /// Does to `records` what the verdict says. `now` is the time by which lines are limited.
-    pub fn apply(&mut self, records: &mut Vec<Record>, budget: &Budget, now: Instant) -> Censored {
-        let mut censored = Censored::default();
+    /// Does to `records` what the verdict says; gives how many secrets were taken out. `now` is the time by which lines are
+    /// limited.
+    pub fn apply(&mut self, records: &mut Vec<Record>, budget: &Budget, now: Instant) -> u64 {
+        let mut redactions = 0u64;
         if self.is_idle() {
-            return censored;
+            if let Some(last) = records.last() {
+                self.inside = matches!(last.body, Body::Line(_)) && goes_on(last.flags);
+            }
+            return redactions;
         }
         for record in records.iter_mut() {
-            let body = std::mem::replace(&mut record.body, Body::Hole(HoleReason::Unknown));
+            let body = std::mem::replace(&mut record.body, Body::hole(HoleReason::Unknown));
             record.body = match body {
-                Body::Hole(reason) => Body::Hole(self.hole(reason)),
-                Body::Line(line) => match self.drops(record.flags, budget, now, &mut censored) {
-                    Some(reason) => Body::Hole(reason),
+                Body::Hole(hole) => Body::Hole(Hole { reason: self.hole(hole.reason), ..hole }),
+                Body::Line(line) => match self.drops(record.flags, budget, now) {
+                    Some(hole) => Body::Hole(hole),
                     None => {
                         let (line, taken) = self.verdict.redact.apply(line);
-                        censored.redactions = censored.redactions.saturating_add(taken);
+                        redactions = redactions.saturating_add(taken);
                         Body::Line(line)
                     }
                 },
@@ -84,7 +85,7 @@ impl Censor {
             }
         }
         records.dedup_by(|next, before| joined(before, next));
-        censored
+        redactions
     }
 
     /// Why bytes are not here: a stream that was switched off has none.
@@ -95,35 +96,37 @@ impl Censor {
         if ours { HoleReason::RuleDrop } else { reason }
     }
 
-    /// Why a line is dropped, or a piece of one: pieces go the way of their first.
-    fn drops(
-        &mut self,
-        flags: Flags,
-        budget: &Budget,
-        now: Instant,
-        censored: &mut Censored,
-    ) -> Option<HoleReason> {
+    /// What a line leaves that is dropped, or a piece of one: pieces go the way of their first, which is where it is counted.
+    fn drops(&mut self, flags: Flags, budget: &Budget, now: Instant) -> Option<Hole> {
         self.was_off = self.verdict.off;
-        let begins = !std::mem::replace(&mut self.inside, flags.has(Flags::PARTIAL));
+        let begins = !std::mem::replace(&mut self.inside, goes_on(flags));
+        let lines = Some(u64::from(begins));
         if self.verdict.off {
-            return Some(HoleReason::RuleDrop);
+            return Some(Hole { reason: HoleReason::RuleDrop, lines });
         }
         if begins {
             self.dropping = self.verdict.rate.is_some_and(|rate| !budget.take(rate, now));
-            censored.limited_lines = censored.limited_lines.saturating_add(u64::from(self.dropping));
         }
-        self.dropping.then_some(HoleReason::RateLimit)
+        self.dropping.then_some(Hole { reason: HoleReason::RateLimit, lines })
     }
 }
 
-/// Makes one of two neighbouring holes of one reason.
+/// True for a piece of a line whose rest follows.
+fn goes_on(flags: Flags) -> bool {
+    flags.has(Flags::PARTIAL) || flags.has(Flags::FRAGMENT)
+}
+
+/// Makes one of two neighbouring holes of one reason, of which as much is known.
 fn joined(before: &mut Record, next: &mut Record) -> bool {
-    let same = matches!((&before.body, &next.body), (Body::Hole(a), Body::Hole(b)) if a == b);
-    let joins = same && before.to == next.from;
-    if joins {
-        before.to = next.to;
+    let (Body::Hole(first), Body::Hole(second)) = (&before.body, &next.body) else { return false };
+    let alike = first.reason == second.reason && first.lines.is_some() == second.lines.is_some();
+    if !alike || before.to != next.from {
+        return false;
     }
-    joins
+    let lines = first.lines.zip(second.lines).map(|(some, more)| some.saturating_add(more));
+    before.body = Body::Hole(Hole { reason: first.reason, lines });
+    before.to = next.to;
+    true
 }
 
 #[cfg(test)]
@@ -136,9 +139,13 @@ mod tests {
     fn lines(from: u64, texts: &[&str]) -> Vec<Record> {
         let mut at = from;
         let record = |text: &&str| {
-            let (from, partial) = (at, text.ends_with('\\'));
+            let from = at;
             at += u64::try_from(text.len()).expect("short");
-            let flags = if partial { Flags::PARTIAL } else { Flags::NONE };
+            let flags = match text.chars().last() {
+                Some('\\') => Flags::PARTIAL,
+                Some('~') => Flags::FRAGMENT,
+                _ => Flags::NONE,
+            };
             Record {
                 from,
                 to: at,
@@ -153,13 +160,16 @@ mod tests {
     fn shown(records: &[Record]) -> Vec<String> {
         let show = |r: &Record| match &r.body {
             Body::Line(line) => format!("{}..{} {}", r.from, r.to, String::from_utf8_lossy(line)),
-            Body::Hole(reason) => format!("{}..{} -{}", r.from, r.to, reason.label()),
+            Body::Hole(Hole { reason, lines: None }) => format!("{}..{} -{}", r.from, r.to, reason.label()),
+            Body::Hole(Hole { reason, lines: Some(lines) }) => {
+                format!("{}..{} -{} of {lines}", r.from, r.to, reason.label())
+            }
         };
         records.iter().map(show).collect()
     }
 
     fn hole(from: u64, to: u64, reason: HoleReason) -> Record {
-        Record { from, to, time_ns: 1, flags: Flags::NONE, body: Body::Hole(reason) }
+        Record { from, to, time_ns: 1, flags: Flags::NONE, body: Body::hole(reason) }
     }
 
     #[test]
@@ -169,12 +179,34 @@ mod tests {
         censor.judge(Arc::new(Verdict { rate, ..Verdict::default() }));
         let (budget, now) = (Budget::default(), Instant::now());
         let mut records = lines(0, &["a\\", "a", "b", "c\\", "c", "d\\"]);
-        let done = censor.apply(&mut records, &budget, now);
-        assert_eq!(shown(&records), ["0..2 a\\", "2..3 a", "3..9 -rate_limit"]);
-        assert_eq!(done.limited_lines, 3);
+        censor.apply(&mut records, &budget, now);
+        assert_eq!(shown(&records), ["0..2 a\\", "2..3 a", "3..9 -rate_limit of 3"]);
         let mut rest = lines(9, &["d", "e"]);
         censor.apply(&mut rest, &budget, now + std::time::Duration::from_secs(1));
-        assert_eq!(shown(&rest), ["9..10 -rate_limit", "10..11 e"], "the end of a line that was dropped");
+        assert_eq!(
+            shown(&rest),
+            ["9..10 -rate_limit of 0", "10..11 e"],
+            "the end of a line that was dropped"
+        );
+    }
+
+    #[test]
+    fn a_line_that_came_in_pieces_is_judged_and_counted_once() {
+        let rate = Some(Rate { lines_per_sec: 1, burst_lines: 1 });
+        let verdict = Arc::new(Verdict { rate, ..Verdict::default() });
+        let (mut censor, budget, now) = (Censor::default(), Budget::default(), Instant::now());
+        // Its first piece went out before there was a rule.
+        censor.apply(&mut lines(0, &["a~"]), &budget, now);
+        censor.judge(Arc::clone(&verdict));
+        let mut records = lines(2, &["a~", "a", "b", "c~", "c"]);
+        censor.apply(&mut records, &budget, now);
+        assert_eq!(shown(&records), ["2..4 a~", "4..5 a", "5..6 b", "6..9 -rate_limit of 1"]);
+        // The same of a stream that an earlier process left within a line.
+        let (mut censor, budget) = (Censor::resumed(true), Budget::default());
+        censor.judge(verdict);
+        let mut records = lines(0, &["z", "a", "b"]);
+        censor.apply(&mut records, &budget, now);
+        assert_eq!(shown(&records), ["0..1 z", "1..2 a", "2..3 -rate_limit of 1"]);
     }
 
     #[test]
@@ -185,7 +217,7 @@ mod tests {
         let mut late = lines(0, &["late"]);
         late.push(hole(4, 6, HoleReason::Overflow));
         censor.apply(&mut late, &budget, now);
-        assert_eq!(shown(&late), ["0..4 -rule_drop", "4..6 -overflow"]);
+        assert_eq!(shown(&late), ["0..4 -rule_drop of 1", "4..6 -overflow"]);
         assert!(censor.judge(Arc::default()));
         let mut back = vec![hole(6, 90, HoleReason::Missing)];
         back.extend(lines(90, &["x"]));
@@ -201,8 +233,8 @@ mod tests {
         let redact = Redactor::of("email").expect("preset");
         censor.judge(Arc::new(Verdict { redact, ..Verdict::default() }));
         let mut records = lines(7, &["a@b.cd", "plain"]);
-        let done = censor.apply(&mut records, &Budget::default(), Instant::now());
+        let redactions = censor.apply(&mut records, &Budget::default(), Instant::now());
         assert_eq!(shown(&records), ["7..13 [redacted:email]", "13..18 plain"]);
-        assert_eq!(done.redactions, 1);
+        assert_eq!(redactions, 1);
     }
 }

@@ -140,7 +140,9 @@ impl Source for Exit {
     }
 
     // Nothing of it outlives this process.
-    fn settle_first(&mut self, _: Arc<dyn Settle>) {}
+    fn settle_first(&mut self, _: Arc<dyn Settle>) -> bool {
+        false
+    }
 }
 
 // === impl Gathered ===

@@ -9,11 +9,13 @@ use tokio::sync::watch;
 
 use super::{Settle, Source, Waiting};
 use crate::{
-    event::{Batch, StreamName},
+    event::{Batch, Record, StreamName},
     metrics::SinkTotals,
     rules::Rules,
 };
 
+/// Batches passed over before whoever shares this thread has a turn: the journal may be full of what is for others.
+const AT_ONCE: usize = 64;
 /// Streams whose answer is remembered; then all are asked for anew.
 const REMEMBERED: usize = 4096;
 
@@ -41,8 +43,7 @@ impl<S: Source> Routed<S> {
         if self.is_for_us(&waiting.batch) {
             return Some(waiting);
         }
-        let records = waiting.batch.records.iter();
-        self.totals.elsewhere_bytes.add(records.map(|record| record.to.saturating_sub(record.from)).sum());
+        self.totals.elsewhere_bytes.add(waiting.batch.records.iter().map(Record::output_bytes).sum());
         waiting.batch.done();
         None
     }
@@ -73,64 +74,61 @@ impl<S: Source> Source for Routed<S> {
     // Cancel-safe as the inner one: nothing is awaited while a batch is in hand.
     async fn recv(&mut self) -> Option<Waiting> {
         loop {
-            let waiting = self.inner.recv().await?;
-            if let Some(ours) = self.pass(waiting) {
-                return Some(ours);
+            for _ in 0..AT_ONCE {
+                let waiting = self.inner.recv().await?;
+                if let Some(ours) = self.pass(waiting) {
+                    return Some(ours);
+                }
             }
+            tokio::task::yield_now().await;
         }
     }
 
     fn try_recv(&mut self) -> Option<Waiting> {
-        loop {
+        for _ in 0..AT_ONCE {
             let waiting = self.inner.try_recv()?;
             if let Some(ours) = self.pass(waiting) {
                 return Some(ours);
             }
         }
+        None
     }
 
     async fn gather(&mut self, limit: Duration) {
         self.inner.gather(limit).await;
     }
 
-    fn settle_first(&mut self, settle: Arc<dyn Settle>) {
-        self.inner.settle_first(settle);
+    fn settle_first(&mut self, settle: Arc<dyn Settle>) -> bool {
+        self.inner.settle_first(settle)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::OnceLock;
-
     use bytes::Bytes;
-    use shimtap_proto::link;
     use tokio::time::Instant;
 
     use super::*;
     use crate::{
-        enrich::Identity,
-        event::{Body, Flags, Origin, Progress, Record, StreamKind},
+        event::{Body, Flags, HoleReason, Origin, Progress, StreamKind},
         rules::{Match, Rule},
         sinks::{Exit, Outlet},
     };
 
-    /// A batch of ten bytes of this stream; its progress.
+    /// A batch of this stream, ten bytes and a hole of five; its progress.
     async fn send(outlet: &Outlet, stream: StreamKind, from: u64) -> Arc<Progress> {
-        let open = link::Open { container: "c".into(), ..Default::default() };
-        let identity = Arc::new(Identity::new(&open, &link::InnerShim::new()));
-        let name = StreamName {
-            namespace: String::new(),
-            container: "c".into(),
-            incarnation: 1,
-            process: String::new(),
-            stream,
-        };
+        let mut origin = Origin::unknown();
+        origin.name.stream = stream;
         let progress: Arc<Progress> = Arc::default();
         let body = Body::Line(Bytes::from_static(b"nine chars"));
+        let hole = Body::hole(HoleReason::Overflow);
         let batch = Batch {
-            origin: Arc::new(Origin { name, identity, json: OnceLock::new() }),
-            records: vec![Record { from, to: from + 10, time_ns: 1, flags: Flags::NONE, body }],
-            end: from + 10,
+            origin: Arc::new(origin),
+            records: vec![
+                Record { from, to: from + 10, time_ns: 1, flags: Flags::NONE, body },
+                Record { from: from + 10, to: from + 15, time_ns: 2, flags: Flags::NONE, body: hole },
+            ],
+            end: from + 15,
             ending: None,
             receipt: Arc::clone(&progress) as _,
             received: Instant::now(),
@@ -163,7 +161,7 @@ mod tests {
         let passed_over = send(&outlet, StreamKind::Stderr, 0).await;
         let taken = send(&outlet, StreamKind::Stdout, 0).await;
         assert_eq!(next_stream(&mut source), Some(StreamKind::Stdout));
-        assert_eq!((passed_over.durable(), taken.durable()), (10, 0));
+        assert_eq!((passed_over.durable(), taken.durable()), (15, 0));
         assert_eq!(totals.elsewhere_bytes.get(), 10);
         rules.send_replace(stderr_to(&["otlp", "file"]));
         send(&outlet, StreamKind::Stderr, 10).await;

@@ -4,7 +4,7 @@
 //! batch whose loss could go unnoticed: a batch that is dropped without [`Batch::done`](crate::event::Batch::done)
 //! stays unacknowledged, and comes again after a restart.
 
-use std::{fmt::Debug, future::Future, io, sync::Arc, time::Duration};
+use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
 
 use super::Waiting;
 
@@ -20,17 +20,14 @@ pub trait Source: Send {
     /// batch, or where no more can come. Cancel-safe.
     fn gather(&mut self, limit: Duration) -> impl Future<Output = ()> + Send;
 
-    /// What has to be done before the source writes down how far this sink is; a source that remembers nothing has no use
-    /// for it.
-    fn settle_first(&mut self, settle: Arc<dyn Settle>);
+    /// What has to be done before the source writes down how far this sink is. False where it never will be done, since the
+    /// source remembers nothing, or nothing longer than a power cut leaves.
+    fn settle_first(&mut self, settle: Arc<dyn Settle>) -> bool;
 }
 
 /// A sink whose acknowledgement does not outlive a power cut by itself: what it took may still be in the kernel's memory.
 pub trait Settle: Debug + Send + Sync {
     /// Brings everything that was acknowledged by now to where it stays. May wait for a disk, and is called by a thread that
-    /// does nothing else.
-    ///
-    /// # Errors
-    /// What the system said; nothing is sure then.
-    fn settle(&self) -> io::Result<()>;
+    /// does nothing else. False where that is not sure: why is the sink's own to count and to say.
+    fn settle(&self) -> bool;
 }

@@ -78,7 +78,7 @@ impl Collector {
         let at = dir.path();
         let ingest_is_there = more(at).contains("[ingest]");
         let mut config = format!(
-            "[metrics]\nlisten = \"127.0.0.1:{port}\"\n[control]\nsocket = \"{}/control.sock\"\n",
+            "[metrics]\nlisten = \"127.0.0.1:{port}\"\npage_age_ms = 0\n[control]\nsocket = \"{}/control.sock\"\n",
             at.display()
         );
         let socket = format!("socket = \"{}/in/collector.sock\"\n", at.display());
@@ -367,6 +367,20 @@ impl Peer {
                 other => panic!("no ack of {offset} but {other:?}"),
             }
         }
+    }
+
+    /// How far the stream is acknowledged by what has come and was not read yet; `None` = nothing of it was.
+    pub async fn acked_by_now(&mut self, handle: u32) -> Option<u64> {
+        let mut reached = None;
+        // Without patience: what is there, is there.
+        while let Ok(received) = tokio::time::timeout(Duration::ZERO, self.stream.recv()).await {
+            if let Some(Down::Ack(ack)) = received.expect("the connection is there").body {
+                let of_it = ack.streams.iter().filter(|stream| stream.handle == handle);
+                reached =
+                    of_it.map(|stream| stream.offset).fold(reached, |most, offset| most.max(Some(offset)));
+            }
+        }
+        reached
     }
 
     /// Reads acknowledgements until each stream's reaches its offset.

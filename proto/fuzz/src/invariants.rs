@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use shimtap_proto::bootstrap::{Answer, Form};
+use shimtap_proto::ttrpc::repair::{repair, sender};
 use shimtap_proto::ttrpc::rewrite::{Edit, replace};
 use shimtap_proto::ttrpc::task::{
     ConnectAnswer, Create, DeleteAnswer, Exec, ExitAnswer, Kill, PidAnswer, StateAnswer, StatsAnswer, TaskRef,
@@ -80,6 +81,22 @@ fn peek_by_walking(body: &[u8]) -> Peek {
         }
     }
     Peek::Other
+}
+
+/// What was mended is a whole frame with the same header, and there is nothing left to mend in it.
+pub fn mended(frame: &[u8]) {
+    if let Ok(Some(mended)) = repair(frame) {
+        let (before, after) = (Header::decode(frame).unwrap(), Header::decode(&mended).unwrap());
+        assert_eq!(usize::try_from(after.length).unwrap() + HEADER_LEN, mended.len());
+        assert_eq!(Header { length: before.length, ..after }, before);
+        assert_eq!(repair(&mended), Ok(None), "once is enough");
+    }
+    if let Ok(view) = ResponseView::decode(frame.get(HEADER_LEN..).unwrap_or_default())
+        && let Ok(answer) = StatsAnswer::decode(view.payload)
+        && let Err(fault) = sender(&answer)
+    {
+        assert!(!fault.to_string().is_empty());
+    }
 }
 
 /// The fields of a message tile it; every view decodes or refuses, and refuses whatever cannot be walked.

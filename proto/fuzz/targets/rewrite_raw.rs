@@ -1,4 +1,4 @@
-//! Raw bytes against `invariants::rewrite`, also behind a header that fits them.
+//! Raw bytes against `invariants::rewrite` and `invariants::mended`, also behind a header that fits them.
 
 #![no_main]
 
@@ -12,6 +12,8 @@ fuzz_target!(|bytes: &[u8]| {
     for kind in [Kind::Request, Kind::Response] {
         let length = u32::try_from(bytes.len()).unwrap();
         let header = Header { length, stream_id: 1, kind, flags: 0 }.encode();
-        shimtap_proto_fuzz::rewrite(&[&header[..], bytes].concat(), &edits);
+        let frame = [&header[..], bytes].concat();
+        shimtap_proto_fuzz::rewrite(&frame, &edits);
+        shimtap_proto_fuzz::mended(&frame);
     }
 });

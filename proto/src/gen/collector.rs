@@ -2647,6 +2647,10 @@ pub struct Report {
     pub inner_pid: u32,
     // @@protoc_insertion_point(field:shimtap.v1.Report.unwrapped_why)
     pub unwrapped_why: ::std::string::String,
+    // @@protoc_insertion_point(field:shimtap.v1.Report.inner_file)
+    pub inner_file: ::protobuf::MessageField<InnerFile>,
+    // @@protoc_insertion_point(field:shimtap.v1.Report.stats_refused)
+    pub stats_refused: ::std::vec::Vec<u32>,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.Report.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -2701,6 +2705,15 @@ impl ::protobuf::Message for Report {
                 74 => {
                     self.unwrapped_why = is.read_string()?;
                 },
+                82 => {
+                    ::protobuf::rt::read_singular_message_into_field(is, &mut self.inner_file)?;
+                },
+                90 => {
+                    is.read_repeated_packed_uint32_into(&mut self.stats_refused)?;
+                },
+                88 => {
+                    self.stats_refused.push(is.read_uint32()?);
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -2743,6 +2756,11 @@ impl ::protobuf::Message for Report {
         if !self.unwrapped_why.is_empty() {
             my_size += ::protobuf::rt::string_size(9, &self.unwrapped_why);
         }
+        if let Some(v) = self.inner_file.as_ref() {
+            let len = v.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        }
+        my_size += ::protobuf::rt::vec_packed_uint32_size(11, &self.stats_refused);
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -2776,6 +2794,10 @@ impl ::protobuf::Message for Report {
         if !self.unwrapped_why.is_empty() {
             os.write_string(9, &self.unwrapped_why)?;
         }
+        if let Some(v) = self.inner_file.as_ref() {
+            ::protobuf::rt::write_message_field_with_cached_size(10, v, os)?;
+        }
+        os.write_repeated_packed_uint32(11, &self.stats_refused)?;
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
     }
@@ -2802,6 +2824,8 @@ impl ::protobuf::Message for Report {
         self.restarts.clear();
         self.inner_pid = 0;
         self.unwrapped_why.clear();
+        self.inner_file.clear();
+        self.stats_refused.clear();
         self.special_fields.clear();
     }
 
@@ -2816,6 +2840,137 @@ impl ::protobuf::Message for Report {
             restarts: ::std::vec::Vec::new(),
             inner_pid: 0,
             unwrapped_why: ::std::string::String::new(),
+            inner_file: ::protobuf::MessageField::none(),
+            stats_refused: ::std::vec::Vec::new(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:shimtap.v1.InnerFile)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct InnerFile {
+    // message fields
+    // @@protoc_insertion_point(field:shimtap.v1.InnerFile.device)
+    pub device: u64,
+    // @@protoc_insertion_point(field:shimtap.v1.InnerFile.inode)
+    pub inode: u64,
+    // @@protoc_insertion_point(field:shimtap.v1.InnerFile.size)
+    pub size: u64,
+    // @@protoc_insertion_point(field:shimtap.v1.InnerFile.changed_ns)
+    pub changed_ns: i64,
+    // special fields
+    // @@protoc_insertion_point(special_field:shimtap.v1.InnerFile.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a InnerFile {
+    fn default() -> &'a InnerFile {
+        <InnerFile as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl InnerFile {
+    pub fn new() -> InnerFile {
+        ::std::default::Default::default()
+    }
+}
+
+impl ::protobuf::Message for InnerFile {
+    const NAME: &'static str = "InnerFile";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                9 => {
+                    self.device = is.read_fixed64()?;
+                },
+                17 => {
+                    self.inode = is.read_fixed64()?;
+                },
+                24 => {
+                    self.size = is.read_uint64()?;
+                },
+                33 => {
+                    self.changed_ns = is.read_sfixed64()?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if self.device != 0 {
+            my_size += 1 + 8;
+        }
+        if self.inode != 0 {
+            my_size += 1 + 8;
+        }
+        if self.size != 0 {
+            my_size += ::protobuf::rt::uint64_size(3, self.size);
+        }
+        if self.changed_ns != 0 {
+            my_size += 1 + 8;
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if self.device != 0 {
+            os.write_fixed64(1, self.device)?;
+        }
+        if self.inode != 0 {
+            os.write_fixed64(2, self.inode)?;
+        }
+        if self.size != 0 {
+            os.write_uint64(3, self.size)?;
+        }
+        if self.changed_ns != 0 {
+            os.write_sfixed64(4, self.changed_ns)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> InnerFile {
+        InnerFile::new()
+    }
+
+    fn clear(&mut self) {
+        self.device = 0;
+        self.inode = 0;
+        self.size = 0;
+        self.changed_ns = 0;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static InnerFile {
+        static instance: InnerFile = InnerFile {
+            device: 0,
+            inode: 0,
+            size: 0,
+            changed_ns: 0,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -3880,6 +4035,10 @@ pub struct Settings {
     pub foreign_stats_bound_ms: ::std::option::Option<u32>,
     // @@protoc_insertion_point(field:shimtap.v1.Settings.spool_bytes)
     pub spool_bytes: u64,
+    // @@protoc_insertion_point(field:shimtap.v1.Settings.stats_poll_floor_ms)
+    pub stats_poll_floor_ms: ::std::option::Option<u32>,
+    // @@protoc_insertion_point(field:shimtap.v1.Settings.gather_ms)
+    pub gather_ms: ::std::option::Option<u32>,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.Settings.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -3919,6 +4078,12 @@ impl ::protobuf::Message for Settings {
                 32 => {
                     self.spool_bytes = is.read_uint64()?;
                 },
+                40 => {
+                    self.stats_poll_floor_ms = ::std::option::Option::Some(is.read_uint32()?);
+                },
+                48 => {
+                    self.gather_ms = ::std::option::Option::Some(is.read_uint32()?);
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -3943,6 +4108,12 @@ impl ::protobuf::Message for Settings {
         if self.spool_bytes != 0 {
             my_size += ::protobuf::rt::uint64_size(4, self.spool_bytes);
         }
+        if let Some(v) = self.stats_poll_floor_ms {
+            my_size += ::protobuf::rt::uint32_size(5, v);
+        }
+        if let Some(v) = self.gather_ms {
+            my_size += ::protobuf::rt::uint32_size(6, v);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -3960,6 +4131,12 @@ impl ::protobuf::Message for Settings {
         }
         if self.spool_bytes != 0 {
             os.write_uint64(4, self.spool_bytes)?;
+        }
+        if let Some(v) = self.stats_poll_floor_ms {
+            os.write_uint32(5, v)?;
+        }
+        if let Some(v) = self.gather_ms {
+            os.write_uint32(6, v)?;
         }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
@@ -3982,6 +4159,8 @@ impl ::protobuf::Message for Settings {
         self.coalesce_ms = ::std::option::Option::None;
         self.foreign_stats_bound_ms = ::std::option::Option::None;
         self.spool_bytes = 0;
+        self.stats_poll_floor_ms = ::std::option::Option::None;
+        self.gather_ms = ::std::option::Option::None;
         self.special_fields.clear();
     }
 
@@ -3991,6 +4170,8 @@ impl ::protobuf::Message for Settings {
             coalesce_ms: ::std::option::Option::None,
             foreign_stats_bound_ms: ::std::option::Option::None,
             spool_bytes: 0,
+            stats_poll_floor_ms: ::std::option::Option::None,
+            gather_ms: ::std::option::Option::None,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance

@@ -7,7 +7,7 @@
 //!
 //! * [`Header`] and [`peek_method`] decide what a frame is from its first bytes, without allocating.
 //! * [`RequestView`], [`ResponseView`] and [`task`] read bodies, borrowing from them.
-//! * [`rewrite`] replaces a field at wire level.
+//! * [`rewrite`] replaces a field at wire level, [`repair`] mends statistics.
 //! * [`request_frame`], [`status_frame`] and the `encode` functions of [`task`] make frames of our own.
 
 mod build;
@@ -16,6 +16,7 @@ mod header;
 mod message;
 mod method;
 mod peek;
+pub mod repair;
 pub mod rewrite;
 pub mod task;
 pub mod wire;

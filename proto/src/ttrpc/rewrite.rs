@@ -32,16 +32,11 @@ pub struct Edit<'a> {
 /// [`WireFault`] where `frame` is not one whole request or response with a payload that can be walked, or where
 /// it would grow beyond [`BODY_MAX`]; the frame is then to be forwarded as it came.
 pub fn replace(frame: &[u8], edits: &[Edit<'_>]) -> Result<Vec<u8>, WireFault> {
-    let not_a_frame = WireFault::NotAFrame { len: frame.len() };
-    let header = Header::decode(frame).map_err(|_| not_a_frame)?;
-    let body = frame.get(HEADER_LEN..).ok_or(not_a_frame)?;
-    if usize::try_from(header.length) != Ok(body.len()) {
-        return Err(not_a_frame);
-    }
+    let (header, body) = open(frame)?;
     let payload_field = match header.kind {
         Kind::Request => 3,
         Kind::Response => 2,
-        Kind::Data => return Err(not_a_frame),
+        Kind::Data => return Err(WireFault::NotAFrame { len: frame.len() }),
     };
 
     let growth: usize = edits.iter().map(|edit| edit.new.len()).sum();
@@ -56,13 +51,9 @@ pub fn replace(frame: &[u8], edits: &[Edit<'_>]) -> Result<Vec<u8>, WireFault> {
         Ok(Some(payload))
     })?;
 
-    let body_len = out.len() - HEADER_LEN;
-    let length = u32::try_from(body_len)
-        .ok()
-        .filter(|&length| length <= BODY_MAX.max(header.length))
-        .ok_or(WireFault::TooLarge { len: body_len })?;
+    let header = header_of(header, out.len() - HEADER_LEN)?;
     if let Some(room) = out.first_chunk_mut::<HEADER_LEN>() {
-        *room = Header { length, ..header }.encode();
+        *room = header.encode();
     }
     Ok(out)
 }
@@ -89,6 +80,26 @@ pub fn pad_path(path: &str, len: usize) -> Option<String> {
     Some(padded)
 }
 
+/// The header and the body of one whole frame.
+pub(super) fn open(frame: &[u8]) -> Result<(Header, &[u8]), WireFault> {
+    let not_a_frame = WireFault::NotAFrame { len: frame.len() };
+    let header = Header::decode(frame).map_err(|_| not_a_frame)?;
+    let body = frame.get(HEADER_LEN..).ok_or(not_a_frame)?;
+    if usize::try_from(header.length) != Ok(body.len()) {
+        return Err(not_a_frame);
+    }
+    Ok((header, body))
+}
+
+/// The header of a frame whose body has `len` bytes by now.
+pub(super) fn header_of(old: Header, len: usize) -> Result<Header, WireFault> {
+    let length = u32::try_from(len)
+        .ok()
+        .filter(|&length| length <= BODY_MAX.max(old.length))
+        .ok_or(WireFault::TooLarge { len })?;
+    Ok(Header { length, ..old })
+}
+
 /// Appends `message` with `edits` made in it.
 pub(crate) fn edit_message(out: &mut Vec<u8>, message: &[u8], edits: &[Edit<'_>]) -> Result<(), WireFault> {
     map_fields(out, message, |number, _| {
@@ -97,7 +108,7 @@ pub(crate) fn edit_message(out: &mut Vec<u8>, message: &[u8], edits: &[Edit<'_>]
 }
 
 /// Appends `message`; where `new` has a value for a length-delimited field, with that value.
-fn map_fields<T: AsRef<[u8]>>(
+pub(super) fn map_fields<T: AsRef<[u8]>>(
     out: &mut Vec<u8>,
     message: &[u8],
     mut new: impl FnMut(u32, &[u8]) -> Result<Option<T>, WireFault>,

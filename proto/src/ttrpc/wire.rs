@@ -57,6 +57,12 @@ pub enum WireFault {
         /// Bytes given.
         len: usize,
     },
+    /// A field that can be there once is there several times. A reader merges them; changing one would not be exact.
+    #[error("rewriting a message: field {field} is there more than once, and its reader merges them")]
+    Twice {
+        /// The field's number.
+        field: u32,
+    },
     /// A change would make the body larger than its receiver takes ([`BODY_MAX`](super::BODY_MAX)).
     #[error("rewriting a frame: its body would grow to {len} bytes, which its receiver would refuse")]
     TooLarge {

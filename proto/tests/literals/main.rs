@@ -13,6 +13,8 @@ mod header;
 #[cfg(test)]
 mod peek;
 #[cfg(test)]
+mod repair;
+#[cfg(test)]
 mod rewrite;
 #[cfg(test)]
 mod task;

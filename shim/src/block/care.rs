@@ -17,7 +17,7 @@ pub const DEATHS: usize = 8;
 states! {
     /// Why a worker or a keeper was replaced.
     pub enum Reason {
-        /// The exit status was somebody else's to read (the keeper had changed).
+        /// Nobody could read how it ended: it was older than its keeper, and the kernel did not tell (`sys::ends`).
         Unknown,
         /// SIGKILL or another signal from outside; the kernel's OOM killer uses it too.
         Killed,

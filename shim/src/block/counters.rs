@@ -58,11 +58,17 @@ pub enum Counter {
     SpoolRefusedOther,
     /// Times that a directory was not one that only root can write to, or not in memory where it must be.
     SpoolUnsafe,
+    /// Bytes that a logger had not taken at its end, or ten minutes after that of a shim that would have ended it.
+    DiscardedLoggerGone,
+    /// Stats answers that left mended.
+    StatsRepaired,
+    /// Stats answers that could not be read in one way, or not be mended, and left as they came.
+    StatsUnrepaired,
 }
 
 impl Counter {
     /// All, in layout order, with the name under which they are reported.
-    pub const ALL: [(Self, &'static str); 24] = [
+    pub const ALL: [(Self, &'static str); 27] = [
         (Self::Frames, "frames"),
         (Self::FramesRewritten, "frames_rewritten"),
         (Self::FramesUnparsed, "frames_unparsed"),
@@ -87,6 +93,9 @@ impl Counter {
         (Self::SpoolRefusedIo, "spool_refused_io"),
         (Self::SpoolRefusedOther, "spool_refused_other"),
         (Self::SpoolUnsafe, "spool_unsafe"),
+        (Self::DiscardedLoggerGone, "discarded_logger_gone_bytes"),
+        (Self::StatsRepaired, "stats_repaired"),
+        (Self::StatsUnrepaired, "stats_unrepaired"),
     ];
 }
 
@@ -109,6 +118,13 @@ impl Counters {
     pub fn add_many(&self, counter: Counter, n: u64) {
         if let Some(word) = self.words.get(counter as usize) {
             word.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes it `n`. Only for counters that one thread writes and that must survive its death exactly.
+    pub fn reach(&self, counter: Counter, n: u64) {
+        if let Some(word) = self.words.get(counter as usize) {
+            word.store(n, Ordering::Release);
         }
     }
 

@@ -89,6 +89,8 @@ shared_layout! {
         pub bounded: AtomicU32,
         /// Status code of the answer, once there.
         pub code: AtomicU32,
+        /// What a Stats answer was (or is about to be) counted as: see `relay::repair`.
+        pub tally: AtomicU32,
         /// CLOCK_MONOTONIC ns when the request was decided, and when its answer began to be held.
         pub asked_ns: AtomicU64,
         pub held_ns: AtomicU64,
@@ -194,6 +196,7 @@ shared_layout! {
         pub uncopied: AtomicU64,
         pub marks: [Mark; MARKS],
         pub inner_path: Text<PATH>,
+        /// Of containerd's FIFO; or the URI of a logger, then there is no inner path.
         pub outer_path: Text<PATH>,
         /// spool: a [`spool::Mark`]: raw offset up to which a completed write has it.
         pub spooled: AtomicU64,
@@ -225,6 +228,8 @@ shared_layout! {
         pub inner_path: Text<ID>,
         pub inner_binary: Text<PATH>,
         pub collector: Text<ID>,
+        /// 1: Stats answers leave mended (shim.toml).
+        pub repairs_stats: AtomicU32,
     }
 }
 
@@ -275,6 +280,9 @@ shared_layout! {
         pub pendings: [Pending; PENDINGS],
         pub tasks: [Task; TASKS],
         pub streams: [Stream; STREAMS],
+        /// By task: its handle, and what was decided of its Stats (see `relay::repair`). Not in [`Task`]: where nobody wants it,
+        /// its page is never touched.
+        pub repairs: [AtomicU64; TASKS],
         /// What the tests' next release has appended: workers of its layout so far.
         #[cfg(next_layout)]
         pub workers: AtomicU64,

@@ -38,7 +38,7 @@ pub const LAYOUT: u32 = if cfg!(next_layout) { 3 } else { 2 };
 /// The first layout that was ever released.
 const FIRST: u32 = 2;
 /// How long the tables of the layout before were: what lies behind was appended by this one.
-const BEFORE: usize = if cfg!(next_layout) { 857_352 } else { size_of::<Tables>() };
+const BEFORE: usize = if cfg!(next_layout) { 858_376 } else { size_of::<Tables>() };
 /// First word of every block: "shimtap" and a zero.
 pub const MAGIC: u64 = u64::from_be_bytes(*b"shimtap\0");
 
@@ -105,7 +105,8 @@ impl Block {
         Ok(block)
     }
 
-    fn sign(&self) {
+    /// Says that it is one, of this layout.
+    pub(crate) fn sign(&self) {
         let tables = self.tables();
         tables.version.store(LAYOUT, Ordering::Relaxed);
         tables.magic.store(MAGIC, Ordering::Release);
@@ -120,17 +121,23 @@ impl Block {
 
     /// A block that another process made. EPROTO where it is none of ours, or of a layout that is not ours or a neighbour.
     pub fn open(memfd: OwnedFd) -> Kernel<Self> {
-        let size = nix::sys::stat::fstat(&memfd)?.st_size;
-        if usize::try_from(size) != Ok(Places::TOTAL) {
-            return Err(Errno::EPROTO);
-        }
-        let block = Self::map(memfd)?;
+        let block = Self::open_own(memfd)?;
         let tables = block.tables();
         let of_ours = tables.magic.load(Ordering::Acquire) == MAGIC;
         if !of_ours || !Self::can_follow(tables.version.load(Ordering::Relaxed)) {
             return Err(Errno::EPROTO);
         }
         Ok(block)
+    }
+
+    /// A block that another process of this very image had in use: whatever it says now, it is one. EPROTO where it is not as long as
+    /// every block is.
+    pub fn open_own(memfd: OwnedFd) -> Kernel<Self> {
+        let size = nix::sys::stat::fstat(&memfd)?.st_size;
+        if usize::try_from(size) != Ok(Places::TOTAL) {
+            return Err(Errno::EPROTO);
+        }
+        Self::map(memfd)
     }
 
     /// Can this release go on with a block of that layout?

@@ -40,7 +40,8 @@ impl Slot {
         Self::at(Self::CONN_AT, conn, 2, 1)
     }
 
-    /// A stream's inner FIFO (reader), then containerd's FIFO: reader, writer.
+    /// A stream's inner FIFO (reader), then containerd's FIFO: reader, writer. Where its end is a logger: the container's pipe, then
+    /// the logger's (see `tee::logger`).
     pub fn stream(stream: usize) -> Self {
         Self::at(Self::STREAM_AT, stream, 3, 0)
     }

@@ -121,9 +121,13 @@ fn layout_version_2_stays_as_it_is() {
         offset_of!(Tables, pendings),
         offset_of!(Tables, tasks),
         offset_of!(Tables, streams),
+        offset_of!(Tables, repairs),
         size_of::<Tables>(),
     ];
-    assert_eq!(tables, [16, 1360, 1416, 1448, 2032, 2376, 5352, 13576, 22792, 329992, 429320, 857352]);
+    assert_eq!(
+        tables,
+        [16, 1360, 1416, 1448, 2032, 2376, 5352, 13576, 22792, 329992, 429320, 857352, 858376]
+    );
 }
 
 #[test]

@@ -12,7 +12,7 @@ use nix::sys::socket::{SockFlag, accept4, getsockopt, sockopt::PeerCredentials};
 use super::{BREATH_MS, GRACE_NS, Keeper, beside, protocol::Notice};
 use crate::{
     block::{CONNS, Conn, ConnState, Slot, counters::Counter},
-    sys::{Errno, Kernel, epoll, fd, monotonic_ns, pair},
+    sys::{Errno, Kernel, epoll, fd, monotonic_ns, pair, timer},
 };
 
 impl Keeper {
@@ -69,8 +69,11 @@ impl Keeper {
     }
 
     /// Whoever connects waits for the worker from now on. Before it is told, not after: being told, it sets the switch anew.
+    /// Never later than it was to run out: those who connect one after the other would keep a hung worker from being found out.
     pub(super) fn expect_sign(&self) {
-        self.arm(GRACE_NS);
+        if let Some(switch) = self.slots.get(&Slot::SWITCH) {
+            let _ = timer::set_sooner(switch.as_fd(), GRACE_NS);
+        }
     }
 
     pub(super) fn free_conn(&self) -> Option<usize> {

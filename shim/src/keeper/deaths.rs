@@ -3,7 +3,10 @@
 //! The record is in the block: a keeper may die too, and its successor goes on counting. To leave safe mode the worker
 //! begins anew in place: nobody ends for it.
 
-use std::{os::fd::AsFd, sync::atomic::Ordering};
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    sync::atomic::Ordering,
+};
 
 use nix::{
     sys::signalfd::SignalFd,
@@ -13,8 +16,14 @@ use nix::{
 
 use super::Keeper;
 use crate::{
-    block::care::{Care, DEATHS, Mode, Reason},
-    sys::{monotonic_ns, process, unix_ns},
+    block::{
+        care::{Care, DEATHS, Mode, Reason},
+        trial,
+    },
+    sys::{
+        ends::{self, End},
+        monotonic_ns, process, unix_ns,
+    },
 };
 
 /// Within this time so many deaths (`deaths_max`) are a loop.
@@ -41,11 +50,20 @@ impl Keeper {
         let Some(worker) = self.worker.take() else { return };
         self.note_life();
         let tables = self.block.tables();
-        let cause = cause(worker.pid, tables.care.take_announced());
+        let cause = cause(worker.pid, Some(worker.pidfd.as_fd()), tables.care.take_announced());
         tables.care.stand_in.store(0, Ordering::Release);
         if tables.over.load(Ordering::Acquire) == 0 {
             tables.care.note_death(worker.pid, cause, monotonic_ns(), unix_ns());
             self.judge_image(cause.reason);
+        }
+    }
+
+    /// Before the next worker begins: a block that says what no worker writes was damaged, and who knows what else of it is not
+    /// true. So nothing is looked into by it.
+    pub(super) fn mind_damage(&self) {
+        if !trial::is_sound(self.block.tables()) {
+            self.block.sign();
+            self.block.tables().care.distrust(monotonic_ns());
         }
     }
 
@@ -92,17 +110,23 @@ impl Keeper {
     }
 }
 
-/// A worker that had ended before its keeper could begin.
+/// A worker that had ended before its keeper could begin, so that its number may be another process's by now.
 pub(super) fn found_dead(care: &Care, pid: Pid) {
-    care.note_death(pid, cause(pid, care.take_announced()), monotonic_ns(), unix_ns());
+    care.note_death(pid, cause(pid, None, care.take_announced()), monotonic_ns(), unix_ns());
 }
 
-/// Reaps where the dead one was our child; a keeper that came later can only know what was announced.
-fn cause(pid: Pid, announced: Option<Reason>) -> Cause {
-    let (reason, signal, exit_status) = match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-        Ok(WaitStatus::Signaled(_, signal, _)) => (Reason::of_signal(signal as i32), signal as i32, 0),
-        Ok(WaitStatus::Exited(_, status)) => (Reason::Failed, 0, status),
-        _ => (Reason::Unknown, 0, 0),
+/// Reaps where the dead one was our child; of one that was older than this keeper its pidfd tells, where the kernel does
+/// (`sys::ends`).
+fn cause(pid: Pid, pidfd: Option<BorrowedFd<'_>>, announced: Option<Reason>) -> Cause {
+    let end = match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::Signaled(_, signal, _)) => Some(End::Signal(signal as i32)),
+        Ok(WaitStatus::Exited(_, status)) => Some(End::Exit(status)),
+        _ => pidfd.and_then(|pidfd| ends::of(pidfd, pid)),
+    };
+    let (reason, signal, exit_status) = match end {
+        Some(End::Signal(signal)) => (Reason::of_signal(signal), signal, 0),
+        Some(End::Exit(status)) => (Reason::Failed, 0, status),
+        None => (Reason::Unknown, 0, 0),
     };
     Cause {
         reason: announced.unwrap_or(reason),
@@ -159,6 +183,13 @@ impl Care {
         max > 0
             && (within(LOOP_NS, |reason| reason != Reason::Replaced) >= max
                 || within(HUNG_LOOP_NS, |reason| reason == Reason::Hung) >= HUNG_MAX)
+    }
+
+    /// What was remembered is not to be believed: safe mode, unless that holds.
+    pub fn distrust(&self, now: u64) {
+        if Mode::load(&self.mode) == Mode::Normal {
+            self.dare_less(now);
+        }
     }
 
     fn dare_less(&self, now: u64) {
@@ -269,14 +300,15 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_says_what_a_child_died_of_and_a_stranger_s_end_is_unknown() {
+    fn the_kernel_says_what_a_child_died_of_and_what_nobody_says_is_unknown() {
         let mut child = std::process::Command::new("/bin/sh").args(["-c", "kill -SEGV $$"]).spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
         let pidfd = process::pidfd(pid).unwrap();
         assert_eq!(crate::sys::epoll::readable_within(pidfd.as_fd(), 10_000), Ok(true));
-        assert_eq!(cause(pid, None), Cause { reason: Reason::Crashed, signal: 11, exit_status: 0 });
-        assert_eq!(cause(pid, None).reason, Reason::Unknown, "reaped already");
-        assert_eq!(cause(pid, Some(Reason::Hung)).reason, Reason::Hung, "what was announced holds");
+        let crashed = Cause { reason: Reason::Crashed, signal: 11, exit_status: 0 };
+        assert_eq!(cause(pid, None, None), crashed);
+        assert_eq!(cause(pid, None, None).reason, Reason::Unknown, "reaped already");
+        assert_eq!(cause(pid, None, Some(Reason::Hung)).reason, Reason::Hung, "what was announced holds");
         let _ = child.try_wait();
     }
 }

@@ -162,7 +162,11 @@ impl Keeper {
         process::set_name_and_undumpable(c"tap-keeper");
         process::raise_descriptor_limit();
         let _ = nix::unistd::chdir("/");
-        let block = Block::open(inherited(ENV_BLOCK).ok_or(Errno::EBADF)?)?;
+        let memfd = inherited(ENV_BLOCK).ok_or(Errno::EBADF)?;
+        // Whoever is not another image than it was is of the image that made the block, or went on with it: a keeper for which
+        // it were none of ours would leave its worker alone for ever. See `mind_damage`.
+        let became = env::var_os(ENV_BECAME).is_some();
+        let block = if became { Block::open(memfd)? } else { Block::open_own(memfd)? };
         let slots = Self::adopt_slots(&block);
         process::reap_children_ourselves();
         let asked = process::take_by_descriptor(nix::sys::signal::Signal::SIGUSR2).ok();
@@ -190,7 +194,7 @@ impl Keeper {
             spooler,
         };
         keeper.make_switch()?;
-        if env::var_os(ENV_BECAME).is_some() {
+        if became {
             keeper.has_become();
         }
         // A worker that was busy replacing us has had other things to do than to give signs.
@@ -334,6 +338,9 @@ impl Keeper {
             Operation::Fetch => self.slots.get(&request.slot).map(drop).ok_or(Errno::EBADF),
             // Asked for before by a worker that died: it is there.
             _ if self.slots.contains_key(&request.slot) => Ok(()),
+            Operation::Hold => {
+                fds.into_iter().next().ok_or(Errno::EBADF).and_then(|fd| self.hold(request.slot, fd))
+            }
             Operation::InnerFifo => {
                 open::inner_fifo(request.path()?).and_then(|fd| self.hold(request.slot, fd))
             }

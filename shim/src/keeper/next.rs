@@ -17,7 +17,7 @@ const STILLBORN_NS: u64 = 3_000_000;
 const STILLBORN_PAUSE_NS: u64 = 10_000_000;
 
 /// Descriptors kept in reserve: a pair, a pidfd, and what a worker makes for itself.
-const SPARES: usize = 10;
+const SPARES: usize = 11;
 
 impl Keeper {
     /// The next worker begins at once, unless several in a row have died at once: a fault that kills every worker must not
@@ -53,6 +53,7 @@ impl Keeper {
             Ok((fd::raise(ours, FD_FLOOR)?, fd::raise(theirs, FD_FLOOR)?, room))
         });
         let Ok((ours, theirs, room)) = ends else { return Ok(self) };
+        self.mind_damage();
         // Whatever a dead worker was not told of is in the table for the next one to find.
         self.unannounced.clear();
         self.worker_began_ns = monotonic_ns();

@@ -34,6 +34,8 @@ pub enum Operation {
     Become,
     /// Make the child that writes spool files; EALREADY where there is one.
     Spool,
+    /// Hold the descriptor that comes along: somebody else's, given to the worker.
+    Hold,
 }
 
 /// One request.
@@ -86,7 +88,7 @@ fn word(bytes: &[u8], n: usize) -> Option<u32> {
 // === impl Operation ===
 
 impl Operation {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Ready,
         Self::Drop,
         Self::InnerFifo,
@@ -98,12 +100,13 @@ impl Operation {
         Self::Ping,
         Self::Become,
         Self::Spool,
+        Self::Hold,
     ];
 
     /// How many descriptors its answer brings.
     pub fn makes(self) -> u32 {
         match self {
-            Self::Ready | Self::Drop | Self::Ping | Self::Become | Self::Spool => 0,
+            Self::Ready | Self::Drop | Self::Ping | Self::Become | Self::Spool | Self::Hold => 0,
             Self::InnerFifo | Self::OuterReader | Self::OuterWriter | Self::Connect | Self::Fetch => 1,
             Self::Pipe => 2,
         }

@@ -9,35 +9,42 @@ mod bell;
 mod client;
 mod inner;
 mod pulse;
+mod refusals;
 pub(crate) mod report;
 mod session;
 mod stats;
 mod streams;
 
 use std::{
+    collections::BTreeMap,
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shimtap_proto::link::StatsSource;
+use tokio::time::Instant;
 
 use self::{alarm::Alarm, bell::Bell, pulse::Pulse};
 use crate::{
     block::{Block, Stream, StreamState, TaskState, linked},
     keeper::FD_FLOOR,
-    sys::{Kernel, fd, process, unix_ns},
+    sys::{Kernel, fd, monotonic_ns, process, unix_ns},
 };
 
 /// Unsent bytes of a stream from which on the link thread is woken whatever it waits for.
 const BACKLOG: u64 = 64 << 10;
 /// Samples that may wait for the link thread; more than any pod has containers.
 const SAMPLES_MAX: usize = 256;
+
+/// A turn of the link thread that takes longer waits for the collector.
+const TURN_NS: u64 = 100_000_000;
 
 /// Where relay and link thread leave word for each other.
 pub struct Switchboard {
@@ -48,11 +55,13 @@ pub struct Switchboard {
     /// Whether the link thread still turns.
     pub(crate) pulse: Pulse,
     attached: AtomicBool,
-    /// The link thread is waiting for something to do, so that what it is asked for is done soon.
-    listening: AtomicBool,
+    /// Since when the link thread has been at something (CLOCK_MONOTONIC ns); 0 while it waits for something to do.
+    busy_since: AtomicU64,
     /// A collector is about: it was attached at some time, or its socket is there.
     about: AtomicBool,
     samples: Mutex<Vec<Sample>>,
+    /// When we asked for a task's statistics last, by its handle: a new connection to a collector is no reason to ask again.
+    asked: Mutex<BTreeMap<u32, Instant>>,
 }
 
 /// A Stats answer as it came.
@@ -98,9 +107,10 @@ impl Switchboard {
             alarm: Alarm::new(),
             pulse: Pulse::new()?,
             attached: AtomicBool::new(false),
-            listening: AtomicBool::new(false),
+            busy_since: AtomicU64::new(1),
             about: AtomicBool::new(false),
             samples: Mutex::new(Vec::new()),
+            asked: Mutex::new(BTreeMap::new()),
         })
     }
 
@@ -109,9 +119,16 @@ impl Switchboard {
         self.attached.load(Ordering::Acquire)
     }
 
-    /// Would the link thread do now what it is asked for? A hung collector must not cost an exit its time.
+    /// Would the link thread do soon what it is asked for? It is at work whenever something has just happened, such as the kill
+    /// before an exit; but a hung collector must not cost an exit its time.
     pub fn is_listening(&self) -> bool {
-        self.is_attached() && self.listening.load(Ordering::Acquire)
+        let since = self.busy_since.load(Ordering::Acquire);
+        self.is_attached() && (since == 0 || monotonic_ns().saturating_sub(since) < TURN_NS)
+    }
+
+    /// Link thread: it has something to do from now on, or nothing.
+    fn set_busy(&self, busy: bool) {
+        self.busy_since.store(if busy { monotonic_ns() } else { 0 }, Ordering::Release);
     }
 
     /// Is a collector about, though it may not be attached? A successor in a pod's last moments has not had the time.
@@ -124,7 +141,7 @@ impl Switchboard {
     }
 
     fn set_attached(&self, attached: bool) {
-        self.listening.store(false, Ordering::Release);
+        self.set_busy(true);
         self.attached.store(attached, Ordering::Release);
     }
 
@@ -174,6 +191,24 @@ impl Switchboard {
         }
     }
 
+    /// May a task's statistics be asked for, `floor` after the last time? If so, that was now.
+    fn may_ask(&self, task: u32, floor: Duration) -> bool {
+        let Ok(mut asked) = self.asked.lock() else { return true };
+        let now = Instant::now();
+        if asked.get(&task).is_some_and(|at| now.saturating_duration_since(*at) < floor) {
+            return false;
+        }
+        asked.insert(task, now);
+        // Whose last time is longest ago makes room: most likely it is gone, and a task that lives on is not the oldest to
+        // have been asked because it is the oldest.
+        if asked.len() > SAMPLES_MAX
+            && let Some(oldest) = asked.iter().min_by_key(|(_, at)| **at).map(|(task, _)| *task)
+        {
+            asked.remove(&oldest);
+        }
+        true
+    }
+
     fn take_samples(&self) -> Vec<Sample> {
         self.samples.lock().map(|mut s| std::mem::take(&mut *s)).unwrap_or_default()
     }
@@ -199,5 +234,28 @@ impl Switchboard {
 
     fn pause_after_panic(&self) {
         let _ = crate::sys::epoll::readable_within(self.link.as_fd(), 1000);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_at_work_listens_and_who_is_held_up_does_not() {
+        let board = Switchboard::new().expect("a board");
+        board.set_busy(false);
+        assert!(!board.is_listening(), "no collector");
+        board.set_attached(true);
+        assert!(board.is_listening(), "it has just attached");
+        board.set_busy(false);
+        assert!(board.is_listening(), "it waits for something to do");
+        board.set_busy(true);
+        assert!(board.is_listening(), "it has just begun");
+        board.busy_since.store(monotonic_ns().saturating_sub(TURN_NS), Ordering::Release);
+        assert!(!board.is_listening(), "it does not come back");
+        board.set_busy(false);
+        board.set_attached(false);
+        assert!(!board.is_listening(), "the collector has gone");
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use shimtap_proto::{
-    link::{Count, MethodReport, Report, Restarts},
+    link::{Count, InnerFile, MethodReport, Report, Restarts},
     ttrpc::Method,
 };
 
@@ -21,6 +21,9 @@ use crate::{
 /// Remembers what was last said.
 pub struct Reporter {
     last: Option<Report>,
+    /// The inner shim's process, and the file that it runs.
+    inner: Option<(u32, InnerFile)>,
+    refused: Vec<u32>,
 }
 
 // === impl Reporter ===
@@ -28,17 +31,32 @@ pub struct Reporter {
 impl Reporter {
     /// Nothing said yet.
     pub fn new() -> Self {
-        Self { last: None }
+        Self { last: None, inner: None, refused: Vec::new() }
+    }
+
+    /// Tasks whose Stats is refused again and again.
+    pub fn note_refused(&mut self, tasks: Vec<u32>) {
+        self.refused = tasks;
     }
 
     /// The counters, where they differ from what was last said.
     pub fn changed(&mut self, block: &Block) -> Option<Report> {
-        let report = make(block.tables());
+        let mut report = make(block.tables());
+        report.inner_file = self.file_of(report.inner_pid).into();
+        report.stats_refused.clone_from(&self.refused);
         if self.last.as_ref() == Some(&report) {
             return None;
         }
         self.last = Some(report.clone());
         Some(report)
+    }
+
+    /// A process runs one file for as long as its number is its own, so it is looked at once.
+    fn file_of(&mut self, pid: u32) -> Option<InnerFile> {
+        if self.inner.as_ref().is_none_or(|(known, _)| *known != pid) {
+            self.inner = inner::file(pid).map(|file| (pid, file));
+        }
+        self.inner.as_ref().map(|(_, file)| file.clone())
     }
 }
 

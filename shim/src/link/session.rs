@@ -18,7 +18,7 @@ use super::{
     client::{Attachment, up},
     report::Reporter,
     stats::{Poll, Poller},
-    streams::{Cursors, Towards},
+    streams::{Cursors, Gathering, Towards},
 };
 use crate::{
     block::{Block, Task, TaskState},
@@ -68,6 +68,8 @@ pub struct Session {
     poller: Poller,
     /// When the next round of samples and reports is due.
     round: Instant,
+    /// Least time between two Stats of ours for one task.
+    poll_floor: Duration,
 }
 
 // === impl Session ===
@@ -84,6 +86,9 @@ impl Session {
         if let Some(settings) = welcome.settings.as_ref() {
             apply(block, settings);
         }
+        let floor = welcome.settings.as_ref().and_then(poll_floor);
+        let mut cursors = Cursors::new(block, Towards::Link);
+        cursors.gather(Gathering::told(welcome.settings.as_ref().and_then(|s| s.gather_ms)));
         Ok(Self {
             block,
             board,
@@ -94,10 +99,11 @@ impl Session {
             events,
             events_sent: VecDeque::new(),
             said: BTreeMap::new(),
-            cursors: Cursors::new(block, Towards::Link),
+            cursors,
             reporter: Reporter::new(),
             poller: Poller::spawn(block, board),
             round: Instant::now(),
+            poll_floor: floor.unwrap_or_default(),
         })
     }
 
@@ -115,13 +121,13 @@ impl Session {
             }
             let until = flush.map_or(self.round, |at| at.min(self.round));
             // Cancel-safe: rung() forgets nothing before it returns, recv() of ttrpc waits on a channel only, sleep is a timer.
-            self.board.listening.store(true, Ordering::Release);
+            self.board.set_busy(false);
             tokio::select! {
                 rung = wake.rung() => rung?,
                 message = self.receiver.recv() => self.hear(message?),
                 () = sleep_until(until) => {}
             }
-            self.board.listening.store(false, Ordering::Release);
+            self.board.set_busy(true);
         }
         Ok(())
     }
@@ -156,7 +162,9 @@ impl Session {
             // A container that has just begun need not wait for the next round to be seen.
             if !said.polled && TaskState::load(&task.state) == TaskState::Running {
                 said.polled = true;
-                self.poller.ask(Poll { task: index, source: StatsSource::STATS_SOURCE_POLLED });
+                if self.board.may_ask(task.handle.load(Ordering::Relaxed), self.poll_floor) {
+                    self.poller.ask(Poll { task: index, source: StatsSource::STATS_SOURCE_POLLED });
+                }
             }
         }
         Ok(())
@@ -220,12 +228,20 @@ impl Session {
         let interval = self.interval();
         self.round = Instant::now() + interval;
         for (index, task) in self.tasks() {
-            let lives = matches!(TaskState::load(&task.state), TaskState::Created | TaskState::Running);
             let said = self.said.entry(task.handle.load(Ordering::Relaxed)).or_default();
-            if lives && said.sampled.is_none_or(|at| at.elapsed() >= interval.mul_f32(0.9)) {
+            let lives = match TaskState::load(&task.state) {
+                TaskState::Running => true,
+                // Where we may not ask again soon, it is asked when there is something to tell.
+                TaskState::Created => self.poll_floor.is_zero(),
+                _ => false,
+            };
+            let old = |at: Instant| at.elapsed() >= interval.mul_f32(0.9);
+            let handle = task.handle.load(Ordering::Relaxed);
+            if lives && said.sampled.is_none_or(old) && self.board.may_ask(handle, self.poll_floor) {
                 self.poller.ask(Poll { task: index, source: StatsSource::STATS_SOURCE_POLLED });
             }
         }
+        self.reporter.note_refused(self.poller.refused());
         if let Some(report) = self.reporter.changed(self.block) {
             self.sender.send(&up(from_wrapper::Body::Report(report))).await?;
         }
@@ -250,6 +266,7 @@ impl Session {
                 time_ns: task.deleted_ns.load(Ordering::Relaxed),
                 ..Default::default()
             };
+            self.poller.forget(handle);
             self.sender.send(&up(from_wrapper::Body::Gone(gone))).await?;
             task.link_done.store(1, Ordering::Release);
             self.board.wake_relay();
@@ -261,7 +278,13 @@ impl Session {
         match message.body {
             Some(from_collector::Body::Ready(ready)) => self.ready(&ready),
             Some(from_collector::Body::Ack(ack)) => self.acknowledged(&ack),
-            Some(from_collector::Body::Settings(settings)) => apply(self.block, &settings),
+            Some(from_collector::Body::Settings(settings)) => {
+                apply(self.block, &settings);
+                self.poll_floor = poll_floor(&settings).unwrap_or(self.poll_floor);
+                if settings.gather_ms.is_some() {
+                    self.cursors.gather(Gathering::told(settings.gather_ms));
+                }
+            }
             // A second greeting, or something of a later release.
             _ => {}
         }
@@ -283,6 +306,11 @@ impl Session {
             self.events_sent.pop_front();
         }
     }
+}
+
+/// Only for this connection: without a collector nobody is asked.
+fn poll_floor(settings: &Settings) -> Option<Duration> {
+    settings.stats_poll_floor_ms.map(|ms| Duration::from_millis(ms.min(3_600_000).into()))
 }
 
 fn apply(block: &Block, settings: &Settings) {

@@ -21,7 +21,7 @@ use tokio::{
 };
 use ttrpc::r#async::Client;
 
-use super::Switchboard;
+use super::{Switchboard, refusals::Refusals};
 use crate::{
     block::{Block, Pending, PendingState, Task, TaskState},
     sys::monotonic_ns,
@@ -52,12 +52,15 @@ pub struct Poller {
     queue: mpsc::Sender<Poll>,
     /// No polls before this instant.
     pause: Arc<Mutex<Option<Instant>>>,
+    refusals: Arc<Mutex<Refusals>>,
+    block: &'static Block,
 }
 
 struct Polling {
     block: &'static Block,
     board: &'static Switchboard,
     pause: Arc<Mutex<Option<Instant>>>,
+    refusals: Arc<Mutex<Refusals>>,
     client: Option<Client>,
     back_off: Duration,
 }
@@ -69,17 +72,39 @@ impl Poller {
     pub fn spawn(block: &'static Block, board: &'static Switchboard) -> Self {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let pause = Arc::new(Mutex::new(None));
-        let polling =
-            Polling { block, board, pause: Arc::clone(&pause), client: None, back_off: FIRST_BACK_OFF };
+        let refusals: Arc<Mutex<Refusals>> = Arc::default();
+        let polling = Polling {
+            block,
+            board,
+            pause: Arc::clone(&pause),
+            refusals: Arc::clone(&refusals),
+            client: None,
+            back_off: FIRST_BACK_OFF,
+        };
         tokio::spawn(polling.run(receiver));
-        Self { queue, pause }
+        Self { queue, pause, refusals, block }
     }
 
-    /// Asks, unless the shim was mute lately; a last sample is always tried.
+    /// Asks, unless the shim was mute lately or refuses this task; a last sample is always tried.
     pub fn ask(&self, poll: Poll) {
         let paused = self.pause.lock().is_ok_and(|p| p.is_some_and(|until| Instant::now() < until));
+        let task = self.block.tables().tasks.get(poll.task).map(|task| task.handle.load(Ordering::Relaxed));
+        let rests = task.is_some_and(|task| self.refusals.lock().is_ok_and(|all| all.rests(task)));
+        let paused = paused || rests;
         if poll.source == StatsSource::STATS_SOURCE_FINAL || !paused {
             let _ = self.queue.try_send(poll);
+        }
+    }
+
+    /// Tasks whose Stats is refused again and again.
+    pub fn refused(&self) -> Vec<u32> {
+        self.refusals.lock().map(|all| all.tasks()).unwrap_or_default()
+    }
+
+    /// The task is gone.
+    pub fn forget(&self, task: u32) {
+        if let Ok(mut all) = self.refusals.lock() {
+            all.forget(task);
         }
     }
 }
@@ -125,10 +150,18 @@ impl Polling {
                 if let Ok(stats) = StatsAnswer::decode(&response.payload) {
                     self.board.sample(handle, source, stats.type_url, stats.value);
                 }
+                self.note_refusal(handle, false);
                 true
             }
-            // NotFound and the like: the shim lives, there is nothing to measure.
-            Ok(Err(ttrpc::Error::RpcStatus(_))) => true,
+            // The shim lives. Where the task has gone there is nothing to measure; anything else is a refusal.
+            Ok(Err(ttrpc::Error::RpcStatus(status))) => {
+                let refused =
+                    !matches!(status.code(), ttrpc::Code::NOT_FOUND | ttrpc::Code::DEADLINE_EXCEEDED);
+                if refused && source == StatsSource::STATS_SOURCE_POLLED {
+                    self.note_refusal(handle, true);
+                }
+                true
+            }
             Ok(Err(_)) | Err(_) => {
                 self.client = None;
                 false
@@ -142,6 +175,12 @@ impl Polling {
             self.client = timeout(DEADLINE, Client::connect(&address)).await.ok()?.ok();
         }
         self.client.clone()
+    }
+
+    fn note_refusal(&self, task: u32, refused: bool) {
+        if let Ok(mut all) = self.refusals.lock() {
+            if refused { all.refused(task) } else { all.answered(task) }
+        }
     }
 
     fn note(&mut self, answered: bool) {
@@ -168,6 +207,50 @@ fn is_busy(block: &Block, now: u64) -> bool {
 mod tests {
     use super::*;
     use crate::block::note_used;
+
+    #[test]
+    fn no_connection_is_asked_again_below_the_floor() {
+        let board = Switchboard::new().expect("a board");
+        let floor = Duration::from_secs(3_600);
+        assert!(board.may_ask(7, floor) && board.may_ask(8, floor), "each for itself");
+        assert!(!board.may_ask(7, floor));
+        assert!(board.may_ask(7, Duration::ZERO), "without a floor at any time");
+        for task in 9..2_000 {
+            board.may_ask(task, floor);
+        }
+        assert!(
+            !board.may_ask(1_999, floor) && board.may_ask(7, floor),
+            "those that are long gone make room"
+        );
+    }
+
+    #[test]
+    fn the_oldest_task_is_not_forgotten_for_being_the_oldest() {
+        let board = Switchboard::new().expect("a board");
+        let floor = Duration::from_secs(3_600);
+        for task in 2..2_000 {
+            board.may_ask(1, Duration::ZERO);
+            board.may_ask(task, floor);
+        }
+        assert!(!board.may_ask(1, floor), "it was asked a moment ago");
+    }
+
+    #[test]
+    fn a_mute_shim_is_asked_ever_more_seldom_and_again_when_it_answers() {
+        let block = Box::leak(Box::new(Block::create().expect("a block")));
+        let board = Box::leak(Box::new(Switchboard::new().expect("a board")));
+        let (pause, refusals) = (Arc::new(Mutex::new(None)), Arc::default());
+        let mut polling = Polling { block, board, pause, refusals, client: None, back_off: FIRST_BACK_OFF };
+        let mut paused = |answered: bool| {
+            polling.note(answered);
+            let until = *polling.pause.lock().expect("nobody panics here");
+            // Measured a moment after it was set.
+            until.map(|until: Instant| until.saturating_duration_since(Instant::now()).as_secs() + 1)
+        };
+        assert_eq!([false; 7].map(&mut paused), [10, 20, 40, 80, 160, 300, 300].map(Some));
+        assert_eq!(paused(true), None);
+        assert_eq!(paused(false), Some(10));
+    }
 
     #[test]
     fn a_call_that_takes_long_holds_ours_back_and_a_wait_does_not() {

@@ -20,11 +20,18 @@ use crate::{
     tee::ring::RingView,
 };
 
-/// Once something was sent, what comes next waits for company until the next multiple of this on the clock that all
-/// wrappers of a node share: with many slow containers a message per few lines, and its acknowledgement, cost more than
-/// the lines (docs/costs.md), and a collector that is woken by one wrapper takes what all the others bring as well.
-/// 64 KiB never wait, nor do the first bytes after a quiet time of the whole wrapper.
-const GATHER_NS: u64 = 100_000_000;
+#[cfg(test)]
+mod turns;
+
+/// Once something was sent, what comes next waits for company until the next common tick, [`Gathering`]: with many slow
+/// containers a message per few lines, and its acknowledgement, cost more than the lines (docs/adr/0025), and a collector
+/// that is woken by one wrapper takes what all the others bring as well. 64 KiB never wait, nor do the first bytes after a
+/// quiet time of the whole wrapper. This long where the collector does not say.
+const GATHER_MS: u32 = 100;
+
+/// Paced moves of output end at common ticks as well (`tee::pace`), and this long after them: a message that left at the
+/// same instant would find nothing, and what was just moved would wait for the next one.
+const AFTER_MOVES_NS: u64 = 5_000_000;
 
 /// A look that came between two words of the relay thread is repeated after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -38,6 +45,8 @@ struct Cursor {
     gather_until: Option<Instant>,
     wanted: bool,
     closed: bool,
+    /// When its last output went out.
+    sent: Option<Instant>,
 }
 
 /// Where it goes.
@@ -49,11 +58,16 @@ pub enum Towards {
     Spool,
 }
 
+/// How far apart the common ticks are at which gathered output goes, in ns; 0 = it does not wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gathering(u64);
+
 /// All announced streams of a session, by handle.
 pub struct Cursors {
     block: &'static Block,
     ring: RingView,
     towards: Towards,
+    gathering: Gathering,
     cursors: BTreeMap<u32, Cursor>,
 }
 
@@ -62,7 +76,13 @@ pub struct Cursors {
 impl Cursors {
     /// None announced yet.
     pub fn new(block: &'static Block, towards: Towards) -> Self {
-        Self { block, ring: RingView::new(block), towards, cursors: BTreeMap::new() }
+        let gathering = Gathering::told(None);
+        Self { block, ring: RingView::new(block), towards, gathering, cursors: BTreeMap::new() }
+    }
+
+    /// The collector says how long output may be gathered.
+    pub fn gather(&mut self, gathering: Gathering) {
+        self.gathering = gathering;
     }
 
     fn stream(&self, index: usize) -> Option<&'static Stream> {
@@ -107,7 +127,8 @@ impl Cursors {
 
     /// Stream `handle` in entry `index` goes on at `at`; unless it is wanted, only its end is told.
     pub fn place(&mut self, handle: u32, index: usize, at: u64, wanted: bool) {
-        self.cursors.insert(handle, Cursor { index, at, gather_until: None, wanted, closed: false });
+        self.cursors
+            .insert(handle, Cursor { index, at, gather_until: None, wanted, closed: false, sent: None });
     }
 
     /// Where that stream goes on; `None` where it was not announced.
@@ -138,29 +159,32 @@ impl Cursors {
         })
     }
 
-    /// Sends what is due; when the next piece will be.
+    /// Sends what is due, a message of each stream in turn; when the next piece will be.
     pub async fn send(&mut self, sender: &CSSender<FromWrapper>) -> ttrpc::Result<Option<Instant>> {
-        let mut due: Option<Instant> = None;
-        for handle in self.cursors.keys().copied().collect::<Vec<_>>() {
-            if let Some(at) = self.send_stream(handle, sender).await? {
-                due = Some(due.map_or(at, |d| d.min(at)));
+        loop {
+            let (mut due, mut is_done): (Option<Instant>, _) = (None, true);
+            for handle in self.in_turn() {
+                match self.next_body(handle) {
+                    Some(Next::Body(body)) => {
+                        sender.send(&up(*body)).await?;
+                        is_done = false;
+                    }
+                    Some(Next::Later(at)) => due = Some(due.map_or(at, |d| d.min(at))),
+                    None => {}
+                }
+            }
+            if is_done {
+                return Ok(due);
             }
         }
-        Ok(due)
     }
 
-    async fn send_stream(
-        &mut self,
-        handle: u32,
-        sender: &CSSender<FromWrapper>,
-    ) -> ttrpc::Result<Option<Instant>> {
-        loop {
-            let Some(body) = self.next_body(handle) else { return Ok(None) };
-            match body {
-                Next::Later(at) => return Ok(Some(at)),
-                Next::Body(body) => sender.send(&up(*body)).await?,
-            }
-        }
+    /// Who has waited longest goes first. Where a collector is slow, whoever is always first takes all of the window, and the
+    /// others' output is dropped for as long as that lasts.
+    fn in_turn(&self) -> Vec<u32> {
+        let mut turns: Vec<_> = self.cursors.iter().map(|(handle, cursor)| (cursor.sent, *handle)).collect();
+        turns.sort_unstable();
+        turns.into_iter().map(|(_, handle)| handle).collect()
     }
 
     /// The next message of a stream, or when there will be one.
@@ -208,10 +232,13 @@ impl Cursors {
             // The table was full, and the entry became another stream's while we looked.
             return None;
         }
+        cursor.sent = Some(Instant::now());
         let (time_offset, time_ns) = RingView::times(stream, cursor.at, bytes.len()).into_iter().unzip();
         let offset = cursor.at;
         cursor.at = cursor.at.saturating_add(wide(bytes.len()));
-        cursor.gather_until = (self.towards == Towards::Link).then(next_tick);
+        let gathering = self.gathering;
+        cursor.gather_until =
+            (self.towards == Towards::Link).then(|| gathering.next_tick(monotonic_ns())).flatten();
         self.towards.note_sent(stream, cursor.at);
         let data = Data { handle, offset, bytes, time_offset, time_ns, ..Default::default() };
         Some(Next::body(from_wrapper::Body::Data(data)))
@@ -261,6 +288,25 @@ impl Next {
     }
 }
 
+// === impl Gathering ===
+
+impl Gathering {
+    /// As the collector has told it in ms; a second at most.
+    pub fn told(ms: Option<u32>) -> Self {
+        Self(u64::from(ms.unwrap_or(GATHER_MS).min(1000)).saturating_mul(1_000_000))
+    }
+
+    /// How long it is from `now` on the node's clock to the next tick; never where nothing is gathered.
+    fn wait_ns(self, now: u64) -> Option<u64> {
+        let phase = now.saturating_sub(AFTER_MOVES_NS).checked_rem(self.0)?;
+        Some(self.0.saturating_sub(phase))
+    }
+
+    fn next_tick(self, now: u64) -> Option<Instant> {
+        self.wait_ns(now).map(|ns| Instant::now() + Duration::from_nanos(ns))
+    }
+}
+
 // === impl Towards ===
 
 impl Towards {
@@ -286,11 +332,28 @@ fn missing(stream: &Stream, at: u64, start: u64) -> (u64, GapReason) {
     }
 }
 
-/// The next common tick.
-fn next_tick() -> Instant {
-    Instant::now() + Duration::from_nanos(GATHER_NS.saturating_sub(monotonic_ns() % GATHER_NS))
-}
-
 fn gap(handle: u32, from: u64, to: u64, reason: GapReason) -> Gap {
     Gap { handle, from, to, reason: reason.into(), ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn output_goes_a_moment_after_the_tick_that_moves_end_at() {
+        let gathering = Gathering::told(Some(40));
+        assert_eq!(gathering.wait_ns(400 * MS), Some(AFTER_MOVES_NS), "moves of this tick are taken along");
+        assert_eq!(gathering.wait_ns(400 * MS + AFTER_MOVES_NS), Some(40 * MS), "a whole tick");
+        assert_eq!(gathering.wait_ns(439 * MS), Some(MS + AFTER_MOVES_NS));
+    }
+
+    #[test]
+    fn zero_gathers_nothing_and_nobody_waits_longer_than_a_second() {
+        assert_eq!(Gathering::told(Some(0)).wait_ns(400 * MS), None);
+        assert_eq!(Gathering::told(Some(u32::MAX)), Gathering::told(Some(1000)));
+        assert_eq!(Gathering::told(None), Gathering::told(Some(GATHER_MS)));
+    }
 }

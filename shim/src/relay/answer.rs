@@ -1,7 +1,8 @@
 //! What an answer of the inner shim's means to us, decided when all of it is in the block.
 //!
 //! As with requests a decision may be taken twice. An answer leaves as it came, except: State names containerd's
-//! FIFOs, not ours; a Wait answer may be held; the late answer to a Stats that we answered ourselves is swallowed.
+//! FIFOs, not ours; a Wait answer may be held; the late answer to a Stats that we answered ourselves is swallowed; statistics
+//! are mended where somebody asked for it.
 
 use std::sync::atomic::Ordering;
 
@@ -70,10 +71,15 @@ impl Worker {
             return None;
         }
         match changed {
-            Some(bytes) if self.put_changed_answer(conn, &bytes) => {
-                Some(Out { changed: true, len: bytes.len() })
+            Some(bytes) => {
+                let put = self.put_changed_answer(conn, &bytes);
+                if Self::method_of(pending) == Some(Method::Stats) {
+                    let counter = if put { Counter::StatsRepaired } else { Counter::StatsUnrepaired };
+                    self.count_stats(index, counter);
+                }
+                if put { Some(Out { changed: true, len: bytes.len() }) } else { unchanged }
             }
-            _ => unchanged,
+            None => unchanged,
         }
     }
 
@@ -104,7 +110,10 @@ impl Worker {
                 self.lives_on(task);
             }
             (Method::Delete, Some(task)) if ok && init => self.task_deleted(task),
-            (Method::Stats, _) => self.stats_answered(pending, view),
+            (Method::Stats, _) => {
+                self.stats_answered(pending, view);
+                return self.repaired_stats(index, view, frame);
+            }
             (Method::Connect, _) if ok => self.shim_said_who_it_is(view),
             (Method::State, _) if ok => return self.changed_state(view, frame),
             _ => {}

@@ -114,6 +114,8 @@ impl Worker {
                 p.release.store(RELEASED, Ordering::Release);
                 linked(&p.conn)
             })
+            // One that is not taken up yet sends its own when it is.
+            .filter(|conn| self.relay.lines.contains_key(conn))
             .collect();
         for conn in conns {
             // Before the Delete is forwarded, as far as containerd takes it without our waiting.

@@ -1,13 +1,14 @@
 //! The relay: one connection of containerd's to one connection of the inner shim's, frame by frame.
 //!
 //! A frame's way: `pump` moves it and knows where it is; `take` decides which frames are looked at; `request` and
-//! `answer` say what they mean; `hold` keeps answers back for a while or gives our own. Order and bytes of what is not
+//! `answer` say what they mean; `hold` keeps answers back for a while or gives our own; `repair` mends statistics. Order and bytes of what is not
 //! rewritten never change, and nothing is injected towards the inner shim on a relayed connection.
 
 mod answer;
 mod hold;
 mod pending;
 mod pump;
+mod repair;
 mod request;
 mod safe;
 mod take;
@@ -139,10 +140,17 @@ impl Worker {
         }
     }
 
-    /// A connection that the keeper accepted, now or before this worker was born.
+    /// A connection that the keeper accepted.
     pub(crate) fn conn_begin(&mut self, conn: usize) {
+        if self.conn_adopt(conn) {
+            self.conn_pump(conn);
+        }
+    }
+
+    /// Takes a connection up without moving anything on it. False where that was done before, or cannot be done now.
+    fn conn_adopt(&mut self, conn: usize) -> bool {
         if self.relay.lines.contains_key(&conn) || conn >= CONNS {
-            return;
+            return false;
         }
         let there = self.hands.ensure(Operation::Fetch, Slot::outer(conn), "");
         let frames = there.and_then(|()| self.block.map_place(Places::frames(conn)));
@@ -150,7 +158,7 @@ impl Worker {
             // Descriptors or mappings are short; the keeper holds it until they are not.
             self.relay.missed.insert(conn);
             self.relay.starved_ns = Some(monotonic_ns().saturating_add(STARVED_NS));
-            return;
+            return false;
         };
         let line = Line { frames, wants: Default::default(), source_done: [false; 2], hung_up: [false; 2] };
         self.relay.lines.insert(conn, line);
@@ -159,7 +167,17 @@ impl Worker {
         if State::load(&entry.state) == State::Free {
             State::Quiet.store(&entry.state);
         }
-        self.conn_pump(conn);
+        true
+    }
+
+    /// Those that were accepted before this worker was born. All of them are taken up before the first one moves: what goes on
+    /// one may let an answer go on another.
+    pub(crate) fn conns_begin(&mut self) {
+        let there: Vec<usize> = (0..CONNS).filter(|conn| self.hands.has(Slot::outer(*conn))).collect();
+        let adopted: Vec<usize> = there.into_iter().filter(|conn| self.conn_adopt(*conn)).collect();
+        for conn in adopted {
+            self.conn_pump(conn);
+        }
     }
 
     /// The table entry of a connection.
@@ -191,6 +209,10 @@ impl Worker {
 
     /// Moves what can be moved in both directions, then waits for what is missing, or ends the connection.
     pub(crate) fn conn_pump(&mut self, conn: usize) {
+        // One that was not taken up, for want of descriptors, or has ended meanwhile.
+        if !self.relay.lines.contains_key(&conn) {
+            return;
+        }
         if State::load(&self.conn(conn).state) == State::Quiet && !self.conn_connect(conn) {
             return;
         }

@@ -50,6 +50,7 @@ impl Worker {
         let entry = self.pending(index);
         let words = [&entry.task, &entry.signal, &entry.bounded, &entry.code, &entry.release, &entry.counted];
         words.into_iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        entry.tally.store(0, Ordering::Relaxed);
         entry.conn.store(link_to(Some(conn)), Ordering::Relaxed);
         entry.stream_id.store(stream_id, Ordering::Relaxed);
         entry.method.store(u32::from(method.to_u8()), Ordering::Relaxed);

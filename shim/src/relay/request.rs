@@ -124,6 +124,8 @@ impl Worker {
         let Some(task) = self.task_of(entry) else { return };
         if is_delete {
             self.task(task).killed.store(1, Ordering::Release);
+            // The shim tells a logger to end before it answers: what was written by now is to be there by then.
+            self.pump_task_streams(task);
         }
         self.release_task(task);
     }

@@ -4,6 +4,7 @@
 //! No policy lives here: who may wait, what is retried and what is given up is decided by the callers.
 
 pub mod atomic;
+pub mod ends;
 pub mod epoll;
 pub mod facts;
 pub mod fd;

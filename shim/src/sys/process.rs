@@ -34,18 +34,33 @@ pub fn fork_worker() -> Kernel<Option<Pid>> {
     }
 }
 
+/// fork(2) by the kernel alone, with `flags` for clone(2); `None` in the child. libc's fork waits until no other thread is inside its
+/// allocator, where the one that speaks to the collector may stand still: this one waits for nobody.
+///
+/// # Safety
+/// In a process with other threads the child may only do async-signal-safe calls, on memory that was prepared before.
+/// `flags` must not share memory.
+// JUSTIFICATION: no library offers a fork without libc's handlers, or with flags.
+#[expect(unsafe_code, reason = "clone")]
+unsafe fn bare_fork(flags: i32) -> Kernel<Option<Pid>> {
+    // SAFETY: without CLONE_VM and with no stack given this is fork(2); for what the child does the caller stands.
+    let pid =
+        unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0usize, 0usize, 0usize, 0usize) };
+    match Errno::result(pid)? {
+        0 => Ok(None),
+        pid => i32::try_from(pid).map(|pid| Some(Pid::from_raw(pid))).map_err(|_| Errno::ESRCH),
+    }
+}
+
 /// Runs `work` in a child that shares this process's table of descriptors and nothing else, and waits for its end: what
 /// either opens, both have, and either's death leaves it with the other. `Some(exit status)`, or `None` where it was killed.
 /// To be called with one thread.
 pub fn with_shared_descriptors(work: impl FnOnce() -> i32) -> Kernel<Option<i32>> {
-    let flags = libc::CLONE_FILES | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: without CLONE_VM and with no stack given this is fork(2), from a process with one thread, so the child may
-    // go on with everything; it never returns from here.
-    // JUSTIFICATION: no library offers a fork with shared descriptors, which alone outlive the death of either side.
+    // SAFETY: this process has one thread, so the child may go on with everything; it never returns from here.
+    // JUSTIFICATION: shared descriptors alone outlive the death of either side.
     #[expect(unsafe_code, reason = "clone")]
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0usize, 0usize, 0usize, 0usize) };
-    let pid = Errno::result(pid)?;
-    if pid == 0 {
+    let child = unsafe { bare_fork(libc::CLONE_FILES | libc::CLONE_VFORK) }?;
+    let Some(pid) = child else {
         let _ = nix::sys::prctl::set_name(c"tap-accept");
         let status = work();
         // SAFETY: ends this process at once; nothing of its parent's is flushed or run twice.
@@ -54,8 +69,7 @@ pub fn with_shared_descriptors(work: impl FnOnce() -> i32) -> Kernel<Option<i32>
         unsafe {
             libc::_exit(status)
         }
-    }
-    let pid = Pid::from_raw(i32::try_from(pid).map_err(|_| Errno::ESRCH)?);
+    };
     loop {
         match waitpid(pid, Some(WaitPidFlag::__WALL)) {
             Ok(WaitStatus::Exited(_, status)) => return Ok(Some(status)),
@@ -76,13 +90,12 @@ pub fn spawn_self(argv: &[String], env: &[(String, String)], inherit: &[Borrowed
     let argv_raw = pointers(&argv);
     let env_raw = pointers(&env);
     let inherit: Vec<i32> = inherit.iter().map(AsRawFd::as_raw_fd).collect();
-    // SAFETY: the caller may have other threads, so the child does only async-signal-safe calls on memory prepared
-    // above (see `become_image`) and never returns.
+    // SAFETY: the child does only async-signal-safe calls on memory prepared above (see `become_image`) and never returns.
     // JUSTIFICATION: std's Command cannot keep a set of descriptors under their numbers.
-    #[expect(unsafe_code, reason = "fork")]
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => become_image(&argv_raw, &env_raw, &inherit),
+    #[expect(unsafe_code, reason = "clone")]
+    match unsafe { bare_fork(0) }? {
+        Some(child) => Ok(child),
+        None => become_image(&argv_raw, &env_raw, &inherit),
     }
 }
 
@@ -98,9 +111,14 @@ fn become_image(argv: &[*const libc::c_char], env: &[*const libc::c_char], inher
     #[expect(unsafe_code, reason = "between fork and exec")]
     unsafe {
         libc::setsid();
-        let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
-        for target in 0..3 {
-            libc::dup2(null, target);
+        // In the place of one that goes: at the limit of descriptors there is no other. Who cannot let go of the pipe that
+        // containerd reads to its end must not live on.
+        libc::close(0);
+        if libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) != 0
+            || libc::dup2(0, 1) != 1
+            || libc::dup2(0, 2) != 2
+        {
+            libc::_exit(127);
         }
         libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
         for fd in inherit {
@@ -198,20 +216,28 @@ pub fn pidfd(pid: Pid) -> Kernel<OwnedFd> {
     }
 }
 
-/// pidfd_send_signal(2) with SIGKILL: never hits a process that took over the number.
+/// SIGKILL through a pidfd: never hits a process that took over the number.
 pub fn kill(pidfd: BorrowedFd<'_>) -> Kernel<()> {
+    send(pidfd, libc::SIGKILL)
+}
+
+/// SIGSTOP, likewise.
+pub fn stop(pidfd: BorrowedFd<'_>) -> Kernel<()> {
+    send(pidfd, libc::SIGSTOP)
+}
+
+/// Is there still a process, if only a zombie? Then its number was its own until now.
+pub fn exists(pidfd: BorrowedFd<'_>) -> bool {
+    send(pidfd, 0).is_ok()
+}
+
+/// pidfd_send_signal(2).
+fn send(pidfd: BorrowedFd<'_>, signal: i32) -> Kernel<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: plain numbers and a null siginfo, as the call allows.
     // JUSTIFICATION: neither std nor nix sends through pidfds.
     #[expect(unsafe_code, reason = "pidfd_send_signal")]
-    let rc = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            libc::SIGKILL,
-            std::ptr::null::<libc::siginfo_t>(),
-            0u32,
-        )
-    };
+    let rc = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, no_info, 0u32) };
     Errno::result(rc).map(drop)
 }
 
@@ -240,6 +266,12 @@ pub fn die_with_us(command: &mut std::process::Command) {
     }
 }
 
+/// How many descriptors a process of ours may have at most: what [`raise_descriptor_limit`] raises it to. `None`: nobody says.
+pub fn most_descriptors() -> Option<u64> {
+    use nix::sys::resource::{Resource, getrlimit};
+    getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard)
+}
+
 /// Raises our oom_score_adj by one, as Go shims do relative to containerd: raising needs no right, and where it is
 /// refused all the same we live on with containerd's own.
 pub fn be_easier_to_spare() {
@@ -258,7 +290,107 @@ pub fn yield_to_others() {
     let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
 }
 
+/// Becomes another program, with the environment, descriptors and signal mask that this process was given, as if it had
+/// never run (std's exec would unblock what was blocked). Returns only why not.
+pub fn become_program(program: &std::path::Path, arguments: &[String]) -> Errno {
+    use std::os::unix::ffi::OsStrExt;
+    let words = std::iter::once(program.as_os_str().as_bytes()).chain(arguments.iter().map(String::as_bytes));
+    let words: Result<Vec<CString>, _> = words.map(CString::new).collect();
+    let Ok(words) = words else { return Errno::EINVAL };
+    // Rust's runtime ignores it.
+    dispose(Signal::SIGPIPE, SigHandler::SigDfl, SaFlags::empty());
+    let Some(program) = words.first() else { return Errno::EINVAL };
+    nix::unistd::execv(program, &words).map_or_else(|errno| errno, |never| match never {})
+}
+
+/// Would execve(2) of that file begin? False also where that cannot be said within the time: a disk that hangs holds a child
+/// without a descriptor, and not us.
+pub fn can_be_executed(path: &std::path::Path, patience_ms: u16) -> bool {
+    use std::os::{fd::AsFd, unix::ffi::OsStrExt};
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    let Ok((said, says)) = fd::pipe() else { return false };
+    // SAFETY: the child does only async-signal-safe calls on memory prepared above (see `say_whether_executable`) and never returns.
+    // JUSTIFICATION: another thread would hold our descriptors for as long as the disk hangs.
+    #[expect(unsafe_code, reason = "clone")]
+    match unsafe { bare_fork(0) } {
+        Ok(None) => say_whether_executable(&path, says.as_raw_fd()),
+        Ok(Some(_)) => {}
+        Err(_) => return false,
+    }
+    drop(says);
+    let mut byte = [0u8; 1];
+    super::epoll::readable_within(said.as_fd(), patience_ms) == Ok(true)
+        && nix::unistd::read(&said, &mut byte) == Ok(1)
+}
+
+/// The child's side of [`can_be_executed`]: one byte for yes.
+fn say_whether_executable(path: &CStr, says: i32) -> ! {
+    const HEAD: usize = 128;
+    let mut head = [0u8; HEAD];
+    // SAFETY: every call is async-signal-safe; the path is a C string that lives in the parent's copied memory, and the buffer is
+    // this frame's and as long as the kernel is told.
+    // JUSTIFICATION: nothing else may be called between a fork of a process with threads and its end.
+    #[expect(unsafe_code, reason = "between fork and exit")]
+    unsafe {
+        libc::dup2(says, 3);
+        libc::syscall(libc::SYS_close_range, 4u32, u32::MAX, 0u32);
+        let may = |path: *const libc::c_char| libc::access(path, libc::X_OK) == 0;
+        let file = libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK);
+        let got = libc::read(file, head.as_mut_ptr().cast(), HEAD - 1);
+        let runs = match &head {
+            _ if got < 4 || !may(path.as_ptr()) => false,
+            [0x7f, b'E', b'L', b'F', ..] => true,
+            [b'#', b'!', rest @ ..] => {
+                // The interpreter's name, between blanks: what follows it is zero from here on.
+                let blank = |b: &u8| b" \t\n".contains(b);
+                let from = rest.iter().position(|b| !b" \t".contains(b)).unwrap_or(0);
+                let name = rest.get(from..).unwrap_or_default();
+                let len = name.iter().position(|b| blank(b) || *b == 0).unwrap_or(0);
+                let end = 2usize.saturating_add(from).saturating_add(len);
+                let start = end.saturating_sub(len);
+                head.get_mut(end..).unwrap_or_default().fill(0);
+                len > 0 && head.get(start..).is_some_and(|name| may(name.as_ptr().cast()))
+            }
+            _ => false,
+        };
+        if runs {
+            libc::write(3, c"y".as_ptr().cast(), 1);
+        }
+        libc::_exit(0)
+    }
+}
+
 /// A duplicate of a descriptor, close-on-exec.
 pub fn duplicate(of: BorrowedFd<'_>) -> Kernel<OwnedFd> {
     nix::fcntl::fcntl(of, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3)).map(fd::adopt)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        static WAITS: Cell<u32> = const { Cell::new(0) };
+    }
+
+    extern "C" fn wait_for_all() {
+        WAITS.set(WAITS.get() + 1);
+    }
+
+    /// libc's fork waits for its allocator's locks where it runs what was registered to come before a fork: as long as a thread
+    /// stands still with one of them.
+    #[test]
+    fn a_keeper_is_made_wherever_another_thread_stands() {
+        // SAFETY: the handler touches nothing but a number of its own thread.
+        // JUSTIFICATION: nothing else shows whether a fork waits.
+        #[expect(unsafe_code, reason = "pthread_atfork")]
+        let registered = unsafe { libc::pthread_atfork(Some(wait_for_all), None, None) };
+        assert_eq!(registered, 0);
+        let argv = ["keeper", "--list", "none of that name"].map(str::to_owned);
+        let child = spawn_self(&argv, &[], &[]).unwrap();
+        assert!(matches!(waitpid(child, None), Ok(WaitStatus::Exited(_, 0))), "its image runs");
+        assert_eq!(WAITS.get(), 0);
+    }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use nix::{
-    fcntl::FallocateFlags,
+    fcntl::{FallocateFlags, FcntlArg, SealFlag},
     sys::{
         memfd::{MFdFlags, memfd_create},
         mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap},
@@ -77,8 +77,10 @@ pub struct Area<'a> {
 
 /// Makes the memfd: sparse, unsealed, close-on-exec, `len` bytes.
 pub fn memfd(name: &str, len: usize) -> Kernel<OwnedFd> {
-    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC)?;
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     nix::unistd::ftruncate(&fd, i64::try_from(len).map_err(|_| Errno::EFBIG)?)?;
+    // Who has it mapped would die of one that was cut off, and whoever asks for an upgrade is given it.
+    nix::fcntl::fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW))?;
     Ok(fd)
 }
 

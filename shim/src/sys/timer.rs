@@ -27,6 +27,26 @@ pub fn set(timer: BorrowedFd<'_>, ns: u64) -> Kernel<()> {
     Errno::result(rc).map(drop)
 }
 
+/// The same, but never later than it would run out already; one that has run out stays so.
+pub fn set_sooner(timer: BorrowedFd<'_>, ns: u64) -> Kernel<()> {
+    if left_ns(timer)? <= ns { Ok(()) } else { set(timer, ns) }
+}
+
+/// Until it runs out; 0 where it has, or does not run.
+fn left_ns(timer: BorrowedFd<'_>) -> Kernel<u64> {
+    let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut value = libc::itimerspec { it_interval: zero, it_value: zero };
+    // SAFETY: the kernel writes one itimerspec through the pointer, which points to a live one.
+    // JUSTIFICATION: as for setting it.
+    #[expect(unsafe_code, reason = "timerfd_gettime")]
+    let rc = unsafe { libc::timerfd_gettime(timer.as_raw_fd(), &raw mut value) };
+    Errno::result(rc)?;
+    let seconds = u64::try_from(value.it_value.tv_sec).unwrap_or(0);
+    Ok(seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::try_from(value.it_value.tv_nsec).unwrap_or(0)))
+}
+
 /// Has it run out since it was last set or asked?
 pub fn has_run_out(timer: BorrowedFd<'_>) -> bool {
     nix::unistd::read(timer, &mut [0u8; 8]).is_ok()
@@ -51,5 +71,19 @@ mod tests {
         set(timer, 1_000_000).unwrap();
         assert_eq!(readable_within(timer, 10_000), Ok(true));
         assert!(has_run_out(timer) && !has_run_out(timer));
+    }
+
+    #[test]
+    fn a_countdown_that_is_set_sooner_never_runs_out_later() {
+        let timer = countdown().unwrap();
+        let timer = timer.as_fd();
+        let hour = 3_600_000_000_000;
+        set(timer, hour).unwrap();
+        set_sooner(timer, 2 * hour).unwrap();
+        assert!(left_ns(timer).unwrap() <= hour, "not later");
+        set_sooner(timer, 1_000_000).unwrap();
+        assert_eq!(readable_within(timer, 10_000), Ok(true), "sooner");
+        set_sooner(timer, hour).unwrap();
+        assert!(has_run_out(timer), "what has run out is not forgotten");
     }
 }

@@ -13,7 +13,7 @@ use shimtap_proto::{
     ttrpc::{rewrite::pad_path, task::Create},
 };
 
-use super::uri;
+use super::{logger, uri};
 use crate::{
     block::{
         Phase, Slot, Stream, StreamState, Task, TaskState, counters::Counter, link_to, linked, note_used,
@@ -53,23 +53,35 @@ impl Worker {
         task.api.store(api, Ordering::Relaxed);
         task.terminal.store(u32::from(create.terminal), Ordering::Relaxed);
         let dir = self.make_task_dir(create.id);
-        let fields = [create.stdout, create.stderr];
-        for (n, field) in fields.into_iter().enumerate() {
-            // With a terminal stderr is a field without a stream; one FIFO for both is one stream.
-            let mute = n == 1 && (create.terminal || create.stderr == create.stdout);
-            let result = if mute {
-                Err(NotCaptured::NOT_CAPTURED_EMPTY)
-            } else {
-                uri::fifo_path(field).and_then(|outer| self.capture(index, n, outer, dir.as_deref()))
-            };
-            if let (Err(reason), Some(word)) = (result, task.not_captured.get(n)) {
-                word.store(u32::try_from(reason as i32).unwrap_or(0), Ordering::Relaxed);
-                if reason != NotCaptured::NOT_CAPTURED_EMPTY {
-                    self.block.tables().counters.add(Counter::NotCaptured);
-                }
+        let results = if logger::names_logger(create.stdout) {
+            self.capture_for_logger(index, create)
+        } else {
+            self.capture_fifos(index, create, dir.as_deref())
+        };
+        for (result, word) in results.into_iter().zip(&task.not_captured) {
+            // Also where it is captured: a predecessor may have judged otherwise.
+            let why = result.err().map_or(0, |reason| u32::try_from(reason as i32).unwrap_or(0));
+            word.store(why, Ordering::Relaxed);
+            if result.is_err_and(|reason| reason != NotCaptured::NOT_CAPTURED_EMPTY) {
+                self.block.tables().counters.add(Counter::NotCaptured);
             }
         }
         Some(index)
+    }
+
+    fn capture_fifos(
+        &mut self,
+        task: usize,
+        create: &Create<'_>,
+        dir: Option<&Path>,
+    ) -> [Result<(), NotCaptured>; 2] {
+        let mut capture =
+            |n, field| uri::fifo_path(field).and_then(|outer| self.capture(task, n, outer, dir));
+        let stdout = capture(0, create.stdout);
+        // With a terminal stderr is a field without a stream; one FIFO for both is one stream.
+        let mute = create.terminal || create.stderr == create.stdout;
+        let stderr = if mute { Err(NotCaptured::NOT_CAPTURED_EMPTY) } else { capture(1, create.stderr) };
+        [stdout, stderr]
     }
 
     /// The entry of this Create: the one an earlier attempt began, a free one, or that of the task longest deleted.
@@ -115,7 +127,7 @@ impl Worker {
         Some(oldest)
     }
 
-    fn run_dir(&self) -> RunDir {
+    pub(super) fn run_dir(&self) -> RunDir {
         RunDir::at(self.block.tables().identity.run_dir.get())
     }
 
@@ -185,7 +197,7 @@ impl Worker {
         self.hands.ensure(Operation::OuterReader, base.plus(1), outer)
     }
 
-    fn stream_entry(&mut self, task: usize, n: usize) -> Option<usize> {
+    pub(super) fn stream_entry(&mut self, task: usize, n: usize) -> Option<usize> {
         let number = u32::try_from(n).ok()?.saturating_add(1);
         let tables = self.block.tables();
         let begun = |s: &Stream| {
@@ -214,6 +226,11 @@ impl Worker {
 
     /// What Create is to say instead of containerd's FIFOs: stdout, stderr; `None` = as it is.
     pub(crate) fn inner_uris(&self, task: usize, create: &Create<'_>) -> [Option<String>; 2] {
+        if logger::names_logger(create.stdout) {
+            // Without a URI of ours it goes as it is, and what was made for it is given up when it is answered: its streams
+            // have no path, and an empty one would have the shim throw the output away.
+            return [self.logger_uri(task), None];
+        }
         let [stdout, stderr] = &self.task(task).streams;
         let path = |word| linked(word).map(|s| self.stream(s).inner_path.get());
         let first = path(stdout).map(|p| uri::with_path(create.stdout, &p));
@@ -223,8 +240,11 @@ impl Worker {
         [first, second]
     }
 
-    /// containerd's name for a stdio field that names one of our FIFOs.
+    /// containerd's name for a stdio field that names one of our FIFOs, or us as a logger.
     pub(crate) fn outer_uri(&self, field: &str) -> Option<String> {
+        if logger::names_logger(field) {
+            return self.outer_logger_uri(field);
+        }
         let path = uri::fifo_path(field).ok()?;
         let ours = |s: &&Stream| StreamState::load(&s.state) != StreamState::Free && s.inner_path.is(path);
         let stream = self.block.tables().streams().iter().find(ours)?;

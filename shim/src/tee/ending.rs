@@ -14,16 +14,22 @@ use crate::{
 
 impl Worker {
     /// Create was accepted.
-    pub(crate) fn task_created(&mut self, index: usize, pid: u32) {
-        let task = self.task(index);
+    pub(crate) fn task_created(&mut self, created: usize, pid: u32) {
+        let task = self.task(created);
         if TaskState::load(&task.state) != TaskState::Creating {
             return;
         }
         task.pid.store(pid, Ordering::Relaxed);
         task.created_ns.store(unix_ns(), Ordering::Relaxed);
-        for index in task.streams.iter().filter_map(linked) {
+        for (n, index) in task.streams.iter().enumerate().filter_map(|(n, s)| Some((n, linked(s)?))) {
             let stream = self.stream(index);
-            if StreamState::load(&stream.state) == StreamState::Setup {
+            if StreamState::load(&stream.state) != StreamState::Setup {
+                continue;
+            }
+            if self.tee.is_logger(index) {
+                self.logger_is_ready(created, n, index);
+                self.stream_pump(index);
+            } else {
                 // Whoever waits in open(2) for a writer waits no longer than for the inner shim's. Where this fails it
                 // is tried again with the first byte.
                 let _ = self.open_target(index);
@@ -31,7 +37,7 @@ impl Worker {
             }
         }
         TaskState::Created.store(&task.state);
-        self.retire_namesakes(index);
+        self.retire_namesakes(created);
         self.board.wake_link();
     }
 
@@ -65,6 +71,7 @@ impl Worker {
         }
         for stream in self.task(index).streams.iter().filter_map(linked) {
             self.tee.running(stream).pace.over();
+            self.logger_may_read(stream);
             self.stream_pump(stream);
             let open = StreamState::load(&self.stream(stream).state) == StreamState::Setup;
             if open && self.source_has_writer(stream) {
@@ -115,7 +122,9 @@ impl Worker {
         let stream = self.stream(index);
         let deleted = linked(&stream.task)
             .is_some_and(|task| TaskState::load(&self.task(task).state) == TaskState::Deleted);
-        if deleted && StreamState::load(&stream.state) == StreamState::Ended {
+        // A container whose logger is gone is to hear of it: by the end of the only reader of what it writes.
+        let at_once = self.tee.is_logger(index);
+        if (deleted || at_once) && StreamState::load(&stream.state) == StreamState::Ended {
             self.hands.give_back(Slot::stream(index), 3);
         }
     }

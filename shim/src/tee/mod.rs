@@ -6,6 +6,8 @@
 
 mod capture;
 mod ending;
+mod logger;
+pub mod logger_uri;
 mod pace;
 mod pump;
 pub mod ring;
@@ -50,6 +52,11 @@ struct Running {
     trim_ns: Option<u64>,
     /// When a stream that failed is tried again.
     retry_ns: Option<u64>,
+    /// Its end is a logger (`logger`), not a FIFO of containerd's.
+    logger: bool,
+    /// That logger has closed its end; what the container had written before is looked at once more.
+    reader_gone: bool,
+    looked_last: bool,
     /// How much is in its pipe, where this worker has made every move since that was certain. `None`: ask the kernel.
     in_pipe: Option<usize>,
 }
@@ -61,8 +68,9 @@ impl Tee {
     pub fn recover(block: &'static Block) -> Kernel<Self> {
         let mut running = Vec::new();
         // When the last byte moved died with the predecessor; now is the safe guess, a hold then waits a little more.
-        let begun = || Running { moved_ns: monotonic_ns(), ..Running::default() };
-        running.resize_with(block.tables().streams().len(), begun);
+        let moved_ns = monotonic_ns();
+        let begun = |s| Running { moved_ns, logger: logger::has_logger(s), ..Running::default() };
+        running.extend(block.tables().streams().iter().map(begun));
         Ok(Self { chunks: ChunkPool::recover(block)?, running, tap_is_empty: false, nowhere: None })
     }
 
@@ -102,6 +110,14 @@ impl Worker {
         self.stream_pump(stream);
     }
 
+    /// epoll says something about where a stream's bytes go.
+    pub(crate) fn target_event(&mut self, stream: usize, flags: EpollFlags) {
+        if flags.contains(EpollFlags::EPOLLERR) && self.tee.is_logger(stream) {
+            self.logger_is_gone(stream);
+        }
+        self.stream_pump(stream);
+    }
+
     /// Moves what can be moved, and waits for what is missing.
     pub(crate) fn stream_pump(&mut self, stream: usize) {
         let entry = self.stream(stream);
@@ -128,7 +144,11 @@ impl Worker {
             Want::Source | Want::SourceChange => Some(EpollFlags::EPOLLIN),
             Want::Target | Want::Turn | Want::Nothing => None,
         };
-        let target = (want == Want::Target).then_some(EpollFlags::EPOLLOUT);
+        // The end of a logger is to be noticed also while nothing is to be said to it; once.
+        let live = StreamState::load(&self.stream(stream).state) == StreamState::Live;
+        let gone = self.tee.running(stream).reader_gone;
+        let watched = (live && !gone && self.tee.is_logger(stream)).then_some(EpollFlags::empty());
+        let target = if want == Want::Target { Some(EpollFlags::EPOLLOUT) } else { watched };
         let wanted = [(base, Token::Source(stream), source), (base.plus(2), Token::Target(stream), target)];
         for (slot, token, flags) in wanted {
             if let Ok(fd) = self.hands.get(slot) {
@@ -172,10 +192,15 @@ impl Worker {
 
     /// How long (ns) containerd may take nothing before what it does not take is thrown away; `None`: for ever. A reader
     /// that is away (containerd restarts, or hangs with its disk) gets everything, as from the shim alone, unless somebody
-    /// would wait for it in vain (docs/adr/0015).
+    /// would wait for it in vain (docs/adr/0015). A logger's end is its death, which is seen, so it may be as slow as it
+    /// likes, also after its Delete; only when no shim is left to end it, one that takes nothing must not keep us for ever.
     fn patience_ns(&self, stream: usize) -> Option<u64> {
         const HUNG_NS: u64 = 5_000_000_000;
         const DELETED_NS: u64 = 1_000_000_000;
+        const LOGGER_NS: u64 = 600_000_000_000;
+        if self.tee.is_logger(stream) {
+            return self.is_inner_gone().then_some(LOGGER_NS);
+        }
         let Some(task) = linked(&self.stream(stream).task).map(|t| self.task(t)) else {
             return Some(DELETED_NS);
         };
@@ -207,6 +232,11 @@ impl Worker {
             return true;
         }
         let idle = !waits(base) && linked(&entry.pipe).is_none();
+        if self.tee.is_logger(stream) {
+            // Nobody reads to an end before the Delete, which tells the logger to end: by then it can reach everything but
+            // what its own pipe holds, as without us. A slow one has the time that every Wait may be held.
+            return idle;
+        }
         let exit = linked(&entry.task).map_or(0, |t| self.task(t).exited_mono_ns.load(Ordering::Acquire));
         let moved = self.tee.running.get(stream).map_or(0, |r| r.moved_ns);
         idle && now.saturating_sub(moved.max(exit)) >= QUIET_NS

@@ -13,7 +13,7 @@ use std::{
 use super::ring::{ChunkPool, in_tap};
 use crate::{
     block::{
-        Phase, Slot, Stream, TaskState,
+        Phase, Slot, Stream, StreamState, TaskState,
         counters::Counter,
         link_to, linked,
         words::{load, store, wide},
@@ -45,6 +45,11 @@ enum Step {
 impl Worker {
     /// Moves a stream until something has to be waited for or its turn is over.
     pub(super) fn stream_turn(&mut self, index: usize) -> Want {
+        let in_setup = StreamState::load(&self.stream(index).state) == StreamState::Setup;
+        if in_setup && self.tee.is_logger(index) {
+            // Its logger has yet to come, and the container is not started before Create was answered.
+            return Want::Nothing;
+        }
         for _ in 0..TURN {
             match self.stream_step(index) {
                 Ok(Step::Again) => {}
@@ -87,6 +92,10 @@ impl Worker {
         };
         let slot = Slot::pipe(pipe);
         if self.in_pipe(index, pipe)? == 0 {
+            if self.is_last_look_done(index) {
+                self.return_pipe(stream, pipe);
+                return Ok(Step::End);
+            }
             let source = self.hands.get(Slot::stream(index))?;
             match fd::splice(source, self.hands.get(slot.plus(1))?, MOVE)? {
                 Moved::Bytes(n) => self.tee.running(index).in_pipe = Some(n),
@@ -94,7 +103,7 @@ impl Worker {
                     self.return_pipe(stream, pipe);
                     // Somebody may hold the FIFO for ever, but the shim is done with the process.
                     let task = linked(&stream.task).map(|t| TaskState::load(&self.task(t).state));
-                    let over = task == Some(TaskState::Deleted);
+                    let over = task == Some(TaskState::Deleted) || self.tee.running(index).reader_gone;
                     return Ok(if over { Step::End } else { Step::Wait(Want::Source) });
                 }
                 Moved::End => {
@@ -113,6 +122,12 @@ impl Worker {
         }
         Phase::Tee.store(&stream.phase);
         Ok(Step::Again)
+    }
+
+    /// When a logger is gone, what its container had written by then is taken once more, and then never again.
+    fn is_last_look_done(&mut self, index: usize) -> bool {
+        let running = self.tee.running(index);
+        running.reader_gone && std::mem::replace(&mut running.looked_last, true)
     }
 
     fn copy(&mut self, index: usize, stream: &Stream) -> Kernel<Step> {
@@ -191,19 +206,30 @@ impl Worker {
         let pipe_out = self.hands.get(Slot::pipe(pipe))?;
         while held > rest {
             let left = held.saturating_sub(rest);
-            match fd::splice(pipe_out, self.hands.get(Slot::stream(index).plus(2))?, left)? {
+            let passed = match fd::splice(pipe_out, self.hands.get(Slot::stream(index).plus(2))?, left) {
+                // What a logger has not taken before its end nobody will take; the collector has it.
+                Err(Errno::EPIPE) if self.tee.is_logger(index) => {
+                    self.tee.running(index).reader_gone = true;
+                    Moved::End
+                }
+                passed => passed?,
+            };
+            match passed {
                 Moved::Bytes(n) => {
                     held = held.saturating_sub(n);
                     let running = self.tee.running(index);
                     running.in_pipe = Some(held);
                     (running.stalled_ns, running.discarding) = (None, false);
                 }
-                Moved::Blocked | Moved::End if self.tee.is_stalled(index, patience_ns) => {
+                Moved::Blocked | Moved::End
+                    if self.tee.running(index).reader_gone || self.tee.is_stalled(index, patience_ns) =>
+                {
                     let nowhere = self.tee.nowhere()?;
                     if let Moved::Bytes(n) = fd::splice(pipe_out, nowhere, left)? {
                         held = held.saturating_sub(n);
                         self.tee.running(index).in_pipe = Some(held);
-                        self.block.tables().counters.add_many(Counter::DiscardedAfterKill, wide(n));
+                        let reason = self.tee.reason_to_discard(index);
+                        self.block.tables().counters.add_many(reason, wide(n));
                     }
                 }
                 Moved::Blocked | Moved::End => return Ok(Step::Wait(Want::Target)),
@@ -309,6 +335,10 @@ impl super::Tee {
         let since = *running.stalled_ns.get_or_insert(now);
         running.discarding |= now.saturating_sub(since) >= patience_ns;
         running.discarding
+    }
+
+    fn reason_to_discard(&self, index: usize) -> Counter {
+        if self.is_logger(index) { Counter::DiscardedLoggerGone } else { Counter::DiscardedAfterKill }
     }
 
     fn nowhere(&mut self) -> Kernel<BorrowedFd<'_>> {

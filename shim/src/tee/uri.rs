@@ -14,7 +14,8 @@ pub fn fifo_path(field: &str) -> Result<&str, NotCaptured> {
     Err(match field.split_once("://").map(|(scheme, _)| scheme) {
         Some("file") => NotCaptured::NOT_CAPTURED_FILE_URI,
         Some("binary" | "binary-v2") => NotCaptured::NOT_CAPTURED_BINARY_URI,
-        Some(scheme) if scheme.starts_with("ttrpc") || scheme.starts_with("grpc") => {
+        // `<ttrpc|grpc>+<unix|vsock|hvsock>` (containerd's internal/cri/io/streaming.go), in whatever company.
+        Some(scheme) if scheme.split('+').any(|word| matches!(word, "streaming" | "ttrpc" | "grpc")) => {
             NotCaptured::NOT_CAPTURED_STREAMING
         }
         _ => NotCaptured::NOT_CAPTURED_OTHER_URI,
@@ -44,6 +45,9 @@ mod tests {
             ("binary-v2:///usr/bin/logger", Err(NOT_CAPTURED_BINARY_URI)),
             ("ttrpc+unix:///run/s?streaming_id=a", Err(NOT_CAPTURED_STREAMING)),
             ("grpc+vsock://3:4?streaming_id=a", Err(NOT_CAPTURED_STREAMING)),
+            ("ttrpc+hvsock:///run/s:1?streaming_id=a", Err(NOT_CAPTURED_STREAMING)),
+            ("streaming+ttrpc:///run/s?id=a", Err(NOT_CAPTURED_STREAMING)),
+            ("ttrpcish:///run/s", Err(NOT_CAPTURED_OTHER_URI)),
             ("npipe:////x", Err(NOT_CAPTURED_OTHER_URI)),
             ("relative/path", Err(NOT_CAPTURED_OTHER_URI)),
             ("fifo://relative", Err(NOT_CAPTURED_OTHER_URI)),

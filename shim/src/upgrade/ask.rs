@@ -28,7 +28,7 @@ const ANSWER_MAX: usize = 4096;
 pub enum NoAnswer {
     #[error("connecting to it; is its keeper stopped, or its queue of connections full?")]
     Connect(#[source] Errno),
-    #[error("it did not answer within {} s; is one of its processes stopped?", PATIENCE_NS / 1_000_000_000)]
+    #[error("it did not answer in time; is one of its processes stopped?")]
     Mute,
     #[error("it hung up; its release does not know this request, or its pod has just ended")]
     HungUp,
@@ -70,14 +70,27 @@ impl Wrapper {
         ask: Ask,
         image: Option<BorrowedFd<'_>>,
     ) -> Result<(Answer, Option<OwnedFd>), NoAnswer> {
-        pair::send(self.0.as_fd(), &ask.encode(), image.as_slice()).map_err(NoAnswer::Talk)?;
-        let deadline = monotonic_ns().saturating_add(PATIENCE_NS);
-        let (mut line, mut along) = (Vec::new(), None);
+        let (answer, along) = self.ask_within(ask, image.as_slice(), PATIENCE_NS)?;
+        Ok((answer, along.into_iter().next()))
+    }
+
+    /// The same with any descriptors, and for so long.
+    pub fn ask_within(
+        &self,
+        ask: Ask,
+        with: &[BorrowedFd<'_>],
+        patience_ns: u64,
+    ) -> Result<(Answer, Vec<OwnedFd>), NoAnswer> {
+        pair::send(self.0.as_fd(), &ask.encode(), with).map_err(NoAnswer::Talk)?;
+        let deadline = monotonic_ns().saturating_add(patience_ns);
+        let (mut line, mut along) = (Vec::new(), Vec::new());
         while !line.ends_with(b"\n") {
             match pair::receive_up_to(self.0.as_fd(), ANSWER_MAX).map_err(NoAnswer::Talk)? {
                 Received::Message(bytes, fds) => {
                     line.extend(bytes);
-                    along = fds.into_iter().next().or(along);
+                    if !fds.is_empty() {
+                        along = fds;
+                    }
                 }
                 Received::Closed => return Err(NoAnswer::HungUp),
                 Received::Nothing if monotonic_ns() >= deadline => return Err(NoAnswer::Mute),

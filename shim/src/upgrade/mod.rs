@@ -5,7 +5,7 @@
 //! the image or did not. Until the hand-over nothing of the wrapper is changed; what happens then stands in
 //! docs/adr/0011.
 
-mod ask;
+pub mod ask;
 pub mod check;
 mod find;
 

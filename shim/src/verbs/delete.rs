@@ -11,7 +11,7 @@ use std::{
     process::ExitCode,
 };
 
-use super::{end_like, repair, wrap};
+use super::{end_like, passthrough, repair, wrap};
 use crate::{
     args::Arguments,
     config::{Config, in_full},
@@ -37,10 +37,8 @@ pub fn delete(argv: &[OsString], arguments: &Arguments) -> ExitCode {
     clean_up(arguments);
     match status {
         Ok(status) => end_like(status),
-        Err(error) => {
-            eprintln!("shimtap: running the real shim {}: {error}", path.display());
-            ExitCode::FAILURE
-        }
+        // Descriptors or processes are short: it needs less than the two of us.
+        Err(_) => passthrough(argv),
     }
 }
 

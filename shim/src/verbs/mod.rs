@@ -1,6 +1,9 @@
 //! One file per verb of containerd's.
 
 mod delete;
+mod force;
+mod last_calls;
+mod logger;
 mod passthrough;
 mod repair;
 mod start;
@@ -8,6 +11,7 @@ mod tell;
 mod wrap;
 
 pub use delete::delete;
+pub use logger::logger;
 pub use passthrough::passthrough;
 pub use start::start;
 pub use tell::{VERB as TELL, tell};

@@ -8,7 +8,7 @@ use std::{
     ffi::OsString,
     fs::File,
     io::{self, Read, Write},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::process::CommandExt},
     path::Path,
     process::{ExitCode, ExitStatus, Stdio},
 };
@@ -32,7 +32,7 @@ pub fn start(argv: &[OsString], arguments: &Arguments) -> ExitCode {
         }
     };
     match run_inner(&path, argv) {
-        Ok((status, answer)) if status.success() => {
+        Ran::Ended(status, answer) if status.success() => {
             let ours = wrap::wrap(&config, arguments, &path, &answer);
             print(&ours.unwrap_or_else(|refusal| {
                 let why = in_full(&refusal);
@@ -42,31 +42,60 @@ pub fn start(argv: &[OsString], arguments: &Arguments) -> ExitCode {
             }));
             ExitCode::SUCCESS
         }
-        Ok((status, output)) => {
+        Ran::Ended(status, output) => {
             print(&output);
             end_like(status)
         }
-        Err(error) => {
-            print(format!("shimtap: running the real shim {}: {error}", path.display()).as_bytes());
+        Ran::NotBegun(error) => {
+            let why = format!("nothing could be put before the real shim: {error}");
+            note(&why);
+            tell::spawn(&config, arguments, &why);
+            // It needs less than the two of us: no pipe, no process beside it.
+            print(not_run(&path, &inner::command(&path, argv).exec()).as_bytes());
+            ExitCode::FAILURE
+        }
+        Ran::Lost(error) => {
+            print(not_run(&path, &error).as_bytes());
             ExitCode::FAILURE
         }
     }
 }
 
-/// The inner shim's exit status and all it wrote, stdout and stderr in the order of writing.
-fn run_inner(path: &Path, argv: &[OsString]) -> io::Result<(ExitStatus, Vec<u8>)> {
-    let (reader, writer) = io::pipe()?;
-    let second = writer.try_clone()?;
-    let mut command = inner::command(path, argv);
-    process::die_with_us(&mut command);
-    command.stdin(Stdio::inherit()).stdout(OwnedFd::from(writer)).stderr(OwnedFd::from(second));
-    let mut child = command.spawn()?;
-    // Our ends of the pipe are in the command.
-    drop(command);
+fn not_run(path: &Path, error: &io::Error) -> String {
+    format!("shimtap: running the real shim {}: {error}", path.display())
+}
+
+/// What became of the inner shim's `start`.
+enum Ran {
+    /// Its exit status and all it wrote, stdout and stderr in the order of writing.
+    Ended(ExitStatus, Vec<u8>),
+    /// Descriptors, memory or processes are short: it was not started, so that it still can be.
+    NotBegun(io::Error),
+    /// It was started, and how that ended is not known.
+    Lost(io::Error),
+}
+
+fn run_inner(path: &Path, argv: &[OsString]) -> Ran {
+    let begun = || -> io::Result<_> {
+        let (reader, writer) = io::pipe()?;
+        let second = writer.try_clone()?;
+        let mut command = inner::command(path, argv);
+        process::die_with_us(&mut command);
+        command.stdin(Stdio::inherit()).stdout(OwnedFd::from(writer)).stderr(OwnedFd::from(second));
+        // Our ends of the pipe are in the command, and go with it.
+        Ok((command.spawn()?, File::from(OwnedFd::from(reader))))
+    };
+    let (mut child, mut reader) = match begun() {
+        Ok(begun) => begun,
+        Err(error) => return Ran::NotBegun(error),
+    };
     let mut output = Vec::new();
     // As containerd does: until everybody has closed it.
-    File::from(OwnedFd::from(reader)).read_to_end(&mut output)?;
-    Ok((child.wait()?, output))
+    let ended = reader.read_to_end(&mut output).and_then(|_| child.wait());
+    match ended {
+        Ok(status) => Ran::Ended(status, output),
+        Err(error) => Ran::Lost(error),
+    }
 }
 
 fn print(bytes: &[u8]) {

@@ -24,13 +24,17 @@ use crate::{
     args::{self, Arguments},
     block::{Block, Slot, counters::Counter},
     config::Config,
-    keeper,
+    inner, keeper,
     run_dir::RunDir,
     sys::{Errno, epoll, facts, fd, monotonic_ns, process},
 };
 
 /// Another `start` holds the lock for as long as it makes a keeper, no longer.
 const LOCK_NS: u64 = 2_000_000_000;
+
+/// What a keeper may come to hold: two sockets per connection, six FIFO ends and pipes per container, of a pod of twenty with a
+/// probe on each. With fewer it would leave connections waiting that the shim itself would have served.
+const DESCRIPTORS: u64 = 256;
 
 /// Why a pod runs unwrapped. Never an error of the pod's.
 #[derive(Debug, Error)]
@@ -47,6 +51,11 @@ pub enum Unwrapped {
     SocketGone(String, PathBuf),
     #[error("this kernel does not count what the relay moves (SO_PEEK_OFF, tee); nothing is put in between")]
     Facts(#[source] Option<Errno>),
+    #[error(
+        "a process may have {limit} descriptors at most here and a wrapper's keeper wants {DESCRIPTORS}; raise LimitNOFILE of \
+         containerd's unit"
+    )]
+    Descriptors { limit: u64 },
     #[error("no worker within {1} ms for {0}; the machine is overloaded or processes are refused")]
     NotReady(String, u16),
 }
@@ -65,6 +74,10 @@ pub struct Description {
     /// 2 or 3.
     pub task_api: u32,
     pub keeper_pid: i32,
+    /// Does the inner shim start loggers (`binary://`) in the way of containerd's runc shim? False where that is not
+    /// certain.
+    #[serde(default)]
+    pub starts_loggers: bool,
 }
 
 /// The answer to hand out instead of `answer`.
@@ -76,6 +89,9 @@ pub fn wrap(
 ) -> Result<Vec<u8>, Unwrapped> {
     let answer = Answer::parse(answer)?;
     let inner_socket = answer.unix_path().ok_or_else(|| Unwrapped::Address(answer.address().to_owned()))?;
+    if let Some(limit) = process::most_descriptors().filter(|limit| *limit < DESCRIPTORS) {
+        return Err(Unwrapped::Descriptors { limit });
+    }
     match facts::hold() {
         Ok(true) => {}
         no => return Err(Unwrapped::Facts(no.err())),
@@ -215,6 +231,8 @@ fn identify(who: &Who<'_>, block: &Block) -> Result<(), Errno> {
     identity.task_api.store(who.task_api, Ordering::Relaxed);
     identity.inner_dev.store(who.inner_id.0, Ordering::Relaxed);
     identity.inner_ino.store(who.inner_id.1, Ordering::Relaxed);
+    let repairs = who.config.stats_repair.is_wanted(&who.arguments.invoked);
+    identity.repairs_stats.store(u32::from(repairs), Ordering::Relaxed);
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let fits = [
         identity.key.set(who.key),
@@ -261,6 +279,7 @@ fn describe(who: &Who<'_>, keeper_pid: i32) -> Result<(), Unwrapped> {
         inner_binary: who.inner.to_owned(),
         task_api: who.task_api,
         keeper_pid,
+        starts_loggers: inner::is_containerds_runc_shim(who.inner),
     };
     let path = who.run_dir.description(who.key);
     let text = serde_json::to_vec_pretty(&description).map_err(io::Error::from);

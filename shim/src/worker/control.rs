@@ -5,7 +5,7 @@
 //! it. Answering waits for nobody: an answer that its asker does not take is lost.
 
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::atomic::Ordering,
 };
 
@@ -56,15 +56,31 @@ impl Worker {
     }
 
     fn answer_request(&mut self, conn: usize, ask: Ask, fds: Vec<OwnedFd>) {
-        let refused = match ask {
-            Ask::Who => None,
-            Ask::Become => self.asked_to_become(conn, fds).err().map(str::to_owned),
+        match ask {
+            Ask::Who => self.say(conn, None, &[self.block.memfd()]),
+            Ask::Become => {
+                let refused = self.asked_to_become(conn, fds).err();
+                self.say(conn, refused, &[]);
+            }
+            Ask::Logger(handle) => {
+                let taken = self.logger_came(handle, fds);
+                let (refused, streams) = match taken {
+                    Ok(streams) => (None, streams),
+                    Err(why) => (Some(why), Vec::new()),
+                };
+                let along: Vec<_> = streams.iter().filter_map(|slot| self.hands.get(*slot).ok()).collect();
+                self.say(conn, refused, &along);
+            }
+        }
+    }
+
+    fn say(&self, conn: usize, refused: Option<&str>, along: &[BorrowedFd<'_>]) {
+        let Ok(mut line) = serde_json::to_vec(&self.about_itself(refused.map(str::to_owned), along.len()))
+        else {
+            return;
         };
-        let Ok(mut line) = serde_json::to_vec(&self.about_itself(refused)) else { return };
         line.push(b'\n');
         if let Ok(socket) = self.hands.get(Slot::outer(conn)) {
-            let block = self.block.memfd();
-            let along = if ask == Ask::Who { std::slice::from_ref(&block) } else { &[] };
             let _ = pair::send(socket, &line, along);
         }
     }
@@ -97,7 +113,7 @@ impl Worker {
         self.hands.get(Slot::outer(conn)).is_ok_and(epoll::has_hung_up)
     }
 
-    fn about_itself(&self, refused: Option<String>) -> Answer {
+    fn about_itself(&self, refused: Option<String>, descriptors: usize) -> Answer {
         let tables = self.block.tables();
         Answer {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -109,6 +125,7 @@ impl Worker {
             upgrade: step(Upgrade::load(&tables.upgrade)),
             errno: i32::try_from(tables.upgrade_errno.load(Ordering::Acquire)).unwrap_or(0),
             refused,
+            descriptors,
         }
     }
 }

@@ -1,13 +1,14 @@
-//! Deaths as events: the keeper writes down what a worker died of, its successor tells.
+//! Deaths as events: the keeper writes down what a worker died of, its successor tells; of a keeper that it has replaced a worker
+//! tells what the kernel says.
 
 use std::sync::atomic::Ordering;
 
 use shimtap_proto::link::{Event, EventKind, RestartReason};
 
-use super::Worker;
+use super::{Worker, watched::Replaced};
 use crate::{
     block::care::{DEATHS, Reason},
-    sys::unix_ns,
+    sys::{ends::End, unix_ns},
 };
 
 /// As the link says it.
@@ -57,12 +58,19 @@ impl Worker {
 
     /// And for each keeper that this worker has replaced.
     pub(super) fn tell_replaced_keepers(&mut self) {
-        while let Some((reason, pid)) = self.hands.next_replaced() {
+        while let Some(Replaced { reason, keeper }) = self.hands.next_replaced() {
+            let (signal, exit_status) = match keeper.end() {
+                Some(End::Signal(signal)) => (signal, 0),
+                Some(End::Exit(status)) => (0, status),
+                None => (0, 0),
+            };
             self.events.push(Event {
                 time_ns: unix_ns(),
                 kind: EventKind::EVENT_KIND_WORKER_RESTART.into(),
                 restart: on_the_wire(reason).into(),
-                pid,
+                pid: keeper.number(),
+                signal: u32::try_from(signal).unwrap_or(0),
+                exit_status: u32::try_from(exit_status).unwrap_or(0),
                 ..Default::default()
             });
             self.board.wake_link();

@@ -9,6 +9,7 @@ use std::{
     sync::atomic::Ordering,
 };
 
+use super::watched::{Replaced, Watched};
 use crate::{
     args,
     block::{Block, Slot, Upgrade, care::Reason, linked},
@@ -41,6 +42,7 @@ const KEEPER_PAUSE_NS: u64 = 20_000_000;
 pub struct Hands {
     block: &'static Block,
     pair: OwnedFd,
+    keeper: Watched,
     fds: BTreeMap<Slot, OwnedFd>,
     serial: u32,
     accepted: VecDeque<usize>,
@@ -55,8 +57,11 @@ pub struct Hands {
     in_vain: u64,
     /// It did not answer, as opposed to being gone.
     mute: bool,
-    /// Keepers that were replaced and not yet spoken of: why, and their pids.
-    replaced: VecDeque<(Reason, u32)>,
+    /// What came with an answer after nobody waited for it any more: the only writer of a FIFO, perhaps, whose end its reader would
+    /// take for the stream's. Kept until the next keeper has made it anew.
+    late: Vec<OwnedFd>,
+    /// Keepers that were replaced and not yet spoken of.
+    replaced: VecDeque<Replaced>,
 }
 
 enum Reply {
@@ -73,6 +78,7 @@ impl Hands {
     pub fn new(block: &'static Block, pair: OwnedFd, fds: BTreeMap<Slot, OwnedFd>) -> Self {
         Self {
             block,
+            keeper: Watched::new(block.tables().keeper_pid.load(Ordering::Acquire), pair.as_fd()),
             pair,
             fds,
             serial: 0,
@@ -83,6 +89,7 @@ impl Hands {
             keeper_began_ns: 0,
             in_vain: 0,
             mute: false,
+            late: Vec::new(),
             replaced: VecDeque::new(),
         }
     }
@@ -119,6 +126,20 @@ impl Hands {
         for (n, got) in (0..).zip(fds) {
             self.fds.insert(slot.plus(n), fd::raise(got, FD_FLOOR)?);
         }
+        Ok(())
+    }
+
+    /// Has the keeper hold a descriptor that somebody else gave us, before we use it.
+    pub fn hold(&mut self, slot: Slot, given: OwnedFd) -> Kernel<()> {
+        if self.has(slot) {
+            return Ok(());
+        }
+        if let Err(errno) = self.ask(Operation::Hold, slot, 0, "", Some(given.as_fd())) {
+            // It may have it all the same.
+            let _ = self.ask(Operation::Drop, slot, 1, "", None);
+            return Err(errno);
+        }
+        self.fds.insert(slot, fd::raise(given, FD_FLOOR)?);
         Ok(())
     }
 
@@ -178,12 +199,12 @@ impl Hands {
         let answered =
             matches!(self.ask_once(&ping, None), Reply::Done(_) | Reply::Refused(_) | Reply::KeeperGone);
         if !answered || !epoll::hangs_up_within(self.pair.as_fd(), LEAVE_MS) {
-            self.fence_old_keeper();
+            self.keeper.fence(self.pair.as_fd());
         }
     }
 
     /// The next keeper that was replaced and not yet spoken of.
-    pub fn next_replaced(&mut self) -> Option<(Reason, u32)> {
+    pub fn next_replaced(&mut self) -> Option<Replaced> {
         self.replaced.pop_front()
     }
 
@@ -196,11 +217,10 @@ impl Hands {
     pub fn receive(&mut self) {
         loop {
             match pair::receive(self.pair.as_fd()) {
-                Ok(Received::Message(bytes, fds)) => {
-                    if let Some(ToWorker::Accepted(conn)) = ToWorker::decode(&bytes) {
-                        self.take_accepted(conn, fds);
-                    }
-                }
+                Ok(Received::Message(bytes, fds)) => match ToWorker::decode(&bytes) {
+                    Some(ToWorker::Accepted(conn)) => self.take_accepted(conn, fds),
+                    _ => self.late.extend(fds),
+                },
                 Ok(Received::Nothing) | Err(_) => return,
                 Ok(Received::Closed) => {
                     self.orphaned = true;
@@ -242,7 +262,20 @@ impl Hands {
         slot: Slot,
         count: u32,
         path: &str,
-        image: Option<BorrowedFd<'_>>,
+        along: Option<BorrowedFd<'_>>,
+    ) -> Kernel<Vec<OwnedFd>> {
+        let answer = self.ask_keepers(operation, slot, count, path, along);
+        self.late.clear();
+        answer
+    }
+
+    fn ask_keepers(
+        &mut self,
+        operation: Operation,
+        slot: Slot,
+        count: u32,
+        path: &str,
+        along: Option<BorrowedFd<'_>>,
     ) -> Kernel<Vec<OwnedFd>> {
         for _ in 0..2 {
             if self.orphaned {
@@ -254,7 +287,7 @@ impl Hands {
             }
             self.serial = self.serial.wrapping_add(1);
             let request = Request { serial: self.serial, operation, slot, count, path: path.as_bytes() };
-            match self.ask_once(&request, image) {
+            match self.ask_once(&request, along) {
                 Reply::Done(fds) => return Ok(fds),
                 Reply::Refused(errno) => return Err(errno),
                 Reply::KeeperGone => self.orphaned = true,
@@ -264,10 +297,10 @@ impl Hands {
         Err(Errno::EOWNERDEAD)
     }
 
-    fn ask_once(&mut self, request: &Request<'_>, image: Option<BorrowedFd<'_>>) -> Reply {
+    fn ask_once(&mut self, request: &Request<'_>, along: Option<BorrowedFd<'_>>) -> Reply {
         let deadline = monotonic_ns().saturating_add(PATIENCE_NS);
         loop {
-            match pair::send(self.pair.as_fd(), &request.encode(), image.as_slice()) {
+            match pair::send(self.pair.as_fd(), &request.encode(), along.as_slice()) {
                 Ok(()) => break,
                 Err(Errno::EMSGSIZE) => return Reply::Refused(Errno::ENAMETOOLONG),
                 Err(Errno::EAGAIN | Errno::ENOBUFS) if monotonic_ns() < deadline => {
@@ -315,7 +348,7 @@ impl Hands {
         self.in_vain = if young { self.in_vain.saturating_add(1).min(10) } else { 0 };
         self.keeper_began_ns = now;
         self.keeper_again_ns = now.saturating_add(KEEPER_PAUSE_NS.saturating_mul(self.in_vain));
-        self.fence_old_keeper();
+        self.keeper.fence(self.pair.as_fd());
         // What it handed over before its end is ours.
         self.receive();
 
@@ -343,32 +376,19 @@ impl Hands {
         note_lost_keeper(&tables.upgrade);
         let mute = std::mem::take(&mut self.mute);
         let reason = if mute { Reason::KeeperHung } else { Reason::KeeperLost };
-        let lost = tables.keeper_pid.load(Ordering::Acquire);
-        if lost != 0 {
+        let number = u32::try_from(keeper.as_raw()).unwrap_or(0);
+        let lost = std::mem::replace(&mut self.keeper, Watched::new(number, ours.as_fd()));
+        if lost.number() != 0 {
             tables.care.count(reason);
-            self.replaced.push_back((reason, lost));
+            self.replaced.push_back(Replaced { reason, keeper: lost });
         }
         // At once, not when it has begun: should it stay mute, this is who is ended, and nobody else.
-        tables.keeper_pid.store(u32::try_from(keeper.as_raw()).unwrap_or(0), Ordering::Release);
+        tables.keeper_pid.store(number, Ordering::Release);
         self.pair = ours;
         self.pair_is_new = true;
         self.orphaned = false;
 
         Ok(())
-    }
-
-    /// Never two keepers: the mute one ends before the next begins.
-    fn fence_old_keeper(&self) {
-        let pid = i32::try_from(self.block.tables().keeper_pid.load(Ordering::Acquire)).unwrap_or(0);
-        if pid <= 1 {
-            return;
-        }
-        // Only while our pair has not hung up is that number certainly still the keeper's.
-        let alive = !epoll::has_hung_up(self.pair.as_fd());
-        if let (true, Ok(pidfd)) = (alive, process::pidfd(nix::unistd::Pid::from_raw(pid))) {
-            let _ = process::kill(pidfd.as_fd());
-            let _ = epoll::readable_within(pidfd.as_fd(), 1000);
-        }
     }
 }
 
@@ -385,4 +405,37 @@ pub fn pipes_in_use(block: &Block) -> Vec<usize> {
     let dirs = tables.conns().iter().flat_map(|c| &c.dirs).filter_map(|d| linked(&d.pipe));
     let streams = tables.streams().iter().filter_map(|s| linked(&s.pipe));
     dirs.chain(streams).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::keeper::protocol::Answer;
+
+    /// The only writer of a FIFO came with an answer that nobody waited for any more: its reader must not see an end before
+    /// the next keeper has made another one.
+    #[test]
+    fn what_came_late_is_kept_until_the_next_answer() {
+        let block: &'static Block = Box::leak(Box::new(Block::create().unwrap()));
+        let (ours, theirs) = pair::pair().unwrap();
+        let (reader, writer) = fd::pipe().unwrap();
+        let mut hands = Hands::new(block, ours, BTreeMap::new());
+        let late = Answer { serial: 77, errno: 0 }.encode();
+        pair::send(theirs.as_fd(), &late, &[writer.as_fd()]).unwrap();
+        drop(writer);
+        hands.receive();
+        assert!(!epoll::has_hung_up(reader.as_fd()), "its only writer is gone");
+        let keeper = thread::spawn(move || {
+            let _ = epoll::readable_within(theirs.as_fd(), 10_000);
+            let Ok(Received::Message(bytes, _)) = pair::receive(theirs.as_fd()) else { panic!("a question") };
+            let serial = Request::decode(&bytes).unwrap().serial;
+            pair::send(theirs.as_fd(), &Answer { serial, errno: 0 }.encode(), &[]).unwrap();
+            theirs
+        });
+        assert!(hands.ready());
+        assert!(epoll::has_hung_up(reader.as_fd()), "it is not needed any more");
+        keeper.join().unwrap();
+    }
 }

@@ -127,12 +127,16 @@ impl Worker {
     /// keeper alone for a moment, of which nobody is to blame. True where it cannot: then that is what is left.
     pub(super) fn tend_mode(&mut self, now: u64) -> bool {
         let tables = self.block.tables();
+        // Each turn of the loop comes by here, so what costs a look at /proc is asked last.
         let is_over = self.mode != Mode::Normal && Mode::load(&tables.care.mode) == Mode::Normal;
+        if !is_over {
+            return false;
+        }
         // A stand-in makes way for a worker by itself, and an upgrade brings the mode along.
         let otherwise = self.stands_in
             || matches!(Upgrade::load(&tables.upgrade), Upgrade::Asked | Upgrade::KeeperDone)
             || self.is_link_in_the_kernel();
-        if !is_over || otherwise {
+        if otherwise {
             return false;
         }
         if let Ok(own) = image::own() {

@@ -12,10 +12,11 @@ mod deaths;
 pub mod hands;
 mod image;
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 mod pipes;
 mod recover;
 mod spool;
+pub mod watched;
 
 use std::{
     collections::BTreeSet,
@@ -33,7 +34,7 @@ pub use self::{
 };
 use crate::{
     block::{
-        Block, CONNS, Slot,
+        Block, Slot,
         care::{Mode, Reason},
     },
     events::EventRing,
@@ -213,7 +214,7 @@ impl Worker {
             Token::Outer(conn) => self.conn_event(conn, 0, flags),
             Token::Inner(conn) => self.conn_event(conn, 1, flags),
             Token::Source(stream) => self.source_event(stream, flags),
-            Token::Target(stream) => self.stream_pump(stream),
+            Token::Target(stream) => self.target_event(stream, flags),
             Token::Queue => self.queue_has_moved(monotonic_ns()),
         }
     }
@@ -294,11 +295,7 @@ impl Worker {
     }
 
     fn pump_everything(&mut self) {
-        for conn in 0..CONNS {
-            if self.hands.has(Slot::outer(conn)) {
-                self.conn_begin(conn);
-            }
-        }
+        self.conns_begin();
         for stream in 0..self.block.tables().streams().len() {
             self.stream_pump(stream);
         }

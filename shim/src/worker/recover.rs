@@ -59,6 +59,7 @@ impl Worker {
         worker.finish_tap();
         worker.events.finish();
         worker.finish_event();
+        worker.finish_count();
         if worker.is_safe() {
             worker.let_go();
         }

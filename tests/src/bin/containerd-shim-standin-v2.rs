@@ -6,6 +6,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if shimtap_tests::standin::kata::household::ran() {
+        return ExitCode::SUCCESS;
+    }
     match shimtap_tests::standin::verbs::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

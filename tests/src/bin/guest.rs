@@ -1,12 +1,15 @@
-//! What runs inside the node VM: the payload's plan, or, as `guest check [NAME]`, the checks that need a whole node.
+//! What runs inside the node VM: the payload's plan, or, as `guest check [NAME]`, the checks that need a whole node; as
+//! `guest shipped [NAME]` those that need a fresh one, as `guest baked` those of an image, and as `guest clock SEED` the judge's case
+//! of a stepped clock.
 //!
 //! Its stdout is the report that the host reads. It belongs to a machine that is thrown away, and refuses to run
 //! anywhere else: its checks rewrite containerd's configuration and start and stop units.
 
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
-use shimtap_tests::guest::{checks, plan, power};
+use anyhow::{Context, Result, ensure};
+use shimtap_tests::guest::{checks, clock, plan, power, shipped};
+use shimtap_tests::rig::vm::power::Fsync;
 
 fn main() -> ExitCode {
     match guest() {
@@ -26,22 +29,35 @@ fn guest() -> Result<bool> {
     let mut words = std::env::args().skip(1);
     match words.next().as_deref() {
         None => plan::run().map(|()| true),
-        Some("check") => Ok(checks::run(words.next().as_deref())),
+        Some("check") => Ok(checks::run(checks::CHECKS, words.next().as_deref())),
+        Some("shipped") => Ok(checks::run(shipped::CHECKS, words.next().as_deref())),
+        Some("baked") => Ok(checks::run(shipped::BAKED, words.next().as_deref())),
         Some("power") => power(&words.collect::<Vec<_>>()),
-        Some(other) => anyhow::bail!("{other} is none of my words: `guest`, `guest check [NAME]`"),
+        Some("clock") => {
+            let seed = words.next().context("`guest clock SEED`")?.parse().context("a seed is a number")?;
+            Ok(judged(clock::steps(seed)))
+        }
+        Some(other) => anyhow::bail!("{other} is none of my words: check, shipped, baked, power, clock"),
     }
 }
 
-/// One of the two boots around a power cut, with its result in libtest's words.
+/// One of the two boots around a power cut.
 fn power(words: &[String]) -> Result<bool> {
-    let judged = match words.split_first() {
-        Some((word, [])) if word == "load" => power::load(),
-        Some((word, durable)) if word == "verdict" => power::verdict(durable),
-        _ => anyhow::bail!("`guest power load`, `guest power verdict NAME/STREAM=BYTES…`"),
-    };
-    match &judged {
+    match words.split_first() {
+        Some((word, [policy])) if word == "load" => {
+            let policy = Fsync::of(policy).with_context(|| format!("{policy} is no policy of fsync"))?;
+            Ok(judged(power::load(policy)))
+        }
+        Some((word, durable)) if word == "verdict" => Ok(judged(power::verdict(durable))),
+        _ => anyhow::bail!("`guest power load POLICY`, `guest power verdict NAME/STREAM=BYTES…`"),
+    }
+}
+
+/// Says a verdict in libtest's words; whether it is good.
+fn judged(verdict: Result<()>) -> bool {
+    match &verdict {
         Ok(()) => println!("test result: ok. 1 passed; 0 failed"),
         Err(fault) => println!("{fault:#}\ntest result: FAILED. 0 passed; 1 failed"),
     }
-    Ok(judged.is_ok())
+    verdict.is_ok()
 }

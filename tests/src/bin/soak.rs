@@ -28,6 +28,9 @@ const USAGE: &str = "soak [--deaths N] [--minutes N] [--seed N] [--ground standi
 /// No strike of a piece begins later: so long others wait for the lock at most, but for the judgement.
 const PIECE: Duration = Duration::from_secs(240);
 
+/// Unless it is told otherwise.
+const A_DAY: Duration = Duration::from_secs(3600 * 24);
+
 struct Wanted {
     deaths: u64,
     time: Duration,
@@ -56,7 +59,7 @@ fn main() -> ExitCode {
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Wanted> {
     let mut wanted = Wanted {
         deaths: 10_000,
-        time: Duration::from_secs(3600 * 24),
+        time: A_DAY,
         seed: dice::SEED,
         ground: "all".to_owned(),
         lanes: None,
@@ -84,18 +87,20 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Wanted> {
     Ok(wanted)
 }
 
-/// The pieces of a round: nine tenths of the deaths are on stand-ins, where requests are counted.
+/// The pieces of a round: three quarters of the deaths are on stand-ins, where requests are counted; on the real containerds each
+/// kind of work is done in each piece.
 fn round(seed: u64) -> [Order; 6] {
-    let standin = || Order::new(Ground::Standin, seed, 400, 3);
+    let standin = || Order::new(Ground::Standin, seed, 300, 3);
+    let real = |version| Order::new(Ground::Real(version), seed, 300, 3).of_every_kind();
     let quick = Mix { hangs: 0, ..Mix::default() };
     let hung = Mix { hangs: 100, pause: Duration::from_millis(100), ..Mix::default() };
     let slow = Mix { hangs: 0, pause: Duration::from_millis(100), ..Mix::default() };
     [
         standin().mix(quick),
-        Order::new(Ground::Real(Version::Pinned), seed, 150, 3),
+        real(Version::Pinned),
         Order { deaths: 5, lanes: 6, ..standin() }.mix(hung),
         Order { deaths: 60, lanes: 1, ..standin() }.mix(slow).with_threshold(),
-        Order::new(Ground::Real(Version::Packaged), seed, 150, 3),
+        real(Version::Packaged),
         Order { seed: seed.wrapping_add(1 << 32), ..standin() }.mix(quick),
     ]
 }
@@ -104,9 +109,10 @@ fn soak(wanted: &Wanted) -> Result<bool> {
     let mut run = Run { wanted, grounds: Grounds::new(), pieces: Vec::new(), began: Instant::now() };
     let mut turns = Turns::default();
     if let Some(case) = wanted.case {
-        return Ok([Version::Pinned, Version::Packaged]
-            .iter()
-            .all(|version| turns.take(&case(*version, wanted.seed)).green));
+        // Both, whatever the first comes to.
+        let green =
+            [Version::Pinned, Version::Packaged].map(|version| turns.take(&case(version, wanted.seed)).green);
+        return Ok(green == [true; 2]);
     }
     let judges = ["judge", "all"].contains(&wanted.ground.as_str());
     'rounds: for n in 0.. {
@@ -117,7 +123,8 @@ fn soak(wanted: &Wanted) -> Result<bool> {
             "judge" => false,
             _ => true,
         });
-        // A case after each piece; where there are only cases, one after the other.
+        // A case after each piece; where there are only cases, one after the other. The page is written each time, so that a run
+        // that is interrupted has it.
         let only_cases = orders.is_empty();
         if only_cases && run.began.elapsed() >= wanted.time {
             break;
@@ -125,6 +132,7 @@ fn soak(wanted: &Wanted) -> Result<bool> {
         if only_cases {
             let _quiet = run.turn()?;
             run.pieces.push(turns.next(wanted.seed));
+            run.write(&turns, judges)?;
         }
         for order in orders {
             if run.died() >= wanted.deaths || run.began.elapsed() >= wanted.time {
@@ -136,7 +144,6 @@ fn soak(wanted: &Wanted) -> Result<bool> {
                 run.pieces.push(turns.next(wanted.seed));
             }
             drop(quiet);
-            // After each piece: a run that is interrupted has its page all the same.
             run.write(&turns, judges)?;
         }
     }
@@ -198,7 +205,8 @@ impl Run<'_> {
     }
 
     fn page(&self, turns: &Turns, judges: bool) -> Result<String> {
-        let page = report::page(&head(self.wanted, self.began), &self.grounds, &self.pieces)?;
+        let title = if judges { "A soak" } else { "A chaos run" };
+        let page = report::page(title, &head(self.wanted, self.began), &self.grounds, &self.pieces)?;
         Ok(if judges { page + &turns.page()? } else { page })
     }
 }
@@ -211,18 +219,23 @@ fn head(wanted: &Wanted, began: Instant) -> Vec<(&'static str, String)> {
     let release = |version: Version| {
         version.tools().map_or_else(|why| format!("none ({why:#})"), |t| t.release.to_string())
     };
+    let how_long = if wanted.time == A_DAY {
+        format!("--deaths {}", wanted.deaths)
+    } else {
+        format!("--minutes {}", wanted.time.as_secs() / 60)
+    };
+    // Of the tree that this was built from; a change that is in no commit shows as `-dirty`.
+    let commit = said("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]);
     vec![
         ("date (UTC)", said("date", &["-u", "+%Y-%m-%d %H:%M"])),
+        ("commit", if commit.is_empty() { "of no repository".to_owned() } else { commit }),
         ("kernel", said("uname", &["-srm"])),
         ("containerd", format!("{} and {}", release(Version::Packaged), release(Version::Pinned))),
         ("build", if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned()),
         ("seed", format!("{} (`--seed`)", wanted.seed)),
         (
             "command",
-            format!(
-                "`sudo ./dev soak --deaths {} --ground {} --seed {}`",
-                wanted.deaths, wanted.ground, wanted.seed
-            ),
+            format!("`sudo ./dev soak {how_long} --ground {} --seed {}`", wanted.ground, wanted.seed),
         ),
         ("minutes", (began.elapsed().as_secs() / 60).to_string()),
     ]

@@ -1,19 +1,24 @@
 //! What speaks inside the containers of the tests: lines that are provable from their number, at a chosen
-//! pace, on either stream; pipes held open by a grandchild; memory that is eaten; pipes that are asked for.
+//! pace, on either stream; pipes held open by a grandchild; memory that is eaten; pipes that are asked for;
+//! a shim's door that is knocked at.
 //!
 //! It never retries and never hides a failed write: its exit status is part of what tests compare.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use shimtap_tests::line::{Marked, line, noise};
+use shimtap_tests::standin::client::frame::Frame;
 
 const USAGE: &str = "speaker [lines=N] [seed=S] [mark=WORD] [width=W] [rate=LINES_PER_SECOND] [to=out|err|both] \
-[batch=LINES_PER_WRITE] [count=FILE] [from=FILE] [until=FILE] [tail=TEXT] [noise=BYTES] [hold=SECONDS] [eat=MIB] [pipes=N] [sleep=MILLISECONDS] [exit=STATUS]";
+[batch=LINES_PER_WRITE] [count=FILE] [from=FILE] [until=FILE] [tail=TEXT] [noise=BYTES] [hold=SECONDS] [eat=MIB] [pipes=N] [knock=SOCKET] [sleep=MILLISECONDS] [exit=STATUS]";
 
 #[derive(Debug)]
 struct Order {
@@ -32,6 +37,7 @@ struct Order {
     hold: Option<String>,
     eat: u64,
     pipes: u64,
+    knock: Option<std::path::PathBuf>,
     sleep: u64,
     exit: u8,
 }
@@ -72,6 +78,7 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Order, String> {
         hold: None,
         eat: 0,
         pipes: 0,
+        knock: None,
         sleep: 0,
         exit: 0,
     };
@@ -97,6 +104,7 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Order, String> {
             "hold" => order.hold = Some(value.to_owned()),
             "eat" => order.eat = number()?,
             "pipes" => order.pipes = number()?,
+            "knock" => order.knock = Some(value.into()),
             "sleep" => order.sleep = number()?,
             "exit" => order.exit = u8::try_from(number()?).map_err(|error| error.to_string())?,
             _ => return Err(format!("{key}: unknown")),
@@ -128,7 +136,25 @@ fn obey(order: &Order) -> io::Result<()> {
     if order.pipes > 0 {
         println!("{}", whole_pipes(order.pipes)?);
     }
+    if let Some(socket) = &order.knock {
+        println!("{}", answered(socket)?);
+    }
     Ok(())
+}
+
+/// Asks a shim something that every shim refuses with an answer; gives the number of bytes that came back. Who is closed the door
+/// on may see that as a reset.
+fn answered(socket: &Path) -> io::Result<usize> {
+    let frame = Frame::request(1, "a.service", "Unheard", Vec::new()).map_err(io::Error::other)?;
+    let mut shim = UnixStream::connect(socket)?;
+    let mut answer = Vec::new();
+    let exchange = shim.write_all(&frame.bytes()).and_then(|()| shim.shutdown(Shutdown::Write));
+    match exchange.and_then(|()| shim.read_to_end(&mut answer)) {
+        Ok(_) => {}
+        Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {}
+        Err(e) => return Err(e),
+    }
+    Ok(answer.len())
 }
 
 /// Makes up to `most` pipes and says how many had their full 64 KiB: the kernel gives less where the user's account of

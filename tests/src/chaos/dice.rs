@@ -71,6 +71,30 @@ impl Dice {
     }
 }
 
+/// Kinds that are dealt like cards: each comes as often as any other, whatever the dice say of the order.
+#[derive(Clone, Debug)]
+pub struct Deck<'a, T> {
+    all: &'a [T],
+    left: Vec<T>,
+}
+
+impl<'a, T: Copy> Deck<'a, T> {
+    /// One of each.
+    #[must_use]
+    pub fn new(all: &'a [T]) -> Self {
+        Self { all, left: Vec::new() }
+    }
+
+    /// The next one; none where there are no kinds.
+    pub fn deal(&mut self, dice: &mut Dice) -> Option<T> {
+        if self.left.is_empty() {
+            self.left = self.all.to_vec();
+            dice.shuffle(&mut self.left);
+        }
+        self.left.pop()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,5 +109,15 @@ mod tests {
         assert_ne!(row(7, "a"), row(7, "b"));
         assert_ne!(row(7, "a"), row(8, "a"));
         assert!(row(7, "a").iter().all(|n| *n < 1000));
+    }
+
+    #[test]
+    fn a_deck_deals_each_kind_before_it_deals_one_again() {
+        let (mut deck, mut dice) = (Deck::new(&[1, 2, 3, 4, 5]), Dice::new(3, "deck"));
+        for _ in 0..20 {
+            let mut round: Vec<i32> = (0..5).filter_map(|_| deck.deal(&mut dice)).collect();
+            round.sort_unstable();
+            assert_eq!(round, [1, 2, 3, 4, 5]);
+        }
     }
 }

@@ -7,6 +7,7 @@
 //! Nothing here asks the wrapper how it did: requests are counted by the shim behind it, bytes by who reads them.
 
 pub mod dice;
+pub mod hangs;
 pub mod judge;
 pub mod pair;
 pub mod real;
@@ -55,6 +56,8 @@ pub struct Order {
     pub mix: Mix,
     /// Five deaths in ten seconds mean safe mode, as by default; else never.
     pub threshold: bool,
+    /// Goes on until each kind of work was done, within its time.
+    pub every_kind: bool,
 }
 
 impl Order {
@@ -69,6 +72,7 @@ impl Order {
             lanes,
             mix: Mix::default(),
             threshold: false,
+            every_kind: false,
         }
     }
 
@@ -76,6 +80,19 @@ impl Order {
     #[must_use]
     pub fn mix(mut self, mix: Mix) -> Self {
         self.mix = mix;
+        self
+    }
+
+    /// Deaths on all lanes together.
+    #[must_use]
+    pub fn all_deaths(&self) -> u64 {
+        if self.ground == Ground::Standin { self.deaths * u64::from(self.lanes) } else { self.deaths }
+    }
+
+    /// Until each kind of work was done.
+    #[must_use]
+    pub fn of_every_kind(mut self) -> Self {
+        self.every_kind = true;
         self
     }
 

@@ -15,6 +15,7 @@ use crate::{
     rig::eventually,
     standin::{
         procs::{self, Process},
+        stall::{self, Held},
         tracer,
     },
 };
@@ -48,6 +49,8 @@ pub enum Struck {
         place: Option<String>,
         /// From the strike until both were there again.
         took: Duration,
+        /// The worker's link thread stood still meanwhile.
+        link_held: bool,
     },
     /// The victim is gone, and the other one too: the pod has ended, or was ended.
     Ended {
@@ -89,6 +92,7 @@ impl Pair {
             Role::Worker => (&self.worker, &self.keeper),
             Role::Keeper => (&self.keeper, &self.worker),
         };
+        let held = if strike.link_held { self.hold_link() } else { None };
         let place = match strike.moment {
             Moment::After(pause) => {
                 // Not waiting for anything: the moment is what is random here.
@@ -105,9 +109,17 @@ impl Pair {
         };
         let began = Instant::now();
         match self.renewed(victim, keepers).with_context(|| format!("{strike:?} on {self:?}"))? {
-            Some(pair) => Ok(Struck::Renewed { pair, place, took: began.elapsed() }),
+            Some(pair) => {
+                Ok(Struck::Renewed { pair, place, took: began.elapsed(), link_held: held.is_some() })
+            }
             None => Ok(Struck::Ended { place }),
         }
+    }
+
+    /// Holds the thread that speaks to the collector; none where there is no such thread, as in safe mode or before it has begun.
+    fn hold_link(&self) -> Option<Held> {
+        let thread = stall::threads(self.worker.pid, "tap-link").ok()?.pop()?;
+        stall::hold(thread).ok()
     }
 
     /// The next whole pair, once the victim is dead; none where all of it is gone.

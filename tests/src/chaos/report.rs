@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use super::{
     Ground,
+    hangs::LIMIT,
     schedule::Role,
     tally::{Tally, Volume},
 };
@@ -44,10 +45,9 @@ pub fn sum(grounds: &Grounds) -> Tally {
 ///
 /// # Errors
 /// None: writing into memory does not fail.
-pub fn page(head: &Head<'_>, grounds: &Grounds, pieces: &[Piece]) -> Result<String> {
+pub fn page(title: &str, head: &Head<'_>, grounds: &Grounds, pieces: &[Piece]) -> Result<String> {
     let tally = &sum(grounds);
-    let mut out =
-        String::from("# A chaos run\n\nWritten by `./dev soak`; not by hand.\n\n| | |\n|---|---|\n");
+    let mut out = format!("# {title}\n\nWritten by `./dev soak`; not by hand.\n\n| | |\n|---|---|\n");
     for (name, value) in head {
         writeln!(out, "| {name} | {value} |").context("write")?;
     }
@@ -103,8 +103,12 @@ fn deaths(out: &mut String, tally: &Tally, grounds: &Grounds) -> Result<()> {
     let at_calls: u64 = tally.places.values().sum();
     writeln!(
         out,
-        "\n## Deaths\n\n{} deaths, {hung} of them of hung processes; {at_calls} at a chosen system call, the rest at any instant.\n",
-        tally.died()
+        "\n## Deaths\n\n{} deaths, {hung} of them of hung processes; {at_calls} at a chosen system call, the rest at any instant. \
+         During {} of them the worker's link thread stood still. On a real containerd the processes that hang are those of the pod \
+         that stays: its others come and go, and a keeper that hangs as its pod ends is nobody's to find out. Not in it: link threads \
+         that hang for good (`standin_hung`), and deaths of the child that writes spool files (`standin_spool`).\n",
+        tally.died(),
+        tally.links
     )?;
     by_ground(out, tally, grounds)?;
     let places: Vec<String> = tally.places.iter().map(|(place, n)| format!("`{place}` {n}")).collect();
@@ -118,7 +122,13 @@ fn deaths(out: &mut String, tally: &Tally, grounds: &Grounds) -> Result<()> {
         tally.generation,
         tally.without_worker.as_secs_f64()
     )?;
-    writeln!(out, "\n| longest wait | ms |\n|---|---|")?;
+    writeln!(
+        out,
+        "\nEach answer of the stand-in came within {} s for each process that hung while it was waited for (once where none did) and the time \
+         that successors of dead ones took, that to a Wait with the 2 s for which it is held, a whole ttrpc stream and what real containerds make of an exec and of a \
+         container's start with 10 s of their own; later is a fault. Steps and lives below consist of many such.\n\n| longest wait | ms |\n|---|---|",
+        LIMIT.as_secs()
+    )?;
     for (kind, wait) in &tally.longest {
         writeln!(out, "| {kind} | {} |", wait.as_millis())?;
     }

@@ -34,6 +34,8 @@ pub struct Strike {
     pub fault: Fault,
     /// When.
     pub moment: Moment,
+    /// The worker's link thread stands still meanwhile.
+    pub link_held: bool,
 }
 
 /// In how many of a hundred cases.
@@ -45,6 +47,8 @@ pub struct Mix {
     pub hangs: u64,
     /// It is struck at a system call instead of at any instant.
     pub calls: u64,
+    /// The worker's link thread stands still while a process dies.
+    pub links: u64,
     /// The longest pause before a strike at any instant.
     pub pause: Duration,
 }
@@ -52,7 +56,7 @@ pub struct Mix {
 /// What a run does unless it is told otherwise.
 impl Default for Mix {
     fn default() -> Self {
-        Self { keepers: 25, hangs: 3, calls: 40, pause: Duration::from_millis(15) }
+        Self { keepers: 25, hangs: 3, calls: 40, links: 5, pause: Duration::from_millis(15) }
     }
 }
 
@@ -86,7 +90,8 @@ impl Schedule {
         } else {
             Moment::After(self.dice.pause(self.mix.pause))
         };
-        Strike { role, fault, moment }
+        let link_held = self.dice.chance(self.mix.links) && !fault.hangs();
+        Strike { role, fault, moment, link_held }
     }
 
     /// One of these, by the plan's dice.
@@ -133,5 +138,7 @@ mod tests {
         assert_eq!(kinds.len(), 8, "{kinds:?}");
         let hung = strikes.iter().filter(|s| s.fault.hangs()).count();
         assert!((20..120).contains(&hung), "{hung} of 2000 hang");
+        let held = strikes.iter().filter(|s| s.link_held).count();
+        assert!((40..200).contains(&held), "in {held} of 2000 the link stands still");
     }
 }

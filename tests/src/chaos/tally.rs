@@ -32,7 +32,9 @@ pub struct Tally {
     pub places: BTreeMap<String, u64>,
     /// Strikes at processes that had gone by themselves, or that never came to the point.
     pub missed: u64,
-    /// What was asked of the wrapper meanwhile: so often each kind of work, judged to its end.
+    /// Those during which the worker's link thread stood still.
+    pub links: u64,
+    /// What was asked of the wrapper meanwhile: so often each kind of work, judged to its end; each that was meant to be is there.
     pub done: BTreeMap<&'static str, u64>,
     /// Requests that the stand-in shim counted, each once and unchanged.
     pub requests: u64,
@@ -90,6 +92,7 @@ impl Tally {
         sum_up(&mut self.given_up, other.given_up);
         sum_up(&mut self.restarts, other.restarts);
         self.missed += other.missed;
+        self.links += other.links;
         self.unwrapped += other.unwrapped;
         self.not_captured += other.not_captured;
         self.absent += other.absent;
@@ -133,6 +136,20 @@ impl Ledger {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Work of these kinds is going to be done.
+    pub fn expects(&self, kinds: &[&'static str]) {
+        let mut tally = self.tally();
+        for kind in kinds {
+            tally.done.entry(kind).or_default();
+        }
+    }
+
+    /// Whether some kind was not done yet.
+    #[must_use]
+    pub fn lacks_a_kind(&self) -> bool {
+        self.tally().done.values().any(|n| *n == 0)
+    }
+
     /// One more piece of work of this kind is done and was found right.
     pub fn did(&self, kind: &'static str) {
         *self.tally().done.entry(kind).or_default() += 1;
@@ -165,7 +182,8 @@ impl Ledger {
                 tally.missed += 1;
                 return false;
             }
-            Struck::Renewed { place, took, .. } => {
+            Struck::Renewed { place, took, link_held, .. } => {
+                tally.links += u64::from(*link_held);
                 let kind =
                     if strike.fault.hangs() { "successor of a hung one" } else { "successor of a dead one" };
                 let longest = tally.longest.entry(kind).or_default();

@@ -1,4 +1,4 @@
-//! The checks of a whole node, one after the other, with results in libtest's words.
+//! The checks of a whole node, one after the other, with results in libtest's words, and how any such list is run.
 //!
 //! One at a time, because each has the node's only containerd and collector.
 
@@ -8,9 +8,10 @@ use super::{cores, install, pods, unit};
 use crate::rig::Version;
 
 /// A check and its name.
-type Check = (&'static str, fn() -> Result<()>);
+pub type Check = (&'static str, fn() -> Result<()>);
 
-const CHECKS: &[Check] = &[
+/// All of them.
+pub const CHECKS: &[Check] = &[
     ("the_node_is_what_it_is_meant_to_be", the_node_is_what_it_is_meant_to_be),
     ("the_collectors_unit_is_active_and_hardened", unit::is_active_and_hardened),
     ("packaged::pods_in_systemd_slices", || pods::in_systemd_slices(Version::Packaged)),
@@ -21,12 +22,12 @@ const CHECKS: &[Check] = &[
     ("pinned::containers_outlive_the_collectors_unit", || pods::outlive_the_unit(Version::Pinned)),
 ];
 
-/// Runs all checks, or those whose name contains `wanted`; whether all passed.
-pub fn run(wanted: Option<&str>) -> bool {
+/// Runs these checks, or those of them whose name contains `wanted`; whether all passed.
+pub fn run(checks: &[Check], wanted: Option<&str>) -> bool {
     // Where it was not built, the plan's other suites leave it out as well, and `./dev test` says so.
     let has_pinned = Version::Pinned.tools().is_ok();
     let (mut passed, mut failed) = (0, 0);
-    for (name, check) in CHECKS {
+    for (name, check) in checks {
         if wanted.is_some_and(|part| !name.contains(part)) || (name.starts_with("pinned::") && !has_pinned) {
             continue;
         }
@@ -47,7 +48,7 @@ pub fn run(wanted: Option<&str>) -> bool {
 }
 
 /// systemd is the first process, and every controller that containers need is in the unified hierarchy.
-fn the_node_is_what_it_is_meant_to_be() -> Result<()> {
+pub fn the_node_is_what_it_is_meant_to_be() -> Result<()> {
     let first = std::fs::read_to_string("/proc/1/comm")?;
     ensure!(first.trim() == "systemd", "the first process is {first:?}");
     let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers")?;

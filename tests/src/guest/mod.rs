@@ -3,10 +3,12 @@
 //! Nothing of this may ever run on a machine that somebody needs.
 
 pub mod checks;
+pub mod clock;
 mod cores;
 mod install;
 mod node;
 pub mod plan;
 mod pods;
 pub mod power;
+pub mod shipped;
 mod unit;

@@ -17,13 +17,15 @@ use crate::rig::image::{self, IMAGE, PAUSE};
 use crate::rig::node::PATIENT;
 use crate::rig::run::{Finished, run};
 use crate::rig::tools::Tools;
+use crate::rig::vm::kubeadm::containerd_toml;
 use crate::rig::vm::plan::PAYLOAD;
 use crate::rig::{Version, collector, eventually, tools};
 
-/// For anything on an emulated machine.
-pub const LIMIT: Duration = Duration::from_secs(90);
+/// For anything on an emulated machine, whose host may be busy: a patience, no promise.
+pub const LIMIT: Duration = Duration::from_secs(300);
 
-const SOCKET: &str = "/run/containerd/containerd.sock";
+/// The socket of the node's containerd.
+pub const SOCKET: &str = "/run/containerd/containerd.sock";
 const LINES: &str = "/var/log/shimtap/lines.jsonl";
 
 /// Runs `systemctl WORDS`.
@@ -83,14 +85,24 @@ pub fn start_containerd(version: Version) -> Result<Cri> {
     }
     systemctl(&["daemon-reload"])?;
     systemctl(&["start", "containerd.service"])?;
-    let mut import = Command::new(&tools.ctr);
-    import.args(["-a", SOCKET, "-n", "k8s.io", "images", "import"]).arg(image::archive()?);
-    run(import, LIMIT)?.ok().context("import the image")?;
+    connect(&tools)
+}
+
+/// Connects to the CRI of the node's containerd, which then has the containers' images.
+pub fn connect(tools: &Tools) -> Result<Cri> {
+    import(tools, "k8s.io")?;
     let logs = Path::new("/var/log/pods").join(tools.release.to_string());
     let cri = Cri::connect(Path::new(SOCKET), "rig.slice", &logs)?;
     cri.await_image(IMAGE)?;
     cri.await_image(PAUSE)?;
     Ok(cri)
+}
+
+/// Imports the containers' images for the clients of a namespace.
+pub fn import(tools: &Tools, namespace: &str) -> Result<()> {
+    let mut import = Command::new(&tools.ctr);
+    import.args(["-a", SOCKET, "-n", namespace, "images", "import"]).arg(image::archive()?);
+    run(import, LIMIT)?.ok().context("import the image").map(drop)
 }
 
 /// Pid of a container's first process.
@@ -114,31 +126,10 @@ pub fn get(path: &str) -> Result<String> {
     collector::get("127.0.0.1:9851", path)
 }
 
-fn write(path: &str, text: &str) -> Result<()> {
+/// Writes a file, and makes its folder.
+pub fn write(path: &str, text: &str) -> Result<()> {
     let path = PathBuf::from(path);
     fs::create_dir_all(path.parent().context("a file without a folder")?)
         .with_context(|| format!("create the folder of {}", path.display()))?;
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))
-}
-
-/// As kubeadm's documentation has it, with the paths of Debian's packages.
-fn containerd_toml(tools: &Tools) -> String {
-    let root = format!("/var/lib/containerd-{}", tools.release);
-    let cri = if tools.is_v2() { "io.containerd.cri.v1.runtime" } else { "io.containerd.grpc.v1.cri" };
-    let runc = format!(
-        "[plugins.\"{cri}\".containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n\
-         [plugins.\"{cri}\".containerd.runtimes.runc.options]\nSystemdCgroup = true\n"
-    );
-    if tools.is_v2() {
-        format!(
-            "version = 3\nroot = \"{root}\"\n\
-             [plugins.\"io.containerd.cri.v1.images\".pinned_images]\nsandbox = \"{PAUSE}\"\n\
-             [plugins.\"{cri}\".cni]\nbin_dirs = [\"/usr/lib/cni\"]\n{runc}"
-        )
-    } else {
-        format!(
-            "version = 2\nroot = \"{root}\"\n[plugins.\"{cri}\"]\nsandbox_image = \"{PAUSE}\"\n\
-             [plugins.\"{cri}\".cni]\nbin_dir = \"/usr/lib/cni\"\n{runc}"
-        )
-    }
 }

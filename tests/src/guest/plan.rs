@@ -44,9 +44,9 @@ pub fn run() -> Result<()> {
 fn run_suite(payload: &Path, suite: &Suite) -> Result<i32> {
     let mut command = match &suite.program {
         Program::Test(name) => Command::new(payload.join("tests").join(name)),
-        Program::Checks | Program::Power => {
+        Program::Guest(word) => {
             let mut command = Command::new(payload.join("bin/guest"));
-            command.arg(if suite.program == Program::Checks { "check" } else { "power" });
+            command.arg(word);
             command
         }
     };

@@ -16,10 +16,12 @@ const SMALL_SPOOL: &str = "[spool]\nlimit_bytes = 1048576\ndisk_free_bytes = 0\n
 pub type Made = (&'static str, fn(Version, u64) -> Case);
 
 /// All of them, the short ones first.
-pub const ALL: [Made; 13] = [
+pub const ALL: [Made; 17] = [
     ("collector_dies", collector_dies),
     ("processes", processes),
     ("sinks", sinks),
+    ("refuses", refuses),
+    ("limited", limited),
     ("file_disk", file_disk),
     ("journal_disk", journal_disk),
     ("damage", damage),
@@ -30,6 +32,8 @@ pub const ALL: [Made; 13] = [
     ("output", output),
     ("crowd", crowd),
     ("anything", anything),
+    ("full_and_dead", full_and_dead),
+    ("spoilt_and_dead", spoilt_and_dead),
 ];
 
 /// The case of that name.
@@ -49,6 +53,7 @@ impl Case {
             works: vec![TALK],
             troubles: Vec::new(),
             journal: "",
+            rules: "",
             shim: "",
             disks: Disks::default(),
         }
@@ -87,6 +92,21 @@ pub fn sinks(version: Version, seed: u64) -> Case {
         Trouble::SinkRefuses,
     ];
     Case { troubles, ..Case::new("sinks", version, seed) }
+}
+
+/// An endpoint that refuses for good, and answers whatever it is asked: what it has not got is what was counted as refused, to
+/// the byte.
+#[must_use]
+pub fn refuses(version: Version, seed: u64) -> Case {
+    Case { troubles: vec![Trouble::SinkRefuses; 2], ..Case::new("refuses", version, seed) }
+}
+
+/// A rule lets through a third of what one container writes, and the collector dies: holes say how many lines they hide.
+#[must_use]
+pub fn limited(version: Version, seed: u64) -> Case {
+    let rules =
+        "[[rule]]\nname = \"a third\"\ncontainer = \"steady-0\"\nlines_per_sec = 200\nburst_lines = 10\n";
+    Case { troubles: vec![Trouble::CollectorKilled], rules, ..Case::new("limited", version, seed) }
 }
 
 /// The file sink's disk is full, more than once.
@@ -130,11 +150,12 @@ pub fn spool_full(version: Version, seed: u64) -> Case {
     Case { troubles: vec![Trouble::SpoolOverflows], shim: SMALL_SPOOL, ..much("spool_full", version, seed) }
 }
 
-/// The disk is full where wrappers write files.
+/// The disk is full where wrappers write files, and wrappers and containerd die.
 #[must_use]
 pub fn spool_disk(version: Version, seed: u64) -> Case {
     let disks = Disks { spool_bytes: 24 << 20, ..Disks::default() };
-    Case { troubles: vec![Trouble::SpoolDiskFull], disks, ..much("spool_disk", version, seed) }
+    let troubles = vec![Trouble::SpoolDiskFull, Trouble::WrappersDie, Trouble::ContainerdKilled];
+    Case { troubles, disks, ..much("spool_disk", version, seed) }
 }
 
 /// Files of wrappers are damaged while the collector is away.
@@ -174,8 +195,8 @@ pub fn crowd(version: Version, seed: u64) -> Case {
     Case { works: vec![Work::Crowd { containers: 200 }], ..Case::new("crowd", version, seed) }
 }
 
-/// The machine's clock goes forward and back, and a collector begins in between. In no schedule: it asks for a machine that is
-/// thrown away ([`super::has_own_clock`]).
+/// The machine's clock goes forward and back, and a collector begins in between. Not among [`ALL`]: it asks for a machine that is
+/// thrown away ([`super::has_own_clock`]), and runs in the node VM.
 #[must_use]
 pub fn clock(version: Version, seed: u64) -> Case {
     let troubles =
@@ -187,7 +208,34 @@ pub fn clock(version: Version, seed: u64) -> Case {
 /// A dozen troubles as the seed has it, with all kinds of work.
 #[must_use]
 pub fn anything(version: Version, seed: u64) -> Case {
-    let mut dice = Dice::new(seed, "troubles");
-    let troubles = (0..12).filter_map(|_| dice.pick(&Trouble::ANYWHERE).copied()).collect();
+    let troubles = picked(seed, 12, &Trouble::ANYWHERE);
     Case { works: vec![TALK, Work::Brief], troubles, ..Case::new("anything", version, seed) }
+}
+
+/// Disks under journal and file sink are full, and processes die in between, as the seed has it.
+#[must_use]
+pub fn full_and_dead(version: Version, seed: u64) -> Case {
+    let mut troubles = vec![Trouble::JournalDiskFull, Trouble::FileDiskFull, Trouble::ContainerdKilled];
+    troubles.extend(picked(seed, 5, &Trouble::DEATHS));
+    // The file has room for all that is written meanwhile.
+    let disks = Disks { journal_bytes: 6 << 20, file_bytes: 96 << 20, ..Disks::default() };
+    let journal = "max_bytes = 5242880\n";
+    Case { troubles, disks, journal, ..Case::new("full_and_dead", version, seed) }
+}
+
+/// Journal and spool files are damaged, and processes die in between, as the seed has it. Nothing ends meanwhile: what a
+/// damaged journal has lost of the end of a stream whose wrapper is gone nobody can say again.
+#[must_use]
+pub fn spoilt_and_dead(version: Version, seed: u64) -> Case {
+    let mut troubles = picked(seed, 4, &Trouble::SPOILING);
+    troubles.extend([Trouble::ContainerdKilled, Trouble::WrappersDie]);
+    troubles.extend(picked(seed.wrapping_add(1), 3, &Trouble::DEATHS));
+    let works = vec![Work::Steady { containers: 2, rate: 1000 }];
+    Case { works, troubles, ..much("spoilt_and_dead", version, seed) }
+}
+
+/// So many of these, as the seed has it.
+fn picked(seed: u64, count: u32, of: &[Trouble]) -> Vec<Trouble> {
+    let mut dice = Dice::new(seed, "troubles");
+    (0..count).filter_map(|_| dice.pick(of).copied()).collect()
 }

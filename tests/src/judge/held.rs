@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::oracle::{Piece, Tape};
+use crate::oracle::{Piece, Record, Tape};
+
+/// The reason of holes that a rule's rate makes, which say how many lines they hide.
+pub const LIMITED: &str = "rate_limit";
 
 /// What a tape that may have gaps holds of what was written.
 #[derive(Debug, Default)]
@@ -61,6 +64,29 @@ pub fn covered(tape: &Tape, written: &[u8]) -> Result<Held> {
     Ok(Held { delivered, holes: told, gaps: end - accounted, end })
 }
 
+/// The first byte of `[from, to)` that no record of the tape is there for, be it a line or a hole.
+#[must_use]
+pub fn unaccounted(tape: &Tape, (from, to): (u64, u64)) -> Option<u64> {
+    let reached = tape.spans().fold(from, |at, span| if span.0 <= at { at.max(span.1) } else { at });
+    (reached < to).then_some(reached)
+}
+
+/// A hole of a rule's rate says how many lines begin in it, or one more where it begins within one.
+pub fn says_its_lines(record: &Record, written: &[u8]) -> Result<()> {
+    if record.piece != Piece::Gap(LIMITED.to_owned()) {
+        return Ok(());
+    }
+    let (from, to) = (usize::try_from(record.from)?, usize::try_from(record.to)?);
+    let begins = |at: &usize| at.checked_sub(1).is_none_or(|before| written.get(before) == Some(&b'\n'));
+    let lines = u64::try_from((from..to).filter(begins).count())?;
+    let most = lines + u64::from(!begins(&from));
+    let said = record
+        .lines
+        .with_context(|| format!("the hole [{from}, {to}) does not say how many lines it hides"))?;
+    ensure!((lines..=most).contains(&said), "the hole [{from}, {to}) hides {lines} lines, and says {said}");
+    Ok(())
+}
+
 /// Bytes in any of these ranges, and where the last one ends.
 fn union(mut ranges: Vec<(u64, u64)>) -> (u64, u64) {
     ranges.sort_unstable();
@@ -85,4 +111,34 @@ fn is_right(from: u64, to: u64, message: &[u8], written: &[u8]) -> Result<()> {
 
 fn shortened(bytes: &[u8]) -> String {
     bytes.get(..bytes.len().min(120)).unwrap_or_default().escape_ascii().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_that_is_neither_line_nor_hole_is_named() {
+        let line = |from, to| (from, (to, Piece::Line(Vec::new())));
+        let hole = |from, to| (from, (to, Piece::Gap("overflow".to_owned())));
+        let tape: Tape = [line(0, 10), hole(10, 20), line(25, 40)].into_iter().collect();
+        assert_eq!(unaccounted(&tape, (0, 20)), None);
+        assert_eq!(unaccounted(&tape, (5, 21)), Some(20));
+        assert_eq!(unaccounted(&tape, (25, 40)), None);
+        assert_eq!(unaccounted(&tape, (20, 26)), Some(20));
+        assert_eq!(unaccounted(&tape, (39, 41)), Some(40));
+        assert_eq!(unaccounted(&Tape::default(), (0, 1)), Some(0));
+    }
+
+    #[test]
+    fn a_hole_of_a_rate_says_how_many_lines_begin_in_it() {
+        let written = b"one\ntwo\nthree\n";
+        let said = |from, to, lines| {
+            let piece = Piece::Gap(LIMITED.to_owned());
+            says_its_lines(&Record { from, to, time_ns: 1, piece, lines }, written).is_ok()
+        };
+        assert!(said(0, 8, Some(2)) && said(4, 9, Some(2)) && said(8, 14, Some(1)));
+        assert!(said(5, 8, Some(0)) && said(5, 8, Some(1)), "the end of a line may be one");
+        assert!(!said(0, 8, Some(1)) && !said(0, 8, Some(3)) && !said(5, 8, Some(2)) && !said(0, 8, None));
+    }
 }

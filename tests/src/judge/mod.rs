@@ -50,6 +50,8 @@ pub struct Case {
     pub troubles: Vec<Trouble>,
     /// More lines of the collector's `[journal]`.
     pub journal: &'static str,
+    /// Rules of its collector.
+    pub rules: &'static str,
     /// More sections of the wrapper's configuration.
     pub shim: &'static str,
     /// Disks of its own.
@@ -66,7 +68,7 @@ const PAUSE: Duration = Duration::from_millis(700);
 pub fn run(case: &Case) -> Result<Seen> {
     let endpoint = Endpoint::start()?;
     let setup = Setup::new(case.version, Shim::Wrapped(Hook::Opt));
-    let setup = setup.telling(site::settings(&endpoint, case.journal));
+    let setup = setup.telling(site::settings(&endpoint, case.journal, case.rules));
     let setup = setup.shim_toml(&format!("{PATIENT}{}", case.shim));
     let judged = setup.run(|node| {
         let judged = on_node(case, node, &endpoint);
@@ -93,6 +95,10 @@ fn on_node(case: &Case, node: &Node, endpoint: &Endpoint) -> Result<Seen> {
     let site = Site::start(node, endpoint, case.disks)?;
     let mut dice = Dice::new(case.seed, case.name);
     let mut terms = Terms::default();
+    if !case.rules.is_empty() {
+        terms.holes.insert(held::LIMITED);
+        terms.must.insert(held::LIMITED);
+    }
     let mut troubles = case.troubles.clone();
     dice.shuffle(&mut troubles);
     for trouble in &troubles {

@@ -49,7 +49,7 @@ struct Disk(PathBuf);
 /// What a case's collector is told, with an endpoint that may be in any mood: all that waits waits for a second at most, and
 /// a stream whose wrapper is gone is given up soon.
 #[must_use]
-pub fn settings(endpoint: &Endpoint, journal: &str) -> Settings {
+pub fn settings(endpoint: &Endpoint, journal: &str, rules: &str) -> Settings {
     let otlp = format!(
         "[otlp]\nendpoint = \"{}\"\ncompression = \"none\"\nretry_most_secs = 1\ntimeout_secs = 2\n",
         endpoint.url()
@@ -59,6 +59,7 @@ pub fn settings(endpoint: &Endpoint, journal: &str) -> Settings {
         journal: format!("fsync_interval_ms = 200\n{journal}"),
         sinks: Some(otlp),
         file_too: true,
+        sections: rules.to_owned(),
         ..Settings::default()
     }
 }

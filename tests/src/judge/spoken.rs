@@ -51,3 +51,22 @@ impl Spoken {
         !self.paced && written.len() > RING
     }
 }
+
+/// The places of the bytes that containerd keeps: it leaves out a CR at a line's end, of any release, with us and without.
+pub fn without_cr(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    let followed = bytes.iter().skip(1).chain([&0]);
+    let kept = bytes.iter().zip(followed).map(|two| two != (&b'\r', &b'\n'));
+    kept.enumerate().filter_map(|(at, is_kept)| is_kept.then_some(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cr_before_an_lf_is_left_out_and_no_other() {
+        let kept = |bytes: &[u8]| without_cr(bytes).collect::<Vec<_>>();
+        assert_eq!(kept(b"a\r\n\rb\r\r\n\r"), [0, 2, 3, 4, 5, 7, 8]);
+        assert_eq!(kept(b""), [0; 0]);
+    }
+}

@@ -33,7 +33,7 @@ pub enum Trouble {
     CollectorKilled,
     /// It is stopped for up to two seconds, and goes on.
     CollectorStopped,
-    /// It is stopped until nothing waits in wrappers' memory any more, then killed; another one starts.
+    /// It is stopped for up to a second, then killed; another one starts.
     CollectorHungUp,
     /// It is told to end, is away for up to two seconds, and another one starts.
     CollectorAway,
@@ -57,11 +57,11 @@ pub enum Trouble {
     SinkRefuses,
     /// The file sink's disk is full until the sink stalls.
     FileDiskFull,
-    /// The journal's disk is full until it is stalled or has dropped something.
+    /// The journal's disk is full until it is stalled.
     JournalDiskFull,
     /// The collector dies, and the newest file of its journal has lost its last bytes.
     JournalTruncated,
-    /// The collector dies, and a bit of the journal is not what it was.
+    /// The collector dies, and a bit of its journal's newest file is not what it was.
     JournalFlipped,
     /// It is killed, and away until wrappers have written files.
     Spooled,
@@ -101,8 +101,28 @@ pub struct Terms {
 }
 
 impl Trouble {
+    /// Deaths and hangs of processes, each of which may come at any time.
+    pub const DEATHS: [Self; 7] = [
+        Self::CollectorKilled,
+        Self::CollectorStopped,
+        Self::CollectorHungUp,
+        Self::CollectorAway,
+        Self::WrappersDie,
+        Self::WrapperHangs,
+        Self::ContainerdKilled,
+    ];
+
+    /// Damage of what lies in files; on a site that writes so much that wrappers spool within seconds.
+    pub const SPOILING: [Self; 5] = [
+        Self::JournalTruncated,
+        Self::JournalFlipped,
+        Self::Spooled,
+        Self::SpoolTruncated,
+        Self::SpoolFlipped,
+    ];
+
     /// Of a site whose journal has room and is on the same disk as everything else.
-    pub const ANYWHERE: [Self; 12] = [
+    pub const ANYWHERE: [Self; 13] = [
         Self::CollectorKilled,
         Self::CollectorStopped,
         Self::CollectorHungUp,
@@ -115,6 +135,7 @@ impl Trouble {
         Self::SinkHangs,
         Self::SinkBusy,
         Self::SinkCuts,
+        Self::SinkRefuses,
     ];
 
     /// Widens what may be.

@@ -3,16 +3,15 @@
 //! What was written is computed, what is kept is read from files by the oracle, and the collector's word is taken for nothing
 //! but its counters, which are held against what the files say.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
-use super::held::{Held, covered, held};
+use super::held::{Held, LIMITED, covered, held, says_its_lines, unaccounted};
 use super::site::{LIMIT, Site, sum};
-use super::spoken::Spoken;
+use super::spoken::{Spoken, without_cr};
 use super::trouble::Terms;
-use crate::oracle::{Journal, Kept, StreamKey, Tapes, holes_and_end, sink, sink_text};
+use crate::oracle::{Journal, Kept, StreamKey, Tape, Tapes, sink, sink_text, stretches};
 use crate::rig::eventually;
 
 /// What a verdict has seen.
@@ -133,7 +132,8 @@ impl Evidence<'_> {
         let ending = kept.ending.as_deref().unwrap_or("none");
         ensure!(ending == "exact", "its ending is {ending}, at {} of {end} bytes", kept.end);
         ensure!(kept.end == end, "the journal says that it ends at {}, written were {end} bytes", kept.end);
-        let in_journal = held(&kept.tape(), written).context("in the journal")?;
+        let tape = kept.tape();
+        let in_journal = held(&tape, written).context("in the journal")?;
         ensure!(
             in_journal.delivered + in_journal.holes.values().sum::<u64>() + kept.missing() == end,
             "{in_journal:?} and {} missing bytes are not {end}",
@@ -146,6 +146,7 @@ impl Evidence<'_> {
                 || (reason == "overflow" && one.may_overflow(written));
             ensure!(may, "a hole of reason {reason}: {in_journal:?}");
         }
+        kept.records.iter().try_for_each(|record| says_its_lines(record, written))?;
         let shown = self.shown.get(key).map(|tape| held(tape, written)).transpose();
         let shown = shown.context("in shimtap logs")?.unwrap_or_default();
         ensure!(
@@ -154,6 +155,7 @@ impl Evidence<'_> {
             shown.delivered,
             in_journal.delivered
         );
+        let mut told = Vec::new();
         for (name, tapes) in &self.sinks {
             let tape = tapes.get(key).cloned().unwrap_or_default();
             let has = if self.terms.damaged { covered(&tape, written) } else { held(&tape, written) };
@@ -161,9 +163,12 @@ impl Evidence<'_> {
             self.sink(name, &has, &in_journal, end).with_context(|| format!("in the sink {name}"))?;
             *seen.delivered.entry(name).or_default() += has.delivered;
             *seen.counted.entry(name).or_default() += end - has.delivered;
+            told.push(tape);
         }
         let logged = one.logged(stream)?;
-        self.logged(&logged, written, &in_journal).context("containerd's own log")?;
+        // What the journal has no more its sinks were told of, the file among them.
+        let accounts = told.first().filter(|_| may_miss).unwrap_or(&tape);
+        self.logged(&logged, written, accounts).context("containerd's own log")?;
         seen.streams += 1;
         seen.written += end;
         seen.kept += in_journal.delivered;
@@ -175,45 +180,51 @@ impl Evidence<'_> {
         Ok(())
     }
 
-    /// A sink has what the journal has, or was told that it does not get it.
+    /// A sink has what the journal has, or was told that it does not get it. What an endpoint has refused it is not told of:
+    /// there the sum over all streams is exact ([`Self::sums`]).
     fn sink(&self, name: &str, has: &Held, in_journal: &Held, end: u64) -> Result<()> {
-        if self.terms.refused && name == "otlp" {
-            return Ok(());
-        }
+        let refused = self.terms.refused && name == "otlp";
         ensure!(
-            has.gaps == 0 && has.end == end,
+            refused || (has.gaps == 0 && has.end == end),
             "{has:?}: between its records {} bytes are not accounted for, and it ends at {} of {end}",
             has.gaps,
             has.end
         );
         ensure!(
-            has.delivered >= in_journal.delivered,
+            refused || has.delivered >= in_journal.delivered,
             "it has {} bytes of lines, the journal {}",
             has.delivered,
             in_journal.delivered
         );
-        if !self.terms.dropped && !self.terms.damaged {
-            ensure!(
-                has.holes == in_journal.holes,
-                "it has the holes {:?}, the journal {in_journal:?}",
-                has.holes
-            );
+        if self.terms.dropped || self.terms.damaged {
+            return Ok(());
         }
+        let of_journal = |reason: &String| in_journal.holes.get(reason).copied().unwrap_or_default();
+        let told_right = has.holes.iter().all(|(reason, bytes)| *bytes <= of_journal(reason));
+        ensure!(
+            has.delivered <= in_journal.delivered && told_right && (refused || has.holes == in_journal.holes),
+            "it has {has:?}, the journal {in_journal:?}"
+        );
         Ok(())
     }
 
-    /// Without a death of containerd its log has what was written. With one it may have holes, and what it has is in the
-    /// journal, or counted there.
-    fn logged(&self, logged: &[u8], written: &[u8], in_journal: &Held) -> Result<()> {
-        let written = &*without_cr(written);
+    /// Without a death of containerd its log has what was written. With one it may have holes, and each byte that it has
+    /// lies in a line of these records, or in a hole that they name.
+    fn logged(&self, logged: &[u8], written: &[u8], accounts: &Tape) -> Result<()> {
+        let kept: Vec<usize> = without_cr(written).collect();
+        let written: Vec<u8> = kept.iter().filter_map(|at| written.get(*at)).copied().collect();
         if !self.terms.containerd_died {
-            let same = logged.iter().zip(written).take_while(|(a, b)| a == b).count();
+            let same = logged.iter().zip(&written).take_while(|(a, b)| a == b).count();
             ensure!(logged == written, "{} of {} bytes, {same} right", logged.len(), written.len());
             return Ok(());
         }
-        holes_and_end(logged, written)?;
-        let accounted = in_journal.delivered + in_journal.holes.values().sum::<u64>() + in_journal.gaps;
-        ensure!(accounted >= u64::try_from(logged.len())?, "it has more than the journal accounts for");
+        for range in stretches(logged, &written)? {
+            let raw = kept.get(range).context("a range of what was written")?;
+            let (Some(first), Some(last)) = (raw.first(), raw.last()) else { continue };
+            let (from, to) = (u64::try_from(*first)?, u64::try_from(*last)? + 1);
+            let nowhere = unaccounted(accounts, (from, to));
+            ensure!(nowhere.is_none(), "it has [{from}, {to}), and {nowhere:?} is in no line and no hole");
+        }
         Ok(())
     }
 
@@ -231,6 +242,10 @@ impl Evidence<'_> {
 
     /// Every counter that is a sum over the journal is that sum.
     fn counters(&self) -> Result<()> {
+        let of_all =
+            self.journal.streams.values().map(|kept| &kept.sums).chain(self.journal.forgotten.values());
+        let limited = of_all.filter_map(|sums| sums.lines_in_holes.get(LIMITED)).sum();
+        self.counts("shimtap_log_limited_lines_total", "", limited)?;
         for stream in ["stdout", "stderr"] {
             let of_it = self.journal.streams.iter().filter(|(key, _)| key.stream == stream);
             let sums = of_it.map(|(_, kept)| &kept.sums).chain(self.journal.forgotten.get(stream));
@@ -280,11 +295,14 @@ impl Evidence<'_> {
         Ok(())
     }
 
-    /// What went over all streams: per sink the journal's lines are those that it has and those that were counted.
+    /// What went over all streams: per sink the journal's lines are those that it has and those that were counted. A collector
+    /// that was started again has counted since; where nothing could be refused or dropped that is nothing, and the sum is
+    /// exact all the same.
     fn sums(&self, seen: &Seen) -> Result<()> {
         for reason in &self.terms.must {
             ensure!(seen.holes.contains_key(*reason), "no hole of reason {reason}: the trouble was none");
         }
+        let Terms { refused, unanswered, dropped, damaged, restarted, .. } = self.terms;
         for (name, _) in &self.sinks {
             let label = format!("sink=\"{name}\"");
             let rejected = sum(&self.page, "shimtap_sink_rejected_bytes_total", &label)?;
@@ -292,13 +310,16 @@ impl Evidence<'_> {
             let holes: u64 = seen.holes.values().sum();
             let counted = seen.counted.get(name).copied().unwrap_or_default();
             let told = holes + rejected + lost;
-            let taken_and_refused = self.terms.refused && self.terms.unanswered && counted < told;
+            let refused = *refused && *name == "otlp";
+            let unknown = *restarted && (refused || *dropped || *damaged);
+            let taken_and_refused = refused && *unanswered && counted < told;
             ensure!(
-                self.terms.restarted || counted == told || taken_and_refused,
+                unknown || counted == told || taken_and_refused,
                 "of {} bytes {name} has not got {counted}; counted are {holes} in holes, {rejected} refused, {lost} dropped \
                  before it came to them",
                 seen.written
             );
+            ensure!(refused || rejected == 0, "nobody refused, and {rejected} bytes are counted so");
         }
         let dropped = sum(&self.page, "shimtap_journal_dropped_bytes_total", "")?;
         ensure!(
@@ -308,14 +329,4 @@ impl Evidence<'_> {
         );
         Ok(())
     }
-}
-
-/// With an LF for each CR LF: containerd leaves out a CR at a line's end, of any release, with us and without.
-fn without_cr(bytes: &[u8]) -> Cow<'_, [u8]> {
-    if !bytes.windows(2).any(|two| two == b"\r\n") {
-        return bytes.into();
-    }
-    let followed = bytes.iter().skip(1).chain([&0]);
-    let kept = bytes.iter().zip(followed).filter(|two| *two != (&b'\r', &b'\n'));
-    kept.map(|(byte, _)| *byte).collect()
 }

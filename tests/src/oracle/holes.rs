@@ -1,27 +1,42 @@
 //! What is missing from a copy of a tape whose bytes are unlike each other.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result, ensure};
 
 /// So many bytes of a tape are found in one place only.
 const UNIQUE: usize = 40;
 
-/// The sizes in bytes of the stretches of `written` that are not in `copy`, in order. Fails where `copy` has anything else
-/// than what was written, in order and once, and where it ends early: what is missing at the end is no hole.
-pub fn holes(copy: &[u8], written: &[u8]) -> Result<Vec<usize>> {
-    let (mut here, mut there, mut holes) = (copy, written, Vec::new());
+/// The ranges of `written` that `copy` holds, in order. Fails where it has anything else than what was written, in order and
+/// once; between the ranges, before and behind them may be bytes that it has not.
+pub fn stretches(copy: &[u8], written: &[u8]) -> Result<Vec<Range<usize>>> {
+    let (mut here, mut at, mut found) = (copy, 0, Vec::new());
     loop {
+        let there = written.get(at..).unwrap_or_default();
         let same = here.iter().zip(there).take_while(|(a, b)| a == b).count();
-        (here, there) = (here.split_at(same).1, there.split_at(same).1);
+        found.extend((same > 0).then_some(at..at + same));
+        here = here.split_at(same).1;
         if here.is_empty() {
-            ensure!(there.is_empty(), "the copy ends {} bytes early", there.len());
-            return Ok(holes);
+            return Ok(found);
         }
+        let there = there.split_at(same).1;
         let next = here.split_at(here.len().min(UNIQUE)).0;
         let hole = there.windows(next.len()).position(|window| window == next);
         let hole = hole.with_context(|| format!("doubled or out of place: {}", next.escape_ascii()))?;
-        holes.push(hole);
-        there = there.split_at(hole).1;
+        at += same + hole;
     }
+}
+
+/// The sizes in bytes of the stretches of `written` that are not in `copy`, in order. Fails where `copy` has anything else
+/// than what was written, in order and once, and where it ends early: what is missing at the end is no hole.
+pub fn holes(copy: &[u8], written: &[u8]) -> Result<Vec<usize>> {
+    let (mut end, mut holes) = (0, Vec::new());
+    for range in stretches(copy, written)? {
+        holes.extend((range.start > end).then_some(range.start - end));
+        end = range.end;
+    }
+    ensure!(end == written.len(), "the copy ends {} bytes early", written.len() - end);
+    Ok(holes)
 }
 
 /// The same of a copy that may also end early; then the last of the sizes is that of what is missing at the end.
@@ -53,6 +68,19 @@ mod tests {
         assert_eq!(holes_and_end(&[], &written)?, [5000]);
         assert_eq!(holes_and_end(&[&written[..50], &written[250..400]].concat(), &written)?, [200, 4600]);
         assert!(holes_and_end(b"more", &written).is_err(), "it was never written");
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_copy_has_is_where_it_was_written() -> Result<()> {
+        let written = tape(1, 50, 100);
+        assert_eq!(stretches(&[], &written)?, []);
+        assert_eq!(stretches(&written[..4900], &written)?, std::slice::from_ref(&(0..4900)));
+        // Where a hole begins nobody can say to the byte: lines begin alike.
+        let copy = [&written[50..100], &written[300..900]].concat();
+        let found: Vec<_> = stretches(&copy, &written)?.into_iter().map(|range| &written[range]).collect();
+        assert_eq!(found.concat(), copy);
+        assert!(stretches(&[&written[300..400], &written[..50]].concat(), &written).is_err(), "out of order");
         Ok(())
     }
 

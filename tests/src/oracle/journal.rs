@@ -59,6 +59,8 @@ pub struct Sums {
     pub lines: u64,
     /// Bytes and number of holes, by reason.
     pub holes: BTreeMap<String, (u64, u64)>,
+    /// Lines in holes that say how many, by reason.
+    pub lines_in_holes: BTreeMap<String, u64>,
 }
 
 /// One record.
@@ -72,6 +74,8 @@ pub struct Record {
     pub time_ns: u64,
     /// A line or a hole.
     pub piece: Piece,
+    /// Of a hole that says so: how many lines begin in it.
+    pub lines: Option<u64>,
 }
 
 /// Field numbers are those of docs/journal.md.
@@ -127,6 +131,8 @@ struct Hole {
     bytes: u64,
     #[prost(uint64, tag = "3")]
     number: u64,
+    #[prost(uint64, optional, tag = "4")]
+    lines: Option<u64>,
 }
 
 /// What is known while parts are read.
@@ -149,6 +155,7 @@ const FRAME: usize = 56;
 const PARTIAL: u8 = 1;
 const FRAGMENT: u8 = 16;
 const HOLE: u8 = 0x80;
+const LINES_SAID: u8 = 0x20;
 
 /// Reads the journal in `dir`. It may be written meanwhile: what is not whole yet shows as damage of the newest file.
 pub fn journal(dir: &Path) -> Result<Journal> {
@@ -189,7 +196,7 @@ impl Reading {
         let (Some(head), true) = (bites.array::<HEADER>(), bytes.starts_with(b"shimtapj")) else {
             return Ok(Some("its header is torn".to_owned()));
         };
-        ensure!(word(&head, 8) == 1, "version {} is unknown", word(&head, 8));
+        ensure!((1..=2).contains(&word(&head, 8)), "version {} is unknown", word(&head, 8));
         let Some(body) = bites.take(len(word(&head, 16))?) else {
             return Ok(Some("its header is torn".to_owned()));
         };
@@ -310,7 +317,8 @@ impl Row {
 
     fn sums(&self) -> Sums {
         let holes = self.holes.iter().map(|hole| (hole.reason.clone(), (hole.bytes, hole.number)));
-        Sums { bytes: self.bytes, lines: self.lines, holes: holes.collect() }
+        let said = self.holes.iter().filter_map(|hole| Some((hole.reason.clone(), hole.lines?)));
+        Sums { bytes: self.bytes, lines: self.lines, holes: holes.collect(), lines_in_holes: said.collect() }
     }
 
     fn kept(&self) -> Kept {
@@ -347,6 +355,9 @@ impl Kept {
             Piece::Gap(reason) => {
                 let (bytes, number) = self.sums.holes.entry(reason.clone()).or_default();
                 (*bytes, *number) = (*bytes + raw, *number + 1);
+                if let Some(lines) = record.lines {
+                    *self.sums.lines_in_holes.entry(reason.clone()).or_default() += lines;
+                }
                 *within = false;
             }
         }
@@ -404,6 +415,7 @@ impl<'a> Bites<'a> {
     fn record(&mut self, from: u64, before_ns: u64) -> Result<(u8, Record)> {
         let first = self.byte()?;
         let time_ns = before_ns + self.varint()?;
+        let mut lines = None;
         let (raw, piece) = if first & HOLE == 0 {
             let length = self.varint()?;
             let raw = match (first >> 5) & 3 {
@@ -413,10 +425,14 @@ impl<'a> Bites<'a> {
             let message = self.take(usize::try_from(length)?).context("a payload ends early")?;
             (raw, Piece::Line(message.to_vec()))
         } else {
-            (self.varint()?, Piece::Gap(self.text()?))
+            let hole = (self.varint()?, Piece::Gap(self.text()?));
+            if first & LINES_SAID != 0 {
+                lines = Some(self.varint()?);
+            }
+            hole
         };
         let Some(to) = from.checked_add(raw) else { bail!("a record of {raw} bytes") };
-        Ok((first, Record { from, to, time_ns, piece }))
+        Ok((first, Record { from, to, time_ns, piece, lines }))
     }
 }
 

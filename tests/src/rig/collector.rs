@@ -14,10 +14,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::oracle::{Tapes, sink};
+use crate::oracle::{Tapes, one_tape, sink};
 use crate::rig::process::{self, MARK};
 use crate::rig::run::run;
-use crate::rig::{eventually, tools};
+use crate::rig::{Node, eventually, tools};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -32,6 +32,8 @@ pub struct Settings {
     pub sinks: Option<String>,
     /// A file sink as well, where other sinks are named.
     pub file_too: bool,
+    /// More lines of `[containerd]`.
+    pub containerd: String,
     /// Sections of anything else.
     pub sections: String,
 }
@@ -48,7 +50,7 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Starts it in `dir`: sockets in `dir/col`, what it keeps in `dir/kept`. Its sink is the file, where no other
+    /// Starts it in `dir`: sockets in `dir/col`, what it keeps in `dir/kept`; containerd's is `dir/c.sock`, where one runs. Its sink is the file, where no other
     /// section is given.
     pub fn start(dir: &Path, mark: &str, settings: &Settings) -> Result<Collector> {
         for folder in ["col", "kept"] {
@@ -58,13 +60,14 @@ impl Collector {
         let here = dir.display();
         let spool_dir = spool_dir(mark);
         let spool = spool_dir.display();
-        let Settings { ingest, journal, sinks, file_too, sections } = settings;
+        let Settings { ingest, journal, sinks, file_too, containerd, sections } = settings;
         let mut text = format!(
             "[ingest]\nsocket = \"{here}/col/collector.sock\"\n{ingest}\
              [control]\nsocket = \"{here}/col/control.sock\"\n\
              [spool]\ndisk_dir = \"{spool}/disk\"\nmemory_dir = \"{spool}/memory\"\n\
              [journal]\ndir = \"{here}/kept/journal\"\nreserve_percent = 0\nreserve_bytes = 0\n{journal}\
-             [metrics]\nlisten = \"{address}\"\n"
+             [containerd]\nsocket = \"{here}/c.sock\"\n{containerd}\
+             [metrics]\nlisten = \"{address}\"\npage_age_ms = 0\n"
         );
         if sinks.is_none() || *file_too {
             text += &format!("[file]\npath = \"{here}/kept/lines.jsonl\"\nrotate_bytes = 1073741824\n");
@@ -122,6 +125,11 @@ impl Collector {
     /// Where it looks for spool files.
     pub fn spool_dir(&self) -> &Path {
         &self.spool
+    }
+
+    /// What it has said, and those before it in this folder.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("collector.log")
     }
 
     /// Its configuration file.
@@ -192,6 +200,21 @@ impl Collector {
     }
 }
 
+impl Node {
+    /// Waits until the sink has all of a stream, and demands that nothing of it is missing.
+    pub fn whole_in_sink(&self, container: &str, stream: &str, written: &[u8]) -> Result<()> {
+        let end = u64::try_from(written.len())?;
+        let judgement = eventually(3 * LIMIT, &format!("{container}'s {stream} in the sink"), || {
+            let tapes = self.collector(|collector| collector.sink())?;
+            let tape = one_tape(&tapes, container, stream)?;
+            tape.filter(|tape| tape.end() >= end).map(|tape| tape.judge(written)).transpose()
+        })?;
+        let whole = judgement.delivered == end && judgement.gaps.is_empty();
+        ensure!(whole, "{container}'s {stream}: {judgement:?}");
+        Ok(())
+    }
+}
+
 impl Drop for Collector {
     fn drop(&mut self) {
         // Both fail only where it has ended already. SIGKILL also ends a stopped process.
@@ -216,7 +239,7 @@ pub fn get(address: &str, path: &str) -> Result<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("read the metrics")?;
     let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a head")?;
-    ensure!(head.split(' ').nth(1) == Some("200"), "GET {path}: {head}");
+    ensure!(head.split(' ').nth(1) == Some("200"), "GET {path}: {head}\n{body}");
     Ok(body.to_owned())
 }
 

@@ -35,6 +35,8 @@ pub struct Layout<'a> {
     pub dir: &'a Path,
     /// The wrapper's binary; used by `Hook::Path` under CRI.
     pub wrapper: &'a Path,
+    /// More lines of CRI's runtime handler.
+    pub runtime_lines: &'a str,
 }
 
 /// The configuration file for `tools` with `shim`.
@@ -51,8 +53,9 @@ pub fn containerd_toml(tools: &Tools, shim: Shim, at: &Layout<'_>) -> String {
     let table = if tools.is_v2() { "io.containerd.cri.v1.runtime" } else { "io.containerd.grpc.v1.cri" };
     let runtime = format!(
         "[plugins.\"{table}\".containerd]\ndefault_runtime_name = \"{handler}\"\n\
-         [plugins.\"{table}\".containerd.runtimes.{handler}]\nruntime_type = \"{kind}\"\n{path}\n\
-         pod_annotations = [\"shimtap.io/*\"]\n"
+         [plugins.\"{table}\".containerd.runtimes.{handler}]\nruntime_type = \"{kind}\"\n{path}\n{}\
+         pod_annotations = [\"shimtap.io/*\"]\n",
+        at.runtime_lines
     );
     let rest = if tools.is_v2() { of_2(at.dir, &runtime) } else { of_1(at.dir, &runtime) };
     let version = if tools.is_v2() { 3 } else { 2 };

@@ -3,7 +3,6 @@
 //! Looks and, at the end of a node, removes; it never decides whether something may stay.
 
 use std::fs;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -29,8 +28,7 @@ pub fn unmount_below(dir: &Path) {
     }
 }
 
-/// FIFOs, sockets and state files below `dir`: what stands for something that still lives. Empty folders
-/// and lock files may stay.
+/// FIFOs, sockets, locks and state files below `dir`: what stands for something that still lives. Empty folders may stay.
 pub fn live_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     if !dir.is_dir() {
@@ -41,12 +39,10 @@ pub fn live_files(dir: &Path) -> Result<Vec<PathBuf>> {
         for entry in fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
             let entry = entry.with_context(|| format!("list {}", folder.display()))?;
             let kind = entry.file_type().context("look at a file")?;
-            let path = entry.path();
-            let is_lock = path.extension().is_some_and(|extension| extension == "lock");
             if kind.is_dir() {
-                folders.push(path);
-            } else if kind.is_fifo() || kind.is_socket() || !is_lock {
-                found.push(path);
+                folders.push(entry.path());
+            } else {
+                found.push(entry.path());
             }
         }
     }

@@ -9,12 +9,19 @@ pub mod collector;
 mod config;
 pub mod cri;
 pub mod ctr;
+pub mod deaths;
+pub mod docker;
 pub mod endpoint;
 pub mod image;
 pub mod leftovers;
+pub mod logger;
 pub mod node;
+pub mod packages;
 pub mod patience;
 pub mod process;
+pub mod program;
+pub mod prometheus;
+pub mod pty;
 pub mod run;
 mod seed;
 pub mod tools;
@@ -22,7 +29,7 @@ pub mod vm;
 
 pub use config::{Hook, Shim};
 pub use node::{Node, Setup};
-pub use patience::eventually;
+pub use patience::{eventually, now_and_then};
 pub use tools::Version;
 
 use anyhow::Result;

@@ -14,6 +14,16 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub fn eventually<T>(
     deadline: Duration,
     what: &str,
+    condition: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    now_and_then(PAUSE, deadline, what, condition)
+}
+
+/// The same, asked for so often: where asking costs what is waited for its time.
+pub fn now_and_then<T>(
+    pause: Duration,
+    deadline: Duration,
+    what: &str,
     mut condition: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let start = Instant::now();
@@ -24,7 +34,7 @@ pub fn eventually<T>(
         if start.elapsed() >= deadline {
             bail!("waited {deadline:?} for {what}, in vain");
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
     }
 }
 

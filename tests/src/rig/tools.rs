@@ -12,6 +12,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::rig::run::run;
 
+/// What a program may take to say what it is: seconds on an emulated machine of a busy host.
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// The containerds that every scenario runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
@@ -110,6 +113,11 @@ pub fn otelcol() -> Result<PathBuf> {
     built("otelcol")
 }
 
+/// The OpenTelemetry Collector that reads files, a peer in benches; none where `./dev peers` did not build it.
+pub fn otelcol_filelog() -> Option<PathBuf> {
+    built("otelcol-filelog").ok()
+}
+
 /// VictoriaLogs, which `./dev` builds.
 pub fn victoria_logs() -> Result<PathBuf> {
     built("victoria-logs")
@@ -118,6 +126,29 @@ pub fn victoria_logs() -> Result<PathBuf> {
 /// crictl, which `./dev` builds.
 pub fn crictl() -> Result<PathBuf> {
     built("crictl")
+}
+
+/// nerdctl, which `./dev` builds.
+pub fn nerdctl() -> Result<PathBuf> {
+    built("nerdctl")
+}
+
+/// The distribution's dockerd, which `./dev` unpacks and does not install.
+pub fn dockerd() -> Result<PathBuf> {
+    unpacked("sbin/dockerd")
+}
+
+/// Its client.
+pub fn docker() -> Result<PathBuf> {
+    unpacked("bin/docker")
+}
+
+fn unpacked(name: &str) -> Result<PathBuf> {
+    let path = cache_dir().join("docker/usr").join(name);
+    if !path.is_file() {
+        bail!("{} is not there: `sudo ./dev test` fetches it where there is apt-get", path.display());
+    }
+    Ok(path)
 }
 
 /// A foreign program that `./dev` builds from its pinned source.
@@ -203,7 +234,7 @@ pub fn in_path(name: &str) -> Option<PathBuf> {
 fn release_of(containerd: &Path) -> Result<Release> {
     let mut command = Command::new(containerd);
     command.arg("--version");
-    let said = run(command, Duration::from_secs(10))?.ok()?.text();
+    let said = run(command, LIMIT)?.ok()?.text();
     parse_release(&said).with_context(|| format!("{} says {said:?}", containerd.display()))
 }
 

@@ -10,6 +10,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
@@ -45,6 +46,8 @@ pub enum Kind {
 pub struct Entry {
     /// The stand-in's process id.
     pub shim: u32,
+    /// When, in Unix ns.
+    pub at_ns: u64,
     /// What happened.
     pub kind: Kind,
     /// Number of the connection, in order of acceptance, from 1.
@@ -75,8 +78,10 @@ impl Entry {
     /// An entry of this process about nothing yet.
     #[must_use]
     pub fn new(kind: Kind, connection: u64) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             shim: process::id(),
+            at_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
             kind,
             connection,
             stream: 0,

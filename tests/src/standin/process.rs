@@ -4,9 +4,16 @@
 //! writing, then one for reading that keeps the FIFO alive over a restart of containerd; both closed at the end
 //! of output and never before; bytes leave in order, and their number is written to the journal.
 
-use std::{fs::OpenOptions, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    fs::OpenOptions,
+    os::fd::OwnedFd,
+    process::Child,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::{
     net::unix::pipe,
     sync::{Mutex, watch},
@@ -16,6 +23,8 @@ use tokio::{
 
 use super::{
     journal::{Entry, Journal, Kind},
+    kata::household,
+    logger::{self, Logger},
     script::{Output, Script},
 };
 
@@ -50,7 +59,17 @@ pub enum Phase {
 #[derive(Debug)]
 struct Fifo {
     writer: pipe::Sender,
-    _keeps_alive: OwnedFd,
+    /// None of a logger's: its container hears of its end.
+    _keeps_alive: Option<OwnedFd>,
+}
+
+impl Fifo {
+    fn of_logger(end: OwnedFd) -> Result<Self> {
+        let flags = FcntlArg::F_SETFL(OFlag::O_NONBLOCK);
+        fcntl(&end, flags).context("a logger's pipe")?;
+        let writer = pipe::Sender::from_owned_fd(end).context("a logger's pipe")?;
+        Ok(Self { writer, _keeps_alive: None })
+    }
 }
 
 /// A process of a task: init or an exec.
@@ -66,7 +85,10 @@ pub struct Process {
     pub stdio: Stdio,
     /// What it does.
     pub script: Script,
+    /// How often its statistics were asked for.
+    pub stats_asked: AtomicU64,
     fifos: Mutex<(Option<Fifo>, Option<Fifo>)>,
+    logger: Mutex<Option<Child>>,
     phase: watch::Sender<Phase>,
     killed: watch::Sender<Option<u32>>,
     drained: watch::Sender<bool>,
@@ -82,7 +104,9 @@ impl Process {
             pid,
             stdio,
             script,
+            stats_asked: AtomicU64::new(0),
             fifos: Mutex::new((None, None)),
+            logger: Mutex::new(None),
             phase: watch::Sender::new(Phase::Created),
             killed: watch::Sender::new(None),
             drained: watch::Sender::new(false),
@@ -95,6 +119,13 @@ impl Process {
     /// A FIFO cannot be opened, or nobody reads it within 30 s.
     pub async fn open(&self) -> Result<()> {
         let mut fifos = self.fifos.lock().await;
+        if logger::is_named_by(&self.stdio.stdout) {
+            let (uri, id) = (self.stdio.stdout.clone(), self.id.clone());
+            let Logger { child, ends } = spawn_blocking(move || logger::start(&uri, &id)).await??;
+            *self.logger.lock().await = Some(child);
+            *fifos = (Some(Fifo::of_logger(ends.0)?), Some(Fifo::of_logger(ends.1)?));
+            return Ok(());
+        }
         fifos.0 = open_fifo(&self.stdio.stdout).await?;
         if !self.stdio.terminal {
             fifos.1 = open_fifo(&self.stdio.stderr).await?;
@@ -105,6 +136,14 @@ impl Process {
     /// Closes whatever [`Process::open`] opened.
     pub async fn close(&self) {
         *self.fifos.lock().await = (None, None);
+        self.logger_ends().await;
+    }
+
+    /// Nobody writes to its logger any more, so it ends; the runc shim gives it 12 s.
+    async fn logger_ends(&self) {
+        if let Some(mut child) = self.logger.lock().await.take() {
+            let _ = spawn_blocking(move || child.wait()).await;
+        }
     }
 
     /// Where it is.
@@ -149,17 +188,20 @@ impl Process {
         tokio::spawn(async move {
             let (out, err) = std::mem::take(&mut *self.fifos.lock().await);
             let body = (watch::Sender::new(false), watch::Sender::new(false));
-            let streams = async {
-                tokio::join!(
-                    self.write(out.as_ref(), &self.script.stdout, "stdout", &body.0),
-                    self.write(err.as_ref(), &self.script.stderr, "stderr", &body.1),
-                )
+            let (ends, own) = (&body, &self);
+            let streams = async move {
+                let wrote = tokio::join!(
+                    own.write(out.as_ref(), &own.script.stdout, "stdout", &ends.0),
+                    own.write(err.as_ref(), &own.script.stderr, "stderr", &ends.1),
+                );
+                // Closed here, or with the rest at the end.
+                (wrote, (!own.script.closes_early).then_some((out, err)))
             };
             let life = async {
                 let status = self.live(&body.0, &body.1).await;
                 self.phase.send_replace(Phase::Stopped(status));
             };
-            let (wrote, ()) = tokio::join!(streams, life);
+            let ((wrote, kept), ()) = tokio::join!(streams, life);
             let mut entry = Entry::new(Kind::Wrote, 0);
             entry.id.clone_from(&self.id);
             entry.exec_id.clone_from(&self.exec_id);
@@ -169,7 +211,8 @@ impl Process {
                 super::serve::give_up(&e);
             }
             sleep(Duration::from_millis(self.script.hold_open_ms)).await;
-            drop((out, err));
+            drop(kept);
+            self.logger_ends().await;
             self.drained.send_replace(true);
         });
     }
@@ -184,6 +227,12 @@ impl Process {
         };
         let by_itself = async {
             written().await;
+            if self.script.ends_with_vm {
+                while household::is_there(self.pid) {
+                    sleep(household::LOOK).await;
+                }
+                return;
+            }
             if self.script.until_killed {
                 std::future::pending::<()>().await;
             }
@@ -274,5 +323,5 @@ async fn open_fifo(path: &str) -> Result<Option<Fifo>> {
         Err(_) => bail!("nobody reads {name}"),
     };
     let writer = pipe::Sender::from_owned_fd(writer).with_context(|| format!("{name} as a FIFO"))?;
-    Ok(Some(Fifo { writer, _keeps_alive: reader }))
+    Ok(Some(Fifo { writer, _keeps_alive: Some(reader) }))
 }

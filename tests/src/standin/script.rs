@@ -78,6 +78,8 @@ pub struct Script {
     pub exit_delay_ms: u64,
     /// Goes on until it is killed, whatever was written.
     pub until_killed: bool,
+    /// Goes on until the sandbox's hypervisor is gone, and ends with `exit_status` then.
+    pub ends_with_vm: bool,
     /// Time for which the FIFOs stay open after the exit, as by a grandchild that holds stdout.
     pub hold_open_ms: u64,
     /// Nothing is told of the exit before everything is written, whoever kills it: as Kata's shims, which hang for ever where
@@ -85,10 +87,19 @@ pub struct Script {
     pub written_first: bool,
     /// gRPC code with which Create is refused, after the FIFOs were opened; 0 lets it pass.
     pub create_refused: i32,
+    /// Time before Kill does anything and is answered.
+    pub kill_delay_ms: u64,
     /// Time before Stats is answered.
     pub stats_delay_ms: u64,
+    /// gRPC code with which Stats is refused; 0 lets it pass.
+    pub stats_refused: i32,
+    /// The FIFOs are closed when everything is written, though the process lives on: as Kata's shims do where a policy
+    /// answers a read with nothing (empty means end of file since PR 12376).
+    pub closes_early: bool,
     /// What the container's guest counts, where the stand-in passes for a shim that has one.
     pub guest: Option<Guest>,
+    /// What it counts from the second Stats on, where that is something else.
+    pub guest_later: Option<Guest>,
 }
 
 impl Script {

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use containerd_shim_protos::{
     api,
     protobuf::Message,
+    sandbox_async::{Sandbox, create_sandbox},
     shim_async::{Task, create_task},
 };
 use tokio::{
@@ -34,7 +35,8 @@ use ttrpc::{
 
 use super::{
     journal::{Entry, Journal, Kind, hash},
-    kata::Profile,
+    kata::{Profile, guest::Guest},
+    sandbox::{SANDBOX, Sandboxes},
     task::Tasks,
 };
 
@@ -68,7 +70,7 @@ pub fn serve(listener: OwnedFd, apis: &[u32], journal: Arc<Journal>, unlink: Vec
         let listener = net::UnixListener::from(listener);
         listener.set_nonblocking(true).context("listener")?;
         let listener = UnixListener::from_std(listener).context("listener")?;
-        let tasks = Arc::new(Tasks::new(Arc::clone(&journal), Profile::of_env()?));
+        let tasks = Arc::new(Tasks::new(Arc::clone(&journal), Profile::of_env()?, Guest::of_env()?));
         let mut over = tasks.over();
         let services = services(&tasks, apis);
         let shared = Arc::new(Shared { tasks, services, journal });
@@ -99,6 +101,8 @@ fn services(tasks: &Arc<Tasks>, apis: &[u32]) -> HashMap<String, Service> {
         let name = if *api == 2 { TASK_V2 } else { TASK_V3 };
         all.extend(create_task(service).into_values().map(|s| (name.to_owned(), s)));
     }
+    let sandbox: Arc<dyn Sandbox + Send + Sync> = Arc::new(Sandboxes::default());
+    all.extend(create_sandbox(sandbox).into_values().map(|s| (SANDBOX.to_owned(), s)));
     all
 }
 
@@ -214,7 +218,10 @@ impl Link {
             Some(_) => {
                 let (shared, writer) = (Arc::clone(&self.shared), Arc::clone(&self.writer));
                 // What only waits ends with its connection; what changes something runs to its end.
-                let waits = matches!(req.method.as_str(), "Wait" | "Stats" | "State" | "Connect" | "Pids");
+                let waits = matches!(
+                    req.method.as_str(),
+                    "Wait" | "Stats" | "State" | "Connect" | "Pids" | "WaitSandbox"
+                );
                 let work = handle(shared, writer, mh, req);
                 if waits {
                     self.cancelled_at_eof.spawn(work);

@@ -32,7 +32,7 @@ use ttrpc::{Code, asynchronous::TtrpcContext, error::get_rpc_status};
 
 use super::{
     journal::Journal,
-    kata::Profile,
+    kata::{Profile, guest::Guest, household::Household},
     process::{Phase, Process, Stdio},
     script::Script,
 };
@@ -57,6 +57,10 @@ pub struct Tasks {
     stats_asked: AtomicU64,
     over: watch::Sender<bool>,
     profile: Profile,
+    /// Of tasks whose script has none.
+    guest: Option<Guest>,
+    /// What the sandbox has on its host, once there is a task.
+    household: Mutex<Option<Household>>,
     /// What Kata's Go shim holds in nearly every call.
     one_at_a_time: sync::Mutex<()>,
 }
@@ -69,9 +73,9 @@ const HELD: &[&str] =
 const AGENT_LIMIT: Duration = Duration::from_secs(60);
 
 impl Tasks {
-    /// No tasks yet, in the manner of this shim.
+    /// No tasks yet, in the manner of this shim, with this guest where a script has none.
     #[must_use]
-    pub fn new(journal: Arc<Journal>, profile: Profile) -> Self {
+    pub fn new(journal: Arc<Journal>, profile: Profile, guest: Option<Guest>) -> Self {
         Self {
             processes: Mutex::default(),
             journal,
@@ -79,6 +83,8 @@ impl Tasks {
             stats_asked: AtomicU64::new(0),
             over: watch::Sender::new(false),
             profile,
+            guest,
+            household: Mutex::default(),
             one_at_a_time: sync::Mutex::default(),
         }
     }
@@ -98,6 +104,9 @@ impl Tasks {
     /// To be called when a Shutdown has been answered: containerd gets the answer before the end of file.
     pub fn shutdown_answered(&self) {
         if self.table().is_empty() {
+            if let Some(household) = &mut *self.household.lock().unwrap_or_else(PoisonError::into_inner) {
+                household.end();
+            }
             self.over.send_replace(true);
         }
     }
@@ -131,7 +140,16 @@ impl Tasks {
         self.table().remove(&(process.id.clone(), process.exec_id.clone()));
     }
 
-    fn new_pid(&self) -> u32 {
+    /// The hypervisor's, where there is one; else one of nobody's.
+    fn new_pid(&self, sandbox: &str) -> Answered<u32> {
+        let mut household = self.household.lock().unwrap_or_else(PoisonError::into_inner);
+        if household.is_none() && self.profile != Profile::Runc {
+            *household = Household::start(sandbox).map_err(fault)?;
+        }
+        Ok(household.as_ref().map_or_else(|| self.next_pid(), Household::pid))
+    }
+
+    fn next_pid(&self) -> u32 {
         self.next_pid.fetch_add(1, Ordering::Relaxed)
     }
 }
@@ -147,7 +165,7 @@ impl Task for Tasks {
         let stdio =
             Stdio { stdin: req.stdin, stdout: req.stdout, stderr: req.stderr, terminal: req.terminal };
         let refused = script.create_refused;
-        let process = self.add(Process::new(&req.id, "", self.new_pid(), stdio, script))?;
+        let process = self.add(Process::new(&req.id, "", self.new_pid(&req.id)?, stdio, script))?;
         let opened = process.open().await.map_err(fault).and_then(|()| match refused {
             0 => Ok(()),
             code => Err(refusal(code)),
@@ -178,7 +196,7 @@ impl Task for Tasks {
         let script = Script::of_json(&req.spec.value).map_err(fault)?;
         let stdio =
             Stdio { stdin: req.stdin, stdout: req.stdout, stderr: req.stderr, terminal: req.terminal };
-        self.add(Process::new(&req.id, &req.exec_id, self.new_pid(), stdio, script))?;
+        self.add(Process::new(&req.id, &req.exec_id, self.next_pid(), stdio, script))?;
         Ok(api::Empty::default())
     }
 
@@ -211,6 +229,7 @@ impl Task for Tasks {
 
     async fn kill(&self, _: &TtrpcContext, req: api::KillRequest) -> Answered<api::Empty> {
         let process = self.find(&req.id, &req.exec_id)?;
+        tokio::time::sleep(Duration::from_millis(process.script.kill_delay_ms)).await;
         match process.phase() {
             Phase::Stopped(_) => Err(get_rpc_status(Code::NOT_FOUND, "process already finished: not found")),
             Phase::Created | Phase::Running => {
@@ -246,7 +265,12 @@ impl Task for Tasks {
         } else {
             guest_answers(ctx, delay).await?;
         }
-        if let Some(guest) = &process.script.guest
+        if process.script.stats_refused != 0 {
+            return Err(refusal(process.script.stats_refused));
+        }
+        let first = process.stats_asked.fetch_add(1, Ordering::Relaxed) == 0;
+        let later = process.script.guest_later.as_ref().filter(|_| !first);
+        if let Some(guest) = later.or(process.script.guest.as_ref()).or(self.guest.as_ref())
             && let Some(any) = self.profile.stats(guest).map_err(fault)?
         {
             return Ok(api::StatsResponse { stats: MessageField::some(any), ..Default::default() });

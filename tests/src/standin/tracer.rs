@@ -290,6 +290,7 @@ pub fn name(call: i64) -> String {
         libc::SYS_open => return "open".to_owned(),
         libc::SYS_unlink => return "unlink".to_owned(),
         libc::SYS_mkdir => return "mkdir".to_owned(),
+        libc::SYS_rmdir => return "rmdir".to_owned(),
         libc::SYS_stat => return "stat".to_owned(),
         libc::SYS_lstat => return "lstat".to_owned(),
         libc::SYS_symlink => return "symlink".to_owned(),

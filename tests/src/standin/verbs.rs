@@ -8,6 +8,9 @@
 //! | `STANDIN_DIR` | where sockets and journals live (needed) |
 //! | `STANDIN_ANSWER` | `plain` (default), `plain-newline`, `json`, `protobuf`, `truncated`, `garbage`, `empty`, `grpc`, `abstract`, `fail` |
 //! | `STANDIN_API` | versions of the task service, `2` (default), `3`, or `2,3` |
+//! | `STANDIN_VERSION` | the version that an answer names, though it be not served; by default the highest served |
+//! | `STANDIN_HYPERVISOR` | which hypervisor it has on this host: none (default), `qemu`, `cloud-hypervisor` |
+//! | `STANDIN_GUEST` | what the guest of a task without a script counts, as JSON (`kata::guest`); none by default |
 //! | `STANDIN_PROFILE` | whose Stats it gives: `runc` (default), `kata-go-v1`, `kata-go-v2`, `kata-rust` |
 
 use std::{
@@ -32,7 +35,7 @@ use containerd_shim_protos::{
     api::DeleteResponse,
     bootstrap_api::BootstrapResult,
     protobuf::{Message, well_known_types::timestamp::Timestamp},
-    types::introspection::RuntimeInfo,
+    types::introspection::{RuntimeInfo, RuntimeVersion},
 };
 
 use super::{
@@ -79,6 +82,12 @@ impl Flags {
 pub fn run() -> Result<()> {
     let args: Vec<String> = env::args().skip(1).collect();
     let flags = Flags::parse(&args);
+    if flags.action.ends_with("-info")
+        && let Some(answer) = kata_info()?
+    {
+        // Asked by whoever finds it, in whatever environment.
+        return Ok(stdout().write_all(&answer)?);
+    }
     let dir = PathBuf::from(env::var_os("STANDIN_DIR").context("STANDIN_DIR is not set")?);
     match flags.action.as_str() {
         "" => {
@@ -105,6 +114,27 @@ pub fn run() -> Result<()> {
         "-v" | "--v" => Ok(writeln!(stdout(), "containerd-shim-standin-v2:\n  Version: 1")?),
         other => bail!("unknown action {other:?}"),
     }
+}
+
+/// What Kata's shims answer to `-info`, of a stand-in that was installed under their name: its release stands in a file
+/// `release` beside it. The Rust shim's answer has an annotation that the Go shim's has not.
+fn kata_info() -> Result<Option<Vec<u8>>> {
+    let path = env::current_exe().context("own executable")?;
+    if !path.file_name().is_some_and(|name| name.to_string_lossy().contains("kata")) {
+        return Ok(None);
+    }
+    let release = fs::read_to_string(path.with_file_name("release")).unwrap_or_else(|_| "4.1.0".to_owned());
+    let version = RuntimeVersion { version: release.trim().to_owned(), ..Default::default() };
+    let mut info = RuntimeInfo {
+        name: "io.containerd.kata.v2".to_owned(),
+        version: Some(version).into(),
+        ..Default::default()
+    };
+    if path.to_string_lossy().contains("/runtime-rs/") {
+        let mounts = "mkdir/*,format/*,erofs".to_owned();
+        info.annotations.insert("containerd.io/runtime-allow-mounts".to_owned(), mounts);
+    }
+    Ok(Some(info.write_to_bytes()?))
 }
 
 fn apis() -> Result<Vec<u32>> {
@@ -142,7 +172,10 @@ fn start(args: &[String], flags: &Flags, dir: &Path) -> Result<()> {
     if form.starts_with("plain") {
         fs::write("address", &address).context("address file in the bundle")?;
     }
-    let version = apis()?.into_iter().max().unwrap_or(2);
+    let version = match env::var("STANDIN_VERSION") {
+        Ok(text) => text.parse().with_context(|| format!("STANDIN_VERSION {text:?}"))?,
+        Err(_) => apis()?.into_iter().max().unwrap_or(2),
+    };
     Ok(stdout().write_all(&answer(&form, &address, version)?)?)
 }
 

@@ -7,7 +7,7 @@ use std::{fmt, path::PathBuf};
 use hyper::header::{self, HeaderName};
 
 use crate::config::{
-    fault::Faults,
+    option::{Heading, Shown},
     section::{At, Section},
 };
 
@@ -34,17 +34,21 @@ pub enum HeaderValue {
     },
 }
 
-/// As the file has it.
-pub(super) struct Raw {
-    line: usize,
-    name: String,
-    value: RawValue,
-}
-
-enum RawValue {
+enum Raw {
     Text(String),
     Table { file: Option<At<String>>, env: Option<At<String>>, prefix: Option<At<String>> },
 }
+
+pub(super) const HEADING: Heading = Heading {
+    name: "otlp.headers",
+    says: "Headers of every request: a value, or where it is. A file is read again when it changes.",
+    is_comment: true,
+    options: &[&Shown(concat!(
+        "x-scope-orgid = \"tenant\"\n",
+        "authorization = { prefix = \"Bearer \", file = \"/run/secrets/token\" }\n",
+        "api-key = { env = \"API_KEY\" }",
+    ))],
+};
 
 /// What the sink itself says.
 const OURS: [HeaderName; 6] = [
@@ -56,67 +60,61 @@ const OURS: [HeaderName; 6] = [
     header::TRANSFER_ENCODING,
 ];
 
-// === impl Raw ===
+// === impl Header ===
 
-impl Raw {
-    pub(super) fn read(section: &mut Section<'_, '_>) -> Vec<Self> {
+impl Header {
+    pub(super) fn read_all(section: &mut Section<'_, '_>) -> Vec<Self> {
         let Some(mut headers) = section.section("headers") else { return Vec::new() };
         let mut all = Vec::new();
         for (line, name) in headers.keys() {
-            if let Some(text) = headers.take_text(&name) {
-                all.push(Self { line, name, value: RawValue::Text(text) });
+            let raw = if let Some(text) = headers.take_text(&name) {
+                Raw::Text(text)
             } else if let Some(mut table) = headers.table(&name) {
                 let (file, env) = (table.string("file"), table.string("env"));
                 let prefix = table.string("prefix");
                 table.finish();
-                all.push(Self { line, name, value: RawValue::Table { file, env, prefix } });
+                Raw::Table { file, env, prefix }
+            } else {
+                continue;
+            };
+            match resolve(&name, raw) {
+                Ok(header) => all.push(header),
+                Err(message) => headers.refuse(line, &name, &message),
             }
         }
         headers.finish();
         all
     }
+}
 
-    pub(super) fn resolve(self, faults: &mut Faults) -> Option<Header> {
-        let key = format!("otlp.headers.{}", self.name);
-        let mut fault = |message: &str| faults.push(Some(self.line), key.clone(), message);
-        let Ok(name) = HeaderName::try_from(self.name.as_str()) else {
-            fault("is no name of a header");
-            return None;
-        };
-        if OURS.contains(&name) {
-            fault("is set by the sink itself");
-            return None;
-        }
-        let value = match self.value {
-            RawValue::Text(text) => HeaderValue::Text(text),
-            RawValue::Table { file: Some(At { value, .. }), env: None, prefix } => {
-                if !value.starts_with('/') {
-                    fault("needs the absolute path of a file");
-                }
-                HeaderValue::File { prefix: text(prefix), path: PathBuf::from(value) }
-            }
-            RawValue::Table { file: None, env: Some(At { value: variable, .. }), prefix } => {
-                let Ok(value) = std::env::var(&variable) else {
-                    fault(&format!(
-                        "names the environment variable {variable}, which is not set (or is no text)"
-                    ));
-                    return None;
-                };
-                HeaderValue::Text(text(prefix) + value.trim())
-            }
-            RawValue::Table { .. } => {
-                fault("needs either file or env");
-                return None;
-            }
-        };
-        if let HeaderValue::Text(text) = &value
-            && hyper::header::HeaderValue::from_str(text).is_err()
-        {
-            fault("has a value that no header may have (a line break, or a control character)");
-            return None;
-        }
-        Some(Header { name, value })
+/// The header, or what is wrong with it.
+fn resolve(name: &str, raw: Raw) -> Result<Header, String> {
+    let Ok(name) = HeaderName::try_from(name) else { return Err("is no name of a header".to_owned()) };
+    if OURS.contains(&name) {
+        return Err("is set by the sink itself".to_owned());
     }
+    let value = match raw {
+        Raw::Text(text) => HeaderValue::Text(text),
+        Raw::Table { file: Some(At { value, .. }), env: None, prefix } => {
+            if !value.starts_with('/') {
+                return Err("needs the absolute path of a file".to_owned());
+            }
+            HeaderValue::File { prefix: text(prefix), path: PathBuf::from(value) }
+        }
+        Raw::Table { file: None, env: Some(At { value: variable, .. }), prefix } => {
+            let value = std::env::var(&variable).map_err(|_| {
+                format!("names the environment variable {variable}, which is not set (or is no text)")
+            })?;
+            HeaderValue::Text(text(prefix) + value.trim())
+        }
+        Raw::Table { .. } => return Err("needs either file or env".to_owned()),
+    };
+    if let HeaderValue::Text(text) = &value
+        && hyper::header::HeaderValue::from_str(text).is_err()
+    {
+        return Err("has a value that no header may have (a line break, or a control character)".to_owned());
+    }
+    Ok(Header { name, value })
 }
 
 fn text(prefix: Option<At<String>>) -> String {

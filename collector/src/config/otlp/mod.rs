@@ -7,14 +7,10 @@ mod url;
 use std::time::Duration;
 
 use super::{
-    fault::Faults,
-    ingest::{seconds, size},
-    section::{At, Document},
+    option::{Choice, Given, Heading, Number, Text},
+    section::Document,
 };
-use crate::{
-    closed::{Closed, closed},
-    sinks::Compression,
-};
+use crate::{closed::closed, sinks::Compression};
 
 pub use headers::{Header, HeaderValue};
 pub use tls::Tls;
@@ -30,7 +26,7 @@ closed! {
     }
 }
 
-/// Resolved.
+/// As it stands in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Otlp {
     /// Where log records are posted.
@@ -55,68 +51,90 @@ pub struct Otlp {
     pub retry_most: Duration,
 }
 
-/// As the file has it.
-pub(super) struct Raw {
-    endpoint: Option<At<String>>,
-    compression: Option<At<String>>,
-    headers: Vec<headers::Raw>,
-    tls: tls::Raw,
-    proxy: Option<At<String>>,
-    timeout_secs: Option<At<u64>>,
-    batch_bytes: Option<At<u64>>,
-    batch_records: Option<At<u64>>,
-    batch_wait_ms: Option<At<u64>>,
-    retry_most_secs: Option<At<u64>>,
-}
+const ENDPOINT: Given = Given {
+    key: "endpoint",
+    says: "A URL; /v1/logs is appended where it does not end so.",
+    example: "http://127.0.0.1:4318",
+};
+const COMPRESSION: Choice<Compression> =
+    Choice { key: "compression", says: "How requests are compressed.", default: Compression::Gzip };
+// Receivers take 20 MiB over HTTP as a rule and 4 MiB where gRPC stands behind them.
+const BATCH_BYTES: Number = Number {
+    key: "batch_bytes",
+    says: "Largest request before compression; a single record that is larger has one to itself.",
+    range: 64 << 10..=64 << 20,
+    default: 4 << 20,
+};
+const BATCH_RECORDS: Number =
+    Number { key: "batch_records", says: "Most records in a request.", range: 1..=1_000_000, default: 8_192 };
+const BATCH_WAIT_MS: Number = Number {
+    key: "batch_wait_ms",
+    says: "How long the first record of a request waits for others while few come.",
+    range: 0..=10_000,
+    default: 20,
+};
+const TIMEOUT_SECS: Number = Number {
+    key: "timeout_secs",
+    says: "From the beginning of a request, connecting included, to the end of its answer.",
+    range: 1..=600,
+    default: 30,
+};
+const RETRY_MOST_SECS: Number = Number {
+    key: "retry_most_secs",
+    says: "Longest pause between attempts, unless the endpoint asks for a longer one.",
+    range: 1..=3_600,
+    default: 30,
+};
+const PROXY: Text = Text {
+    key: "proxy",
+    says: "A proxy's URL (http, with a name and password where it needs them), \"none\", or \"environment\": HTTPS_PROXY, \
+           HTTP_PROXY, ALL_PROXY and NO_PROXY.",
+    default: "environment",
+};
 
-// === impl Raw ===
+const HEADING: Heading = Heading {
+    name: "otlp",
+    says: "The OTLP/HTTP sink is there where this section is.",
+    is_comment: true,
+    options: &[
+        &ENDPOINT,
+        &COMPRESSION,
+        &BATCH_BYTES,
+        &BATCH_RECORDS,
+        &BATCH_WAIT_MS,
+        &TIMEOUT_SECS,
+        &RETRY_MOST_SECS,
+        &PROXY,
+    ],
+};
+/// The section and those within it.
+pub(super) const HEADINGS: [&Heading; 3] = [&HEADING, &headers::HEADING, &tls::HEADING];
 
-impl Raw {
+// === impl Otlp ===
+
+impl Otlp {
     pub(super) fn read(document: &mut Document<'_>) -> Option<Self> {
-        let mut section = document.section("otlp")?;
-        let raw = Self {
-            endpoint: section.string("endpoint"),
-            compression: section.string("compression"),
-            headers: headers::Raw::read(&mut section),
-            tls: tls::Raw::read(&mut section),
-            proxy: section.string("proxy"),
-            timeout_secs: section.number("timeout_secs", 1..=600),
-            batch_bytes: section.number("batch_bytes", 64 << 10..=64 << 20),
-            batch_records: section.number("batch_records", 1..=1_000_000),
-            batch_wait_ms: section.number("batch_wait_ms", 0..=10_000),
-            retry_most_secs: section.number("retry_most_secs", 1..=3_600),
-        };
+        let mut section = document.optional(&HEADING)?;
+        let endpoint = url::endpoint(&mut section, &ENDPOINT);
+        let proxy = url::proxy(&mut section, &PROXY);
+        let headers = Header::read_all(&mut section);
+        let tls = Tls::read(&mut section);
+        let compression = section.choice(&COMPRESSION);
+        let (timeout, retry_most) = (section.seconds(&TIMEOUT_SECS), section.seconds(&RETRY_MOST_SECS));
+        let (batch_bytes, batch_records) = (section.size(&BATCH_BYTES), section.size(&BATCH_RECORDS));
+        let batch_wait = section.millis(&BATCH_WAIT_MS);
         section.finish();
-        Some(raw)
-    }
-
-    pub(super) fn resolve(self, faults: &mut Faults) -> Option<Otlp> {
-        let endpoint = url::endpoint(self.endpoint, faults);
-        let headers = self.headers.into_iter().filter_map(|raw| raw.resolve(faults)).collect();
-        let tls = self.tls.resolve(faults);
-        let proxy = url::proxy(self.proxy, faults);
-        let compression = compression(self.compression, faults);
-        Some(Otlp {
+        Some(Self {
             endpoint: endpoint?,
             compression,
             headers,
             tls,
             proxy: proxy?,
-            timeout: seconds(self.timeout_secs, 30),
-            // Receivers take 20 MiB over HTTP as a rule and 4 MiB where gRPC stands behind them.
-            batch_bytes: size(self.batch_bytes, 4 << 20),
-            batch_records: size(self.batch_records, 8_192),
-            batch_wait: Duration::from_millis(self.batch_wait_ms.map_or(100, |at| at.value)),
-            retry_most: seconds(self.retry_most_secs, 30),
+            timeout,
+            batch_bytes,
+            batch_records,
+            batch_wait,
+            retry_most,
         })
     }
-}
-
-fn compression(raw: Option<At<String>>, faults: &mut Faults) -> Compression {
-    let Some(At { line, value }) = raw else { return Compression::Gzip };
-    let known = Compression::ALL.iter().copied().find(|known| known.name() == value);
-    known.unwrap_or_else(|| {
-        faults.push(Some(line), "otlp.compression", "must be \"gzip\", \"zstd\" or \"none\"");
-        Compression::Gzip
-    })
 }

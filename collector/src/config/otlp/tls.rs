@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use crate::config::{
-    fault::Faults,
+    option::{Given, Heading},
     section::{At, Section},
 };
 
-/// Resolved.
+/// As it stands in the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
     /// PEM certificates of the authorities that are trusted; `None` = the system's.
@@ -18,59 +18,56 @@ pub struct Tls {
     pub server_name: Option<String>,
 }
 
-/// As the file has it.
-#[derive(Default)]
-pub(super) struct Raw {
-    ca_file: Option<At<String>>,
-    cert_file: Option<At<String>>,
-    key_file: Option<At<String>>,
-    server_name: Option<At<String>>,
-}
+const CA_FILE: Given = Given {
+    key: "ca_file",
+    says: "PEM certificates of the authorities that are trusted, instead of the system's.",
+    example: "/etc/shimtap/ca.pem",
+};
+const CERT_FILE: Given = Given {
+    key: "cert_file",
+    says: "Our own certificate chain, for endpoints that want one; with key_file.",
+    example: "/etc/shimtap/cert.pem",
+};
+const KEY_FILE: Given =
+    Given { key: "key_file", says: "Its key; with cert_file.", example: "/etc/shimtap/key.pem" };
+const SERVER_NAME: Given = Given {
+    key: "server_name",
+    says: "The name in the endpoint's certificate, where it is not the host of the URL.",
+    example: "logs.example",
+};
 
-// === impl Raw ===
+pub(super) const HEADING: Heading = Heading {
+    name: "otlp.tls",
+    says: "",
+    is_comment: true,
+    options: &[&CA_FILE, &CERT_FILE, &KEY_FILE, &SERVER_NAME],
+};
 
-impl Raw {
+// === impl Tls ===
+
+impl Tls {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
         let Some(mut tls) = section.section("tls") else { return Self::default() };
-        let raw = Self {
-            ca_file: tls.string("ca_file"),
-            cert_file: tls.string("cert_file"),
-            key_file: tls.string("key_file"),
-            server_name: tls.string("server_name"),
-        };
-        tls.finish();
-        raw
-    }
-
-    pub(super) fn resolve(self, faults: &mut Faults) -> Tls {
-        let ca_file = path(self.ca_file, "otlp.tls.ca_file", faults);
-        let cert = path(self.cert_file, "otlp.tls.cert_file", faults);
-        let key = path(self.key_file, "otlp.tls.key_file", faults);
-        let identity = match (cert, key) {
+        let ca_file = tls.given_path(&CA_FILE);
+        let identity = match (tls.given_path(&CERT_FILE), tls.given_path(&KEY_FILE)) {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
             (Some(_), None) => {
-                faults.push(None, "otlp.tls.key_file", "is missing; cert_file needs its key");
+                tls.lacks(KEY_FILE.key, "is missing; cert_file needs its key");
                 None
             }
             (None, Some(_)) => {
-                faults.push(None, "otlp.tls.cert_file", "is missing; key_file needs its certificate");
+                tls.lacks(CERT_FILE.key, "is missing; key_file needs its certificate");
                 None
             }
         };
-        if let Some(At { line, value }) = &self.server_name
+        let server_name = tls.given(&SERVER_NAME);
+        if let Some(At { line, value }) = &server_name
             && rustls::pki_types::ServerName::try_from(value.as_str()).is_err()
         {
-            faults.push(Some(*line), "otlp.tls.server_name", "must be the name of a host, or an IP address");
+            tls.refuse(*line, SERVER_NAME.key, "must be the name of a host, or an IP address");
         }
-        Tls { ca_file, identity, server_name: self.server_name.map(|at| at.value) }
+        tls.finish();
+        Self { ca_file, identity, server_name: server_name.map(|at| at.value) }
     }
-}
-
-fn path(raw: Option<At<String>>, key: &str, faults: &mut Faults) -> Option<PathBuf> {
-    let At { line, value } = raw?;
-    if !value.starts_with('/') {
-        faults.push(Some(line), key, "must be the absolute path of a file");
-    }
-    Some(PathBuf::from(value))
 }

@@ -7,7 +7,10 @@ use hyper::Uri;
 use super::ProxyName;
 use crate::{
     closed::Closed,
-    config::{fault::Faults, section::At},
+    config::{
+        option::{Given, Text},
+        section::{At, Section},
+    },
 };
 
 /// Where log records are posted.
@@ -32,18 +35,18 @@ pub enum Proxy {
 const PATH: &str = "/v1/logs";
 
 /// The URL that requests go to: the path that OTLP prescribes is appended where it is not there.
-pub(super) fn endpoint(raw: Option<At<String>>, faults: &mut Faults) -> Option<Endpoint> {
-    let key = "otlp.endpoint";
-    let Some(At { line, value }) = raw else {
-        faults.push(None, key, "is missing; the OTLP sink needs a URL, as \"http://127.0.0.1:4318\"");
+pub(super) fn endpoint(section: &mut Section<'_, '_>, option: &Given) -> Option<Endpoint> {
+    let key = option.key;
+    let Some(At { line, value }) = section.given(option) else {
+        section.lacks(key, "is missing; the OTLP sink needs a URL, as \"http://127.0.0.1:4318\"");
         return None;
     };
     let Some(uri) = parse(&value, &["http", "https"]) else {
-        faults.push(Some(line), key, "must be a URL, as \"https://collector.example:4318\"");
+        section.refuse(line, key, "must be a URL, as \"https://collector.example:4318\"");
         return None;
     };
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        faults.push(Some(line), key, "must not hold a name or password; use otlp.headers for credentials");
+        section.refuse(line, key, "must not hold a name or password; use otlp.headers for credentials");
         return None;
     }
     let path = uri.path().trim_end_matches('/');
@@ -58,16 +61,16 @@ pub(super) fn endpoint(raw: Option<At<String>>, faults: &mut Faults) -> Option<E
     Some(Endpoint { uri: Uri::from_parts(parts).ok()? })
 }
 
-pub(super) fn proxy(raw: Option<At<String>>, faults: &mut Faults) -> Option<Proxy> {
-    let Some(At { line, value }) = raw else { return Some(Proxy::Environment) };
-    match ProxyName::ALL.iter().find(|name| name.name() == value) {
+pub(super) fn proxy(section: &mut Section<'_, '_>, option: &Text) -> Option<Proxy> {
+    let At { line, value } = section.text(option);
+    match ProxyName::named(&value) {
         Some(ProxyName::Environment) => return Some(Proxy::Environment),
         Some(ProxyName::None) => return Some(Proxy::None),
         None => {}
     }
     if parse(&value, &["http"]).is_none() {
         let what = "must be \"environment\", \"none\" or a URL, as \"http://proxy.example:3128\"";
-        faults.push(Some(line), "otlp.proxy", what);
+        section.refuse(line, option.key, what);
         return None;
     }
     Some(Proxy::Url(value))

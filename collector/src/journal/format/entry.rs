@@ -8,7 +8,7 @@ use shimtap_proto::ttrpc::wire::put_varint;
 use super::{Bites, Damage, Row};
 use crate::{
     closed::Closed,
-    event::{Body, Ending, Flags, HoleReason, Record},
+    event::{Body, Ending, Flags, Hole, HoleReason, Record},
 };
 
 const STREAM: u8 = 1;
@@ -23,6 +23,8 @@ const END_MASK: u8 = 3;
 const END_SAID: u8 = 3;
 /// In a record's first byte: a hole.
 const HOLE: u8 = 0x80;
+/// In a hole's first byte: how many lines begin in it is said behind the reason.
+const LINES_SAID: u8 = 0x20;
 
 /// One entry.
 #[derive(Debug)]
@@ -98,11 +100,15 @@ pub fn put_batch(
                 }
                 payload.extend_from_slice(message);
             }
-            Body::Hole(reason) => {
-                payload.push(record.flags.bits() | HOLE);
+            Body::Hole(hole) => {
+                let said = if hole.lines.is_some() { LINES_SAID } else { 0 };
+                payload.push(record.flags.bits() | HOLE | said);
                 put_varint(payload, elapsed);
                 put_varint(payload, raw);
-                put_text(payload, reason.label());
+                put_text(payload, hole.reason.label());
+                if let Some(lines) = hole.lines {
+                    put_varint(payload, lines);
+                }
             }
         }
     }
@@ -167,7 +173,9 @@ impl Entries {
             (raw, Body::Line(self.payload.slice_ref(bites.bytes(length)?)))
         } else {
             let raw = bites.varint()?;
-            (raw, Body::Hole(named(bites)?.unwrap_or(HoleReason::Unknown)))
+            let reason = named(bites)?.unwrap_or(HoleReason::Unknown);
+            let lines = if first & LINES_SAID == 0 { None } else { Some(bites.varint()?) };
+            (raw, Body::Hole(Hole { reason, lines }))
         };
         let to = from.checked_add(raw).ok_or(Damage::Payload)?;
         Ok(Record { from, to, time_ns, flags, body })

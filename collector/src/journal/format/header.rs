@@ -3,13 +3,20 @@
 //! The version stands before everything else and is never moved: a release that does not know it must be able to say so,
 //! and to leave the file alone.
 
+use std::ops::{Range, RangeInclusive};
+
 use lz4_flex::block::{compress, decompress};
 use shimtap_proto::ttrpc::wire::{Value, fields, put_len, put_number};
 
 use super::{Damage, Row};
 
-/// The version that this release writes, and the only one that it reads.
-pub const VERSION: u32 = 1;
+/// The version that this release writes. It differs from version 1 in holes that say how many lines begin in them: what has
+/// none of those is the same in both.
+pub const VERSION: u32 = 2;
+/// The versions that it reads.
+pub const READS: RangeInclusive<u32> = 1..=VERSION;
+/// Where the version stands in a file, of any release.
+pub const VERSION_AT: Range<usize> = 8..12;
 /// Bytes before the body: magic, version, checksum, length of the body, and of the body before it was packed.
 pub const PREFIX: usize = 24;
 const MAGIC: [u8; 8] = *b"shimtapj";
@@ -123,8 +130,8 @@ impl Prefix {
             four.map_or(0, |four| u32::from_le_bytes(*four))
         };
         let length = |at| usize::try_from(word(at)).ok().filter(|length| *length <= BODY_MAX);
-        let version = word(8);
-        if version != VERSION {
+        let version = word(VERSION_AT.start);
+        if !READS.contains(&version) {
             return Ok(Self { version, length: 0, raw: 0, checksum: 0 });
         }
         let (Some(packed), Some(raw)) = (length(16), length(20)) else { return Err(Damage::Checksum) };

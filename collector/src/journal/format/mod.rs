@@ -8,7 +8,7 @@ pub mod frame;
 pub mod header;
 mod row;
 
-pub use row::Row;
+pub use row::{HoleSum, Row};
 
 /// Why bytes of a journal cannot be used. The disk, a power cut or another program is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -30,12 +30,25 @@ pub struct Row {
     pub lines: u64,
     /// Raw bytes of them.
     pub bytes: u64,
-    /// Bytes and number of its holes, by reason.
-    pub holes: Vec<(HoleReason, u64, u64)>,
+    /// Its holes, by reason.
+    pub holes: Vec<HoleSum>,
     /// How it ended; `None` while it has not.
     pub ending: Option<Ending>,
     /// Number behind its last entry.
     pub next_seq: u64,
+}
+
+/// The holes of one reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoleSum {
+    /// The reason.
+    pub reason: HoleReason,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// How many they are.
+    pub number: u64,
+    /// Lines in those of which that is known; `None` where it is of none.
+    pub lines: Option<u64>,
 }
 
 mod field {
@@ -104,11 +117,14 @@ impl Row {
             Edge::Within(from) => put_number(out, field::WITHIN, from.saturating_add(1)),
             Edge::Cut => put_number(out, field::CUT, 1),
         }
-        for (reason, bytes, count) in &self.holes {
+        for HoleSum { reason, bytes, number, lines } in &self.holes {
             let mut hole = Vec::new();
             put_text(&mut hole, 1, reason.label());
             put_known(&mut hole, 2, *bytes);
-            put_known(&mut hole, 3, *count);
+            put_known(&mut hole, 3, *number);
+            if let Some(lines) = lines {
+                put_number(&mut hole, 4, *lines);
+            }
             put_len(out, field::HOLE, &hole);
         }
         if let Some(ending) = self.ending {
@@ -157,14 +173,15 @@ impl Row {
     }
 }
 
-fn take_hole(bytes: &[u8]) -> Result<(HoleReason, u64, u64), Damage> {
-    let mut hole = (HoleReason::Unknown, 0, 0);
+fn take_hole(bytes: &[u8]) -> Result<HoleSum, Damage> {
+    let mut hole = HoleSum { reason: HoleReason::Unknown, bytes: 0, number: 0, lines: None };
     for field in fields(bytes) {
         let field = field.map_err(|_| Damage::Payload)?;
         match (field.number, field.value) {
-            (1, Value::Len(text)) => hole.0 = known(text).unwrap_or(HoleReason::Unknown),
-            (2, Value::Varint(bytes)) => hole.1 = bytes,
-            (3, Value::Varint(count)) => hole.2 = count,
+            (1, Value::Len(text)) => hole.reason = known(text).unwrap_or(HoleReason::Unknown),
+            (2, Value::Varint(bytes)) => hole.bytes = bytes,
+            (3, Value::Varint(number)) => hole.number = number,
+            (4, Value::Varint(lines)) => hole.lines = Some(lines),
             _ => {}
         }
     }

@@ -1,6 +1,6 @@
 //! The figures that this host's kernel gives and no shim: processes, and the network of a pod, once and at its sandbox.
 
-use super::{Text, Value, View, f, labels};
+use super::{Bounds, Cut, Text, Value, View, f, labels};
 use crate::{metrics::families::Family, node::Interface};
 
 type Pick = fn(&Interface) -> u64;
@@ -16,18 +16,21 @@ static NETWORK: &[(&Family, Pick)] = &[
     (&f::SEND_DROPPED, |i| i.sent.dropped),
 ];
 
+/// One interface of a pod.
+struct Row<'v> {
+    view: &'v View,
+    /// `interface="…"`.
+    label: String,
+    interface: &'v Interface,
+}
+
 /// Writes them.
-pub(super) fn render(text: &mut Text, views: &[View]) {
+pub(super) fn render(text: &mut Text, views: &[View], bounds: &Bounds) {
+    let rows: Vec<Row<'_>> = views.iter().flat_map(|view| interfaces(view, bounds)).collect();
     for (family, pick) in NETWORK {
         let mut writer = text.family(family);
-        for view in views {
-            for (name, interface) in view.host.iter().filter_map(|host| host.interfaces.as_ref()).flatten() {
-                let mut row = String::new();
-                labels::push(&mut row, "interface", Some(name));
-                row.push(',');
-                row.push_str(&view.container.labels);
-                writer.sample(&row, Value::Whole(pick(interface)), view.host_ms());
-            }
+        for Row { view, label, interface } in &rows {
+            writer.sample_of(label, &view.container.labels, Value::Whole(pick(interface)), view.host_ms());
         }
     }
     let mut writer = text.family(&f::PROCESSES);
@@ -36,6 +39,20 @@ pub(super) fn render(text: &mut Text, views: &[View]) {
             writer.sample(&view.container.labels, Value::Whole(count), view.host_ms());
         }
     }
+}
+
+fn interfaces<'v>(view: &'v View, bounds: &Bounds) -> Vec<Row<'v>> {
+    let Some(interfaces) = view.host.as_ref().and_then(|host| host.interfaces.as_ref()) else {
+        return Vec::new();
+    };
+    bounds
+        .first(interfaces.iter(), Cut::Interfaces)
+        .map(|(name, interface)| {
+            let mut label = String::new();
+            labels::push(&mut label, "interface", Some(name));
+            Row { view, label, interface }
+        })
+        .collect()
 }
 
 // === impl View ===

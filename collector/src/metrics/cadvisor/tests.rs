@@ -8,13 +8,14 @@ use containerd_shim_protos::{
 use protobuf::EnumOrUnknown;
 use shimtap_proto::link;
 
-use super::{Wanted, render};
+use super::Wanted;
 use crate::{
     config::{Profile, Scope},
     metrics::{
         Container, Layout, Sample, SampleSource, Spec, Undecoded, Update,
         exposition::{self, Sample as Shown},
         registry::Registry,
+        render_cadvisor,
     },
     node::{Counts, HostFigures, Interface},
     sinks::Backlog,
@@ -78,7 +79,10 @@ fn shown(registry: &Registry, scope: Scope, times: bool) -> Vec<Shown> {
 }
 
 fn rendered(registry: &Registry, wanted: Wanted) -> Vec<Shown> {
-    exposition::parse(&render(registry, wanted)).into_iter().flat_map(|family| family.samples).collect()
+    exposition::parse(&render_cadvisor(registry, wanted))
+        .into_iter()
+        .flat_map(|family| family.samples)
+        .collect()
 }
 
 fn values(samples: &[Shown]) -> BTreeMap<&str, f64> {

@@ -1,12 +1,18 @@
 //! Every family is shown exactly once, where the table says, and the documentation is the table.
 
-use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use protobuf::{EnumOrUnknown, Message, MessageField};
 use shimtap_proto::link;
 
 use super::super::{
-    Sample, SampleSource, SinkTotals, Wanted,
+    ExecOutcome, Happened, Sample, SampleSource, SinkTotals, StreamCounts, Wanted,
     exposition::{self, Family as Shown},
     families::{ALL, Endpoint, Kind},
     registry::Registry,
@@ -14,9 +20,10 @@ use super::super::{
 };
 use crate::{
     config::{Config, Profile, Scope},
+    enrich::{Details, Overhead, ShimKind},
     event::{Ending, HoleReason, Origin, StreamKind},
     journal::{Journal, JournalThread},
-    node::{HostFigures, Interface},
+    node::{Component, Facts, Findings, HostFigures, HostUse, Hypervisor, Interface, Sandbox, Usage, Vcpus},
     sinks::{Backlog, Outlet},
     time::now_ns,
 };
@@ -32,6 +39,14 @@ fn open() -> link::Open {
         container: "c\"1\\".into(),
         incarnation: 1,
         started_ns: 5_000_000_000,
+        annotations: [
+            ("io.kubernetes.cri.container-type", "container"),
+            ("io.kubernetes.cri.container-name", "app"),
+            ("io.kubernetes.cri.sandbox-namespace", "shop"),
+            ("io.kubernetes.cri.sandbox-name", "cart\"1\\"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into(),
         cpu_quota_us: Some(50_000),
         cpu_period_us: Some(100_000),
         cpu_shares: Some(102),
@@ -146,12 +161,53 @@ fn everything() -> Registry {
         ..HostFigures::default()
     };
     container.live().host = Some(host);
+    container.live().streams.push(Arc::new(StreamCounts::new(StreamKind::Stdout, "", None)));
+    for what in [Happened::Created(1), Happened::Exec(ExecOutcome::Success, Some(1)), Happened::Exited(0)] {
+        registry.lifecycle.note(&container, what);
+    }
+    registry.enrich();
+    let pause = ("io.kubernetes.cri.container-type".to_owned(), "sandbox".to_owned());
+    let sandbox = link::Open { container: "s".into(), annotations: [pause].into(), ..open() };
+    let sandbox = registry.container(&sandbox, &link::InnerShim::default());
+    let overhead = Overhead { memory_bytes: Some(1 << 27), cpu_millis: Some(250) };
+    sandbox.extra.settle(Details { overhead, ..Details::default() });
     let kata =
         link::InnerShim { binary: "/opt/kata/bin/containerd-shim-kata-v2".into(), ..Default::default() };
-    let doubted = registry.container(&link::Open { incarnation: 2, ..open() }, &kata);
+    let doubted = registry.container(&link::Open { container: "k".into(), ..open() }, &kata);
     assert!(doubted.sampled(Sample::decode(&stats).expect("decodes"), SampleSource::Polled));
     registry.totals.ack_delay.observe(Duration::from_millis(3));
+    machine(&registry);
     registry
+}
+
+/// A pod that is a VM, and what was found beside it.
+fn machine(registry: &Registry) {
+    let usage = Usage {
+        cpu_ns: Some(1),
+        resident_bytes: Some(2),
+        swap_bytes: Some(3),
+        proportional_bytes: Some(4),
+        threads: 5,
+    };
+    let facts = Facts {
+        hypervisor: Some(Hypervisor::Qemu),
+        memory_bytes: Some(1 << 30),
+        confidential: Some(true),
+        ..Facts::default()
+    };
+    let sandbox = Sandbox {
+        at: tokio::time::Instant::now(),
+        shim: ShimKind::KataRust,
+        release: None,
+        facts,
+        components: [(Component::Vmm, usage)].into(),
+        vcpus: Some(Vcpus { count: 1, run_ns: Some(2), wait_ns: Some(3) }),
+        host: HostUse { memory_bytes: Some(9), cpu_ns: Some(8) },
+        overhead_cpu_ns: Some(-1_500_000_000),
+        overhead_memory_bytes: Some(-7),
+    };
+    registry.attach(&link::Hello { id: "vm".into(), ..hello(7) }).machine.seen(sandbox);
+    registry.found(Findings { looked: true, ..Findings::default() });
 }
 
 fn names(families: &[Shown]) -> Vec<(String, String)> {
@@ -247,6 +303,25 @@ fn durations_stay_when_their_wrapper_goes_and_what_is_in_flight_does_not() {
 }
 
 #[test]
+fn pods_without_a_wrapper_are_counted_from_none_on() {
+    let registry = Registry::new(Arc::default(), Backlog::default(), Vec::new(), Duration::from_secs(10));
+    let told = || {
+        let text = render_own(&registry);
+        let rows = text.lines().filter(|row| row.starts_with("shimtap_wrapper_counts_total{"));
+        rows.map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    let rows = |n: u64| [format!("shimtap_wrapper_counts_total{{name=\"unwrapped_starts\"}} {n}")];
+    assert_eq!(told(), rows(0), "what wrappers count is not known without one");
+    for n in 1..=2 {
+        let start = registry.attach(&hello(n));
+        let count = link::Count { name: "unwrapped_starts".into(), value: 1, ..Default::default() };
+        start.reported(link::Report { counts: vec![count], ..Default::default() });
+        registry.detach(&start);
+        assert_eq!(told(), rows(n));
+    }
+}
+
+#[test]
 fn gaps_are_counted_by_stream_and_reason() {
     let registry = everything();
     registry.totals.gap_bytes.of(StreamKind::Stderr).add(HoleReason::TapFull, 5);
@@ -259,6 +334,104 @@ fn gaps_are_counted_by_stream_and_reason() {
         text.contains("shimtap_log_gap_bytes_total{stream=\"stdout\",reason=\"gap_tap_full\"} 0\n"),
         "{text}"
     );
+}
+
+#[test]
+fn a_vm_costs_what_it_costs_even_less_than_nothing() {
+    let text = render_own(&everything());
+    for row in [
+        "shimtap_pod_overhead_memory_bytes{namespace=\"\",pod=\"\",sandbox=\"vm\"} -7\n",
+        "shimtap_pod_overhead_cpu_seconds{namespace=\"\",pod=\"\",sandbox=\"vm\"} -1.5\n",
+        "shimtap_kata_metrics_unsafe 1\n",
+        "shimtap_log_redacted{namespace=\"\",pod=\"\",sandbox=\"vm\"} 0\n",
+    ] {
+        assert!(text.contains(row), "{row} is not in\n{text}");
+    }
+    let none = Registry::new(Arc::default(), Backlog::default(), Vec::new(), Duration::from_secs(10));
+    let text = render_own(&none);
+    for family in ["shimtap_sandbox_info", "shimtap_orphans", "shimtap_kata_metrics_unsafe"] {
+        assert!(!text.contains(family), "a node without a VM has none of it");
+    }
+}
+
+#[test]
+fn output_is_shown_under_its_containers_names_and_only_where_it_is_captured() {
+    let registry = Registry::new(Arc::default(), Backlog::default(), Vec::new(), Duration::from_secs(10));
+    let task = |incarnation: u64, bytes: u64| {
+        let open = link::Open { incarnation, created_ns: incarnation, ..open() };
+        let container = registry.container(&open, &link::InnerShim::default());
+        let counts = StreamCounts::new(StreamKind::Stdout, "", None);
+        counts.bytes.store(bytes, Ordering::Relaxed);
+        counts.gap_bytes.add(HoleReason::Overflow, 1);
+        counts.gap_bytes.add(HoleReason::TapFull, 2);
+        let counts = Arc::new(counts);
+        let of_an_exec = StreamCounts::new(StreamKind::Stdout, "exec", None);
+        let not_captured = StreamCounts::new(StreamKind::Stderr, "", Some("file_uri"));
+        container.live().streams = vec![Arc::clone(&counts), Arc::new(of_an_exec), Arc::new(not_captured)];
+        counts
+    };
+    let rows = |family: &str| -> Vec<String> {
+        let text = render_own(&registry);
+        text.lines().filter(|row| row.starts_with(family)).map(ToOwned::to_owned).collect()
+    };
+    let names = "container=\"app\",id=\"/sandbox/c\\\"1\\\\/c\\\"1\\\\\",name=\"c\\\"1\\\\\",namespace=\"shop\",\
+                 pod=\"cart\\\"1\\\\\",stream=\"stdout\"";
+    let _later = task(7, 3);
+    // Of a container that was restarted under its id, the older task does not hide the newer one's figures.
+    let _earlier = task(5, 900);
+    assert_eq!(
+        rows("shimtap_container_log_bytes_total{"),
+        [format!("shimtap_container_log_bytes_total{{{names}}} 3")]
+    );
+    assert_eq!(
+        rows("shimtap_container_log_gap_bytes_total{"),
+        [format!("shimtap_container_log_gap_bytes_total{{{names}}} 3")]
+    );
+    // What a rule switched off is not shown.
+    let off = task(8, 4);
+    off.off.store(true, Ordering::Relaxed);
+    assert_eq!(
+        rows("shimtap_container_log_lines_total{"),
+        [format!("shimtap_container_log_lines_total{{{names}}} 0")]
+    );
+    assert_eq!(
+        rows("shimtap_container_log_bytes_total{"),
+        [format!("shimtap_container_log_bytes_total{{{names}}} 3")]
+    );
+}
+
+/// Two that `ctr` made in two of containerd's namespaces under one id.
+#[test]
+fn containers_of_one_id_in_two_namespaces_do_not_hide_each_other() {
+    let registry = Registry::new(Arc::default(), Backlog::default(), Vec::new(), Duration::from_secs(10));
+    let runc = link::InnerShim { binary: "containerd-shim-runc-v2".into(), ..Default::default() };
+    registry.enrich();
+    for (namespace, bytes) in [("a", 3), ("b", 900)] {
+        let container = registry.container(
+            &link::Open {
+                namespace: namespace.into(),
+                container: "web".into(),
+                cgroups_path: format!("/{namespace}/web"),
+                annotations: HashMap::new(),
+                ..open()
+            },
+            &runc,
+        );
+        let counts = StreamCounts::new(StreamKind::Stdout, "", None);
+        counts.bytes.store(bytes, Ordering::Relaxed);
+        container.live().streams.push(Arc::new(counts));
+        container.extra.settle(Details::default());
+    }
+    let text = render_own(&registry);
+    for (namespace, bytes) in [("a", 3), ("b", 900)] {
+        let names = format!("container=\"web\",id=\"/{namespace}/web\",name=\"web\",namespace=\"\",pod=\"\"");
+        for row in [
+            format!("shimtap_container_log_bytes_total{{{names},stream=\"stdout\"}} {bytes}\n"),
+            format!("shimtap_container_info{{{names},handler="),
+        ] {
+            assert!(text.contains(&row), "{row} is not in\n{text}");
+        }
+    }
 }
 
 /// `UPDATE=1 cargo test -p shimtap docs` writes the file anew.

@@ -23,6 +23,8 @@ closed! {
         UserSystemDoubted => "user_system_doubted",
         /// Left out: block devices, which this shim is feared to merge.
         DevicesDoubted => "devices_doubted",
+        /// Left out: block devices beyond those that a container may have.
+        DevicesDropped => "devices_dropped",
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
 use crate::{config, metrics::SinkTotals};
 use deliver::ToFile;
 use output::Output;
+use unsynced::ToDisk;
 
 /// The value of the label `sink`.
 pub const NAME: &str = "file";
@@ -33,7 +34,10 @@ pub fn start(
     sink: Arc<SinkTotals>,
 ) -> Result<Worker, FileFault> {
     let output = Output::open(config)?;
-    source.settle_first(output.unsynced());
+    let disk = ToDisk::new(config.path.clone(), output.unsynced(), Arc::clone(&sink));
+    if source.settle_first(Arc::new(disk)) {
+        output.unsynced().begin();
+    }
     let deliver = ToFile::new(output, Arc::clone(&sink));
     let frame = Frame { source, limits: LIMITS, pace: PACE, sink, network: false };
     frame.start(Lines::new(config.format), deliver).map_err(|source| FileFault::Thread { source })

@@ -14,7 +14,7 @@ use std::{
 
 use super::Encode;
 use crate::{
-    event::{Body, Record},
+    event::Record,
     sinks::{Source, Waiting},
 };
 
@@ -133,9 +133,7 @@ impl<P> Load<P> {
     /// Bytes of container output that its records stand for, those of holes not counted.
     pub(super) fn output_bytes(&self) -> u64 {
         let records = self.pieces.iter().flat_map(Piece::records);
-        records
-            .filter(|record| matches!(record.body, Body::Line(_)))
-            .fold(0, |sum, record| sum.saturating_add(record.to.saturating_sub(record.from)))
+        records.fold(0, |sum, record| sum.saturating_add(record.output_bytes()))
     }
 
     /// Two of half as many records each; for one that has more than one.

@@ -36,9 +36,9 @@ impl Encoder {
         put(out, if record.flags.has(Flags::PARTIAL) { " P " } else { " F " });
         match &record.body {
             Body::Line(text) => out.extend_from_slice(text),
-            Body::Hole(reason) => {
+            Body::Hole(hole) => {
                 let bytes = record.to.saturating_sub(record.from);
-                put(out, format!("shimtap: {bytes} bytes are not here: {}", reason.label()));
+                put(out, format!("shimtap: {bytes} bytes are not here: {}", hole.reason.label()));
             }
         }
         put(out, "\n");

@@ -7,7 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::{escape, put};
 use crate::{
-    event::{Body, Flags, HoleReason, Origin, Record, Stencil},
+    event::{Body, Flags, Hole, Origin, Record, Stencil},
     time::write_rfc3339,
 };
 
@@ -57,8 +57,8 @@ impl Encoder {
         put(out, from);
         let utf8 = match &record.body {
             Body::Line(message) => self.message(out, message),
-            Body::Hole(reason) => {
-                gap(out, record, *reason);
+            Body::Hole(hole) => {
+                gap(out, record, *hole);
                 true
             }
         };
@@ -152,11 +152,13 @@ fn stencil(origin: &Origin) -> Stencil {
 }
 
 /// Appends the end of the id, and the gap.
-fn gap(out: &mut Vec<u8>, record: &Record, reason: HoleReason) {
+fn gap(out: &mut Vec<u8>, record: &Record, hole: Hole) {
     let (from, to) = (record.from, record.to);
-    let (bytes, reason) = (to.saturating_sub(from), reason.label());
-    let text =
-        format!("\",\"gap\":{{\"from\":{from},\"to\":{to},\"bytes\":{bytes},\"reason\":\"{reason}\"}}");
+    let (bytes, reason) = (to.saturating_sub(from), hole.reason.label());
+    let lines = hole.lines.map_or(String::new(), |lines| format!(",\"lines\":{lines}"));
+    let text = format!(
+        "\",\"gap\":{{\"from\":{from},\"to\":{to},\"bytes\":{bytes}{lines},\"reason\":\"{reason}\"}}"
+    );
     put(out, &text);
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::frame::{Encode, Limits, Pace};
 use crate::{
-    closed::{Closed, closed},
+    closed::closed,
     event::{Batch, Body, Record},
 };
 
@@ -39,25 +39,14 @@ pub struct Lines {
 }
 
 /// Lines are written without looking for more after this many bytes: one write of this size costs little more than one
-/// of a page, and a stall holds no more than this in the air. While few come they are gathered for this long: each
-/// wake-up and each write then serves several containers, and an acknowledgement that nobody waits for is not due for
-/// twenty times as long.
-pub const LIMITS: Limits = Limits { bytes: 256 << 10, records: usize::MAX, wait: Duration::from_millis(25) };
+/// of a page, and a stall holds no more than this in the air. Nothing is waited for: the journal has gathered already, so
+/// that each wake-up and each write serves several containers, and a second wait would gather nothing (docs/adr/0025).
+pub const LIMITS: Limits = Limits { bytes: 256 << 10, records: usize::MAX, wait: Duration::ZERO };
 /// A disk that has room again, or a reader that reads again, is found within seconds.
 pub const PACE: Pace = Pace { first: Duration::from_millis(100), most: Duration::from_secs(5) };
 
 /// More than a record takes beside its text, names of usual length included.
 const REST: usize = 640;
-
-// === impl Format ===
-
-impl Format {
-    /// The format of that name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|format| format.name() == name)
-    }
-}
 
 // === impl Lines ===
 

@@ -9,7 +9,7 @@ use shimtap_proto::link;
 use super::{cri, json};
 use crate::{
     enrich::Identity,
-    event::{Body, Flags, HoleReason, Origin, Record, StreamKind, StreamName},
+    event::{Body, Flags, Hole, HoleReason, Origin, Record, StreamKind, StreamName},
 };
 
 fn origin() -> Origin {
@@ -82,9 +82,12 @@ fn what_is_no_text_travels_as_base64() {
 
 #[test]
 fn a_hole_is_a_record_without_a_message() {
-    let made = encoded(Flags::NONE, Body::Hole(HoleReason::TapFull));
+    let made = encoded(Flags::NONE, Body::hole(HoleReason::TapFull));
     assert_eq!(made["gap"], serde_json::json!({"from": 3, "to": 9, "bytes": 6, "reason": "gap_tap_full"}));
     assert!(made.get("message").is_none() && made.get("flags").is_none());
+    let counted = encoded(Flags::NONE, Body::Hole(Hole { reason: HoleReason::RateLimit, lines: Some(2) }));
+    let gap = serde_json::json!({"from": 3, "to": 9, "bytes": 6, "lines": 2, "reason": "rate_limit"});
+    assert_eq!(counted["gap"], gap);
 }
 
 /// Whoever reads the file may compare, hash or cut its lines: a faster encoder must write the same bytes.
@@ -141,7 +144,7 @@ fn the_bytes_of_records_stay_what_they_are() {
     let tail = r#""message":"p","flags":["partial","cut_head"]"#;
     expect(101, 102, second, Flags::PARTIAL.with(Flags::CUT_HEAD), line(b"p"), &head("000000000"), tail);
     let tail = r#""gap":{"from":102,"to":112,"bytes":10,"reason":"overflow"}"#;
-    expect(102, 112, second, none, Body::Hole(HoleReason::Overflow), &head("000000000"), tail);
+    expect(102, 112, second, none, Body::hole(HoleReason::Overflow), &head("000000000"), tail);
 }
 
 proptest! {
@@ -172,6 +175,6 @@ fn cri_lines_are_what_kubelet_reads() {
         b"2023-11-14T22:13:20.000000042Z stderr P \xff\n"
     );
     assert_eq!(line(0, Flags::NONE, text(b"")), b"1970-01-01T00:00:00.000000000Z stderr F \n");
-    let gap = line(second, Flags::NONE, Body::Hole(HoleReason::Overflow));
+    let gap = line(second, Flags::NONE, Body::hole(HoleReason::Overflow));
     assert_eq!(gap, b"2023-11-14T22:13:20.000000000Z stderr F shimtap: 6 bytes are not here: overflow\n");
 }

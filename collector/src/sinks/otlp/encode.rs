@@ -23,7 +23,7 @@ use super::{
 use crate::{
     config::Node,
     enrich::Identity,
-    event::{Batch, Body, Flags, HoleReason, Origin, Record},
+    event::{Batch, Body, Flags, Hole, Origin, Record},
     sinks::frame::Encode,
 };
 
@@ -166,7 +166,7 @@ impl Encoder {
                 log.severity_text.clear();
                 set_body(log, line);
             }
-            Body::Hole(reason) => gap(log, record, *reason),
+            Body::Hole(hole) => gap(log, record, *hole),
         }
     }
 }
@@ -185,7 +185,8 @@ fn set_body(log: &mut LogRecord, line: &[u8]) {
 }
 
 /// A hole is a record of its own, which a person or an alert can find.
-fn gap(log: &mut LogRecord, record: &Record, reason: HoleReason) {
+fn gap(log: &mut LogRecord, record: &Record, hole: Hole) {
+    let reason = hole.reason;
     let bytes = record.to.saturating_sub(record.from);
     log.severity_number = SeverityNumber::Warn.into();
     log.severity_text = "WARN".into();
@@ -193,6 +194,9 @@ fn gap(log: &mut LogRecord, record: &Record, reason: HoleReason) {
     log.body = Some(AnyValue { value: Some(Value::StringValue(body)) });
     log.attributes.push(text("shimtap.gap.reason", reason.label()));
     log.attributes.push(attribute("shimtap.gap.bytes", Value::IntValue(signed(bytes))));
+    if let Some(lines) = hole.lines {
+        log.attributes.push(attribute("shimtap.gap.lines", Value::IntValue(signed(lines))));
+    }
 }
 
 impl Encode for Encoder {

@@ -10,7 +10,7 @@
 mod calls;
 mod output;
 mod script;
-mod stage;
+pub(crate) mod stage;
 mod wire;
 mod world;
 
@@ -76,6 +76,34 @@ fn a_request_is_not_concluded_with_the_answer_to_another() {
             Act::Turn,
             Act::Answer { nth: 0, refuses: false },
             Act::Reply { conn: 1, most: all },
+            Act::Send { conn: 0, most: all },
+            Act::Die { after, again: None },
+        ]);
+    }
+}
+
+/// A Delete lets go of the answer to a Wait on a connection that the successor, which goes through them in order, had not taken
+/// up yet: it could not be sent, and that connection was ended for it.
+#[test]
+fn an_answer_that_a_delete_lets_go_waits_for_its_connection_to_be_taken_up() {
+    let all = usize::MAX;
+    for after in 0..80 {
+        play(vec![
+            Act::Create { conn: 0, both: false },
+            Act::Send { conn: 0, most: all },
+            Act::Turn,
+            Act::Answer { nth: 0, refuses: false },
+            Act::Reply { conn: 0, most: all },
+            Act::Turn,
+            Act::Ask { conn: 1, task: 0, method: Method::Wait, filler: 0 },
+            Act::Send { conn: 1, most: all },
+            Act::Write { output: 0, len: 1 },
+            Act::Exit { task: 0 },
+            Act::Turn,
+            Act::Answer { nth: 0, refuses: false },
+            Act::Reply { conn: 1, most: all },
+            Act::Turn,
+            Act::Ask { conn: 0, task: 0, method: Method::Delete, filler: 0 },
             Act::Send { conn: 0, most: all },
             Act::Die { after, again: None },
         ]);

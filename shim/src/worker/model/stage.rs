@@ -74,6 +74,11 @@ impl Stage {
         });
     }
 
+    /// Something that the worker does out of turn.
+    pub fn act<T>(&mut self, act: impl FnOnce(&mut Worker) -> T) -> T {
+        act(self.worker.as_mut().unwrap())
+    }
+
     /// Rounds of the loop until the worker has died before its step number `after`, at most `rounds`; its successor dies
     /// before its own step number `again`, if that is given and it has so many before it is at work.
     pub fn die(&mut self, after: u32, again: Option<u32>, rounds: u32) {

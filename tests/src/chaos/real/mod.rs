@@ -48,6 +48,9 @@ pub fn run(order: &Order, version: Version, ledger: &Ledger) -> Result<()> {
 fn on_node(order: &Order, node: &Node, ledger: &Ledger) -> Result<()> {
     let cri = node.cri()?;
     let work = Work::new(node, cri, ledger);
+    for kinds in [&ctr::KINDS[..], &pods::KINDS, &[pods::COME_AND_GO]] {
+        ledger.expects(kinds);
+    }
     let pod = cri.run_pod("all-the-time")?;
     let busy = start_busy(node, cri, &pod)?;
     under_fire(order, &work, &pod, &busy)?;

@@ -6,14 +6,17 @@ use anyhow::{Context, Result, ensure};
 
 use super::work::Work;
 use crate::{
-    chaos::{dice::Dice, judge::Written},
+    chaos::{
+        dice::{Deck, Dice},
+        judge::Written,
+    },
     line::tape,
     oracle::cri_log,
     rig::cri::{Pod, Remote, Wanted},
 };
 
 /// Kinds of what is done beside a container that stays.
-const KINDS: [&str; 7] = [
+pub const KINDS: [&str; 7] = [
     "second containers of a pod",
     "containers with a terminal",
     "CRI execs",
@@ -32,8 +35,9 @@ const ECHO: &str = "while read line; do [ \"$line\" = bye ] && exit 7; \
 /// # Errors
 /// One of them is not as it should be.
 pub fn beside(work: &Work<'_>, pod: &Pod, busy: &str, mut dice: Dice) -> Result<()> {
+    let mut deck = Deck::new(&KINDS);
     while work.goes_on() {
-        let kind = *dice.pick(&KINDS).context("a kind")?;
+        let kind = deck.deal(&mut dice).context("a kind")?;
         let start = Instant::now();
         let done = match kind {
             "second containers of a pod" => container(work, pod, 200 + dice.roll(2000), kind),
@@ -56,6 +60,9 @@ pub fn beside(work: &Work<'_>, pod: &Pod, busy: &str, mut dice: Dice) -> Result<
     Ok(())
 }
 
+/// What is done with pods.
+pub const COME_AND_GO: &str = "pods that come and go";
+
 /// Pods, each with one container that ends by itself.
 ///
 /// # Errors
@@ -65,11 +72,10 @@ pub fn come_and_go(work: &Work<'_>, mut dice: Dice) -> Result<()> {
         let name = work.name("pod");
         let start = Instant::now();
         let pod = work.cri.run_pod(&name).with_context(|| format!("run {name}"))?;
-        container(work, &pod, 100 + dice.roll(1000), "pods that come and go")
-            .with_context(|| format!("in {name}"))?;
+        container(work, &pod, 100 + dice.roll(1000), COME_AND_GO).with_context(|| format!("in {name}"))?;
         work.cri.remove_pod(&pod).with_context(|| format!("remove {name}"))?;
         work.ledger.waited("a pod, from start to end", start.elapsed());
-        work.ledger.did("pods that come and go");
+        work.ledger.did(COME_AND_GO);
     }
     Ok(())
 }
@@ -136,13 +142,22 @@ fn attach(work: &Work<'_>, pod: &Pod) -> Result<()> {
     let cri = work.cri;
     let command = ["sh", "-c", ECHO];
     let (id, name) = run(work, pod, &Wanted { command: &command, stdin: true, ..Wanted::default() })?;
-    let mut remote = work.patiently("attach", || Remote::open(&cri.attach_url(&id, false)?))?;
-    for line in ["one", "two", "three", "end"] {
+    let echoed = |remote: &mut Remote, line: &str| -> Result<()> {
         remote.say(format!("{line}\n").as_bytes())?;
         for word in ["out", "err"] {
             let stands = || format!("{:?}, {:?}", cri.status(&id), cri_log(&cri.log_path(pod, &name)));
             remote.hear_until(&format!("{word} {line}\n")).with_context(stands)?;
         }
+        Ok(())
+    };
+    // What containerd gives up it says only there, and has let nothing through by then: that a line came twice would show.
+    let mut remote = work.patiently("attach", || {
+        let mut remote = Remote::open(&cri.attach_url(&id, false)?)?;
+        echoed(&mut remote, "one")?;
+        Ok(remote)
+    })?;
+    for line in ["two", "three", "end"] {
+        echoed(&mut remote, line)?;
     }
     remote.say(b"bye\n")?;
     remote.hear_out()?;

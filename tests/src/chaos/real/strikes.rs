@@ -36,13 +36,15 @@ pub fn strike(order: &Order, work: &Work<'_>, stays: &str, dice: Dice) -> Result
     let mut schedule = Schedule::new(dice, order.mix);
     let keepers = || keepers(work.node);
     let until = Instant::now() + order.time;
-    while work.goes_on() && work.ledger.tally().died() < order.deaths && Instant::now() < until {
+    let is_wanted =
+        || work.ledger.tally().died() < order.deaths || (order.every_kind && work.ledger.lacks_a_kind());
+    while work.goes_on() && is_wanted() && Instant::now() < until {
         let strike = schedule.next_strike();
         // A keeper that hangs in the last steps of its life, when its worker has left, is nobody's to find out.
         let wanted = strike.fault.hangs().then_some(stays);
         let Some(pair) = claim(&mut schedule, &keepers, wanted)? else { continue };
         let body = || pair.strike(strike, &keepers);
-        let result = if strike.fault.hangs() { work.while_hung(body) } else { body() };
+        let result = work.hangs.during(strike.fault.hangs(), body);
         struck().remove(pair.name());
         work.ledger.struck(strike, &result?);
     }

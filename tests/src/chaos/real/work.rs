@@ -11,12 +11,14 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    chaos::{judge::Written, tally::Ledger},
+    chaos::{hangs::Hangs, judge::Written, tally::Ledger},
     rig::{Node, cri::Cri},
 };
 
 /// How long anything may take on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
+/// What containerd, its shim and runc may take for one call by themselves, on such a machine.
+const OWN: Duration = Duration::from_secs(10);
 
 /// What those who work share.
 #[derive(Debug)]
@@ -31,14 +33,8 @@ pub struct Work<'a> {
     pub over: AtomicBool,
     written: Mutex<Vec<Written>>,
     names: AtomicU32,
-    hung: Mutex<Hung>,
-}
-
-/// When something hung.
-#[derive(Debug, Default)]
-struct Hung {
-    now: u32,
-    last: Option<Instant>,
+    /// When a process of a wrapper hung.
+    pub hangs: Hangs,
 }
 
 impl<'a> Work<'a> {
@@ -52,7 +48,7 @@ impl<'a> Work<'a> {
             over: AtomicBool::new(false),
             written: Mutex::default(),
             names: AtomicU32::new(0),
-            hung: Mutex::default(),
+            hangs: Hangs::default(),
         }
     }
 
@@ -96,35 +92,19 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Something hangs while `body` runs.
-    pub fn while_hung<T>(&self, body: impl FnOnce() -> T) -> T {
-        let hung = || self.hung.lock().unwrap_or_else(PoisonError::into_inner);
-        hung().now += 1;
-        let result = body();
-        let mut hung = hung();
-        hung.now -= 1;
-        hung.last = Some(Instant::now());
-        result
-    }
-
-    fn was_hung_since(&self, start: Instant) -> bool {
-        let hung = self.hung.lock().unwrap_or_else(PoisonError::into_inner);
-        hung.now > 0 || hung.last.is_some_and(|last| last >= start)
-    }
-
-    /// Asks; and asks again where containerd itself gave up a State after 2 s while a process of a wrapper hung. containerd 2
+    /// Asks, and demands an answer in time; and asks again where containerd itself gave up a State after 2 s while a process of a wrapper hung. containerd 2
     /// says so; 1.6 takes 0 for the sandbox's process then, and for its namespaces those of that process. Only for what may
     /// be asked twice.
     ///
     /// # Errors
-    /// It was refused for another reason, or while nothing hung.
+    /// It was refused for another reason, or while nothing hung, or answered too late.
     pub fn patiently<T>(&self, call: &'static str, ask: impl Fn() -> Result<T>) -> Result<T> {
         let began = Instant::now();
         loop {
             let start = Instant::now();
             match ask() {
                 Ok(answer) => {
-                    self.ledger.waited(call, start.elapsed());
+                    self.ledger.waited(call, self.hangs.in_time(call, start, OWN)?);
                     return Ok(answer);
                 }
                 Err(refused) => {
@@ -132,7 +112,7 @@ impl<'a> Work<'a> {
                     let by_time = ["deadline exceeded", "deadlineexceeded", "lstat /proc/0/ns/"];
                     ensure!(
                         by_time.iter().any(|said| words.contains(said))
-                            && self.was_hung_since(start)
+                            && self.hangs.since(start) > 0
                             && began.elapsed() < LIMIT,
                         "{call}: {refused:#}"
                     );

@@ -9,11 +9,15 @@ use nix::{sys::stat::Mode, unistd::mkfifo};
 
 use super::lane::{Lane, PATIENCE};
 use crate::{
-    chaos::{dice::Dice, judge::Written},
+    chaos::{
+        dice::{Deck, Dice},
+        judge::Written,
+    },
     standin::{
         client::{
             connection::Connection,
             fifo::FifoReader,
+            logged,
             pod::{self, Fifos},
         },
         script::{Output, Script},
@@ -21,7 +25,7 @@ use crate::{
 };
 
 /// Kinds of execs.
-const EXECS: [&str; 5] = [
+pub const EXECS: [&str; 5] = [
     "execs",
     "execs with 8 KiB of arguments",
     "execs with 115 KB of output",
@@ -29,12 +33,13 @@ const EXECS: [&str; 5] = [
     "execs with stdin and CloseIO",
 ];
 /// Kinds of lives.
-const LIVES: [&str; 5] = [
+pub const LIVES: [&str; 6] = [
     "containers that live shortly",
     "containers of an id that was used before",
     "containers with a terminal",
     "containers with stdin and CloseIO",
     "containers whose reader goes and comes back",
+    "containers with a logger",
 ];
 
 /// One exec after the other, each with its own streams, on a connection of its own.
@@ -43,9 +48,9 @@ const LIVES: [&str; 5] = [
 /// One of them is not as it should be.
 pub fn exec(lane: &Lane<'_>, mut dice: Dice) -> Result<Vec<Connection>> {
     let c = lane.pod.connect()?;
-    let mut n = 0;
+    let (mut n, mut deck) = (0, Deck::new(&EXECS));
     while lane.goes_on() {
-        let kind = *dice.pick(&EXECS).context("a kind")?;
+        let kind = deck.deal(&mut dice).context("a kind")?;
         let exec_id = format!("exec-{n}");
         one_exec(lane, &c, kind, &exec_id, n % 200).with_context(|| format!("{exec_id}, of the {kind}"))?;
         lane.ledger.did(kind);
@@ -73,7 +78,7 @@ fn one_exec(lane: &Lane<'_>, c: &Connection, kind: &str, exec_id: &str, status: 
     if kind.contains("stdin") {
         close_stdin(lane, c, id, exec_id)?;
     }
-    let exit = lane.answer(c, wait)?.message::<api::WaitResponse>().context("Wait")?;
+    let exit = lane.exit(c, wait)?.message::<api::WaitResponse>().context("Wait")?;
     ensure!(exit.exit_status == status, "exit status {}", exit.exit_status);
     complete(lane, &fifos, &script, request.terminal)?;
     lane.call(c, "Delete", &pod::delete(id, exec_id))?.message::<api::DeleteResponse>().context("Delete")?;
@@ -86,9 +91,9 @@ fn one_exec(lane: &Lane<'_>, c: &Connection, kind: &str, exec_id: &str, status: 
 /// One of them is not as it should be.
 pub fn live(lane: &Lane<'_>, mut dice: Dice) -> Result<(Vec<Connection>, Vec<Written>)> {
     let (mut connections, mut all) = (Vec::new(), Vec::new());
-    let mut n = 0;
+    let (mut n, mut deck) = (0, Deck::new(&LIVES));
     while lane.goes_on() {
-        let kind = *dice.pick(&LIVES).context("a kind")?;
+        let kind = deck.deal(&mut dice).context("a kind")?;
         let id = if kind.contains("before") {
             format!("{}-again", lane.pod.id)
         } else {
@@ -122,9 +127,13 @@ fn one_life(lane: &Lane<'_>, kind: &'static str, id: &str, lines: u64) -> Result
         lane.pod.endpoint
     );
     let c = lane.pod.connect()?;
-    let fifos = lane.pod.fifos(&format!("{id}-{}", lane.fresh()))?;
+    let name = format!("{id}-{}", lane.fresh());
+    let fifos = lane.pod.fifos(&name)?;
     let mut request = pod::create_request(id, &bundle, &fifos);
     request.terminal = terminal;
+    if kind.contains("logger") {
+        logged::name_one(lab, &name, &mut request)?;
+    }
     if kind.contains("stdin") {
         request.stdin = stdin(lane, id)?;
     }
@@ -137,7 +146,7 @@ fn one_life(lane: &Lane<'_>, kind: &'static str, id: &str, lines: u64) -> Result
     if stays {
         come_back(lane, &c, id, &fifos, &script)?;
     }
-    let exit = lane.answer(&c, wait)?.message::<api::WaitResponse>().context("Wait")?;
+    let exit = lane.exit(&c, wait)?.message::<api::WaitResponse>().context("Wait")?;
     ensure!(exit.exit_status == if stays { 137 } else { 7 }, "exit status {}", exit.exit_status);
     if !stays {
         complete(lane, &fifos, &script, terminal)?;

@@ -7,7 +7,7 @@ mod lane;
 mod lives;
 
 use std::{
-    sync::atomic::Ordering,
+    sync::{PoisonError, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -22,7 +22,7 @@ use super::{
     dice::Dice,
     judge::{self, Written},
     pair::{Pair, Struck},
-    schedule::Schedule,
+    schedule::{Schedule, Strike},
     tally::{Ledger, lines_in},
 };
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
         client::{
             audit::exactly_once,
             connection::Connection,
+            logged,
             pod::{self, Fifos, Pod},
             wrapped::wrapped_as,
         },
@@ -83,8 +84,12 @@ fn one_lane(order: &Order, name: &str, collector: &Collector, ledger: &Ledger) -
         lab.env.extend(ours.map(|(name, path)| (name.to_owned(), path.display().to_string())));
         if order.threshold { lab.reconfigure("[safe_mode]\ndeaths = 0\n", "") } else { Ok(()) }
     })?;
+    logged::is_believed(&pod.lab)?;
     let fifos = pod.run()?;
     let lane = Lane::new(&pod, ledger, order.threshold);
+    for kinds in [&frames::KINDS[..], &lives::EXECS, &lives::LIVES] {
+        ledger.expects(kinds);
+    }
     let (connections, written) = under_fire(order, name, &lane)?;
     judge::observe(collector, ledger)?;
     let init = ends(&lane, &fifos, &script)?;
@@ -108,8 +113,8 @@ fn under_fire(order: &Order, name: &str, lane: &Lane<'_>) -> Result<(Vec<Connect
         let panicked = |_| anyhow!("a thread panicked");
         let (frames, knocks) = (frames.join().map_err(panicked)?, knocks.join().map_err(panicked)?);
         let (execs, lives) = (execs.join().map_err(panicked)?, lives.join().map_err(panicked)?);
-        let (deaths, asked_on) = struck?;
-        let at = || format!("after about {deaths} deaths");
+        let asked_on = struck?;
+        let at = || lane.last_strikes();
         frames.with_context(at)?;
         let mut connections = knocks.with_context(at)?;
         connections.extend(asked_on);
@@ -120,17 +125,31 @@ fn under_fire(order: &Order, name: &str, lane: &Lane<'_>) -> Result<(Vec<Connect
     })
 }
 
-/// One strike after the other; gives the number of deaths, and connections that were asked on.
-fn strikes(order: &Order, lane: &Lane<'_>, mut schedule: Schedule) -> Result<(u64, Vec<Connection>)> {
+fn note(lane: &Lane<'_>, strike: &Strike, struck: &Struck, took: Duration) {
+    let became = match struck {
+        Struck::Renewed { took, .. } => format!("renewed in {took:?}"),
+        Struck::Ended { .. } => "ended".to_owned(),
+        Struck::Missed => "missed".to_owned(),
+    };
+    let text = format!("{strike:?}, {became}, all of it {took:?}");
+    lane.past.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+}
+
+/// One strike after the other; gives connections that were asked on.
+fn strikes(order: &Order, lane: &Lane<'_>, mut schedule: Schedule) -> Result<Vec<Connection>> {
     let namespace = lane.pod.lab.namespace();
     let keepers = || procs::keepers(namespace);
     let found = || Ok(Pair::all(&keepers)?.pop());
     let mut pair = eventually(PATIENCE, "a keeper and its worker", found)?;
     let until = Instant::now() + order.time;
     let (mut deaths, mut connections) = (0, Vec::new());
-    while deaths < order.deaths && lane.goes_on() && Instant::now() < until {
+    let is_wanted = |deaths| deaths < order.deaths || (order.every_kind && lane.ledger.lacks_a_kind());
+    while is_wanted(deaths) && lane.goes_on() && Instant::now() < until {
         let strike = schedule.next_strike();
-        let struck = pair.strike(strike, &keepers)?;
+        let body = || pair.strike(strike, &keepers);
+        let began = Instant::now();
+        let struck = lane.hangs.during(strike.fault.hangs(), body)?;
+        note(lane, &strike, &struck, began.elapsed());
         deaths += u64::from(lane.ledger.struck(strike, &struck));
         match struck {
             Struck::Renewed { pair: next, .. } => pair = next,
@@ -149,7 +168,7 @@ fn strikes(order: &Order, lane: &Lane<'_>, mut schedule: Schedule) -> Result<(u6
             process::signal(pair.keeper.pid.as_raw(), nix::sys::signal::Signal::SIGUSR2)?;
         }
     }
-    Ok((deaths, connections))
+    Ok(connections)
 }
 
 /// Ends the container that was there all the time, and compares both of its streams.

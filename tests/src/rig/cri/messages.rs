@@ -168,6 +168,10 @@ pub struct Mount {
 /// Limits of a container.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct LinuxContainerResources {
+    #[prost(int64, tag = "1")]
+    pub cpu_period: i64,
+    #[prost(int64, tag = "2")]
+    pub cpu_quota: i64,
     #[prost(int64, tag = "4")]
     pub memory_limit_in_bytes: i64,
     #[prost(int64, tag = "5")]
@@ -190,6 +194,15 @@ pub struct LinuxContainerConfig {
     pub security_context: Option<LinuxContainerSecurityContext>,
 }
 
+/// A variable of the environment.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct KeyValue {
+    #[prost(string, tag = "1")]
+    pub key: String,
+    #[prost(string, tag = "2")]
+    pub value: String,
+}
+
 /// A container.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ContainerConfig {
@@ -199,6 +212,8 @@ pub struct ContainerConfig {
     pub image: Option<ImageSpec>,
     #[prost(string, repeated, tag = "3")]
     pub command: Vec<String>,
+    #[prost(message, repeated, tag = "6")]
+    pub envs: Vec<KeyValue>,
     #[prost(message, repeated, tag = "7")]
     pub mounts: Vec<Mount>,
     #[prost(map = "string, string", tag = "9")]
@@ -333,6 +348,17 @@ pub struct ContainerStatsResponse {
 pub struct ContainerStats {
     #[prost(message, optional, tag = "2")]
     pub cpu: Option<CpuUsage>,
+    #[prost(message, optional, tag = "3")]
+    pub memory: Option<MemoryUsage>,
+}
+
+/// Memory, in bytes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MemoryUsage {
+    #[prost(message, optional, tag = "2")]
+    pub working_set_bytes: Option<UInt64Value>,
+    #[prost(message, optional, tag = "4")]
+    pub usage_bytes: Option<UInt64Value>,
 }
 
 /// CPU time.

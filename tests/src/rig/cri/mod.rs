@@ -21,7 +21,7 @@ use tower::service_fn;
 use messages::{
     AttachRequest, ContainerConfig, ContainerId, ContainerMetadata, ContainerStatsResponse,
     ContainerStatusResponse, CreateContainerRequest, Empty, ExecRequest, ExecSyncRequest, ImageSpec,
-    ImageStatusRequest, ImageStatusResponse, LinuxContainerConfig, LinuxContainerResources,
+    ImageStatusRequest, ImageStatusResponse, KeyValue, LinuxContainerConfig, LinuxContainerResources,
     LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount,
     NamespaceOption, PodSandboxConfig, PodSandboxId, PodSandboxMetadata, PodSandboxStatusResponse,
     RunPodSandboxRequest, StopContainerRequest, StreamingUrl,
@@ -65,8 +65,12 @@ pub struct Wanted<'a> {
     pub stdin: bool,
     /// Memory limit; 0 = none.
     pub memory_limit_bytes: i64,
+    /// Microseconds of CPU time in each period of 100 ms; 0 = as many as it likes.
+    pub cpu_quota_us: i64,
     /// A folder that is seen as `/host`.
     pub host: Option<&'a Path>,
+    /// Its environment.
+    pub env: &'a [(&'a str, &'a str)],
 }
 
 /// How a container stands.
@@ -234,10 +238,15 @@ impl Cri {
             container_path: "/host".to_owned(),
             host_path: dir.to_string_lossy().into_owned(),
         });
+        let variables = wanted
+            .env
+            .iter()
+            .map(|(key, value)| KeyValue { key: (*key).to_owned(), value: (*value).to_owned() });
         let config = ContainerConfig {
             metadata: Some(ContainerMetadata { name: wanted.name.to_owned(), attempt: 0 }),
             image: Some(ImageSpec { image: IMAGE.to_owned() }),
             command: wanted.command.iter().map(|word| (*word).to_owned()).collect(),
+            envs: variables.collect(),
             mounts: host.into_iter().collect(),
             labels: [("io.kubernetes.container.name".to_owned(), wanted.name.to_owned())].into(),
             log_path: format!("{}.log", wanted.name),
@@ -245,6 +254,8 @@ impl Cri {
             tty: wanted.tty,
             linux: Some(LinuxContainerConfig {
                 resources: Some(LinuxContainerResources {
+                    cpu_period: if wanted.cpu_quota_us > 0 { 100_000 } else { 0 },
+                    cpu_quota: wanted.cpu_quota_us,
                     memory_limit_in_bytes: wanted.memory_limit_bytes,
                     oom_score_adj: 0,
                 }),
@@ -333,6 +344,15 @@ impl Cri {
             self.call("ContainerStats", ContainerId { id: id.to_owned() })?;
         let cpu = answer.stats.and_then(|stats| stats.cpu);
         Ok(cpu.and_then(|cpu| cpu.usage_core_nano_seconds).map(|usage| usage.value))
+    }
+
+    /// Working set and usage that containerd reports for a container, in bytes: what the kubelet has of it, and `kubectl top`
+    /// of that. None where it does not know.
+    pub fn memory_bytes(&self, id: &str) -> Result<Option<(u64, u64)>> {
+        let answer: ContainerStatsResponse =
+            self.call("ContainerStats", ContainerId { id: id.to_owned() })?;
+        let memory = answer.stats.and_then(|stats| stats.memory);
+        Ok(memory.and_then(|m| Some((m.working_set_bytes?.value, m.usage_bytes?.value))))
     }
 
     /// SIGTERM, and SIGKILL after `timeout_secs`.

@@ -131,7 +131,8 @@ impl Node {
             fs::write(self.dir.join("shim.toml"), text).context("write shim.toml")?;
         }
         fs::write(self.dir.join("cni/10-rig.conflist"), cni_conflist(&self.dir)).context("write CNI's")?;
-        let layout = Layout { dir: &self.dir, wrapper: &self.wrapper };
+        let layout =
+            Layout { dir: &self.dir, wrapper: &self.wrapper, runtime_lines: &self.setup.runtime_lines };
         let text = containerd_toml(&self.tools, self.setup.shim, &layout);
         fs::write(self.dir.join("containerd.toml"), text).context("write containerd.toml")
     }
@@ -161,7 +162,7 @@ impl Node {
     }
 
     /// Environment of everything that belongs to this node.
-    fn environment(&self, command: &mut Command) {
+    pub(crate) fn environment(&self, command: &mut Command) {
         let shims = self.tools.runc_shim.parent().unwrap_or(Path::new("/usr/bin"));
         let path = std::env::var("PATH").unwrap_or_default();
         let path = format!("{}:{}:{path}", self.dir.join("bin").display(), shims.display());
@@ -345,6 +346,12 @@ fn free_namespace() -> Result<(&'static str, Flock<fs::File>)> {
         }
     }
     Ok((last, lock(&format!("rig.{last}"), FlockArg::LockExclusive)?))
+}
+
+/// Keeps those away who measure time and have the machine alone, for as long as the answer is held: for a program that makes a
+/// node of its own and is given a time.
+pub fn share_machine() -> Result<impl Send> {
+    lock("rig", FlockArg::LockShared)
 }
 
 /// Locks one of the rig's names on this machine; the kernel forgets it with the process.

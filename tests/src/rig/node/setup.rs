@@ -20,6 +20,7 @@ pub struct Setup {
     pub(super) told: Settings,
     pub(super) shim_toml: Option<String>,
     pub(super) run_dir: Option<PathBuf>,
+    pub(super) runtime_lines: String,
 }
 
 /// What every node's wrapper is told: on a machine that compiles and tests at the same time, a start that finds no worker
@@ -38,6 +39,7 @@ impl Setup {
             told: Settings::default(),
             shim_toml: Some(PATIENT.to_owned()),
             run_dir: None,
+            runtime_lines: String::new(),
         }
     }
 
@@ -74,6 +76,12 @@ impl Setup {
     /// Where the wrapper keeps its files instead of in the rig's folder.
     pub fn run_dir(mut self, dir: &Path) -> Setup {
         self.run_dir = Some(dir.to_owned());
+        self
+    }
+
+    /// More lines of CRI's runtime handler.
+    pub fn runtime_lines(mut self, lines: &str) -> Setup {
+        self.runtime_lines = lines.to_owned();
         self
     }
 

@@ -8,8 +8,10 @@
 //! The guest has no network and never writes to the kept disk. It is emulated, so it needs no rights that the rest of the
 //! rig does not need, and it is slow: about ten times slower than the machine that it runs on.
 
+pub mod baked;
 mod base;
 mod built;
+pub mod kubeadm;
 mod machine;
 pub mod payload;
 pub mod plan;
@@ -20,15 +22,18 @@ pub use built::test_programs;
 pub use machine::Machine;
 pub use plan::{Outcome, Plan, Report, Suite};
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::fcntl::Flock;
 
 use crate::rig::Version;
 use crate::rig::tools::{self, Tools};
 
-/// The pinned containerd, where the guest is to run it too. It doubles the time, so SHIMTAP_VM_BRIEF leaves it out; CI never does.
+/// The pinned containerd, where the guest is to run every suite on it too. It doubles the time, so SHIMTAP_VM_BRIEF leaves it out;
+/// CI never does.
 pub fn pinned() -> Option<Tools> {
     let brief = std::env::var_os("SHIMTAP_VM_BRIEF").is_some();
     Version::Pinned.tools().ok().filter(|_| !brief)
@@ -39,19 +44,32 @@ pub fn pinned() -> Option<Tools> {
 ///
 /// The report and the console's output stay in [`last_run`].
 pub fn run(plan: &Plan, limit: Duration) -> Result<Report> {
+    run_in(&last_run(), plan, limit)
+}
+
+/// The same for one suite that has a boot of its own; report and console's output stay in a folder of that name beside
+/// [`last_run`].
+pub fn run_alone(name: &str, suite: Suite, limit: Duration) -> Result<Report> {
+    run_in(&home().join(name), &Plan { suites: vec![suite] }, limit)
+}
+
+fn run_in(dir: &Path, plan: &Plan, limit: Duration) -> Result<Report> {
     let base = Base::ready().context("build the node's disk")?;
     let tests = test_programs(&plan.tests())?;
-    let dir = last_run();
-    // Two at once would write one report.
-    let _alone = base::lock(&home().join("last.lock"))?;
-    let disk = payload::build(&dir, plan, &tests).context("build the disk with our programs")?;
-    let text = Machine::new(&base, &disk).run(&dir, limit)?;
+    let _alone = one_at_a_time()?;
+    let disk = payload::build(dir, plan, &tests).context("build the disk with our programs")?;
+    let text = Machine::new(&base, &disk).run(dir, limit)?;
     Report::parse(&text)
 }
 
 /// Where the last run's `report.log` and `console.log` are.
 pub fn last_run() -> PathBuf {
     home().join("last")
+}
+
+/// Two machines at once would write one report, and each would take twice the time that it is given.
+fn one_at_a_time() -> Result<Flock<File>> {
+    base::lock(&home().join("last.lock"))
 }
 
 /// Where everything of this module is kept.

@@ -1,4 +1,5 @@
-//! The second disk: our programs, the tests, the pinned containerd, the containers' image, and the plan.
+//! The second disk: our programs, the tests, the pinned containerd, the containers' image, packages where they are asked for,
+//! and the plan.
 //!
 //! Made anew for each run, in a few seconds. What is only big because of its debug information is stripped.
 
@@ -11,9 +12,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::base::administrator;
-use super::plan::{IMAGE, PLAN, Plan};
+use super::plan::{DEB, IMAGE, NEXT_DEB, PLAN, Plan, SHIPPED};
+use crate::rig::packages::{self, Release};
 use crate::rig::run::{Finished, run};
-use crate::rig::{image, tools};
+use crate::rig::{Version, image, tools};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -35,7 +37,10 @@ pub fn build(dir: &Path, plan: &Plan, tests: &[(String, PathBuf)]) -> Result<Pat
     for (name, program) in tests {
         strip_as(program, &root.join("tests").join(name))?;
     }
-    if let Some(pinned) = super::pinned() {
+    let ships = plan.suites.iter().any(|suite| suite.name == SHIPPED);
+    // There a file of its configuration is changed, which has to be put back: whoever ships is tried on it whatever else is not.
+    let pinned = if ships { Some(Version::Pinned.tools()?) } else { super::pinned() };
+    if let Some(pinned) = pinned {
         for program in [&pinned.containerd, &pinned.ctr, &pinned.runc_shim] {
             copy(program, &root.join("rig/bin"))?;
         }
@@ -43,6 +48,9 @@ pub fn build(dir: &Path, plan: &Plan, tests: &[(String, PathBuf)]) -> Result<Pat
     let image = root.join(IMAGE);
     fs::copy(image::archive()?, &image).context("copy the containers' image")?;
     copy(&packaging("systemd/shimtap.service"), &root.join("packaging"))?;
+    if ships {
+        ship(&root)?;
+    }
     let text = serde_json::to_vec_pretty(plan).context("write the plan")?;
     fs::write(root.join(PLAN), text).context("write the plan")?;
 
@@ -54,6 +62,20 @@ pub fn build(dir: &Path, plan: &Plan, tests: &[(String, PathBuf)]) -> Result<Pat
     run(mke2fs, LIMIT).and_then(Finished::ok).context("mke2fs (package e2fsprogs)")?;
     fs::remove_dir_all(&root).with_context(|| format!("remove {}", root.display()))?;
     Ok(disk)
+}
+
+/// Packages of this build and of the next release, and a Prometheus, unless it is left out by its variable.
+fn ship(root: &Path) -> Result<()> {
+    fs::create_dir_all(root.join("packages")).context("create packages")?;
+    packages::deb(&root.join(DEB), Release::This)?;
+    packages::deb(&root.join(NEXT_DEB), Release::Next)?;
+    if std::env::var_os("SHIMTAP_SKIP_PROMTOOL").is_some() {
+        return Ok(());
+    }
+    let prometheus = tools::in_path("prometheus");
+    let prometheus =
+        prometheus.context("prometheus is not installed; SHIMTAP_SKIP_PROMTOOL=1 does without it")?;
+    strip(&prometheus, &root.join("bin"))
 }
 
 fn packaging(path: &str) -> PathBuf {

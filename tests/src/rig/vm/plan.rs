@@ -17,6 +17,17 @@ pub const PLAN: &str = "plan.json";
 /// The containers' image on the payload.
 pub const IMAGE: &str = "rig/image.tar";
 
+/// A package of this build on the payload.
+pub const DEB: &str = "packages/shimtap.deb";
+/// One of the next release.
+pub const NEXT_DEB: &str = "packages/next.deb";
+/// The suite that installs packages; the payload has them where it is in the plan.
+pub const SHIPPED: &str = "shipped";
+/// The suite that steps the machine's clock.
+pub const CLOCK: &str = "clock";
+/// The suite of an image with the package in it.
+pub const BAKED: &str = "baked";
+
 const BEGIN: &str = "=== begin ";
 const END: &str = "=== end ";
 const NODE: &str = "=== node ";
@@ -47,10 +58,8 @@ pub struct Suite {
 pub enum Program {
     /// An integration test of this workspace, by its name.
     Test(String),
-    /// The guest's own checks, which need a node that they may do anything to.
-    Checks,
-    /// One of the two boots around a power cut.
-    Power,
+    /// What `guest` does when it is told this word: checks, which need a node that they may do anything to.
+    Guest(String),
 }
 
 /// What came of a plan.
@@ -79,7 +88,7 @@ impl Plan {
     pub fn tests(&self) -> Vec<&str> {
         let tests = self.suites.iter().filter_map(|suite| match &suite.program {
             Program::Test(name) => Some(name.as_str()),
-            Program::Checks | Program::Power => None,
+            Program::Guest(_) => None,
         });
         let mut names: Vec<&str> = tests.collect();
         names.sort_unstable();
@@ -100,14 +109,32 @@ impl Plan {
 impl Suite {
     /// The guest's own checks, under that name.
     pub fn checks(name: &str, limit: Duration) -> Suite {
-        let limit_secs = limit.as_secs();
-        Suite { name: name.to_owned(), program: Program::Checks, arguments: Vec::new(), limit_secs }
+        Suite::guest(name, "check", Vec::new(), limit)
+    }
+
+    /// Those that need a fresh node and a package: all of them, or those whose name contains `filter`.
+    pub fn shipped(filter: Option<&str>, limit: Duration) -> Suite {
+        Suite::guest(SHIPPED, SHIPPED, filter.map(str::to_owned).into_iter().collect(), limit)
+    }
+
+    /// Those of a node that was booted from an image with the package in it.
+    pub fn baked(limit: Duration) -> Suite {
+        Suite::guest(BAKED, BAKED, Vec::new(), limit)
+    }
+
+    /// The judge's case in which the clock goes forward and back, by this seed.
+    pub fn clock(seed: u64, limit: Duration) -> Suite {
+        Suite::guest(CLOCK, CLOCK, vec![seed.to_string()], limit)
     }
 
     /// A boot before or after a power cut: see [`super::power`].
     pub fn power(name: &str, arguments: Vec<String>, limit: Duration) -> Suite {
-        let limit_secs = limit.as_secs();
-        Suite { name: name.to_owned(), program: Program::Power, arguments, limit_secs }
+        Suite::guest(name, "power", arguments, limit)
+    }
+
+    fn guest(name: &str, word: &str, arguments: Vec<String>, limit: Duration) -> Suite {
+        let program = Program::Guest(word.to_owned());
+        Suite { name: name.to_owned(), program, arguments, limit_secs: limit.as_secs() }
     }
 
     /// An integration test of this workspace: all of its tests, or those whose name contains `filter`. Where the
@@ -196,7 +223,7 @@ mod tests {
     use super::*;
 
     fn suite(name: &str) -> Suite {
-        Suite { name: name.to_owned(), program: Program::Checks, arguments: Vec::new(), limit_secs: 1 }
+        Suite::checks(name, Duration::from_secs(1))
     }
 
     fn said(lines: &[&str]) -> Report {

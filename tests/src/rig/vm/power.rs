@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::base::administrator;
-use super::{Base, Machine, Plan, Report, Suite, home, payload};
+use super::{Base, Machine, Plan, Report, Suite, home, one_at_a_time, payload};
 use crate::rig::eventually;
 use crate::rig::run::{Finished, Running, run};
 
@@ -25,30 +25,61 @@ pub const VERDICT: &str = "power:verdict";
 
 const SIZE: &str = "256M";
 
+/// When the first boot's journal is brought to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    /// Every second, beside all else.
+    Interval,
+    /// Before anything is acknowledged.
+    Always,
+}
+
 /// Boots, lets the guest work, cuts it off `late` after it has said that this may be, boots again, and reads what the guest says
 /// of what it found. `limit` is for each boot.
 ///
 /// # Errors
 /// A machine did not come so far.
-pub fn cut(late: Duration, limit: Duration) -> Result<Report> {
+pub fn cut(fsync: Fsync, late: Duration, limit: Duration) -> Result<Report> {
     let base = Base::ready().context("build the node's disk")?;
-    let dir = home().join("power");
+    let _alone = one_at_a_time()?;
+    let name = format!("power-{}", fsync.word());
+    let dir = home().join(&name);
     let kept = dir.join("kept.img");
     let plan =
         |name: &str, arguments: Vec<String>| Plan { suites: vec![Suite::power(name, arguments, limit)] };
-    let disk = payload::build(&dir, &plan("power:load", vec!["load".to_owned()]), &[])?;
+    let disk =
+        payload::build(&dir, &plan("power:load", vec!["load".to_owned(), fsync.word().to_owned()]), &[])?;
     make(&kept)?;
     let machine = Machine::new(&base, &disk).with_disk(&kept);
     let said = cut_off(machine.for_plan(&dir), &dir, late, limit)?;
     let mut arguments = vec!["verdict".to_owned()];
     arguments.extend(durable(&said)?);
     // It is in the payload's folder, which is built anew.
-    let aside = home().join("power.img");
+    let aside = home().join(format!("{name}.img"));
     fs::rename(&kept, &aside).context("put the disk aside")?;
     let disk = payload::build(&dir, &plan(VERDICT, arguments), &[])?;
     fs::rename(&aside, &kept).context("put the disk back")?;
     let text = Machine::new(&base, &disk).with_disk(&kept).run(&dir, limit)?;
     Report::parse(&text)
+}
+
+// === impl Fsync ===
+
+impl Fsync {
+    /// As the configuration has it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Interval => "interval",
+            Self::Always => "always",
+        }
+    }
+
+    /// The policy of that word.
+    #[must_use]
+    pub fn of(word: &str) -> Option<Self> {
+        [Self::Interval, Self::Always].into_iter().find(|policy| policy.word() == word)
+    }
 }
 
 /// Runs it until `late` after its word; what it said by then.

@@ -122,6 +122,14 @@ impl Lab {
         self.dir.join("inner")
     }
 
+    /// Sockets of its stand-ins, of living and of dead ones.
+    #[must_use]
+    pub fn inner_sockets(&self) -> Vec<PathBuf> {
+        let mut found = files(&self.inner_dir());
+        found.retain(|path| path.extension().is_some_and(|e| e == "sock"));
+        found
+    }
+
     /// The wrapper's own directory.
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {

@@ -6,13 +6,18 @@
 //! waited for, never a hang.
 
 pub mod audit;
+pub mod barren;
 pub mod connection;
 pub mod fifo;
 pub mod frame;
+pub mod in_time;
+pub mod kata;
 pub mod lab;
 pub mod launch;
+pub mod logged;
 pub mod pod;
 pub mod rules;
+pub mod sandbox;
 pub mod spooled;
 pub mod upgrade;
 pub mod wrapped;

@@ -1,9 +1,13 @@
 //! A started shim with a connection to it, and tasks in it: what a test of one container needs.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::{api, protobuf::well_known_types::any::Any};
+use serde_json::Value;
 
 use super::{
     PATIENCE,
@@ -14,7 +18,7 @@ use super::{
 };
 use crate::standin::{
     procs::{self, Process},
-    script::{KEY, Script},
+    script::{KEY, Output, Script},
 };
 
 /// A shim that has been started.
@@ -74,6 +78,17 @@ impl Pod {
         Connection::open(&self.endpoint.path()?, &self.endpoint.service())
     }
 
+    /// A connection to the stand-in itself, past whoever stands before it.
+    ///
+    /// # Errors
+    /// The stand-in is gone, or there are several.
+    pub fn connect_inner(&self) -> Result<Connection> {
+        let mut sockets = self.lab.inner_sockets();
+        let socket = sockets.pop().context("the stand-in has no socket")?;
+        ensure!(sockets.is_empty(), "there are several stand-ins: {sockets:?}");
+        Connection::open(&socket, &self.endpoint.service())
+    }
+
     /// Makes the FIFOs of a process.
     ///
     /// # Errors
@@ -86,6 +101,17 @@ impl Pod {
     #[must_use]
     pub fn create_request(&self, fifos: &Fifos) -> api::CreateTaskRequest {
         create_request(&self.id, &self.bundle, fifos)
+    }
+
+    /// Puts a member into the bundle's OCI spec, in place of one of that name; before [`Pod::run`].
+    ///
+    /// # Errors
+    /// The spec cannot be read or written, or is no object.
+    pub fn specify(&self, member: &str, value: Value) -> Result<()> {
+        let path = self.bundle.join("config.json");
+        let mut spec: Value = serde_json::from_slice(&fs::read(&path).context("config.json")?)?;
+        spec.as_object_mut().context("config.json is no object")?.insert(member.to_owned(), value);
+        fs::write(&path, spec.to_string()).context("config.json")
     }
 
     /// Says that the shim still answers on the first connection.
@@ -119,6 +145,32 @@ impl Pod {
     pub fn wait(&self) -> Result<u32> {
         let answer = self.connection.call("Wait", &wait(&self.id, ""))?;
         Ok(answer.message::<api::WaitResponse>()?.exit_status)
+    }
+
+    /// Kills the task and does what containerd does at its end.
+    ///
+    /// # Errors
+    /// One of the calls was refused.
+    pub fn end(&self) -> Result<()> {
+        self.connection.call("Kill", &kill(&self.id, "", 9))?.message::<api::Empty>()?;
+        self.wait()?;
+        self.finish()
+    }
+
+    /// Kills the task, which writes this to stdout until then, and does what containerd does at its end: every line that it came to
+    /// is in its place.
+    ///
+    /// # Errors
+    /// One is not, or one of the calls was refused.
+    pub fn end_whole(&self, fifos: &Fifos, output: &Output) -> Result<()> {
+        self.connection.call("Kill", &kill(&self.id, "", 9))?.message::<api::Empty>()?;
+        ensure!(self.wait()? == 137, "exit status");
+        let out = fifos.stdout.to_end(PATIENCE)?;
+        let lines = u64::try_from(out.len() / output.line_bytes)? + 1;
+        let mut want = Output { lines, ..output.clone() }.bytes("stdout");
+        want.truncate(out.len());
+        ensure!(out == want, "{} bytes, not all in their place", out.len());
+        self.finish()
     }
 
     /// Delete and Shutdown, as containerd does at the end of a task.

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    fs::{self, File},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -63,6 +64,21 @@ pub fn wrapped_as(id: &str, script: &Script, prepare: impl FnOnce(&mut Lab) -> R
     Ok(pod)
 }
 
+/// A pod whose wrapper has no place for its files, in a lab that was prepared: the stand-in runs, and nobody stands before it.
+///
+/// # Errors
+/// `start` failed, or there is a wrapper all the same.
+pub fn unwrapped_in(script: &Script, prepare: impl FnOnce(&mut Lab)) -> Result<Pod> {
+    let (mut lab, shim) = wrapping(Flavour::V1_6, "2", "plain")?;
+    prepare(&mut lab);
+    // No folder can be made there.
+    lab.env.push(("SHIMTAP_RUN_DIR".to_owned(), "/proc/no-such-folder".to_owned()));
+    let pod = Pod::start(lab, shim, "task", script)?;
+    let keepers = procs::keepers(pod.lab.namespace())?;
+    ensure!(keepers.is_empty(), "it has a wrapper: {keepers:?}");
+    Ok(pod)
+}
+
 /// The same where five faults mean safe mode, as they do by default.
 ///
 /// # Errors
@@ -105,6 +121,19 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     let path = dir.join(name);
     ensure!(path.is_file(), "{} is missing: cargo build --workspace makes it", path.display());
     Ok(path)
+}
+
+/// The memory block of a pod's wrapper.
+///
+/// # Errors
+/// There is no wrapper, or it has none.
+pub fn block_of(pod: &Pod) -> Result<File> {
+    let fds = PathBuf::from(format!("/proc/{}/fd", pod.keeper()?.pid));
+    let is_it = |path: &PathBuf| {
+        fs::read_link(path).is_ok_and(|to| to.display().to_string().contains("memfd:shimtap-block"))
+    };
+    let path = fs::read_dir(&fds)?.filter_map(|e| Some(e.ok()?.path())).find(is_it).context("its block")?;
+    File::options().read(true).write(true).open(path).context("opening its block")
 }
 
 /// Runs the body against a fresh wrapped pod and says that its worker lived through it: a panic that the keeper

@@ -3,8 +3,9 @@
 //!
 //! A guest does not move: the same Stats twice is the same answer.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, env};
 
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 /// A cgroup version.
@@ -75,6 +76,19 @@ pub struct Device {
 }
 
 impl Guest {
+    /// The variable that describes one.
+    pub const KEY: &str = "STANDIN_GUEST";
+
+    /// As the environment says.
+    ///
+    /// # Errors
+    /// It describes none.
+    pub fn of_env() -> Result<Option<Self>> {
+        let Some(text) = env::var_os(Self::KEY) else { return Ok(None) };
+        let guest = serde_json::from_str(&text.to_string_lossy());
+        guest.map(Some).with_context(|| format!("{} is no guest", Self::KEY))
+    }
+
     /// A container that has worked with files, two disks and a quota, and now rests. Every figure is another one.
     #[must_use]
     pub fn worked(cgroup: Cgroup) -> Self {

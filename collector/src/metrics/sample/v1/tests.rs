@@ -167,3 +167,12 @@ fn a_vms_throttled_time_is_not_shown_before_it_is_known_to_be_counted() {
     sample.throttling(5, 2, 7);
     assert_eq!(sample.doubt(ShimKind::KataRust).throttled_ns, Some(7));
 }
+
+#[test]
+fn page_faults_that_were_counted_stay_when_the_cgroup_is_gone() {
+    let faults = PageFaults { own: 5, own_major: 1, all: 7, all_major: 2 };
+    let counted = Sample { page_faults: Some(faults), ..Sample::default() };
+    assert_eq!(Sample::default().not_below(&counted).page_faults, Some(faults));
+    assert_eq!(counted.clone().not_below(&Sample::default()).page_faults, Some(faults));
+    assert_eq!(Sample::default().not_below(&Sample::default()).page_faults, None, "nobody counted any");
+}

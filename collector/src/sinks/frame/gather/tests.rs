@@ -1,19 +1,14 @@
 //! Whatever the batches and the limits are, requests hold every record once and in order, and keep within the limits.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, OnceLock},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use shimtap_proto::link;
 use tokio::time::Instant;
 
 use super::*;
 use crate::{
-    enrich::Identity,
-    event::{Batch, Flags, Origin, Progress, StreamKind, StreamName},
+    event::{Batch, Body, Flags, Origin, Progress},
     sinks::{Outlet, Settle},
 };
 
@@ -31,7 +26,9 @@ impl Source for Ready {
 
     async fn gather(&mut self, _: Duration) {}
 
-    fn settle_first(&mut self, _: Arc<dyn Settle>) {}
+    fn settle_first(&mut self, _: Arc<dyn Settle>) -> bool {
+        false
+    }
 }
 
 /// Counts bytes.
@@ -67,16 +64,7 @@ impl Encode for Plain {
 
 /// One batch per list, of records of these lengths; all of one stream.
 async fn batches(lengths: &[Vec<usize>]) -> (Ready, Arc<Progress>) {
-    let open = link::Open { container: "c".into(), ..Default::default() };
-    let identity = Arc::new(Identity::new(&open, &link::InnerShim::new()));
-    let name = StreamName {
-        namespace: String::new(),
-        container: "c".into(),
-        incarnation: 1,
-        process: String::new(),
-        stream: StreamKind::Stdout,
-    };
-    let origin = Arc::new(Origin { name, identity, json: OnceLock::new() });
+    let origin = Arc::new(Origin::unknown());
     let progress: Arc<Progress> = Arc::default();
     let (outlet, mut exit) = Outlet::queue(1 << 20);
     let mut at: u64 = 0;

@@ -11,7 +11,7 @@ use shimtap_proto::link;
 use tokio::time::Instant;
 
 use super::*;
-use crate::event::{Progress, StreamKind, StreamName};
+use crate::event::{HoleReason, Progress, StreamKind, StreamName};
 
 fn node() -> Node {
     Node { host: Some("h1".into()), name: Some("n1".into()), cluster: Some("c1".into()) }
@@ -194,8 +194,9 @@ fn nothing_is_left_of_the_record_before() {
     let records = vec![
         record(0, 2, Flags::PARTIAL.with(Flags::CUT), line(b"\xff")),
         record(2, 4, Flags::NONE, line(b"a")),
-        record(4, 9, Flags::NONE, Body::Hole(HoleReason::TapFull)),
+        record(4, 9, Flags::NONE, Body::hole(HoleReason::TapFull)),
         record(9, 10, Flags::NONE, line(b"b")),
+        record(10, 12, Flags::NONE, Body::Hole(Hole { reason: HoleReason::RateLimit, lines: Some(7) })),
     ];
     let made = encoded(&node(), &[batch(&of, "ex", StreamKind::Stdout, records)]);
     let logs = &made[0].scope_logs[0].log_records;
@@ -215,6 +216,7 @@ fn nothing_is_left_of_the_record_before() {
             (value(Value::StringValue("a".into())), 0),
             (value(Value::StringValue(gap.into())), 13),
             (value(Value::StringValue("b".into())), 0),
+            (value(Value::StringValue("shimtap: 2 bytes of output are not here: rate_limit".into())), 13),
         ]
     );
     assert_eq!(logs[0].attributes, with(0, 2, vec![flag("shimtap.partial"), flag("shimtap.cut")]));
@@ -223,6 +225,12 @@ fn nothing_is_left_of_the_record_before() {
         vec![text("shimtap.gap.reason", "gap_tap_full"), attribute("shimtap.gap.bytes", Value::IntValue(5))];
     assert_eq!(logs[2].attributes, with(4, 9, missing));
     assert_eq!(logs[3].attributes, with(9, 10, vec![]));
+    let limited = vec![
+        text("shimtap.gap.reason", "rate_limit"),
+        attribute("shimtap.gap.bytes", Value::IntValue(2)),
+        attribute("shimtap.gap.lines", Value::IntValue(7)),
+    ];
+    assert_eq!(logs[4].attributes, with(10, 12, limited));
     assert_eq!((logs[2].severity_text.as_str(), logs[3].severity_text.as_str()), ("WARN", ""));
 }
 

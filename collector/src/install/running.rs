@@ -1,0 +1,231 @@
+//! Every containerd among the processes: which configuration it reads, which unit it belongs to, where it looks for shims.
+//!
+//! Distributions are not known by name: command line, cgroup and environment of the process say it, whoever has started it. Only
+//! reads below `/proc`; a process that ends meanwhile is none.
+
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::ffi::OsStringExt,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use super::{
+    InstallFault,
+    node::{DEFAULT_CONFIG, Program, Where},
+};
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    pub(super) program: Program,
+    /// Its main configuration file.
+    pub config: PathBuf,
+    /// Its unit, where it runs in one of systemd's.
+    pub unit: Option<String>,
+    /// Its PATH.
+    pub path: Option<OsString>,
+    /// Since when it runs.
+    pub started: Option<SystemTime>,
+}
+
+/// All of this machine.
+pub fn all() -> Vec<Running> {
+    below(Path::new("/proc"))
+}
+
+/// The one that is meant. None where none runs, or where a binary was named that does not run.
+pub fn choose(mut running: Vec<Running>, at: &Where) -> Result<Option<Running>, InstallFault> {
+    let found: Vec<String> = running.iter().map(|found| found.config.display().to_string()).collect();
+    let found = found.join(", ");
+    let Some(config) = &at.config else {
+        return if running.len() > 1 { Err(InstallFault::Several { found }) } else { Ok(running.pop()) };
+    };
+    running.retain(|found| is_same(&found.config, config));
+    // Of what runs, none reads that file: a slip of the pen would else make a file that nobody reads. Of what does not run, the
+    // binary says what is meant.
+    if running.is_empty() && !found.is_empty() && at.containerd.is_none() {
+        return Err(InstallFault::NobodyReads { config: config.clone(), found });
+    }
+    Ok(running.pop())
+}
+
+fn is_same(a: &Path, b: &Path) -> bool {
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    a == b || real(a).is_some_and(|a| real(b) == Some(a))
+}
+
+fn below(proc: &Path) -> Vec<Running> {
+    let processes = fs::read_dir(proc).into_iter().flatten().flatten();
+    processes.filter_map(|entry| of_process(&entry.path())).collect()
+}
+
+fn of_process(folder: &Path) -> Option<Running> {
+    folder.file_name()?.to_str()?.parse::<u32>().ok()?;
+    let words = list(&folder.join("cmdline"))?;
+    let name = words.first()?;
+    if Path::new(name).file_name()? != "containerd" {
+        return None;
+    }
+    let config = named_config(&words).map_or_else(|| DEFAULT_CONFIG.into(), PathBuf::from);
+    Some(Running {
+        program: Program { file: folder.join("exe"), name: name.clone() },
+        config,
+        unit: unit(folder),
+        path: path(folder),
+        started: fs::metadata(folder).and_then(|about| about.modified()).ok(),
+    })
+}
+
+/// What the kernel shows with a zero behind each.
+fn list(file: &Path) -> Option<Vec<OsString>> {
+    let said = fs::read(file).ok()?;
+    Some(said.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect())
+}
+
+fn named_config(words: &[OsString]) -> Option<OsString> {
+    let mut words = words.iter().skip(1);
+    while let Some(word) = words.next() {
+        let word = word.to_str()?;
+        if matches!(word, "-c" | "--config" | "-config") {
+            return words.next().cloned();
+        }
+        if let Some(path) = ["--config=", "-config=", "-c="].iter().find_map(|flag| word.strip_prefix(flag)) {
+            return Some(path.into());
+        }
+    }
+    None
+}
+
+fn unit(folder: &Path) -> Option<String> {
+    let said = fs::read_to_string(folder.join("cgroup")).ok()?;
+    let mut parts = said.lines().filter_map(|line| line.rsplit(':').next()).flat_map(|path| path.split('/'));
+    parts.find(|part| part.ends_with(".service")).map(str::to_owned)
+}
+
+fn path(folder: &Path) -> Option<OsString> {
+    let all = list(&folder.join("environ"))?;
+    let path = all.iter().find_map(|entry| entry.as_encoded_bytes().strip_prefix(b"PATH="))?;
+    Some(OsString::from_vec(path.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_configuration_is_what_the_command_line_names() {
+        for line in [
+            "containerd -c /x",
+            "containerd --config /x --log-level debug",
+            "containerd --log-level info --config=/x",
+        ] {
+            assert_eq!(named_config(&words(line)), Some("/x".into()), "{line}");
+        }
+        assert_eq!(named_config(&words("containerd --address /c")), None);
+    }
+
+    /// Command lines and cgroups as these distributions have them, read or seen; and what is none of them.
+    #[test]
+    fn each_layout_says_its_configuration_and_its_unit() {
+        const K3S: &str = "/var/lib/rancher/k3s/agent/etc/containerd/config.toml";
+        const RKE2: &str = "/var/lib/rancher/rke2/agent/etc/containerd/config.toml";
+        const SNAP: &str = "/var/snap/microk8s/7731/args/containerd.toml";
+        let k0s = "/var/lib/k0s/bin/containerd --root=/var/lib/k0s/containerd --state=/run/k0s/containerd \
+                   --address=/run/k0s/containerd.sock --log-level=info --config=/etc/k0s/containerd.toml";
+        for (line, cgroup, config, unit) in [
+            (
+                "/usr/bin/containerd",
+                "0::/system.slice/containerd.service",
+                DEFAULT_CONFIG,
+                Some("containerd.service"),
+            ),
+            (&format!("containerd -c {K3S}"), "0::/system.slice/k3s.service", K3S, Some("k3s.service")),
+            (
+                &format!(
+                    "containerd -c {K3S} -a /run/k3s/containerd/containerd.sock --state /run/k3s/containerd"
+                ),
+                "0::/system.slice/k3s-agent.service/containerd",
+                K3S,
+                Some("k3s-agent.service"),
+            ),
+            (
+                &format!("containerd -c {RKE2}"),
+                "12:pids:/system.slice/rke2-server.service\n0::/system.slice/rke2-server.service",
+                RKE2,
+                Some("rke2-server.service"),
+            ),
+            (
+                k0s,
+                "0::/system.slice/k0sworker.service",
+                "/etc/k0s/containerd.toml",
+                Some("k0sworker.service"),
+            ),
+            (
+                &format!(
+                    "/snap/microk8s/7731/bin/containerd --config {SNAP} --root /var/snap/microk8s/common/var/lib/containerd"
+                ),
+                "0::/system.slice/snap.microk8s.daemon-containerd.service",
+                SNAP,
+                Some("snap.microk8s.daemon-containerd.service"),
+            ),
+            ("/usr/bin/containerd", "0::/user.slice/user-0.slice/session-1.scope", DEFAULT_CONFIG, None),
+        ] {
+            let proc = tempfile::tempdir().expect("a folder");
+            let put = |pid: &str, line: &str| {
+                let folder = proc.path().join(pid);
+                fs::create_dir(&folder).expect("a folder");
+                fs::write(folder.join("cmdline"), format!("{}\0", line.replace(' ', "\0"))).expect("a file");
+                fs::write(folder.join("cgroup"), cgroup).expect("a file");
+                fs::write(folder.join("environ"), "HOME=/\0PATH=/a:/b\0").expect("a file");
+            };
+            put("17", line);
+            put("18", "/usr/bin/containerd-shim-runc-v2 -namespace k8s.io");
+            put("19", "k3s server");
+            put("self", "/usr/bin/containerd");
+            let found = below(proc.path());
+            let [one] = found.as_slice() else { panic!("{line}: {found:?}") };
+            assert_eq!((one.config.as_path(), one.unit.as_deref()), (Path::new(config), unit), "{line}");
+            assert_eq!(one.path.as_deref(), Some("/a:/b".as_ref()), "{line}");
+            assert_eq!(one.program.file, proc.path().join("17/exe"));
+        }
+    }
+
+    #[test]
+    fn of_several_the_one_that_was_named() {
+        let running = |config: &str| Running {
+            program: Program { file: "/bin/containerd".into(), name: "containerd".into() },
+            config: config.into(),
+            unit: None,
+            path: None,
+            started: None,
+        };
+        let named = |config: &str| Where { config: Some(config.into()), ..Where::default() };
+        let two = || vec![running("/a"), running("/b")];
+        let fault = choose(two(), &Where::default()).expect_err("which?").to_string();
+        assert!(fault.contains("/a, /b"), "{fault}");
+        let chosen = choose(two(), &named("/b")).expect("one").expect("one");
+        assert_eq!(chosen.config, Path::new("/b"));
+        // A slip of the pen is no other containerd.
+        let fault = choose(two(), &named("/c")).expect_err("nobody reads it").to_string();
+        assert!(fault.contains("/c") && fault.contains("/a, /b"), "{fault}");
+        // One that does not run is named by its binary; where none runs, as in an image, a file is enough.
+        let other = Where { containerd: Some("/x/containerd".into()), ..named("/c") };
+        assert_eq!(choose(two(), &other).expect("none"), None);
+        assert_eq!(choose(Vec::new(), &named("/c")).expect("none"), None);
+    }
+
+    #[test]
+    fn a_link_to_its_configuration_is_its_configuration() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        fs::write(&real, "").expect("a file");
+        std::os::unix::fs::symlink(&real, &link).expect("a link");
+        assert!(is_same(&real, &link) && !is_same(&real, &dir.path().join("other")));
+    }
+}

@@ -1,0 +1,205 @@
+//! Families about pods that are virtual machines. Of a node without one there are none.
+//!
+//! What a host sees of a VM is shown under names of its own and never under cAdvisor's: those are what its containers use. A
+//! figure that nobody read is absent.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    families as f,
+    families::Family,
+    labels,
+    registry::Registry,
+    text::{Text, Value},
+};
+use crate::{
+    closed::Closed,
+    enrich::ShimKind,
+    node::{Component, Hypervisor, OrphanKind, Sandbox, Usage},
+};
+
+/// Pods that are shown: more than a node can have, so that nobody's ids can fill a page.
+const MOST: usize = 1_024;
+
+/// A figure of a component, under the value of its own label.
+type Pick<'p> = (&'p str, &'p dyn Fn(&Usage) -> Option<Value>);
+
+/// A sandbox and its labels: `namespace`, `pod`, `sandbox`.
+struct View {
+    sandbox: Arc<Sandbox>,
+    labels: String,
+    redacted: u64,
+}
+
+/// Writes the families.
+pub(super) fn render(text: &mut Text, registry: &Registry) {
+    let views = views(registry);
+    info(text, &views);
+    components(text, &views);
+    machine(text, &views);
+    let mut one = |family: &'static Family, pick: &dyn Fn(&View) -> Option<Value>| {
+        let mut writer = text.family(family);
+        for view in &views {
+            if let Some(value) = pick(view) {
+                writer.sample(&view.labels, value, None);
+            }
+        }
+    };
+    one(&f::POD_HOST_MEMORY, &|view| view.sandbox.host.memory_bytes.map(Value::Whole));
+    one(&f::POD_HOST_CPU, &|view| view.sandbox.host.cpu_ns.map(Value::Ns));
+    one(&f::POD_OVERHEAD_MEMORY, &|view| view.sandbox.overhead_memory_bytes.map(Value::Signed));
+    one(&f::POD_OVERHEAD_CPU, &|view| view.sandbox.overhead_cpu_ns.map(Value::SignedNs));
+    one(&f::LOG_REDACTED, &|view| {
+        (view.sandbox.facts.confidential == Some(true)).then_some(Value::Whole(view.redacted))
+    });
+    node(text, registry, &views);
+}
+
+/// Every sandbox that was looked at lately.
+fn views(registry: &Registry) -> Vec<View> {
+    let fresh = registry.fresh.max(Duration::from_secs(1));
+    let mut views = Vec::new();
+    for wrapper in registry.attached() {
+        let Some(sandbox) = wrapper.machine.sandbox().filter(|sandbox| sandbox.at.elapsed() < fresh) else {
+            continue;
+        };
+        let about = wrapper.about();
+        let containers = registry.of_sandbox(&about.namespace, &about.id);
+        let named = containers.iter().map(|container| &container.identity);
+        let named = named
+            .filter(|identity| identity.pod.is_some())
+            .max_by_key(|identity| identity.namespace.is_some());
+        let mut labels = String::new();
+        let word = |word: Option<&String>| word.cloned().unwrap_or_default();
+        labels::push(&mut labels, "namespace", Some(&word(named.and_then(|n| n.namespace.as_ref()))));
+        labels::push(&mut labels, "pod", Some(&word(named.and_then(|n| n.pod.as_ref()))));
+        labels::push(&mut labels, "sandbox", Some(&about.id));
+        let redacted = containers.iter().map(|container| container.silent_streams()).sum();
+        views.push(View { sandbox, labels, redacted });
+        if views.len() == MOST {
+            break;
+        }
+    }
+    views
+}
+
+fn info(text: &mut Text, views: &[View]) {
+    let mut writer = text.family(&f::SANDBOX_INFO);
+    for view in views {
+        let Sandbox { shim, release, facts, .. } = &*view.sandbox;
+        let mut labels = view.labels.clone();
+        let flag = |flag: Option<bool>| match flag {
+            Some(true) => "true",
+            Some(false) => "false",
+            None => "",
+        };
+        let word = |word: &'_ Option<String>| word.clone().unwrap_or_default();
+        for (key, value) in [
+            ("shim", shim.label()),
+            ("shim_version", release.as_ref().map_or("", |release| &release.text)),
+            ("hypervisor", facts.hypervisor.map_or("", Hypervisor::label)),
+            ("guest_kernel", &word(&facts.kernel)),
+            ("guest_image", &word(&facts.image)),
+            ("sandbox_cgroup_only", flag(facts.sandbox_cgroup_only)),
+            ("confidential", flag(facts.confidential)),
+        ] {
+            labels::push(&mut labels, key, Some(value));
+        }
+        writer.sample(&labels, Value::Whole(1), None);
+    }
+}
+
+fn components(text: &mut Text, views: &[View]) {
+    let mut each = |family: &'static Family, kind: &str, pick: &[Pick<'_>]| {
+        let mut writer = text.family(family);
+        for view in views {
+            for (component, usage) in &view.sandbox.components {
+                let component: Component = *component;
+                for (name, pick) in pick {
+                    let Some(value) = pick(usage) else { continue };
+                    let mut labels = view.labels.clone();
+                    labels::push(&mut labels, "component", Some(component.label()));
+                    labels::push(&mut labels, kind, Some(*name).filter(|name| !name.is_empty()));
+                    writer.sample(&labels, value, None);
+                }
+            }
+        }
+    };
+    each(&f::COMPONENT_CPU, "", &[("", &|usage| usage.cpu_ns.map(Value::Ns))]);
+    each(
+        &f::COMPONENT_MEMORY,
+        "kind",
+        &[
+            ("rss", &|usage| usage.resident_bytes.map(Value::Whole)),
+            ("swap", &|usage| usage.swap_bytes.map(Value::Whole)),
+            ("pss", &|usage| usage.proportional_bytes.map(Value::Whole)),
+        ],
+    );
+    each(&f::COMPONENT_THREADS, "", &[("", &|usage| Some(Value::Whole(usage.threads)))]);
+}
+
+fn machine(text: &mut Text, views: &[View]) {
+    let mut writer = text.family(&f::VM_MEMORY);
+    for view in views {
+        let facts = &view.sandbox.facts;
+        for (kind, bytes) in [("configured", facts.memory_bytes), ("hotplugged", facts.hotplugged_bytes)] {
+            let Some(bytes) = bytes else { continue };
+            let mut labels = view.labels.clone();
+            labels::push(&mut labels, "kind", Some(kind));
+            writer.sample(&labels, Value::Whole(bytes), None);
+        }
+    }
+    let mut one = |family: &'static Family, pick: &dyn Fn(&Sandbox) -> Option<Value>| {
+        let mut writer = text.family(family);
+        for view in views {
+            if let Some(value) = pick(&view.sandbox) {
+                writer.sample(&view.labels, value, None);
+            }
+        }
+    };
+    // Those that run say more than those that it was begun with.
+    let count = |sandbox: &Sandbox| sandbox.vcpus.map(|vcpus| vcpus.count).or(sandbox.facts.vcpus);
+    one(&f::VM_VCPUS, &|sandbox| count(sandbox).map(Value::Whole));
+    one(&f::VCPU_RUN, &|sandbox| sandbox.vcpus?.run_ns.map(Value::Ns));
+    one(&f::VCPU_WAIT, &|sandbox| sandbox.vcpus?.wait_ns.map(Value::Ns));
+}
+
+fn node(text: &mut Text, registry: &Registry, views: &[View]) {
+    let deaths = &registry.totals.sandbox_deaths;
+    let findings = registry.findings();
+    // Where nobody looked, 0 would be a claim; what was counted stays.
+    if findings.looked || deaths.iter().any(|(_, count)| count > 0) {
+        let mut writer = text.family(&f::SANDBOX_DEATHS);
+        for (death, count) in deaths.iter() {
+            writer.sample(&label("cause", death.label()), Value::Whole(count), None);
+        }
+    }
+    if !findings.looked {
+        return;
+    }
+    let mut writer = text.family(&f::ORPHANS);
+    for kind in OrphanKind::ALL {
+        let count = findings.orphans.iter().filter(|orphan| orphan.kind == *kind).count();
+        writer.sample(
+            &label("kind", kind.label()),
+            Value::Whole(u64::try_from(count).unwrap_or(u64::MAX)),
+            None,
+        );
+    }
+    let unsafe_ones = views.iter().filter(|view| is_ended_by_a_scrape(&view.sandbox)).count();
+    let unsafe_ones = Value::Whole(u64::try_from(unsafe_ones).unwrap_or(u64::MAX));
+    text.family(&f::METRICS_UNSAFE).sample("", unsafe_ones, None);
+}
+
+/// One GET of the shim's own metrics ends such a pod (kata-containers#13708, seen).
+#[must_use]
+pub fn is_ended_by_a_scrape(sandbox: &Sandbox) -> bool {
+    let unwritten = [Some(Hypervisor::Qemu), Some(Hypervisor::Firecracker)];
+    sandbox.shim == ShimKind::KataRust && unwritten.contains(&sandbox.facts.hypervisor)
+}
+
+fn label(key: &str, value: &str) -> String {
+    let mut out = String::new();
+    labels::push(&mut out, key, Some(value));
+    out
+}

@@ -1,0 +1,71 @@
+//! Streams of one wrapper take turns where the collector is slow: none of them takes the whole window again and again.
+
+use std::{os::fd::AsFd, sync::atomic::Ordering};
+
+use shimtap_proto::link::{StreamPosition, from_wrapper};
+
+use super::*;
+use crate::{block::note_used, sys::fd, tee::ring::ChunkPool};
+
+/// More than the window has room for beside another one.
+const AT_ONCE: usize = 480 << 10;
+
+fn two_streams() -> (&'static Block, Cursors) {
+    let block: &'static Block = Box::leak(Box::new(Block::create().unwrap()));
+    let mut cursors = Cursors::new(block, Towards::Link);
+    for (index, handle) in [(0, 1), (1, 2)] {
+        note_used(&block.tables().streams_used, index);
+        let stream = &block.tables().streams[index];
+        stream.handle.store(handle, Ordering::Relaxed);
+        StreamState::Live.store(&stream.state);
+        cursors.begin(&StreamPosition { handle, capture: true, ..Default::default() });
+    }
+    (block, cursors)
+}
+
+/// As the pump does, until there is as much unsent as there can be.
+fn write(block: &Block, pool: &mut ChunkPool, index: usize, bytes: usize) {
+    let stream = &block.tables().streams[index];
+    let mut rest = bytes;
+    while rest > 0 {
+        let room = pool.reserve(stream, rest.min(4096));
+        let (tap_out, tap_in) = fd::pipe().unwrap();
+        assert_eq!(nix::unistd::write(&tap_in, &vec![b'x'; room]), Ok(room));
+        let pos = stream.pos.load(Ordering::Relaxed);
+        assert_eq!(pool.fill(stream, tap_out.as_fd(), pos, room).unwrap(), room);
+        stream.pos.store(pos + wide(room), Ordering::Release);
+        rest -= room;
+    }
+}
+
+/// Two containers write faster than the collector acknowledges: both are heard.
+#[test]
+fn a_chatty_stream_leaves_the_window_to_the_others() {
+    let (block, mut cursors) = two_streams();
+    let mut pool = ChunkPool::recover(block).unwrap();
+    let mut heard = [0, 0];
+    for _ in 0..6 {
+        for index in 0..2 {
+            write(block, &mut pool, index, AT_ONCE);
+        }
+        let mut turn = |cursors: &mut Cursors| {
+            let mut said = false;
+            for handle in cursors.in_turn() {
+                let Some(Next::Body(body)) = cursors.next_body(handle) else { continue };
+                said = true;
+                if let from_wrapper::Body::Data(data) = *body {
+                    heard[usize::try_from(data.handle - 1).unwrap()] += data.bytes.len();
+                }
+            }
+            said
+        };
+        while turn(&mut cursors) {}
+        // Everything at once, and late.
+        for handle in [1, 2] {
+            let at = cursors.at(handle).unwrap();
+            cursors.acknowledged(handle, at);
+            pool.trim(&block.tables().streams[usize::try_from(handle - 1).unwrap()]);
+        }
+    }
+    assert!(heard[0] > AT_ONCE && heard[1] > AT_ONCE, "heard {heard:?}");
+}

@@ -1,0 +1,225 @@
+//! A Kata sandbox with all that it has on its host: a wrapped stand-in of the Rust shim where kata-deploy installs it, the state that it
+//! keeps, its household ([`household`]) and a cgroup of its own.
+//!
+//! Kata's folder and the cgroups are the machine's: everything goes with the sandbox, also where a test fails.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use containerd_shim_protos::api;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use super::{
+    pod::{self, Fifos, Pod},
+    wrapped::{STANDIN, WRAPPER, binary, wrapped_as},
+};
+use crate::{
+    oracle::cgroup,
+    rig::eventually,
+    standin::{
+        kata::{
+            Profile,
+            guest::{Cgroup, Guest},
+            household,
+        },
+        script::Script,
+    },
+};
+
+/// How long its folders may take.
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// A pod and what it left on this machine, which goes with it.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// The pod.
+    pub pod: Pod,
+    _fifos: Fifos,
+    state: PathBuf,
+    cgroup: Option<String>,
+}
+
+/// How a sandbox is set up.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// How its id begins.
+    pub name: &'a str,
+    /// What its shim says that it is.
+    pub release: &'a str,
+    /// `qemu` or `cloud-hypervisor`.
+    pub hypervisor: &'a str,
+    /// The host may not look into its guest.
+    pub confidential: bool,
+    /// What its container does.
+    pub script: Script,
+    /// More of its container's specification, by key.
+    pub spec: Vec<(&'static str, Value)>,
+}
+
+impl Default for Wanted<'_> {
+    fn default() -> Self {
+        Self {
+            name: "s",
+            release: "4.1.0",
+            hypervisor: "qemu",
+            confidential: false,
+            spec: Vec::new(),
+            script: Script { guest: Some(Guest::worked(Cgroup::V2)), ..Script::stayer() },
+        }
+    }
+}
+
+impl Wanted<'_> {
+    /// Its id. Kata's folder is the machine's: one that no other test has.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}-{}", self.name, std::process::id())
+    }
+
+    /// Runs it; its wrapper attaches to the collector at `collector`.
+    ///
+    /// # Errors
+    /// A file, a process or a request did not come to what it should.
+    pub fn run(&self, collector: &Path) -> Result<Sandbox> {
+        let id = self.id();
+        let pod = wrapped_as(&id, &self.script, |lab| {
+            let dir = lab.dir().join("opt/kata/runtime-rs/bin");
+            fs::create_dir_all(&dir).context("a folder for the shim")?;
+            let path = dir.join("containerd-shim-kata-v2");
+            household::linked(&binary(STANDIN)?, &path)?;
+            fs::write(dir.join("release"), self.release).context("a release")?;
+            lab.wrap(WRAPPER, &path)?;
+            lab.env.push((Profile::KEY.to_owned(), Profile::Rust.word().to_owned()));
+            lab.env.push((household::KEY.to_owned(), self.hypervisor.to_owned()));
+            lab.env.push(("SHIMTAP_COLLECTOR".to_owned(), collector.display().to_string()));
+            Ok(())
+        })?;
+        let state = Path::new("/run/kata").join(&id);
+        // Another test may just have removed the folder that it lies in.
+        eventually(LIMIT, "Kata's folder", || Ok(fs::create_dir_all(&state).ok()))?;
+        let text = serde_json::json!({
+            "hypervisor": {
+                "hypervisor_type": self.hypervisor,
+                "config": {
+                    "confidential_guest": self.confidential,
+                    "default_memory": 384,
+                    "image": "",
+                    "initrd": "/opt/kata/share/kata-containers/kata-initrd.img",
+                    "kernel": "/opt/kata/share/kata-containers/vmlinux",
+                },
+                "pid": null,
+                "virtiofs_daemon_pid": 0,
+            },
+            "resource": {"cgroup_state": {"path": format!("shimtap/{id}"), "sandbox_cgroup_only": true}},
+            "sandbox_type": "virt_container",
+        });
+        fs::write(state.join("state.json"), text.to_string()).context("Kata's state")?;
+        for (key, value) in &self.spec {
+            pod.specify(key, value.clone())?;
+        }
+        let fifos = pod.run()?;
+        // containerd asks that at every Create.
+        pod.answers()?;
+        Ok(Sandbox { pod, _fifos: fifos, state, cgroup: None })
+    }
+}
+
+impl Sandbox {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.pod.id
+    }
+
+    /// Processes of its household by the name of their program.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn processes(&self, name: &str) -> Result<Vec<i32>> {
+        let path = self.pod.lab.inner_dir().join("kata-bin").join(name);
+        let all = fs::read_dir("/proc").context("/proc")?.flatten();
+        let is_it = |pid: &i32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == path);
+        Ok(all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_it).collect())
+    }
+
+    /// Puts hypervisor and virtiofsd where the Rust shim would: into one cgroup that bears the sandbox's id; gives its path.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn confine(&mut self, hypervisor: &str) -> Result<String> {
+        let path = format!("shimtap/{}", self.id());
+        self.cgroup = Some(path.clone());
+        for root in cgroup_roots() {
+            let dir = root.join(&path);
+            fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+            if cgroup::is_v2() {
+                for dir in [&root, &root.join("shimtap")] {
+                    fs::write(dir.join("cgroup.subtree_control"), "+memory +cpu +pids +io")
+                        .context("controllers")?;
+                }
+            }
+            for pid in self.processes(hypervisor)?.into_iter().chain(self.processes("virtiofsd")?) {
+                fs::write(dir.join("cgroup.procs"), pid.to_string()).context("moving a process")?;
+            }
+        }
+        Ok(path)
+    }
+
+    /// Ends it, and takes away what it left.
+    ///
+    /// # Errors
+    /// A request failed.
+    pub fn end(mut self) -> Result<()> {
+        self.pod.connection.call("Kill", &pod::kill(&self.pod.id, "", 9))?.message::<api::Empty>()?;
+        self.pod.wait()?;
+        self.pod.finish()?;
+        self.clear();
+        Ok(())
+    }
+
+    /// Takes away what it left.
+    pub fn clear(&mut self) {
+        let _gone = fs::remove_dir_all(&self.state);
+        let _shared = fs::remove_dir("/run/kata");
+        let Some(path) = self.cgroup.take() else { return };
+        for name in ["qemu-system-x86_64", "cloud-hypervisor", "virtiofsd"] {
+            for pid in self.processes(name).unwrap_or_default() {
+                let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        for root in cgroup_roots() {
+            // A cgroup can be removed when the last of its processes was waited for.
+            let removed = eventually(LIMIT, "an empty cgroup", || {
+                let _busy = fs::remove_dir(root.join(&path));
+                Ok((!root.join(&path).exists()).then_some(()))
+            });
+            if let Err(why) = removed {
+                eprintln!("{path} stays: {why:#}");
+            }
+            let _shared = fs::remove_dir(root.join("shimtap"));
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn cgroup_roots() -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let v1 = ["memory", "cpuacct", "cpu", "pids", "blkio"];
+    if cgroup::is_v2() {
+        vec![root.to_owned()]
+    } else {
+        v1.iter().map(|controller| root.join(controller)).collect()
+    }
+}

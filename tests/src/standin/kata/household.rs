@@ -1,0 +1,158 @@
+//! The processes that a Kata sandbox has on its host beside its shim: a hypervisor with vCPU threads, and two of virtiofsd.
+//!
+//! They are this stand-in's own binary under other names, with the arguments that were seen of real ones (QEMU) or read
+//! (Cloud Hypervisor). They work a little, rest, and outlive their shim as real ones do; where the stand-in's directory is gone
+//! they end, so that no test leaves them behind.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+/// The variable that names the hypervisor to have: `qemu` or `cloud-hypervisor`; without it there is none.
+pub const KEY: &str = "STANDIN_HYPERVISOR";
+/// Where the processes look whether they are still wanted.
+const HOME: &str = "STANDIN_HOME";
+/// What each vCPU works before it rests.
+pub const WORK: Duration = Duration::from_millis(50);
+/// vCPUs of a hypervisor.
+pub const VCPUS: u64 = 2;
+/// How often it is looked who is there.
+pub const LOOK: Duration = Duration::from_millis(100);
+
+/// What was started for a sandbox.
+#[derive(Debug)]
+pub struct Household {
+    vmm: Child,
+    files: Child,
+}
+
+impl Household {
+    /// Starts it where the environment asks for one.
+    ///
+    /// # Errors
+    /// A process cannot be made.
+    pub fn start(sandbox: &str) -> Result<Option<Self>> {
+        let Ok(hypervisor) = env::var(KEY) else { return Ok(None) };
+        let dir = &PathBuf::from(env::var_os("STANDIN_DIR").context("STANDIN_DIR is not set")?);
+        let run = format!("/run/kata/{sandbox}/root");
+        let share = "/opt/kata/share/kata-containers";
+        let (name, arguments) = if hypervisor == "qemu" {
+            let name = format!("sandbox-{sandbox},debug-threads=on");
+            let qmp = format!("unix:path={run}/qmp.sock,server=on,wait=off");
+            let kernel = format!("{share}/vmlinux-6.12.42");
+            let initrd = format!("{share}/kata-initrd.img");
+            let words =
+                ["-name", &name, "-m", "416M,slots=10,maxmem=24105M", "-smp", "2,cores=1", "-qmp", &qmp];
+            let more = ["-kernel", &kernel, "-initrd", &initrd];
+            ("qemu-system-x86_64", words.iter().chain(&more).map(|word| (*word).to_owned()).collect())
+        } else {
+            let socket = format!("{run}/ch-api.sock");
+            let words =
+                ["--api-socket", &socket, "--memory", "size=436207616,shared=on", "--cpus", "boot=2,max=8"];
+            ("cloud-hypervisor", words.map(str::to_owned).to_vec())
+        };
+        let socket = format!("{run}/virtiofsd.sock");
+        let files = ["--socket-path", &socket, "--cache", "auto"].map(str::to_owned).to_vec();
+        Ok(Some(Self { files: spawn(dir, "virtiofsd", files)?, vmm: spawn(dir, name, arguments)? }))
+    }
+
+    /// The hypervisor's number, which is every task's.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.vmm.id()
+    }
+
+    /// Ends it, as a shim does at its own end.
+    pub fn end(&mut self) {
+        for child in [&mut self.vmm, &mut self.files] {
+            let _gone = child.kill();
+            let _gone = child.wait();
+        }
+    }
+}
+
+/// Does the process of that number live? One that has ended and was not waited for does not.
+#[must_use]
+pub fn is_there(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+fn spawn(dir: &Path, name: &str, arguments: Vec<String>) -> Result<Child> {
+    let bin = dir.join("kata-bin");
+    fs::create_dir_all(&bin).context("a folder for the household")?;
+    let path = bin.join(name);
+    if !path.exists() {
+        linked(&env::current_exe().context("own executable")?, &path)?;
+    }
+    Command::new(&path)
+        .args(arguments)
+        .env(HOME, dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("starting {}", path.display()))
+}
+
+/// The program `from` under another name: a file of its own, so that /proc shows that name.
+///
+/// # Errors
+/// It can neither be linked nor copied.
+pub fn linked(from: &Path, to: &Path) -> Result<()> {
+    if fs::hard_link(from, to).is_err() {
+        fs::copy(from, to).with_context(|| format!("copying {} to {}", from.display(), to.display()))?;
+    }
+    Ok(())
+}
+
+/// Is this process one of a household, by the name that it was run as? Then that is what it does.
+#[must_use]
+pub fn ran() -> bool {
+    let run_as = env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    let name = run_as.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Some(home) = env::var_os(HOME).map(PathBuf::from) else { return false };
+    match name {
+        "virtiofsd" if env::args().any(|word| word == "--child") => rest(&home),
+        "virtiofsd" => {
+            let child = Command::new(&run_as).args(env::args_os().skip(1)).arg("--child").spawn();
+            rest(&home);
+            if let Ok(mut child) = child {
+                let _gone = child.wait();
+            }
+        }
+        "qemu-system-x86_64" => vcpus(&home, |n| format!("CPU {n}/KVM")),
+        "cloud-hypervisor" => vcpus(&home, |n| format!("vcpu{n}")),
+        _ => return false,
+    }
+    true
+}
+
+fn vcpus(home: &Path, name: impl Fn(u64) -> String) {
+    for n in 0..VCPUS {
+        let work = || {
+            let until = Instant::now() + WORK;
+            while Instant::now() < until {
+                std::hint::spin_loop();
+            }
+            loop {
+                thread::park();
+            }
+        };
+        let _named = thread::Builder::new().name(name(n)).spawn(work);
+    }
+    rest(home);
+}
+
+/// Until nobody needs it any more.
+fn rest(home: &Path) {
+    while home.exists() {
+        thread::sleep(LOOK);
+    }
+}

@@ -1,0 +1,144 @@
+//! `./dev` says in one sentence what is missing, builds with the toolchain of who called sudo, and leaves nothing in that one's
+//! home that only root may change.
+//!
+//! The script runs in a copy of its own, with programs in PATH that only say who they are: nothing is built.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, ensure};
+use shimtap_tests::rig::program::script;
+
+/// A copy of the script, a home, and a place for a distribution's programs.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Result<Self> {
+        let dir = std::env::temp_dir().join(format!("shimtap-dev-{name}-{}", std::process::id()));
+        let place = Self(dir);
+        for sub in ["tree/target", "bin", "home"] {
+            fs::create_dir_all(place.0.join(sub)).with_context(|| format!("make {sub}"))?;
+        }
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for file in ["dev", "Cargo.toml"] {
+            fs::copy(root.join(file), place.0.join("tree").join(file))
+                .with_context(|| format!("copy {file}"))?;
+        }
+        // Whoever asks for a home gets this one.
+        place.program(
+            "bin/getent",
+            &format!("echo someone:x:1:1::{}:/bin/sh", place.0.join("home").display()),
+        )?;
+        Ok(place)
+    }
+
+    fn program(&self, path: &str, line: &str) -> Result<()> {
+        let path = self.0.join(path);
+        fs::create_dir_all(path.parent().context("it has a folder")?).context("its folder")?;
+        script(&path, &format!("#!/bin/sh\n{line}\n"))
+    }
+
+    /// A cargo and a rustc of this version. Cargo says where it is, and fetches a file.
+    fn toolchain(&self, bin: &str, version: &str) -> Result<()> {
+        let fetch = "mkdir -p \"$CARGO_HOME/registry\" && : >\"$CARGO_HOME/registry/fetched\"";
+        self.program(
+            &format!("{bin}/cargo"),
+            &format!("echo \"built by $0\"; [ -z \"${{CARGO_HOME:-}}\" ] || {{ {fetch}; }}"),
+        )?;
+        self.program(&format!("{bin}/rustc"), &format!("echo 'rustc {version} (0123456789 2024-01-01)'"))
+    }
+
+    /// `dev model`, which needs a toolchain and nothing else.
+    fn model(&self, sudo: Option<&str>) -> Result<Output> {
+        let mut command = Command::new("sh");
+        command.arg(self.0.join("tree/dev")).arg("model").env_clear();
+        command.env("PATH", format!("{}:/usr/bin:/bin", self.0.join("bin").display()));
+        command.env("HOME", self.0.join("no-home"));
+        if let Some(uid) = sudo {
+            command.envs([("SUDO_USER", "someone"), ("SUDO_UID", uid), ("SUDO_GID", uid)]);
+        }
+        command.output().context("run dev")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _only_in_tmp = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Demands that it failed, and said nothing but this.
+fn says(output: &Output, sentence: &str) -> Result<()> {
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success(), "it went on");
+    ensure!(said.lines().count() == 1 && said.starts_with("dev: ") && said.contains(sentence), "{said:?}");
+    Ok(())
+}
+
+#[test]
+fn a_toolchain_that_is_too_old_is_named_in_one_sentence() -> Result<()> {
+    let place = Place::new("old")?;
+    for (version, is_new) in
+        [("1.66.0", false), ("1.87.1", false), ("1.88.0", true), ("1.100.0", true), ("2.0.0", true)]
+    {
+        place.toolchain("bin", version)?;
+        let output = place.model(None)?;
+        if is_new {
+            ensure!(output.status.success(), "{version}: {}", String::from_utf8_lossy(&output.stderr));
+        } else {
+            says(&output, &format!("Rust {version} (")).with_context(|| version.to_owned())?;
+            says(&output, "install 1.88 or newer")?;
+        }
+    }
+    place.program("bin/rustc", "echo 'error: no default toolchain is configured' >&2; exit 1")?;
+    says(&place.model(None)?, "has no rustc that works (error: no default toolchain is configured)")
+}
+
+#[test]
+fn a_missing_toolchain_is_named_in_one_sentence() -> Result<()> {
+    if ["/usr/bin/cargo", "/bin/cargo", "/usr/local/go/bin/cargo"].iter().any(|path| Path::new(path).exists())
+    {
+        println!("skipped: the distribution's cargo is installed (runs where it is not)");
+        return Ok(());
+    }
+    let place = Place::new("missing")?;
+    says(&place.model(None)?, "cargo is not installed: install Rust 1.88 or newer")
+}
+
+/// sudo's PATH has a distribution's cargo in it, if there is one, and never the caller's.
+#[test]
+fn under_sudo_the_callers_own_toolchain_builds() -> Result<()> {
+    let place = Place::new("sudo")?;
+    place.toolchain("bin", "1.66.0")?;
+    place.toolchain("home/.cargo/bin", "1.95.0")?;
+    let output = place.model(Some("12345"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(said.contains("home/.cargo/bin/cargo"), "{said:?}");
+    Ok(())
+}
+
+#[test]
+fn what_root_fetched_is_handed_back() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root leaves files that are root's (runs as root)");
+        return Ok(());
+    }
+    let place = Place::new("back")?;
+    place.toolchain("home/.cargo/bin", "1.95.0")?;
+    let theirs = place.0.join("home/.cargo/theirs");
+    fs::write(&theirs, "").context("a file of somebody else")?;
+    chown(&theirs, Some(777), Some(777)).context("chown")?;
+    fs::write(place.0.join("tree/target/built"), "").context("a file of ours")?;
+    ensure!(place.model(Some("12345"))?.status.success(), "dev failed");
+    let owner =
+        |path: &str| Ok::<_, anyhow::Error>(fs::metadata(place.0.join(path)).context(path.to_owned())?.uid());
+    for path in ["home/.cargo/registry/fetched", "home/.cargo/registry", "tree/target/built"] {
+        ensure!(owner(path)? == 12_345, "{path} belongs to {}", owner(path)?);
+    }
+    ensure!(owner("home/.cargo/theirs")? == 777, "what was not root's stays whose it is");
+    ensure!(owner("home")? == 0, "nor is anything else touched");
+    Ok(())
+}

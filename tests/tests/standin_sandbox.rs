@@ -1,0 +1,328 @@
+//! A Kata sandbox as its host sees it: what it is and costs, which of its parts died, how often it is asked, what it keeps to
+//! itself.
+//!
+//! All of it through the wrapper and the collector, with a stand-in shim that has real processes beside it under the names of
+//! a hypervisor and of virtiofsd (`shimtap_tests::standin::kata::household`), in real cgroups. docs/kata.md names these tests
+//! behind its promises. No hypervisor runs here.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use containerd_shim_protos::api;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use shimtap_tests::{
+    oracle::{cgroup, exposition::family},
+    rig::{
+        collector::{Collector, Settings},
+        eventually,
+    },
+    standin::{
+        client::{
+            lab::Lab,
+            pod::{self, Fifos},
+            sandbox::{Sandbox, Wanted},
+        },
+        journal::{Entry, Kind},
+        kata::{
+            guest::{Cgroup, Guest},
+            household,
+        },
+        script::Script,
+    },
+};
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// What lies at least between two Stats of ours to an old release, and after three that were refused; less what the
+/// asking and the writing down of a request differ by.
+const FLOOR: Duration = Duration::from_millis(29_900);
+const FIRST_REST: Duration = Duration::from_millis(59_900);
+
+/// A container beside a sandbox's own.
+struct Second {
+    id: String,
+    _fifos: Fifos,
+}
+
+/// Time between Stats that reached its shim, one after another.
+fn pauses_between_stats(of: &Sandbox) -> Result<Vec<Duration>> {
+    let all = of.pod.lab.requests()?;
+    let its = |entry: &&Entry| entry.kind == Kind::Request && entry.method == "Stats" && entry.id == of.id();
+    let times: Vec<u64> = all.iter().filter(its).map(|entry| entry.at_ns).collect();
+    let pause = |two: &[u64]| Some(Duration::from_nanos(two.get(1)?.saturating_sub(*two.first()?)));
+    Ok(times.windows(2).filter_map(pause).collect())
+}
+
+/// One more container in it, of the same kind.
+fn second_of(of: &Sandbox) -> Result<Second> {
+    let id = format!("{}-second", of.id());
+    let bundle = of.pod.lab.bundle(&id, Some(of.id()), &guest())?;
+    let fifos = of.pod.fifos(&id)?;
+    let create = pod::create_request(&id, &bundle, &fifos);
+    of.pod.connection.call("Create", &create)?.message::<api::CreateTaskResponse>()?;
+    of.pod.connection.call("Start", &pod::start(&id, ""))?.message::<api::StartResponse>()?;
+    Ok(Second { id, _fifos: fifos })
+}
+
+/// Its hypervisor dies, and containerd is told how its containers ended.
+fn lose_vm(of: &Sandbox, second: &Second) -> Result<()> {
+    for pid in of.processes("qemu-system-x86_64")? {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).context("the VM's death")?;
+    }
+    for id in [of.id(), &second.id] {
+        let answer = of.pod.connection.call("Wait", &pod::wait(id, ""))?;
+        let status = answer.message::<api::WaitResponse>()?.exit_status;
+        ensure!(status == 255, "{id} ended with {status}");
+    }
+    Ok(())
+}
+
+fn collector(lab: &Lab) -> Result<Collector> {
+    let settings = Settings { sections: "[stats]\ninterval_secs = 1\n".to_owned(), ..Settings::default() };
+    Collector::start(lab.dir(), lab.namespace(), &settings)
+}
+
+/// Values of a family's rows of a sandbox, by what is in the rows' labels beside its names.
+fn rows(collector: &Collector, name: &str, id: &str) -> Result<BTreeMap<String, f64>> {
+    let text = collector.get("/metrics")?;
+    let its = format!("sandbox=\"{id}\"");
+    let all = family(&text, name)?;
+    let all = all.into_iter().filter(|(labels, _)| labels.contains(&its));
+    Ok(all.map(|(labels, value)| (labels.split(&its).nth(1).unwrap_or_default().to_owned(), value)).collect())
+}
+
+fn one(collector: &Collector, name: &str, id: &str) -> Result<Option<f64>> {
+    Ok(rows(collector, name, id)?.into_values().next())
+}
+
+/// The value of a family's row with these labels.
+fn of_node(collector: &Collector, name: &str, labels: &str) -> Result<f64> {
+    let text = collector.get("/metrics")?;
+    let all = family(&text, name)?;
+    Ok(all.into_iter().filter(|(row, _)| row.contains(labels)).map(|(_, value)| value).sum())
+}
+
+fn as_f64(value: u64) -> f64 {
+    u32::try_from(value).map_or(f64::INFINITY, f64::from)
+}
+
+/// Each hypervisor is told with its release, its processes and what they use.
+fn told(hypervisor: &str, program: &str, kernel: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    let collector = collector(&lab)?;
+    let mut sandbox =
+        Wanted { name: hypervisor, hypervisor, ..Wanted::default() }.run(&collector.socket())?;
+    let path = sandbox.confine(program)?;
+    let id = sandbox.id().to_owned();
+    let info = eventually(LIMIT, "what it is", || {
+        let rows = rows(&collector, "shimtap_sandbox_info", &id)?;
+        Ok(rows.into_keys().find(|labels| labels.contains("shim_version=\"4.1.0\"")))
+    })?;
+    for label in [
+        "shim=\"kata_rust\"",
+        &format!("hypervisor=\"{hypervisor}\""),
+        &format!("guest_kernel=\"{kernel}\""),
+        "guest_image=\"kata-initrd.img\"",
+        "sandbox_cgroup_only=\"true\"",
+        "confidential=\"false\"",
+    ] {
+        ensure!(info.contains(label), "{label} is not in {info}");
+    }
+    ensure!(one(&collector, "shimtap_vm_memory_bytes", &id)? == Some(416.0 * 1024.0 * 1024.0), "VM's memory");
+    ensure!(one(&collector, "shimtap_vm_vcpus", &id)? == Some(as_f64(household::VCPUS)), "vCPUs");
+    let work = household::WORK.as_secs_f64() * as_f64(household::VCPUS);
+    eventually(LIMIT, "the work of its vCPUs", || {
+        let run = one(&collector, "shimtap_vcpu_run_seconds_total", &id)?;
+        // Spinning until a time is not running until it: the rest was waited for.
+        let wait = one(&collector, "shimtap_vcpu_wait_seconds_total", &id)?;
+        Ok(run.zip(wait).filter(|(run, wait)| run + wait >= work * 0.9 && *run <= work * 2.0))
+    })?;
+    let threads = rows(&collector, "shimtap_component_threads", &id)?;
+    let of = |component: &str| {
+        let label = format!(",component=\"{component}\"");
+        threads.get(&label).copied().with_context(|| format!("{component} in {threads:?}"))
+    };
+    ensure!(of("vmm")? == as_f64(household::VCPUS + 1) && of("virtiofsd")? == 2.0, "{threads:?}");
+    ensure!(of("shim")? >= 1.0 && of("wrapper")? >= 2.0, "{threads:?}");
+    costs(&collector, &id, &path)?;
+    sandbox.end()?;
+    collector.stop()
+}
+
+/// What the host's cgroup is charged with, and what is left of it without the containers'.
+fn costs(collector: &Collector, id: &str, path: &str) -> Result<()> {
+    let guest = Guest::worked(Cgroup::V2);
+    let truth = cgroup::at_rest(path, LIMIT)?;
+    let memory = truth.get("container_memory_usage_bytes").context("memory of the cgroup")?;
+    let cpu = truth.get("container_cpu_usage_seconds_total").context("CPU time of the cgroup")?;
+    let near = |a: f64, b: f64, by: f64| (a - b).abs() <= by;
+    let mut last = String::new();
+    let shown = eventually(LIMIT, "what it costs", || {
+        let figure = |name: &str| one(collector, name, id);
+        let memory_shown = figure("shimtap_pod_host_memory_bytes")?;
+        let cpu_shown = figure("shimtap_pod_host_cpu_seconds_total")?;
+        let overhead = figure("shimtap_pod_overhead_memory_bytes")?;
+        let overhead_cpu = figure("shimtap_pod_overhead_cpu_seconds")?;
+        last = format!("{memory_shown:?} {cpu_shown:?} {overhead:?} {overhead_cpu:?}");
+        let both = memory_shown.zip(cpu_shown).zip(overhead.zip(overhead_cpu));
+        // The processes look every 100 ms whether they are wanted, so that their CPU time creeps.
+        Ok(both.filter(|((m, c), _)| near(*m, *memory, 2e6) && near(*c, *cpu, 0.5)))
+    });
+    let ((memory, _), (overhead, overhead_cpu)) = shown.with_context(|| last.clone())?;
+    let usage = as_f64(guest.usage);
+    ensure!(near(overhead, memory - usage, 2e6), "overhead {overhead} of {memory}, the guest has {usage}");
+    ensure!(overhead < 0.0, "the guest of this stand-in claims more than its host has: {overhead}");
+    ensure!((0.0..1.0).contains(&overhead_cpu), "CPU time since it was first seen: {overhead_cpu}");
+    Ok(())
+}
+
+#[test]
+fn a_sandbox_of_qemu_is_told_with_what_it_costs() -> Result<()> {
+    told("qemu", "qemu-system-x86_64", "vmlinux-6.12.42")
+}
+
+#[test]
+fn a_sandbox_of_cloud_hypervisor_is_told_with_what_it_costs() -> Result<()> {
+    // Its arguments do not name a kernel here: what the state says.
+    told("cloud-hypervisor", "cloud-hypervisor", "vmlinux")
+}
+
+/// Our own Stats keep a distance of 30 s from releases before 4.1; others' do not, and are measured.
+#[test]
+fn an_old_release_is_asked_seldom_and_a_warning_says_who_asks_often() -> Result<()> {
+    let lab = Lab::new()?;
+    let collector = collector(&lab)?;
+    let old = Wanted { name: "old", release: "4.0.0", ..Wanted::default() }.run(&collector.socket())?;
+    let new = Wanted { name: "new", ..Wanted::default() }.run(&collector.socket())?;
+    let asked = |sandbox: &Sandbox| sandbox.pod.lab.count("Stats", sandbox.id(), "");
+    let info = "shimtap_sandbox_info";
+    eventually(LIMIT, "both releases", || {
+        let known = |sandbox: &Sandbox, release: &str| -> Result<bool> {
+            Ok(rows(&collector, info, sandbox.id())?.into_keys().any(|labels| labels.contains(release)))
+        };
+        Ok((known(&old, "\"4.0.0\"")? && known(&new, "\"4.1.0\"")?).then_some(()))
+    })?;
+    let before = asked(&new)?;
+    eventually(LIMIT, "four rounds of the new one", || Ok((asked(&new)? >= before + 4).then_some(())))?;
+    let pauses = pauses_between_stats(&old)?;
+    ensure!(pauses.iter().all(|pause| *pause >= FLOOR), "the old one was asked after {pauses:?}");
+    ensure!(asked(&old)? >= 1, "the old one was never asked");
+
+    ensure!(collector.ps_with(&["--warnings"])?.contains("nothing to warn of"), "nobody else asks");
+    let said = eventually(LIMIT, "a warning", || {
+        old.pod.connection.call("Stats", &pod::stats(old.id()))?.message::<api::StatsResponse>()?;
+        let said = collector.ps_with(&["--warnings"])?;
+        Ok(said.contains("stats_asked_often").then_some(said))
+    })?;
+    ensure!(said.contains(old.id()) && said.contains("Kata 4.0.0"), "{said}");
+    ensure!(!said.contains(new.id()), "the new one may be asked: {said}");
+    old.end()?;
+    new.end()?;
+    collector.stop()
+}
+
+/// Which of the two is gone is told apart; what runs on without a shim is nobody's to be ended.
+#[test]
+fn a_dead_shim_is_told_from_a_dead_vm() -> Result<()> {
+    let lab = Lab::new()?;
+    let collector = collector(&lab)?;
+    let deaths = "shimtap_sandbox_deaths_total";
+    let shimless = Wanted { name: "shimless", ..Wanted::default() }.run(&collector.socket())?;
+    let vmless = Wanted { name: "vmless", script: guest(), ..Wanted::default() }.run(&collector.socket())?;
+    let second = second_of(&vmless)?;
+    for sandbox in [&shimless, &vmless] {
+        eventually(LIMIT, "both processes known", || one(&collector, "shimtap_vm_vcpus", sandbox.id()))?;
+    }
+    let vmm = |sandbox: &Sandbox| sandbox.processes("qemu-system-x86_64");
+    for pid in shimless.pod.lab.inner_pids()? {
+        kill(pid, Signal::SIGKILL).context("the shim's death")?;
+    }
+    lose_vm(&vmless, &second)?;
+    for cause in ["shim", "vm"] {
+        eventually(LIMIT, &format!("the death of a {cause}"), || {
+            Ok((of_node(&collector, deaths, &format!("cause=\"{cause}\""))? == 1.0).then_some(()))
+        })?;
+    }
+    eventually(LIMIT, "the container that ended with its shim", || {
+        let exits = of_node(&collector, "shimtap_container_exits_total", "class=\"shim_death\"")?;
+        Ok((exits == 1.0).then_some(()))
+    })?;
+    ensure!(!vmm(&shimless)?.is_empty(), "the hypervisor that a dead shim left was ended");
+    // Only once, and an ordinary end is none: one that dies after it is counted, and nothing else is by then.
+    let third = Wanted { name: "third", ..Wanted::default() }.run(&collector.socket())?;
+    let last = Wanted { name: "last", script: guest(), ..Wanted::default() }.run(&collector.socket())?;
+    let last_second = second_of(&last)?;
+    for sandbox in [&third, &last] {
+        eventually(LIMIT, "the others known", || one(&collector, "shimtap_vm_vcpus", sandbox.id()))?;
+    }
+    third.end()?;
+    lose_vm(&last, &last_second)?;
+    eventually(LIMIT, "the death of another", || {
+        Ok((of_node(&collector, deaths, "cause=\"vm\"")? == 2.0).then_some(()))
+    })?;
+    let all = of_node(&collector, deaths, "")?;
+    ensure!(all == 3.0, "{all} deaths, of which one shim's and two of VMs were");
+    for (mut sandbox, second) in [(vmless, second), (last, last_second)] {
+        sandbox
+            .pod
+            .connection
+            .call("Delete", &pod::delete(&second.id, ""))?
+            .message::<api::DeleteResponse>()?;
+        sandbox.pod.finish()?;
+        sandbox.clear();
+    }
+    collector.stop()
+}
+
+/// A container that ends as Kata's do whose guest is gone.
+fn guest() -> Script {
+    Script {
+        guest: Some(Guest::worked(Cgroup::V2)),
+        exit_status: 255,
+        ends_with_vm: true,
+        ..Script::default()
+    }
+}
+
+/// A policy that denies both: said as a state, and neither asked for again and again nor got by another way.
+#[test]
+fn what_a_confidential_pod_keeps_to_itself_is_said() -> Result<()> {
+    const PERMISSION_DENIED: i32 = 7;
+    let lab = Lab::new()?;
+    let collector = collector(&lab)?;
+    let script = Script { stats_refused: PERMISSION_DENIED, closes_early: true, ..Script::stayer() };
+    let sealed = Wanted { name: "sealed", confidential: true, script, ..Wanted::default() }
+        .run(&collector.socket())?;
+    let open = Wanted { name: "open", ..Wanted::default() }.run(&collector.socket())?;
+    eventually(LIMIT, "streams that ended empty", || {
+        Ok(one(&collector, "shimtap_log_redacted", sealed.id())?.filter(|streams| *streams == 2.0))
+    })?;
+    ensure!(
+        one(&collector, "shimtap_log_redacted", open.id())?.is_none(),
+        "the other one is not confidential"
+    );
+    eventually(LIMIT, "a state", || {
+        let denied = of_node(&collector, "shimtap_stats_quality", "reason=\"stats_denied\"")?;
+        Ok((denied == 1.0).then_some(()))
+    })?;
+    let asked = |sandbox: &Sandbox| sandbox.pod.lab.count("Stats", sandbox.id(), "");
+    let before = asked(&open)?;
+    eventually(LIMIT, "four rounds of the other", || Ok((asked(&open)? >= before + 4).then_some(())))?;
+    let pauses = pauses_between_stats(&sealed)?;
+    let rest = pauses.get(2..).context("it was asked until it had refused three times")?;
+    ensure!(rest.iter().all(|pause| *pause >= FIRST_REST), "the denied one was asked after {pauses:?}");
+    let ps = collector.ps()?;
+    let denied = ps.pointer("/sandboxes").and_then(|all| all.as_array()).into_iter().flatten();
+    let denied: Vec<_> = denied.filter(|one| one.get("stats_denied").is_some()).collect();
+    ensure!(denied.len() == 1 && denied.iter().all(|one| one["id"] == sealed.id()), "{denied:?}");
+    // No other way in was tried.
+    let methods: std::collections::BTreeSet<String> =
+        sealed.pod.lab.requests()?.into_iter().map(|entry| entry.method).filter(|m| !m.is_empty()).collect();
+    let known = ["Connect", "Create", "Start", "Stats"].map(str::to_owned);
+    ensure!(methods == known.into(), "{methods:?}");
+    sealed.end()?;
+    open.end()?;
+    collector.stop()
+}

@@ -1,0 +1,238 @@
+//! Stats through the wrapper: who is answered for a shim that is mute, and how samples are had (design of the relay: bound and
+//! snoop; else poll; one more at the exit, which an exit waits for and a removal never does).
+//!
+//! What the wrapper makes up is counted, and the shim's late answer reaches nobody. The sweep of deaths at the end places a
+//! death at the moments between a made-up answer and the real one (a third of them each run).
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use containerd_shim_protos::api;
+use shimtap_tests::{
+    oracle::exposition::{family, of_label},
+    rig::{
+        collector::{Collector, Settings},
+        eventually,
+        patience::throughout,
+    },
+    standin::{
+        client::{
+            PATIENCE,
+            audit::exactly_once,
+            connection::Connection,
+            pod::{self, Pod},
+            wrapped::wrapped_in,
+        },
+        script::Script,
+    },
+};
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// gRPC's DeadlineExceeded.
+const DEADLINE_EXCEEDED: i32 = 4;
+/// Two requests for one container within this mean a caller that asks in a loop (`FREQUENT_NS` of the wrapper).
+const FREQUENT: Duration = Duration::from_millis(1_200);
+
+/// Stays until it is killed; its shim takes so long for a Stats.
+fn slow(stats_delay_ms: u64) -> Script {
+    Script { stats_delay_ms, ..Script::stayer() }
+}
+
+/// A running pod whose wrapper has this section of shim.toml, and a collector that it tells something every second.
+fn observed(script: &Script, section: &str) -> Result<(Pod, Collector)> {
+    let mut collector = None;
+    let pod = wrapped_in(script, |lab| {
+        lab.reconfigure("deaths = 0\n", &format!("deaths = 0\n{section}"))?;
+        let settings =
+            Settings { sections: "[stats]\ninterval_secs = 1\n".to_owned(), ..Settings::default() };
+        collector = Some(Collector::start(lab.dir(), lab.namespace(), &settings)?);
+        Ok(())
+    })?;
+    let collector = collector.context("it was started")?;
+    eventually(LIMIT, "the wrapper to attach", || {
+        Ok((sum(&collector, "shimtap_wrappers", "")? >= 1.0).then_some(()))
+    })?;
+    Ok((pod, collector))
+}
+
+/// The sum of a family's rows that have this label.
+fn sum(collector: &Collector, name: &str, label: &str) -> Result<f64> {
+    let text = collector.get("/metrics")?;
+    Ok(family(&text, name)?.iter().filter(|(row, _)| row.contains(label)).map(|(_, value)| value).sum())
+}
+
+/// Samples that the collector took of this source.
+fn samples(collector: &Collector, source: &str) -> Result<f64> {
+    sum(collector, "shimtap_stats_samples_total", &format!("source=\"{source}\""))
+}
+
+/// A Stats that was sent.
+struct Asked {
+    stream: u32,
+    at: Instant,
+}
+
+fn ask(c: &Connection) -> Result<Asked> {
+    Ok(Asked { stream: c.send("Stats", &pod::stats("task"))?, at: Instant::now() })
+}
+
+/// The code of its answer, and how long that took.
+fn answered(c: &Connection, asked: &Asked) -> Result<(i32, Duration)> {
+    let code = c.answer(asked.stream, PATIENCE)?.code();
+    Ok((code, asked.at.elapsed()))
+}
+
+/// A caller that asks in a loop hears after the bound, and nobody else does; the shim's own answer comes later and to nobody.
+#[test]
+fn a_caller_in_a_loop_is_answered_after_two_seconds() -> Result<()> {
+    let (pod, collector) = observed(&slow(3_200), "")?;
+    pod.run()?;
+    let (c, beside) = (&pod.connection, pod.connect_inner()?);
+    let (first, second) = (ask(c)?, ask(c)?);
+    let marker = ask(&beside)?;
+    let (code, took) = answered(c, &second)?;
+    ensure!(code == DEADLINE_EXCEEDED, "the loop was answered with {code}");
+    let bound = Duration::from_millis(2_000)..Duration::from_millis(3_000);
+    ensure!(bound.contains(&took), "after {took:?}");
+    // Asked in a row by nobody, it has the shim's answer, whenever that comes.
+    let (code, took) = answered(c, &first)?;
+    ensure!((code, took >= Duration::from_millis(3_200)) == (0, true), "{code} after {took:?}");
+    eventually(LIMIT, "the made-up answer to be counted", || {
+        let made_up = sum(&collector, "shimtap_wrapper_counts_total", "name=\"synthetic_answers\"")?;
+        Ok((made_up >= 1.0).then_some(()))
+    })?;
+    // Asked later and without us: when this is answered, so is the second. What was written to a connection is read from it in
+    // that order, so the late answer would be there before the next.
+    ensure!(answered(&beside, &marker)?.0 == 0, "the shim itself");
+    pod.answers()?;
+    exactly_once(&pod.lab, &[c, &beside])?;
+    pod.end()?;
+    let made_up = sum(&collector, "shimtap_wrapper_counts_total", "name=\"synthetic_answers\"")?;
+    ensure!((made_up - 1.0).abs() < 0.1, "{made_up} answers were made up");
+    collector.stop()
+}
+
+/// Once a container has been mute for longer than the bound, everybody is bounded, until it answers again.
+#[test]
+fn a_container_that_was_mute_keeps_nobody_waiting_until_it_answers() -> Result<()> {
+    let (pod, collector) = observed(&slow(3_000), "[stats]\nforeign_bound_ms = 500\n")?;
+    pod.run()?;
+    let c = &pod.connection;
+    let (first, second) = (ask(c)?, ask(c)?);
+    ensure!(answered(c, &second)?.0 == DEADLINE_EXCEEDED, "the loop");
+    // Long enough for the next to belong to no loop.
+    let rest = (second.at + FREQUENT + Duration::from_millis(100)).saturating_duration_since(Instant::now());
+    throughout(rest, "silence", || Ok(c.frames().iter().all(|frame| frame.stream != first.stream)))?;
+    let third = ask(c)?;
+    let (code, took) = answered(c, &third)?;
+    ensure!(code == DEADLINE_EXCEEDED && took < Duration::from_millis(1_500), "{code} after {took:?}");
+    ensure!(answered(c, &first)?.0 == 0, "the first caller is left alone");
+    // The shim has spoken, and nobody asks in a row: the shim's answer is waited for.
+    let (code, took) = answered(c, &ask(c)?)?;
+    ensure!((code, took >= Duration::from_millis(2_900)) == (0, true), "{code} after {took:?}");
+    exactly_once(&pod.lab, &[c])?;
+    eventually(LIMIT, "both to be counted", || {
+        let made_up = sum(&collector, "shimtap_wrapper_counts_total", "name=\"synthetic_answers\"")?;
+        Ok((made_up >= 2.0).then_some(()))
+    })?;
+    pod.end()?;
+    collector.stop()
+}
+
+#[test]
+fn without_a_bound_the_shims_answer_is_waited_for() -> Result<()> {
+    let (pod, collector) = observed(&slow(2_700), "[stats]\nforeign_bound_ms = 0\n")?;
+    pod.run()?;
+    let c = &pod.connection;
+    for asked in [ask(c)?, ask(c)?, ask(c)?] {
+        let (code, took) = answered(c, &asked)?;
+        ensure!((code, took >= Duration::from_millis(2_700)) == (0, true), "{code} after {took:?}");
+    }
+    let made_up = sum(&collector, "shimtap_wrapper_counts_total", "name=\"synthetic_answers\"")?;
+    ensure!(made_up < 0.1, "{made_up} answers were made up");
+    pod.end()?;
+    collector.stop()
+}
+
+/// Whoever asks often enough spares us the asking, and the collector can tell.
+#[test]
+fn what_passes_by_is_taken_and_only_else_is_asked() -> Result<()> {
+    let (pod, collector) = observed(&slow(0), "")?;
+    pod.run()?;
+    eventually(LIMIT, "samples of our own asking", || {
+        Ok((samples(&collector, "polled")? >= 2.0).then_some(()))
+    })?;
+    ensure!(samples(&collector, "snooped")? < 0.1, "nobody has asked yet");
+    let before = samples(&collector, "polled")?;
+    eventually(LIMIT, "samples that passed by", || {
+        pod.connection.call("Stats", &pod::stats("task"))?.message::<api::StatsResponse>()?;
+        Ok((samples(&collector, "snooped")? >= 6.0).then_some(()))
+    })?;
+    // Six seconds: one sample of ours may have been under way, and one fall between two that passed by.
+    let more = samples(&collector, "polled")? - before;
+    ensure!(more <= 3.0, "{more} samples were asked for beside those that passed by");
+    pod.end()?;
+    collector.stop()
+}
+
+/// The exit is told when the shim has answered once more, and what it said then is what the collector shows.
+#[test]
+fn the_last_sample_is_taken_at_the_exit() -> Result<()> {
+    let (pod, collector) = observed(&slow(100), "")?;
+    pod.run()?;
+    eventually(LIMIT, "a first sample", || Ok((samples(&collector, "polled")? >= 1.0).then_some(())))?;
+    let wait = pod.connection.send("Wait", &pod::wait("task", ""))?;
+    let killed = Instant::now();
+    pod.connection.call("Kill", &pod::kill("task", "", 9))?.message::<api::Empty>()?;
+    pod.connection.answer(wait, PATIENCE)?.message::<api::WaitResponse>()?;
+    let told = killed.elapsed();
+    ensure!(told >= Duration::from_millis(95), "the exit was told after {told:?}, before the sample");
+    eventually(LIMIT, "the last sample", || Ok((samples(&collector, "final")? >= 1.0).then_some(())))?;
+    let shown = of_label(&collector.get("/metrics/cadvisor?scope=all")?, "name", "task")?;
+    let used = shown.values.get("container_cpu_usage_seconds_total").context("its CPU time")?;
+    // The stand-in counts a millisecond for each time it is asked.
+    let asked = u32::try_from(pod.lab.count("Stats", "task", "")?)?;
+    ensure!((used - f64::from(asked) / 1_000.0).abs() < 1e-6, "{used} s shown, the last of {asked} samples");
+    ensure!((samples(&collector, "final")? - 1.0).abs() < 0.1, "once");
+    pod.finish()?;
+    collector.stop()
+}
+
+/// A guest that is mute at the end costs the exit 200 ms and no more.
+#[test]
+fn the_exit_waits_for_the_last_sample_and_not_for_long() -> Result<()> {
+    let (pod, collector) = observed(&slow(1_500), "")?;
+    pod.run()?;
+    let wait = pod.connection.send("Wait", &pod::wait("task", ""))?;
+    let killed = Instant::now();
+    pod.connection.call("Kill", &pod::kill("task", "", 9))?.message::<api::Empty>()?;
+    pod.connection.answer(wait, PATIENCE)?.message::<api::WaitResponse>()?;
+    let told = killed.elapsed();
+    let wanted = Duration::from_millis(195)..Duration::from_millis(1_000);
+    ensure!(wanted.contains(&told), "the exit was told after {told:?}");
+    pod.finish()?;
+    collector.stop()
+}
+
+/// A Delete waits for nothing, and takes with it what waits for a sample.
+#[test]
+fn a_removal_waits_for_no_sample() -> Result<()> {
+    let (pod, collector) = observed(&slow(1_500), "")?;
+    pod.run()?;
+    let c = &pod.connection;
+    let wait = c.send("Wait", &pod::wait("task", ""))?;
+    c.call("Kill", &pod::kill("task", "", 9))?.message::<api::Empty>()?;
+    eventually(LIMIT, "the exit", || {
+        let state = c.call("State", &pod::state("task", ""))?.message::<api::StateResponse>()?;
+        Ok((state.status.enum_value_or_default() == api::Status::STOPPED).then_some(()))
+    })?;
+    let told = c.frames().iter().any(|frame| frame.stream == wait);
+    let asked = Instant::now();
+    c.call("Delete", &pod::delete("task", ""))?.message::<api::DeleteResponse>()?;
+    let took = asked.elapsed();
+    ensure!(took < Duration::from_millis(190), "Delete took {took:?}");
+    ensure!(!told, "the machine is too slow for this test: the exit was told before the removal");
+    c.answer(wait, Duration::from_millis(100)).context("the exit is told with it")?;
+    exactly_once(&pod.lab, &[c])?;
+    collector.stop()
+}

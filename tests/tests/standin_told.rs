@@ -1,0 +1,141 @@
+//! Each death of a wrapper's own processes is told with its reason, its pid and, where it can be known, its signal: in `shimtap ps`,
+//! in the collector's log and in `shimtap_wrapper_restarts_total`.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use shimtap_tests::{
+    rig::{
+        collector::Collector,
+        deaths::{Death, told},
+        eventually,
+    },
+    standin::{
+        client::{
+            PATIENCE,
+            pod::Pod,
+            upgrade::{NEXT, brought_to},
+            wrapped::wrapped_in,
+        },
+        procs,
+        script::Script,
+        stall,
+    },
+};
+
+/// A hung link thread is given its longest sleep, and five seconds.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A quiet pod, and a collector to which its wrapper is connected.
+fn attached() -> Result<(Pod, Collector)> {
+    let mut collector = None;
+    let pod = wrapped_in(&Script::stayer(), |lab| {
+        lab.reconfigure("[start]", "[stats]\ninterval_ms = 1000\n[start]")?;
+        collector = Some(lab.collector()?);
+        Ok(())
+    })?;
+    let collector = collector.context("a collector")?;
+    eventually(LIMIT, "the wrapper to be connected", || {
+        let ps = collector.ps()?;
+        Ok(ps.pointer("/wrappers/0").map(drop))
+    })?;
+    Ok((pod, collector))
+}
+
+fn is_of(death: &Death, process: &str, signal: Option<&str>) -> Result<()> {
+    ensure!(death.process == process && death.signal.as_deref() == signal, "{death:?}");
+    ensure!(death.exit_status.is_none(), "{death:?}");
+    Ok(())
+}
+
+fn over(pod: &Pod, collector: Collector) -> Result<()> {
+    pod.answers()?;
+    pod.end()?;
+    collector.stop()
+}
+
+#[test]
+fn a_worker_that_is_killed() -> Result<()> {
+    a_signal(Signal::SIGKILL, "killed")
+}
+
+#[test]
+fn a_worker_that_crashes() -> Result<()> {
+    a_signal(Signal::SIGBUS, "crashed")
+}
+
+fn a_signal(signal: Signal, reason: &str) -> Result<()> {
+    let (pod, collector) = attached()?;
+    let _fifos = pod.run()?;
+    let worker = pod.worker()?.pid;
+    kill(worker, signal)?;
+    is_of(&told(&collector, worker.as_raw(), reason)?, "worker", Some(signal.as_str()))?;
+    let table = collector.ps_with(&[])?;
+    let cell = format!("worker {reason} {}, ", signal.as_str());
+    ensure!(table.contains("LAST DEATH") && table.contains(&cell), "{table}");
+    over(&pod, collector)
+}
+
+/// Its keeper is not its parent, so nobody of ours can wait for it; the kernel tells all the same.
+#[test]
+fn a_worker_that_is_older_than_its_keeper() -> Result<()> {
+    let (pod, collector) = attached()?;
+    let _fifos = pod.run()?;
+    let (keeper, worker) = (pod.keeper()?.pid, pod.worker()?.pid);
+    procs::kill(keeper)?;
+    told(&collector, keeper.as_raw(), "keeper_lost")?;
+    let next = pod.keeper()?;
+    ensure!(next.pid != keeper && pod.worker()?.pid == worker, "the worker is the older one");
+    kill(worker, Signal::SIGSEGV)?;
+    procs::next_worker(next.pid, Some(worker), PATIENCE)?;
+    is_of(&told(&collector, worker.as_raw(), "crashed")?, "worker", Some("SIGSEGV"))?;
+    over(&pod, collector)
+}
+
+#[test]
+fn a_worker_that_hangs() -> Result<()> {
+    let (pod, collector) = attached()?;
+    let _fifos = pod.run()?;
+    let worker = pod.worker()?.pid;
+    kill(worker, Signal::SIGSTOP)?;
+    is_of(&told(&collector, worker.as_raw(), "hung")?, "worker", Some("SIGKILL"))?;
+    over(&pod, collector)
+}
+
+#[test]
+fn a_keeper_that_hangs() -> Result<()> {
+    let (pod, collector) = attached()?;
+    let _fifos = pod.run()?;
+    let keeper = pod.keeper()?.pid;
+    kill(keeper, Signal::SIGSTOP)?;
+    is_of(&told(&collector, keeper.as_raw(), "keeper_hung")?, "keeper", Some("SIGKILL"))?;
+    over(&pod, collector)
+}
+
+#[test]
+fn a_link_thread_that_hangs() -> Result<()> {
+    let (pod, collector) = attached()?;
+    let _fifos = pod.run()?;
+    let worker = pod.worker()?.pid;
+    let link = || stall::threads(worker, "tap-link").ok()?.pop();
+    let link: Pid = procs::wait(PATIENCE, || "the link thread".to_owned(), link)?;
+    let _held = stall::hold(link)?;
+    let death = told(&collector, worker.as_raw(), "link_hung")?;
+    ensure!(death.process == "worker", "{death:?}");
+    over(&pod, collector)
+}
+
+/// No process ends for an upgrade: its pid is the same, and that is no warning.
+#[test]
+fn a_worker_that_begins_anew() -> Result<()> {
+    let (pod, collector) = attached()?;
+    let _fifos = pod.run()?;
+    let worker = pod.worker()?.pid;
+    brought_to(&pod, NEXT)?;
+    is_of(&told(&collector, worker.as_raw(), "replaced")?, "worker", None)?;
+    over(&pod, collector)
+}
