@@ -16,7 +16,7 @@ mod sink;
 pub mod yaml;
 
 pub use cri_log::{CriLog, cri_log};
-pub use holes::{holes, holes_and_end, stretches};
+pub use holes::{holes, holes_and_end, stretches, whole_but_for_ends_of_containerd};
 pub use journal::{Journal, Kept, Record, journal};
 pub use otlp::{attribute, otlp_file, otlp_request, victoria_logs};
 pub use sink::{Judgement, Piece, StreamKey, Tape, Tapes, one_tape, sink, sink_text};

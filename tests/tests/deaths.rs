@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use shimtap_tests::line::{line, tape};
 use shimtap_tests::on_each_containerd;
-use shimtap_tests::oracle::{cri_log, holes};
+use shimtap_tests::oracle::{cri_log, whole_but_for_ends_of_containerd};
 use shimtap_tests::rig::cri::{ContainerState, Cri, Pod, Status, Wanted};
 use shimtap_tests::rig::process::{Process, end, signal, wait_gone};
 use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually, same_with_and_without};
@@ -69,16 +69,11 @@ fn ends_well(cri: &Cri, pod: &Pod, id: &str) -> Result<Status> {
     Ok(status)
 }
 
-/// The same where containerd was killed `kills` times: what it has read and not yet written to its log dies with it. That is
-/// one buffer at most (4 KiB, `bufSize` of its CRI logger) and what is left of a line; without the wrapper mostly a line,
-/// with it what gathers in `coalesce_ms`.
+/// The same where containerd was killed `kills` times.
 fn ends_but_for_kills(cri: &Cri, pod: &Pod, id: &str, kills: usize) -> Result<Status> {
-    const BUFFER: usize = 4096 + 100;
     let status = cri.await_exit(id)?;
     let log = cri_log(&cri.log_path(pod, "busy"))?;
-    let holes = holes(&log.stdout, &tape(1, LINES, 100))?;
-    let small = holes.len() <= kills && holes.iter().all(|bytes| *bytes <= BUFFER);
-    ensure!(small, "{kills} kills of containerd, and holes of these bytes in its log: {holes:?}");
+    whole_but_for_ends_of_containerd(&log.stdout, &tape(1, LINES, 100), 100, kills)?;
     Ok(status)
 }
 

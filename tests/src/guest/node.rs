@@ -78,11 +78,13 @@ pub fn start_containerd(version: Version) -> Result<Cri> {
         shims.display()
     );
     write("/etc/systemd/system/containerd.service.d/version.conf", &drop_in)?;
+    // Whatever another check has left there: an uninstallation leaves a link to the shim of containers that live on.
     let hook = Path::new("/opt/containerd/bin/containerd-shim-runc-v2");
-    if !hook.exists() {
-        fs::create_dir_all("/opt/containerd/bin").context("create the hook's folder")?;
-        symlink("/usr/bin/containerd-shim-tap-v2", hook).context("put the hook")?;
+    fs::create_dir_all("/opt/containerd/bin").context("create the hook's folder")?;
+    if fs::symlink_metadata(hook).is_ok() {
+        fs::remove_file(hook).context("remove an earlier hook")?;
     }
+    symlink("/usr/bin/containerd-shim-tap-v2", hook).context("put the hook")?;
     systemctl(&["daemon-reload"])?;
     systemctl(&["start", "containerd.service"])?;
     connect(&tools)

@@ -55,10 +55,38 @@ pub fn holes_and_end(copy: &[u8], written: &[u8]) -> Result<Vec<usize>> {
     Ok(all)
 }
 
+/// Whether a container's log holds what was written but for what died with containerd in so many of its ends (killed or
+/// restarted): what it has read and not yet written. That is one buffer at most (4 KiB, `bufSize` of its CRI logger) and what is
+/// left of a line; without the wrapper mostly a line, with it what gathers in `coalesce_ms`. `line`: the longest line in bytes.
+pub fn whole_but_for_ends_of_containerd(log: &[u8], written: &[u8], line: usize, ends: usize) -> Result<()> {
+    const BUFFER: usize = 4096;
+    let holes = holes(log, written)?;
+    let small = holes.len() <= ends && holes.iter().all(|bytes| *bytes <= BUFFER + line);
+    ensure!(small, "containerd ended {ends} times, and holes of these bytes are in its log: {holes:?}");
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::line::tape;
+
+    #[test]
+    fn an_end_of_containerd_takes_a_buffer_and_no_more() -> Result<()> {
+        let written = tape(1, 100, 100);
+        let without = |from: usize, to: usize| [&written[..from], &written[to..]].concat();
+        whole_but_for_ends_of_containerd(&without(1600, 5600), &written, 100, 1)?;
+        assert!(
+            whole_but_for_ends_of_containerd(&without(1600, 1700), &written, 100, 0).is_err(),
+            "nobody ended"
+        );
+        assert!(
+            whole_but_for_ends_of_containerd(&without(1600, 6000), &written, 100, 1).is_err(),
+            "too much"
+        );
+        assert!(whole_but_for_ends_of_containerd(&written[..9900], &written, 100, 1).is_err(), "the end");
+        Ok(())
+    }
 
     #[test]
     fn an_end_that_is_missing_is_a_hole_where_it_may_be() -> Result<()> {
