@@ -17,7 +17,7 @@ fn a_byte_that_is_not_seen_rings() {
         let relay = thread::spawn(move || {
             let (alarm, pos, bell) = &*relay;
             pos.store(1, Ordering::Release);
-            if alarm.goes_off() {
+            if alarm.goes_off(false) {
                 bell.store(true, Ordering::Release);
             }
         });
@@ -35,8 +35,31 @@ fn it_rings_once_for_an_arming() {
         let alarm = Arc::new(Alarm::new());
         alarm.arm();
         let other = Arc::clone(&alarm);
-        let other = thread::spawn(move || u32::from(other.goes_off()));
-        let here = u32::from(alarm.goes_off());
+        let other = thread::spawn(move || u32::from(other.goes_off(false)));
+        let here = u32::from(alarm.goes_off(false));
         assert_eq!(other.join().unwrap() + here, 1);
+    });
+}
+
+#[test]
+fn much_that_comes_after_the_look_rings_though_a_timer_is_set() {
+    loom::model(|| {
+        let shared = Arc::new((Alarm::new(), AtomicU64::new(0), AtomicBool::new(false)));
+        let relay = Arc::clone(&shared);
+        let relay = thread::spawn(move || {
+            let (alarm, pos, bell) = &*relay;
+            for _ in 0..2 {
+                let unsent = pos.fetch_add(1, Ordering::AcqRel) + 1;
+                if alarm.goes_off(unsent >= 2) {
+                    bell.store(true, Ordering::Release);
+                }
+            }
+        });
+        let (alarm, pos, bell) = &*shared;
+        alarm.arm();
+        let seen = pos.load(Ordering::Acquire);
+        alarm.only_much();
+        relay.join().unwrap();
+        assert!(seen == 2 || bell.load(Ordering::Acquire), "it sleeps until the timer, and much waits");
     });
 }

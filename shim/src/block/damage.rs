@@ -108,7 +108,7 @@ fn use_streams(block: &'static Block) {
     let view = RingView::new(block);
     for stream in block.tables().streams.iter().take(6) {
         let pos = stream.pos.load(Ordering::Relaxed);
-        let room = pool.reserve(stream, 70_000);
+        let room = pool.reserve(stream, 70_000, false);
         assert!(room <= 70_000);
         let _ = nix::unistd::write(&into, &[7; 100]);
         let _ = pool.fill(stream, out.as_fd(), pos, 100.min(room));

@@ -171,7 +171,7 @@ impl Switchboard {
             return;
         }
         let unsent = stream.pos.load(Ordering::Relaxed).saturating_sub(stream.sent.load(Ordering::Relaxed));
-        if unsent >= BACKLOG || self.alarm.goes_off() {
+        if self.alarm.goes_off(unsent >= BACKLOG) {
             self.wake_link();
         }
     }

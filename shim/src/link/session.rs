@@ -18,7 +18,7 @@ use super::{
     client::{Attachment, up},
     report::Reporter,
     stats::{Poll, Poller},
-    streams::{Cursors, Gathering, Towards},
+    streams::{Cursors, Gathering, Rest, Towards},
 };
 use crate::{
     block::{Block, Task, TaskState},
@@ -114,12 +114,13 @@ impl Session {
             self.board.pulse.beat();
             // Armed before looking: what moves while we look wakes us.
             self.board.alarm.arm();
-            let flush = self.say().await?;
-            if flush.is_some() {
-                // The timer comes soon enough for what moves until then.
-                self.board.alarm.disarm();
+            let rest = self.say().await?;
+            match rest {
+                Rest::Idle => {}
+                Rest::Until(_) => self.board.alarm.only_much(),
+                Rest::Full => self.board.alarm.disarm(),
             }
-            let until = flush.map_or(self.round, |at| at.min(self.round));
+            let until = rest.until().map_or(self.round, |at| at.min(self.round));
             // Cancel-safe: rung() forgets nothing before it returns, recv() of ttrpc waits on a channel only, sleep is a timer.
             self.board.set_busy(false);
             tokio::select! {
@@ -132,8 +133,8 @@ impl Session {
         Ok(())
     }
 
-    /// Sends what there is to send; when the next output is due.
-    async fn say(&mut self) -> Result<Option<Instant>, SessionEnd> {
+    /// Sends what there is to send; what the next output waits for.
+    async fn say(&mut self) -> Result<Rest, SessionEnd> {
         self.open_tasks().await?;
         self.send_events().await?;
         self.ask_final_samples();
@@ -141,9 +142,9 @@ impl Session {
         if Instant::now() >= self.round {
             self.begin_round().await?;
         }
-        let flush = self.cursors.send(&self.sender).await?;
+        let rest = self.cursors.send(&self.sender).await?;
         self.send_gone().await?;
-        Ok(flush)
+        Ok(rest)
     }
 
     fn tasks(&self) -> impl Iterator<Item = (usize, &'static Task)> + use<> {

@@ -159,22 +159,23 @@ impl Cursors {
         })
     }
 
-    /// Sends what is due, a message of each stream in turn; when the next piece will be.
-    pub async fn send(&mut self, sender: &CSSender<FromWrapper>) -> ttrpc::Result<Option<Instant>> {
+    /// Sends what is due, a message of each stream in turn; what the next piece waits for.
+    pub async fn send(&mut self, sender: &CSSender<FromWrapper>) -> ttrpc::Result<Rest> {
         loop {
-            let (mut due, mut is_done): (Option<Instant>, _) = (None, true);
+            let (mut rest, mut is_done) = (Rest::Idle, true);
             for handle in self.in_turn() {
                 match self.next_body(handle) {
                     Some(Next::Body(body)) => {
                         sender.send(&up(*body)).await?;
                         is_done = false;
                     }
-                    Some(Next::Later(at)) => due = Some(due.map_or(at, |d| d.min(at))),
+                    Some(Next::Later(at)) => rest = rest.or_at(at),
+                    Some(Next::Full) => rest = Rest::Full,
                     None => {}
                 }
             }
             if is_done {
-                return Ok(due);
+                return Ok(rest);
             }
         }
     }
@@ -201,8 +202,14 @@ impl Cursors {
         if !cursor.wanted {
             cursor.at = pos;
         }
-        if cursor.at < start {
-            let (end, reason) = missing(stream, cursor.at, start);
+        if cursor.at < pos && in_flight >= WINDOW {
+            // Not even a Gap: what is missing grows until there is room, and is told at once.
+            return Some(Next::Full);
+        }
+        // Below the ring, or behind one that is left to us: what was passed on behind it has no copy.
+        let there_is_none = if RingView::ends_before(stream, cursor.at) { pos } else { start };
+        if cursor.at < there_is_none && cursor.at < pos {
+            let (end, reason) = missing(stream, cursor.at, there_is_none);
             let gap = gap(handle, cursor.at, end, reason);
             cursor.at = end;
             self.towards.note_sent(stream, end);
@@ -214,10 +221,6 @@ impl Cursors {
             // Who has just written writes again: the timer looks, so that its next byte need not wake us.
             let look = cursor.gather_until.filter(|at| *at > Instant::now()).map(Next::Later);
             return if ended { Some(Next::body(from_wrapper::Body::Close(close))) } else { look };
-        }
-        if in_flight >= WINDOW {
-            // The next acknowledgement wakes us.
-            return None;
         }
         let unsent = pos.saturating_sub(cursor.at);
         let gathers = cursor.gather_until.filter(|at| *at > Instant::now() && !ended);
@@ -258,7 +261,9 @@ impl Cursors {
         Some(from_wrapper::Body::Gap(gap))
     }
 
-    /// Bytes that went out and may still be lost on the way.
+    /// What went out and is not acknowledged, in bytes of output. What a Gap says is missing counts like output: a stream that is
+    /// written faster than it can be taken brings its next piece when the collector has come to the end of the one before, and
+    /// leaves the processors to its container meanwhile (docs/adr/0027).
     fn in_flight(&self) -> u64 {
         let of = |(handle, cursor): (&u32, &Cursor)| {
             let counts = cursor.wanted && !cursor.closed;
@@ -278,6 +283,19 @@ pub enum Next {
     Body(Box<from_wrapper::Body>),
     /// Nothing before then.
     Later(Instant),
+    /// Nothing before the collector has acknowledged something.
+    Full,
+}
+
+/// What a session's next output waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// For output.
+    Idle,
+    /// For this time, or for much output.
+    Until(Instant),
+    /// For an acknowledgement.
+    Full,
 }
 
 // === impl Next ===
@@ -285,6 +303,27 @@ pub enum Next {
 impl Next {
     fn body(body: from_wrapper::Body) -> Self {
         Self::Body(Box::new(body))
+    }
+}
+
+// === impl Rest ===
+
+impl Rest {
+    /// Something goes at that time.
+    fn or_at(self, at: Instant) -> Self {
+        match self {
+            Self::Idle => Self::Until(at),
+            Self::Until(before) => Self::Until(before.min(at)),
+            Self::Full => Self::Full,
+        }
+    }
+
+    /// The time that ends it.
+    pub fn until(self) -> Option<Instant> {
+        match self {
+            Self::Until(at) => Some(at),
+            Self::Idle | Self::Full => None,
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The tee: every byte from a container's FIFO to containerd's, with a copy for the collector made on the way.
 //!
 //! A byte's way: inner FIFO → pipe (splice) → outer FIFO (splice), and from the pipe by tee(2) into the tap, which is
-//! read at once into the mapped ring. `capture` makes streams, `pump` moves, `ring` keeps the copy, `pace` says
-//! when, `ending` closes. containerd's end is the only thing that may make it wait, as the unwrapped shim would.
+//! read at once into the mapped ring. `capture` makes streams, `pump` moves, `ring` keeps the copy, `taken` says whether
+//! somebody takes it, `pace` says when, `ending` closes. containerd's end is the only thing that may make it wait, as the unwrapped shim would.
 
 mod capture;
 mod ending;
@@ -11,13 +11,14 @@ pub mod logger_uri;
 mod pace;
 mod pump;
 pub mod ring;
+mod taken;
 mod uri;
 
 use std::{fs::File, sync::atomic::Ordering};
 
 use nix::sys::epoll::EpollFlags;
 
-use self::{pace::Pace, ring::ChunkPool};
+use self::{pace::Pace, ring::ChunkPool, taken::Taken};
 use crate::{
     block::{Block, Phase, STREAMS, Slot, Stream, StreamState, TaskState, linked},
     relay::Want,
@@ -59,6 +60,7 @@ struct Running {
     looked_last: bool,
     /// How much is in its pipe, where this worker has made every move since that was certain. `None`: ask the kernel.
     in_pipe: Option<usize>,
+    taken: Taken,
 }
 
 // === impl Tee ===

@@ -133,6 +133,7 @@ impl Worker {
     fn copy(&mut self, index: usize, stream: &Stream) -> Kernel<Step> {
         let pipe = linked(&stream.pipe).ok_or(Errno::EBADF)?;
         let filled = self.in_pipe(index, pipe)?;
+        let taken = self.is_taken(index, stream);
         let (tap_out, tap_in) = (self.hands.get(Slot::TAP)?, self.hands.get(Slot::TAP.plus(1))?);
         let pipe_out = self.hands.get(Slot::pipe(pipe))?;
         let mut teed = if self.tee.tap_is_empty { 0 } else { in_tap(tap_out) };
@@ -144,7 +145,7 @@ impl Worker {
         self.block.tables().tap_owner.store(link_to(Some(index)), Ordering::Release);
         self.tee.tap_is_empty = false;
         if teed == 0 && stream.unwanted.load(Ordering::Acquire) == 0 && !self.is_safe() {
-            let room = self.tee.chunks.reserve(stream, filled.min(MOVE));
+            let room = self.tee.chunks.reserve(stream, filled.min(MOVE), taken);
             if room > 0
                 && let Moved::Bytes(n) = fd::tee(pipe_out, tap_in, room)?
             {
@@ -236,10 +237,7 @@ impl Worker {
             }
         }
         if load(&stream.teed) == 0 && moving > 0 {
-            if self.is_safe() {
-                stream.uncopied.store(next, Ordering::Release);
-            }
-            self.tee.chunks.skip(stream, next);
+            self.passed_uncopied(stream, next);
         }
         stream.pos.store(next, Ordering::Release);
         let now = monotonic_ns();
@@ -249,6 +247,23 @@ impl Worker {
             return Ok(Step::Again);
         }
         Ok(self.after_move(index, now, wide(moving)))
+    }
+
+    /// Is there a collector, and does it take what this stream brings?
+    fn is_taken(&mut self, index: usize, stream: &Stream) -> bool {
+        let (acked, pos) = (stream.acked.load(Ordering::Acquire), stream.pos.load(Ordering::Acquire));
+        let goes_on = self.tee.running(index).taken.is_going_on(acked, pos, monotonic_ns());
+        goes_on && self.board.is_attached()
+    }
+
+    /// What was passed on up to `next` has no copy.
+    fn passed_uncopied(&mut self, stream: &Stream, next: u64) {
+        if self.is_safe() {
+            stream.uncopied.store(next, Ordering::Release);
+        } else if stream.unwanted.load(Ordering::Acquire) == 0 && ChunkPool::is_waited_for(stream) {
+            return;
+        }
+        self.tee.chunks.skip(stream, next);
     }
 
     /// containerd's FIFO gets its writer when there is something to say to it, or Create has succeeded: a client whose

@@ -2,7 +2,9 @@
 //!
 //! A stream owns at most 16 chunks and takes them as it needs them, so a quiet wrapper holds a page or two and the
 //! busiest stream at most 1 MiB of the 4 MiB. When no chunk is to be had, the oldest unacknowledged bytes of the
-//! stream itself (else of the largest one) are dropped: `start` moves up, and the link says so with a Gap. What a spool
+//! stream itself (else of the largest one) are dropped: `start` moves up, and the link says so with a Gap. While a
+//! collector takes what the stream has, it is left to that, and what comes meanwhile goes without a copy (docs/adr/0027):
+//! `pos` is then beyond the ring's end, and the ring begins anew once it has all been taken. What a spool
 //! file has is given back like what is acknowledged; then `start` moves up too, and the collector finds it in the file.
 //!
 //! The relay thread writes; the link thread reads through [`RingView`], whose copies are the kernel's and which checks
@@ -99,12 +101,23 @@ impl ChunkPool {
         Ok(Self { block, area: block.map_place(Places::chunks())?, fresh, warm: Vec::new() })
     }
 
-    /// Makes room behind `pos`; says for how many bytes. 0 only where not a single chunk can be had.
-    pub fn reserve(&mut self, stream: &Stream, want: usize) -> usize {
+    /// Makes room behind `pos`; says for how many bytes. 0 only where not a single chunk can be had, or where the collector
+    /// is taking (`taken`) what fills the stream's ring.
+    pub fn reserve(&mut self, stream: &Stream, want: usize, taken: bool) -> usize {
         self.free_kept_elsewhere(stream);
         let pos = stream.pos.load(Ordering::Acquire);
         let want_end = pos.saturating_add(wide(want));
+        let ring = Shape::load(stream);
+        if ring.len > 0 && ring.end() < pos {
+            if taken && self.block.tables().kept_elsewhere(stream) < ring.end() {
+                return 0;
+            }
+            self.skip(stream, pos);
+        }
         while Shape::load(stream).end() < want_end && self.append(stream, pos) {}
+        if taken && Shape::load(stream).len > 0 {
+            return room(stream, pos, want);
+        }
         // Full: as many of the oldest chunks go as this move needs; where even a whole ring is not enough, the block is
         // damaged and the stream does without a copy.
         for _ in 0..2 * STREAM_CHUNKS {
@@ -116,8 +129,13 @@ impl ChunkPool {
                 break;
             }
         }
-        let room = Shape::load(stream).end().saturating_sub(pos);
-        usize::try_from(room).unwrap_or(usize::MAX).min(want)
+        room(stream, pos, want)
+    }
+
+    /// Is the ring full to its end, so that what is passed on now without a copy leaves it as it is?
+    pub fn is_waited_for(stream: &Stream) -> bool {
+        let ring = Shape::load(stream);
+        ring.len > 0 && ring.end() <= stream.pos.load(Ordering::Acquire)
     }
 
     /// Reads at most `len` bytes from the tap to raw `offset` (which `reserve` made room for).
@@ -258,12 +276,25 @@ impl ChunkPool {
     }
 }
 
+/// Bytes for which there is room from `pos` on, at most `want`.
+fn room(stream: &Stream, pos: u64, want: usize) -> usize {
+    let room = Shape::load(stream).end().saturating_sub(pos);
+    usize::try_from(room).unwrap_or(usize::MAX).min(want)
+}
+
 // === impl RingView ===
 
 impl RingView {
     /// Over this block.
     pub fn new(block: &'static Block) -> Self {
         Self { block }
+    }
+
+    /// Is what was passed on from raw `offset` on without a copy for good? Asked after `pos`, which is beyond, was read: what
+    /// has been passed on is never copied afterwards.
+    pub fn ends_before(stream: &Stream, offset: u64) -> bool {
+        let ring = Shape::load(stream);
+        ring.len > 0 && ring.end() <= offset
     }
 
     /// At most `max` bytes from raw `offset` on, to the end of a chunk. `None`: they are no longer there.

@@ -28,7 +28,7 @@ fn write(block: &Block, pool: &mut ChunkPool, index: usize, bytes: usize) {
     let stream = &block.tables().streams[index];
     let mut rest = bytes;
     while rest > 0 {
-        let room = pool.reserve(stream, rest.min(4096));
+        let room = pool.reserve(stream, rest.min(4096), false);
         let (tap_out, tap_in) = fd::pipe().unwrap();
         assert_eq!(nix::unistd::write(&tap_in, &vec![b'x'; room]), Ok(room));
         let pos = stream.pos.load(Ordering::Relaxed);

@@ -11,7 +11,7 @@ use crate::block::{StreamState, note_used};
 struct Lab {
     block: &'static Block,
     pool: ChunkPool,
-    /// All that was ever written, per stream.
+    /// All that was ever written, per stream, never a zero; zeros are what was passed on without a copy.
     written: Vec<Vec<u8>>,
 }
 
@@ -31,12 +31,22 @@ impl Lab {
 
     /// As the pump does: reserve, tap, fill, publish.
     fn write(&mut self, n: usize, bytes: &[u8]) {
+        self.write_while(n, bytes, false);
+    }
+
+    /// The same while a collector takes what the stream has, or none does.
+    fn write_while(&mut self, n: usize, bytes: &[u8], taken: bool) {
         let stream = self.stream(n);
         let mut rest = bytes;
         while !rest.is_empty() {
             let want = rest.len().min(CHUNK);
-            let room = self.pool.reserve(stream, want);
-            assert!(room > 0 && room <= want);
+            let room = self.pool.reserve(stream, want, taken);
+            assert!(room <= want);
+            if room == 0 {
+                assert!(taken, "there is always a chunk to be had");
+                self.pass(n, rest.len());
+                return;
+            }
             let (now, later) = rest.split_at(room);
             let (tap_out, tap_in) = fd::pipe().unwrap();
             assert_eq!(nix::unistd::write(&tap_in, now), Ok(now.len()));
@@ -51,19 +61,33 @@ impl Lab {
         }
     }
 
+    /// As the pump does with what has no copy.
+    fn pass(&mut self, n: usize, len: usize) {
+        let stream = self.stream(n);
+        let next = stream.pos.load(Ordering::Relaxed) + wide(len);
+        if !ChunkPool::is_waited_for(stream) {
+            self.pool.skip(stream, next);
+        }
+        stream.pos.store(next, Ordering::Release);
+        self.written[n].extend(vec![0; len]);
+    }
+
     fn check(&self) {
         let ring = RingView::new(self.block);
         for (n, written) in self.written.iter().enumerate() {
             let stream = self.stream(n);
             assert_eq!(stream.pos.load(Ordering::Relaxed), wide(written.len()));
             let mut at = stream.start.load(Ordering::Relaxed).max(stream.acked.load(Ordering::Relaxed));
-            while at < wide(written.len()) {
-                let got = ring.read(stream, at, 10_000).expect("everything from start on is there");
+            while at < wide(written.len()) && !RingView::ends_before(stream, at) {
+                let got =
+                    ring.read(stream, at, 10_000).expect("everything from start to the ring's end is there");
                 assert!(!got.is_empty());
                 let from = usize::try_from(at).unwrap();
                 assert!(got == written[from..from + got.len()], "stream {n} at {at}");
                 at += wide(got.len());
             }
+            let behind = written.get(usize::try_from(at).unwrap()..).unwrap_or_default();
+            assert!(behind == vec![0; behind.len()], "stream {n}: copies behind the ring's end {at}");
         }
         let mut owned: Vec<u8> = Vec::new();
         for stream in self.block.tables().streams() {
@@ -80,7 +104,7 @@ impl Lab {
 
 #[derive(Debug, Clone)]
 enum Act {
-    Write(usize, usize),
+    Write(usize, usize, bool),
     Acknowledge(usize, u8),
     Trim(usize),
     Forget(usize),
@@ -88,9 +112,14 @@ enum Act {
     Successor,
 }
 
+/// Mostly some lines; now and then what fills a stream's ring.
+fn len() -> impl Strategy<Value = usize> {
+    prop_oneof![9 => 1usize..20_000, 1 => 400_000usize..900_000]
+}
+
 fn acts(streams: usize) -> impl Strategy<Value = Vec<Act>> {
     let one = prop_oneof![
-        8 => (0..streams, 1usize..60_000).prop_map(|(s, n)| Act::Write(s, n)),
+        8 => (0..streams, len(), any::<bool>()).prop_map(|(s, n, taken)| Act::Write(s, n, taken)),
         4 => (0..streams, any::<u8>()).prop_map(|(s, n)| Act::Acknowledge(s, n)),
         1 => (0..streams).prop_map(Act::Trim),
         1 => (0..streams).prop_map(Act::Forget),
@@ -109,10 +138,10 @@ proptest! {
         let mut salt = 0u8;
         for act in acts {
             match act {
-                Act::Write(n, len) => {
+                Act::Write(n, len, taken) => {
                     salt = salt.wrapping_add(1);
-                    let bytes: Vec<u8> = (0..len).map(|i| salt.wrapping_mul(31).wrapping_add(u8::try_from(i % 251).unwrap())).collect();
-                    lab.write(n, &bytes);
+                    let bytes: Vec<u8> = (0..len).map(|i| salt.wrapping_mul(31).wrapping_add(u8::try_from(i % 251).unwrap()) | 1).collect();
+                    lab.write_while(n, &bytes, taken);
                 }
                 Act::Acknowledge(n, part) => {
                     let stream = lab.stream(n);
@@ -150,6 +179,44 @@ fn the_oldest_bytes_go_when_the_stream_has_its_megabyte() {
     }
     let kept = wide(lab.written[0].len()) - lab.stream(0).start.load(Ordering::Relaxed);
     assert_eq!(kept, wide(STREAM_CHUNKS * CHUNK));
+    lab.check();
+}
+
+#[test]
+fn what_is_being_taken_is_left_and_what_comes_meanwhile_goes_without_a_copy() {
+    let mut lab = lab(1);
+    let stream = lab.stream(0);
+    let ring = wide(STREAM_CHUNKS * CHUNK);
+    for n in 0..40u8 {
+        lab.write_while(0, &vec![n; CHUNK], true);
+    }
+    assert_eq!(stream.start.load(Ordering::Relaxed), 0, "the oldest are there");
+    assert_eq!(stream.pos.load(Ordering::Relaxed), wide(40 * CHUNK));
+    assert!(RingView::ends_before(stream, ring) && !RingView::ends_before(stream, ring - 1));
+    lab.check();
+    // All but a byte is taken: still the same.
+    stream.acked.store(ring - 1, Ordering::Relaxed);
+    lab.write_while(0, b"not copied", true);
+    assert!(RingView::ends_before(stream, ring));
+    stream.acked.store(ring, Ordering::Relaxed);
+    let anew = stream.pos.load(Ordering::Relaxed);
+    lab.write_while(0, b"copied", true);
+    assert_eq!(stream.start.load(Ordering::Relaxed), anew);
+    assert_eq!(RingView::new(lab.block).read(stream, anew, 100), Some(b"copied".to_vec()));
+    lab.check();
+}
+
+#[test]
+fn who_stops_taking_loses_the_oldest() {
+    let mut lab = lab(1);
+    let stream = lab.stream(0);
+    for _ in 0..20 {
+        lab.write_while(0, &[1; CHUNK], true);
+    }
+    let anew = stream.pos.load(Ordering::Relaxed);
+    lab.write_while(0, b"the newest", false);
+    assert_eq!(stream.start.load(Ordering::Relaxed), anew);
+    assert_eq!(RingView::new(lab.block).read(stream, anew, 100), Some(b"the newest".to_vec()));
     lab.check();
 }
 
