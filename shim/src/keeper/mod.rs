@@ -16,6 +16,7 @@ mod in_process;
 mod next;
 mod open;
 pub mod protocol;
+mod serve;
 mod spool;
 mod sweep;
 mod wait;
@@ -34,17 +35,13 @@ use std::{
 
 use nix::{sys::signalfd::SignalFd, unistd::Pid};
 
-use self::protocol::{Answer, Notice, Operation, Request};
+use self::protocol::Notice;
 use crate::{
     block::{
         Block, Slot,
         care::{Mode, Reason},
     },
-    sys::{
-        Errno, Kernel, epoll, fd, monotonic_ns,
-        pair::{self, Received},
-        process, timer,
-    },
+    sys::{Errno, Kernel, epoll, fd, pair, process, timer},
 };
 
 /// Environment of an exec'ed keeper: numbers of inherited descriptors.
@@ -101,15 +98,6 @@ struct WorkerEnd {
     closed: bool,
     /// It was sent SIGKILL; nothing is left but to wait for its end.
     doomed: bool,
-}
-
-/// What became of a request that was fulfilled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Done {
-    /// The worker has its answer.
-    Told,
-    /// It is to be told.
-    Untold,
 }
 
 /// What a forked worker starts from.
@@ -194,6 +182,9 @@ impl Keeper {
             spooler,
         };
         keeper.make_switch()?;
+        if keeper.ready.is_some() {
+            keeper.provide();
+        }
         if became {
             keeper.has_become();
         }
@@ -256,106 +247,6 @@ impl Keeper {
             if self.block.tables().over.load(Ordering::Acquire) != 0 {
                 sweep::sweep(&self.block);
                 return Ok(());
-            }
-        }
-    }
-
-    /// Does what the worker has asked for, all of it.
-    fn serve(&mut self) {
-        while let Some(worker) = &mut self.worker {
-            match pair::receive(worker.pair.as_fd()) {
-                Ok(Received::Message(bytes, fds)) => self.answer(&bytes, fds),
-                Ok(Received::Nothing) | Err(_) => return,
-                Ok(Received::Closed) => {
-                    worker.closed = true;
-                    return;
-                }
-            }
-        }
-    }
-
-    fn answer(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) {
-        let Some(request) = Request::decode(bytes) else { return };
-        let result = self.perform(&request, fds);
-        if result == Ok(Done::Told) {
-            return;
-        }
-        let errno = result.err().map_or(0, |e| e as i32);
-        let answer = Answer { serial: request.serial, errno };
-        let fds: Vec<_> = if errno == 0 { self.results(&request) } else { Vec::new() };
-        if let Some(worker) = &self.worker {
-            // A full queue can only mean a worker that does not read: it will ask again, or be replaced.
-            let _ = pair::send(worker.pair.as_fd(), &answer.encode(), &fds);
-        }
-    }
-
-    fn results(&self, request: &Request<'_>) -> Vec<std::os::fd::BorrowedFd<'_>> {
-        (0..request.operation.makes())
-            .filter_map(|n| self.slots.get(&request.slot.plus(n)).map(OwnedFd::as_fd))
-            .collect()
-    }
-
-    fn perform(&mut self, request: &Request<'_>, fds: Vec<OwnedFd>) -> Kernel<Done> {
-        let missing = !self.slots.contains_key(&request.slot);
-        if request.operation == Operation::OuterWriter && missing {
-            return self.make_outer_writer(request);
-        }
-        self.perform_alone(request, fds).map(|()| Done::Untold)
-    }
-
-    /// Its reader, which may be containerd's, is let in by it; if it were lost then, the log would end there.
-    fn make_outer_writer(&mut self, request: &Request<'_>) -> Kernel<Done> {
-        let reader = self.slots.get(&request.slot.minus_one()).ok_or(Errno::EBADF)?;
-        let worker = self.worker.as_ref().map(|w| w.pair.as_fd());
-        let answer = Answer { serial: request.serial, errno: 0 }.encode();
-        let (writer, told) = beside::make(
-            reader,
-            || open::outer_writer(reader.as_fd()),
-            |writer| worker.is_some_and(|worker| pair::send(worker, &answer, &[writer.as_fd()]).is_ok()),
-        )?;
-        self.hold(request.slot, writer)?;
-        Ok(if told { Done::Told } else { Done::Untold })
-    }
-
-    fn perform_alone(&mut self, request: &Request<'_>, fds: Vec<OwnedFd>) -> Kernel<()> {
-        match request.operation {
-            Operation::Become => fds.into_iter().next().ok_or(Errno::EBADF).and_then(|i| self.take_image(i)),
-            Operation::Ready => {
-                self.block.tables().care.note_ready(monotonic_ns());
-                if let Some(ready) = self.ready.take() {
-                    let _ = nix::unistd::write(&ready, b"1");
-                }
-                Ok(())
-            }
-            Operation::Ping => Ok(()),
-            Operation::Spool => self.begin_spool(),
-            Operation::Drop => {
-                for n in 0..request.count {
-                    self.release(request.slot.plus(n));
-                }
-                Ok(())
-            }
-            Operation::Fetch => self.slots.get(&request.slot).map(drop).ok_or(Errno::EBADF),
-            // Asked for before by a worker that died: it is there.
-            _ if self.slots.contains_key(&request.slot) => Ok(()),
-            Operation::Hold => {
-                fds.into_iter().next().ok_or(Errno::EBADF).and_then(|fd| self.hold(request.slot, fd))
-            }
-            Operation::InnerFifo => {
-                open::inner_fifo(request.path()?).and_then(|fd| self.hold(request.slot, fd))
-            }
-            Operation::OuterReader => {
-                open::outer_reader(request.path()?).and_then(|fd| self.hold(request.slot, fd))
-            }
-            // It is there: see `perform`.
-            Operation::OuterWriter => Ok(()),
-            Operation::Connect => {
-                open::inner_socket(&self.block.tables().identity).and_then(|fd| self.hold(request.slot, fd))
-            }
-            Operation::Pipe => {
-                let (reader, writer) = fd::pipe()?;
-                self.hold(request.slot.plus(1), writer)?;
-                self.hold(request.slot, reader)
             }
         }
     }

@@ -9,6 +9,7 @@ pub mod epoll;
 pub mod facts;
 pub mod fd;
 pub mod image;
+pub mod launch;
 pub mod pair;
 pub mod process;
 pub mod shared;

@@ -2,8 +2,8 @@
 //! again finds what its predecessor had made.
 
 use std::{
-    fs,
-    os::unix::fs::symlink,
+    fs, io,
+    os::unix::fs::{DirBuilderExt, symlink},
     path::{Path, PathBuf},
     sync::atomic::Ordering,
 };
@@ -21,8 +21,17 @@ use crate::{
     keeper::{TASK_LINK, belongs_to, protocol::Operation, remove_task},
     run_dir::{RunDir, private_dir},
     sys::Errno,
-    worker::Worker,
+    worker::{Worker, hands::Wish},
 };
+
+/// A stream that has its entry and lacks its ends.
+struct Begun<'a> {
+    /// Which of the task's.
+    n: usize,
+    index: usize,
+    inner: String,
+    outer: &'a str,
+}
 
 /// The next state of a generator whose first one is the wrapper's 64 random bits (splitmix64, Steele et al. 2014): as
 /// good as fresh random bits, and the same again when a successor decides the same Create.
@@ -75,13 +84,21 @@ impl Worker {
         create: &Create<'_>,
         dir: Option<&Path>,
     ) -> [Result<(), NotCaptured>; 2] {
-        let mut capture =
-            |n, field| uri::fifo_path(field).and_then(|outer| self.capture(task, n, outer, dir));
-        let stdout = capture(0, create.stdout);
+        let mut begin =
+            |n, field| uri::fifo_path(field).and_then(|outer| self.capture_begin(task, n, outer, dir));
+        let stdout = begin(0, create.stdout);
         // With a terminal stderr is a field without a stream; one FIFO for both is one stream.
         let mute = create.terminal || create.stderr == create.stdout;
-        let stderr = if mute { Err(NotCaptured::NOT_CAPTURED_EMPTY) } else { capture(1, create.stderr) };
-        [stdout, stderr]
+        let stderr = if mute { Err(NotCaptured::NOT_CAPTURED_EMPTY) } else { begin(1, create.stderr) };
+        let begun = [stdout, stderr];
+        let wishes: Vec<Wish<'_>> = begun.iter().flatten().flat_map(Begun::wishes).collect();
+        let came = self.hands.ensure_all(&wishes);
+        let mut came = came.chunks_exact(2);
+        begun.map(|begun| {
+            let begun = begun?;
+            let made = came.next().map_or(Err(Errno::EOWNERDEAD), |two| two.iter().copied().collect());
+            self.capture_end(task, &begun, made)
+        })
     }
 
     /// The entry of this Create: the one an earlier attempt began, a free one, or that of the task longest deleted.
@@ -138,15 +155,16 @@ impl Worker {
     /// `c/<namespace>/<id>/` with the link by which `delete` finds whose it is.
     fn make_task_dir(&self, id: &str) -> Option<PathBuf> {
         let dir = self.task_dir(id)?;
-        private_dir(&dir).ok()?;
-        let target = Path::new("../../../s").join(self.block.tables().identity.key.get());
-        if belongs_to(&dir, &self.block.tables().identity.key.get()) {
-            return Some(dir);
+        let key = self.block.tables().identity.key.get();
+        if !is_new_dir(&dir).ok()? {
+            if belongs_to(&dir, &key) {
+                return Some(dir);
+            }
+            // What a wrapper left that ended without being able to clean up.
+            let _ = fs::remove_dir_all(&dir);
+            private_dir(&dir).ok()?;
         }
-        // What a wrapper left that ended without being able to clean up.
-        let _ = fs::remove_dir_all(&dir);
-        private_dir(&dir).ok()?;
-        symlink(&target, dir.join(TASK_LINK)).ok().map(|()| dir)
+        symlink(Path::new("../../../s").join(key), dir.join(TASK_LINK)).ok().map(|()| dir)
     }
 
     pub(super) fn remove_task_dir(&self, task: &Task) {
@@ -156,45 +174,44 @@ impl Worker {
         }
     }
 
-    fn capture(&mut self, task: usize, n: usize, outer: &str, dir: Option<&Path>) -> Result<(), NotCaptured> {
+    /// The stream's entry, with the names of both its ends.
+    fn capture_begin<'a>(
+        &mut self,
+        task: usize,
+        n: usize,
+        outer: &'a str,
+        dir: Option<&Path>,
+    ) -> Result<Begun<'a>, NotCaptured> {
         let dir = dir.ok_or(NotCaptured::NOT_CAPTURED_FAILED)?;
         let index = self.stream_entry(task, n).ok_or(NotCaptured::NOT_CAPTURED_NO_ROOM)?;
-        let stream = self.stream(index);
-        let made = self.open_both_ends(index, stream, outer, dir);
-        if let Err(errno) = made {
-            self.stream_forget(index);
-            if let Some(word) = self.task(task).streams.get(n) {
-                word.store(0, Ordering::Release);
-            }
-            return Err(match errno {
-                Errno::ESPIPE => NotCaptured::NOT_CAPTURED_NOT_A_FIFO,
-                _ => NotCaptured::NOT_CAPTURED_FAILED,
-            });
+        match name_ends(self.stream(index), outer, dir) {
+            Ok(inner) => Ok(Begun { n, index, inner, outer }),
+            Err(errno) => Err(self.capture_failed(task, n, index, errno)),
         }
+    }
+
+    /// Both ends are open, or one of them could not be.
+    fn capture_end(
+        &mut self,
+        task: usize,
+        begun: &Begun<'_>,
+        made: Result<(), Errno>,
+    ) -> Result<(), NotCaptured> {
+        made.map_err(|errno| self.capture_failed(task, begun.n, begun.index, errno))?;
         // What the inner shim writes while it creates is passed on at once.
-        self.stream_pump(index);
+        self.stream_await(begun.index);
         Ok(())
     }
 
-    fn open_both_ends(
-        &mut self,
-        index: usize,
-        stream: &Stream,
-        outer: &str,
-        dir: &Path,
-    ) -> Result<(), Errno> {
-        let suffix = if stream.number.load(Ordering::Relaxed) == 1 { "out" } else { "err" };
-        let name = format!("{}.{suffix}", stream.handle.load(Ordering::Relaxed));
-        let plain = dir.join(name).into_os_string().into_string().map_err(|_| Errno::EINVAL)?;
-        // Of the same length as the path it replaces, no length in the frame changes.
-        let inner = pad_path(&plain, outer.len()).unwrap_or(plain);
-        if !stream.inner_path.set(&inner) || !stream.outer_path.set(outer) {
-            return Err(Errno::ENAMETOOLONG);
+    fn capture_failed(&mut self, task: usize, n: usize, index: usize, errno: Errno) -> NotCaptured {
+        self.stream_forget(index);
+        if let Some(word) = self.task(task).streams.get(n) {
+            word.store(0, Ordering::Release);
         }
-        let base = Slot::stream(index);
-        // Our reader first: a shim that opens without one gets ENXIO.
-        self.hands.ensure(Operation::InnerFifo, base, &inner)?;
-        self.hands.ensure(Operation::OuterReader, base.plus(1), outer)
+        match errno {
+            Errno::ESPIPE => NotCaptured::NOT_CAPTURED_NOT_A_FIFO,
+            _ => NotCaptured::NOT_CAPTURED_FAILED,
+        }
     }
 
     pub(super) fn stream_entry(&mut self, task: usize, n: usize) -> Option<usize> {
@@ -249,6 +266,42 @@ impl Worker {
         let ours = |s: &&Stream| StreamState::load(&s.state) != StreamState::Free && s.inner_path.is(path);
         let stream = self.block.tables().streams().iter().find(ours)?;
         Some(uri::with_path(field, &stream.outer_path.get()))
+    }
+}
+
+/// Makes a directory of ours; false where it was there.
+fn is_new_dir(dir: &Path) -> io::Result<bool> {
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => Ok(true),
+        // The first one of its namespace, or it is there.
+        Err(_) => {
+            let was_there = dir.exists();
+            private_dir(dir).map(|()| !was_there)
+        }
+    }
+}
+
+/// Notes the paths of both ends; gives the one of ours.
+fn name_ends(stream: &Stream, outer: &str, dir: &Path) -> Result<String, Errno> {
+    let suffix = if stream.number.load(Ordering::Relaxed) == 1 { "out" } else { "err" };
+    let name = format!("{}.{suffix}", stream.handle.load(Ordering::Relaxed));
+    let plain = dir.join(name).into_os_string().into_string().map_err(|_| Errno::EINVAL)?;
+    // Of the same length as the path it replaces, no length in the frame changes.
+    let inner = pad_path(&plain, outer.len()).unwrap_or(plain);
+    let fits = stream.inner_path.set(&inner) && stream.outer_path.set(outer);
+    if fits { Ok(inner) } else { Err(Errno::ENAMETOOLONG) }
+}
+
+// === impl Begun ===
+
+impl Begun<'_> {
+    /// Our reader first: a shim that opens without one gets ENXIO.
+    fn wishes(&self) -> [Wish<'_>; 2] {
+        let base = Slot::stream(self.index);
+        [
+            Wish { operation: Operation::InnerFifo, slot: base, path: &self.inner },
+            Wish { operation: Operation::OuterReader, slot: base.plus(1), path: self.outer },
+        ]
     }
 }
 

@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 
 use crate::{
     block::{Slot, StreamState, Task, TaskState, linked},
+    keeper::protocol::Operation,
     sys::{
         fd::{self, Moved},
         unix_ns,
     },
-    worker::{Token, Worker},
+    worker::{Token, Worker, hands::Wish},
 };
 
 impl Worker {
@@ -21,6 +22,9 @@ impl Worker {
         }
         task.pid.store(pid, Ordering::Relaxed);
         task.created_ns.store(unix_ns(), Ordering::Relaxed);
+        // Whoever waits in open(2) for a writer waits no longer than for the inner shim's. Where this fails it is tried again
+        // with the first byte.
+        self.open_targets(task);
         for (n, index) in task.streams.iter().enumerate().filter_map(|(n, s)| Some((n, linked(s)?))) {
             let stream = self.stream(index);
             if StreamState::load(&stream.state) != StreamState::Setup {
@@ -30,15 +34,23 @@ impl Worker {
                 self.logger_is_ready(created, n, index);
                 self.stream_pump(index);
             } else {
-                // Whoever waits in open(2) for a writer waits no longer than for the inner shim's. Where this fails it
-                // is tried again with the first byte.
-                let _ = self.open_target(index);
                 StreamState::Live.store(&stream.state);
             }
         }
         TaskState::Created.store(&task.state);
         self.retire_namesakes(created);
         self.board.wake_link();
+    }
+
+    /// The writers of containerd's FIFOs of a task, at once.
+    fn open_targets(&mut self, task: &Task) {
+        let streams = task.streams.iter().filter_map(linked);
+        let in_setup = |n: &usize| StreamState::load(&self.stream(*n).state) == StreamState::Setup;
+        let of_fifos = streams.filter(|n| in_setup(n) && !self.tee.is_logger(*n));
+        let wishes: Vec<Wish<'_>> = of_fifos
+            .map(|n| Wish { operation: Operation::OuterWriter, slot: Slot::stream(n).plus(2), path: "" })
+            .collect();
+        self.hands.ensure_all(&wishes);
     }
 
     /// A living task of that id cannot have been created again: its Delete passed unseen, in safe mode.

@@ -136,6 +136,12 @@ impl Worker {
         self.stream_register(stream);
     }
 
+    /// Waits for the first byte of a stream whose ends were just opened.
+    fn stream_await(&mut self, stream: usize) {
+        self.tee.running(stream).want = Want::Source;
+        self.stream_register(stream);
+    }
+
     fn stream_register(&mut self, stream: usize) {
         let running = self.tee.running(stream);
         let (want, paced) = (running.want, running.pace.is_waiting());

@@ -18,7 +18,7 @@ use crate::{
     inner,
     keeper::{TASK_LINK, remove_task},
     run_dir::RunDir,
-    sys::{fd, process},
+    sys::{fd, launch},
 };
 
 /// Runs the verb.
@@ -31,9 +31,7 @@ pub fn delete(argv: &[OsString], arguments: &Arguments) -> ExitCode {
         }
     };
     // Its own stdout and stderr are ours: containerd reads a DeleteResponse from the one and logs the other.
-    let mut command = inner::command(&path, argv);
-    process::die_with_us(&mut command);
-    let status = command.status();
+    let status = launch::with_us(&inner::command(&path, argv), None).and_then(launch::wait);
     clean_up(arguments);
     match status {
         Ok(status) => end_like(status),

@@ -5,6 +5,7 @@ mod force;
 mod last_calls;
 mod logger;
 mod passthrough;
+mod prepare;
 mod repair;
 mod start;
 mod tell;

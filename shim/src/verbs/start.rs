@@ -6,19 +6,18 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
     io::{self, Read, Write},
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    os::{fd::AsFd, unix::process::CommandExt},
     path::Path,
-    process::{ExitCode, ExitStatus, Stdio},
+    process::{ExitCode, ExitStatus},
 };
 
-use super::{end_like, tell, wrap};
+use super::{end_like, prepare, tell, wrap};
 use crate::{
     args::Arguments,
     config::{Config, in_full},
     inner,
-    sys::process,
+    sys::launch,
 };
 
 /// Runs the verb.
@@ -31,9 +30,12 @@ pub fn start(argv: &[OsString], arguments: &Arguments) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match run_inner(&path, argv) {
+    let mut prepared = None;
+    let prepare = || prepared = Some(prepare::prepare(&config, arguments, &path));
+    match run_inner(&path, argv, prepare) {
         Ran::Ended(status, answer) if status.success() => {
-            let ours = wrap::wrap(&config, arguments, &path, &answer);
+            let prepared = prepared.unwrap_or_else(|| prepare::prepare(&config, arguments, &path));
+            let ours = wrap::wrap(arguments, &path, config.ready_ms, &answer, prepared);
             print(&ours.unwrap_or_else(|refusal| {
                 let why = in_full(&refusal);
                 note(&why);
@@ -75,23 +77,20 @@ enum Ran {
     Lost(io::Error),
 }
 
-fn run_inner(path: &Path, argv: &[OsString]) -> Ran {
+/// Does something else while it is at work: a start of runc's shim takes some 20 ms, of which most is waiting.
+fn run_inner(path: &Path, argv: &[OsString], meanwhile: impl FnOnce()) -> Ran {
     let begun = || -> io::Result<_> {
         let (reader, writer) = io::pipe()?;
-        let second = writer.try_clone()?;
-        let mut command = inner::command(path, argv);
-        process::die_with_us(&mut command);
-        command.stdin(Stdio::inherit()).stdout(OwnedFd::from(writer)).stderr(OwnedFd::from(second));
-        // Our ends of the pipe are in the command, and go with it.
-        Ok((command.spawn()?, File::from(OwnedFd::from(reader))))
+        Ok((launch::with_us(&inner::command(path, argv), Some(writer.as_fd()))?, reader))
     };
-    let (mut child, mut reader) = match begun() {
+    let (child, mut reader) = match begun() {
         Ok(begun) => begun,
         Err(error) => return Ran::NotBegun(error),
     };
+    meanwhile();
     let mut output = Vec::new();
     // As containerd does: until everybody has closed it.
-    let ended = reader.read_to_end(&mut output).and_then(|_| child.wait());
+    let ended = reader.read_to_end(&mut output).and_then(|_| Ok(launch::wait(child)?));
     match ended {
         Ok(status) => Ran::Ended(status, output),
         Err(error) => Ran::Lost(error),

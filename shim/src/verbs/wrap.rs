@@ -20,21 +20,17 @@ use serde::{Deserialize, Serialize};
 use shimtap_proto::bootstrap::{Answer, BootstrapFault};
 use thiserror::Error;
 
+use super::prepare::{DESCRIPTORS, Prepared};
 use crate::{
     args::{self, Arguments},
-    block::{Block, Slot, counters::Counter},
-    config::Config,
-    inner, keeper,
+    block::{Block, Slot},
+    keeper,
     run_dir::RunDir,
-    sys::{Errno, epoll, facts, fd, monotonic_ns, process},
+    sys::{Errno, epoll, fd, monotonic_ns, process},
 };
 
 /// Another `start` holds the lock for as long as it makes a keeper, no longer.
 const LOCK_NS: u64 = 2_000_000_000;
-
-/// What a keeper may come to hold: two sockets per connection, six FIFO ends and pipes per container, of a pod of twenty with a
-/// probe on each. With fewer it would leave connections waiting that the shim itself would have served.
-const DESCRIPTORS: u64 = 256;
 
 /// Why a pod runs unwrapped. Never an error of the pod's.
 #[derive(Debug, Error)]
@@ -82,22 +78,16 @@ pub struct Description {
 
 /// The answer to hand out instead of `answer`.
 pub fn wrap(
-    config: &Config,
     arguments: &Arguments,
     inner: &Path,
+    ready_ms: u16,
     answer: &[u8],
+    prepared: Result<Prepared, Unwrapped>,
 ) -> Result<Vec<u8>, Unwrapped> {
     let answer = Answer::parse(answer)?;
     let inner_socket = answer.unix_path().ok_or_else(|| Unwrapped::Address(answer.address().to_owned()))?;
-    if let Some(limit) = process::most_descriptors().filter(|limit| *limit < DESCRIPTORS) {
-        return Err(Unwrapped::Descriptors { limit });
-    }
-    match facts::hold() {
-        Ok(true) => {}
-        no => return Err(Unwrapped::Facts(no.err())),
-    }
-    let run_dir = RunDir::from_env();
-    run_dir.make().map_err(files("making the directories of", run_dir.path()))?;
+    let prepared = prepared?;
+    let run_dir = prepared.run_dir.clone();
     let (key, meta) = RunDir::key_of(Path::new(inner_socket))
         .map_err(files("looking at the inner shim's socket", Path::new(inner_socket)))?;
     let _lock = lock(&run_dir, &key)?;
@@ -113,16 +103,15 @@ pub fn wrap(
         Err(source) => return Err(Unwrapped::Kernel { doing: "locking", key, source }),
         Ok(true) => {
             let who = Who {
-                run_dir: &run_dir,
                 key: &key,
                 arguments,
                 inner,
                 inner_socket,
                 inner_id: (meta.dev(), meta.ino()),
                 task_api: answer.version(),
-                config,
+                ready_ms,
             };
-            make_keeper(&who, &alive).inspect_err(|_| keeper::remove_files(&run_dir, &key))?;
+            make_keeper(&who, prepared, &alive).inspect_err(|_| keeper::remove_files(&run_dir, &key))?;
         }
     }
     let ours = format!("unix://{}", run_dir.socket(&key).display());
@@ -130,19 +119,18 @@ pub fn wrap(
     Ok(answer.with_address(&ours))
 }
 
-/// Everything a new keeper has to be told.
+/// Everything a new keeper has to be told that was not prepared.
 struct Who<'a> {
-    run_dir: &'a RunDir,
     key: &'a str,
     arguments: &'a Arguments,
     inner: &'a Path,
     inner_socket: &'a str,
     inner_id: (u64, u64),
     task_api: u32,
-    config: &'a Config,
+    ready_ms: u16,
 }
 
-fn files(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Unwrapped {
+pub(super) fn files(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Unwrapped + use<> {
     let path = path.to_owned();
     move |source| Unwrapped::Files { doing, path, source }
 }
@@ -178,12 +166,11 @@ pub(super) fn lock(run_dir: &RunDir, key: &str) -> Result<Flock<File>, Unwrapped
     }
 }
 
-fn make_keeper(who: &Who<'_>, alive: &File) -> Result<(), Unwrapped> {
+fn make_keeper(who: &Who<'_>, prepared: Prepared, alive: &File) -> Result<(), Unwrapped> {
     let kernel = |doing| move |source| Unwrapped::Kernel { doing, key: who.key.to_owned(), source };
-    let listener = listen(&who.run_dir.socket(who.key))?;
-    let block = Block::create().map_err(kernel("making the memory block"))?;
+    let Prepared { run_dir, block, ready: (ready_out, ready_in), starts_loggers } = prepared;
+    let listener = listen(&run_dir.socket(who.key))?;
     identify(who, &block).map_err(kernel("writing the memory block"))?;
-    let (ready_out, ready_in) = fd::pipe().map_err(kernel("making a pipe"))?;
     let held: [(Slot, BorrowedFd<'_>); 2] =
         [(Slot::LISTENER, listener.as_fd()), (Slot::ALIVE, alive.as_fd())];
     for (slot, fd) in held {
@@ -197,14 +184,16 @@ fn make_keeper(who: &Who<'_>, alive: &File) -> Result<(), Unwrapped> {
     let inherit = [listener.as_fd(), alive.as_fd(), block.memfd(), ready_in.as_fd()];
     let keeper = process::spawn_self(&argv, &env, &inherit).map_err(kernel("starting the keeper"))?;
     drop(ready_in);
-    if !is_ready(&ready_out, who.config.ready_ms) {
+    // While it begins; where it does not come up this is removed with the rest.
+    describe(who, &run_dir, starts_loggers, keeper.as_raw());
+    if !is_ready(&ready_out, who.ready_ms) {
         // Keeper and worker are one process group; the inner shim is in neither.
         // (Both calls: it may not have got as far as having its own group.)
         let _ = nix::sys::signal::killpg(keeper, nix::sys::signal::Signal::SIGKILL);
         let _ = nix::sys::signal::kill(keeper, nix::sys::signal::Signal::SIGKILL);
-        return Err(Unwrapped::NotReady(who.key.to_owned(), who.config.ready_ms));
+        return Err(Unwrapped::NotReady(who.key.to_owned(), who.ready_ms));
     }
-    describe(who, keeper.as_raw())
+    Ok(())
 }
 
 fn listen(path: &Path) -> Result<UnixListener, Unwrapped> {
@@ -223,54 +212,18 @@ fn is_ready(pipe: &OwnedFd, patience_ms: u16) -> bool {
         && nix::unistd::read(pipe, &mut byte) == Ok(1)
 }
 
-/// Writes who this wrapper is; ENAMETOOLONG where a name does not fit.
+/// Writes what the inner shim's answer says of this wrapper; ENAMETOOLONG where a name does not fit.
 fn identify(who: &Who<'_>, block: &Block) -> Result<(), Errno> {
-    let tables = block.tables();
-    let identity = &tables.identity;
-    identity.wrapper.store(random_u64(), Ordering::Relaxed);
+    let identity = &block.tables().identity;
     identity.task_api.store(who.task_api, Ordering::Relaxed);
     identity.inner_dev.store(who.inner_id.0, Ordering::Relaxed);
     identity.inner_ino.store(who.inner_id.1, Ordering::Relaxed);
-    let repairs = who.config.stats_repair.is_wanted(&who.arguments.invoked);
-    identity.repairs_stats.store(u32::from(repairs), Ordering::Relaxed);
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    let fits = [
-        identity.key.set(who.key),
-        identity.namespace.set(&who.arguments.namespace),
-        identity.id.set(&who.arguments.id),
-        identity.run_dir.set(&text(who.run_dir.path())),
-        identity.inner_path.set(who.inner_socket),
-        identity.inner_binary.set(&text(who.inner)),
-        identity.collector.set(&who.config.collector),
-        tables.spool.disk_dir.set(&who.config.spool.disk_dir),
-        tables.spool.memory_dir.set(&who.config.spool.memory_dir),
-    ];
-    tables.coalesce_ms.store(who.config.coalesce_ms, Ordering::Relaxed);
-    tables.stats_interval_ms.store(who.config.stats_interval_ms, Ordering::Relaxed);
-    tables.stats_bound_ms.store(who.config.stats_bound_ms, Ordering::Relaxed);
-    tables.care.deaths_max.store(who.config.safe_mode_deaths, Ordering::Relaxed);
-    let (spool, set) = (&tables.spool, &who.config.spool);
-    spool.limit_bytes.store(set.limit_bytes, Ordering::Relaxed);
-    spool.free_bytes.store(set.disk_free_bytes, Ordering::Relaxed);
-    spool.free_percent.store(set.disk_free_percent, Ordering::Relaxed);
-    if who.config.fault.is_some() {
-        tables.counters.add(Counter::ConfigFaults);
-    }
-    if fits.contains(&false) { Err(Errno::ENAMETOOLONG) } else { Ok(()) }
+    let fits = identity.key.set(who.key) && identity.inner_path.set(who.inner_socket);
+    if fits { Ok(()) } else { Err(Errno::ENAMETOOLONG) }
 }
 
-fn random_u64() -> u64 {
-    use std::io::Read;
-    let mut bytes = [0u8; 8];
-    let read = File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
-    // Without a source of randomness time and pid are still unlike any other wrapper's on this node.
-    read.map_or_else(
-        |_| crate::sys::unix_ns() ^ u64::from(std::process::id()) << 40,
-        |()| u64::from_ne_bytes(bytes),
-    )
-}
-
-fn describe(who: &Who<'_>, keeper_pid: i32) -> Result<(), Unwrapped> {
+/// Without it only the repair after a death of both is missing.
+fn describe(who: &Who<'_>, run_dir: &RunDir, starts_loggers: bool, keeper_pid: i32) {
     let description = Description {
         version: 1,
         namespace: who.arguments.namespace.clone(),
@@ -279,13 +232,11 @@ fn describe(who: &Who<'_>, keeper_pid: i32) -> Result<(), Unwrapped> {
         inner_binary: who.inner.to_owned(),
         task_api: who.task_api,
         keeper_pid,
-        starts_loggers: inner::is_containerds_runc_shim(who.inner),
+        starts_loggers,
     };
-    let path = who.run_dir.description(who.key);
-    let text = serde_json::to_vec_pretty(&description).map_err(io::Error::from);
-    let written = text.and_then(|text| write_atomically(&path, &text));
-    // Without it only the repair after a death of both is missing.
-    written.or(Ok(()))
+    if let Ok(text) = serde_json::to_vec_pretty(&description) {
+        let _ = write_atomically(&run_dir.description(who.key), &text);
+    }
 }
 
 /// The bundle's `address` file, where the inner shim wrote one: containerd 1.6 and 1.7 reconnect to what it names.

@@ -3,19 +3,22 @@
 //! The only way to get one is to ask the keeper, which then already has it. Asking waits for the answer, one second
 //! at most; a keeper that is gone or mute by then is replaced, from this side, and asked again.
 
+mod wish;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::atomic::Ordering,
 };
 
+pub use self::wish::Wish;
 use super::watched::{Replaced, Watched};
 use crate::{
     args,
     block::{Block, Slot, Upgrade, care::Reason, linked},
     keeper::{
         self, FD_FLOOR,
-        protocol::{Operation, Request, ToWorker},
+        protocol::{Answer, Operation, Request, ToWorker},
     },
     sys::{
         Errno, Kernel,
@@ -71,6 +74,14 @@ enum Reply {
     KeeperMute,
 }
 
+// === impl Reply ===
+
+impl Reply {
+    fn of(answer: &Answer, fds: Vec<OwnedFd>) -> Self {
+        if answer.errno == 0 { Self::Done(fds) } else { Self::Refused(Errno::from_raw(answer.errno)) }
+    }
+}
+
 // === impl Hands ===
 
 impl Hands {
@@ -114,12 +125,21 @@ impl Hands {
         self.fds.contains_key(&slot)
     }
 
+    /// Is the slot filled (and, for pairs, the next one)?
+    fn is_filled(&self, operation: Operation, slot: Slot) -> bool {
+        (0..operation.makes()).all(|n| self.has(slot.plus(n)))
+    }
+
     /// Makes sure that the slot (and, for pairs, the next one) is filled. The errno is the kernel's, from the keeper.
     pub fn ensure(&mut self, operation: Operation, slot: Slot, path: &str) -> Kernel<()> {
-        if (0..operation.makes()).all(|n| self.has(slot.plus(n))) {
+        if self.is_filled(operation, slot) {
             return Ok(());
         }
         let fds = self.ask(operation, slot, 0, path, None)?;
+        self.fill(operation, slot, fds)
+    }
+
+    fn fill(&mut self, operation: Operation, slot: Slot, fds: Vec<OwnedFd>) -> Kernel<()> {
         if u32::try_from(fds.len()) != Ok(operation.makes()) {
             return Err(Errno::EPROTO);
         }
@@ -299,36 +319,52 @@ impl Hands {
 
     fn ask_once(&mut self, request: &Request<'_>, along: Option<BorrowedFd<'_>>) -> Reply {
         let deadline = monotonic_ns().saturating_add(PATIENCE_NS);
+        if let Err(reply) = self.put_question(request, along, deadline) {
+            return reply;
+        }
+        loop {
+            match self.next_answer(deadline) {
+                Ok((answer, fds)) if answer.serial == request.serial => return Reply::of(&answer, fds),
+                // The late answer to a question that was asked again.
+                Ok(_) => {}
+                Err(reply) => return reply,
+            }
+        }
+    }
+
+    /// Sends one question; what became of it where it could not be sent.
+    fn put_question(
+        &self,
+        request: &Request<'_>,
+        along: Option<BorrowedFd<'_>>,
+        deadline: u64,
+    ) -> Result<(), Reply> {
         loop {
             match pair::send(self.pair.as_fd(), &request.encode(), along.as_slice()) {
-                Ok(()) => break,
-                Err(Errno::EMSGSIZE) => return Reply::Refused(Errno::ENAMETOOLONG),
+                Ok(()) => return Ok(()),
+                Err(Errno::EMSGSIZE) => return Err(Reply::Refused(Errno::ENAMETOOLONG)),
                 Err(Errno::EAGAIN | Errno::ENOBUFS) if monotonic_ns() < deadline => {
                     epoll::writable_within(self.pair.as_fd(), 100);
                 }
-                Err(Errno::EAGAIN | Errno::ENOBUFS) => return Reply::KeeperMute,
-                Err(_) => return Reply::KeeperGone,
+                Err(Errno::EAGAIN | Errno::ENOBUFS) => return Err(Reply::KeeperMute),
+                Err(_) => return Err(Reply::KeeperGone),
             }
         }
+    }
 
+    /// The next answer, whichever question it belongs to; without one, what became of the keeper.
+    fn next_answer(&mut self, deadline: u64) -> Result<(Answer, Vec<OwnedFd>), Reply> {
         loop {
             // Looked at before the answer is: where it was us who had no processor, it has come meanwhile.
             let late = monotonic_ns() >= deadline;
             match pair::receive(self.pair.as_fd()) {
                 Ok(Received::Message(bytes, fds)) => match ToWorker::decode(&bytes) {
                     Some(ToWorker::Accepted(conn)) => self.take_accepted(conn, fds),
-                    Some(ToWorker::Answer(a)) if a.serial == self.serial => {
-                        return if a.errno == 0 {
-                            Reply::Done(fds)
-                        } else {
-                            Reply::Refused(Errno::from_raw(a.errno))
-                        };
-                    }
-                    // The late answer to a question that was asked again.
+                    Some(ToWorker::Answer(answer)) => return Ok((answer, fds)),
                     _ => {}
                 },
-                Ok(Received::Closed) => return Reply::KeeperGone,
-                Ok(Received::Nothing) | Err(_) if late => return Reply::KeeperMute,
+                Ok(Received::Closed) => return Err(Reply::KeeperGone),
+                Ok(Received::Nothing) | Err(_) if late => return Err(Reply::KeeperMute),
                 Ok(Received::Nothing) | Err(_) => {
                     let left_ns = deadline.saturating_sub(monotonic_ns());
                     let left = u16::try_from(left_ns.div_ceil(1_000_000)).unwrap_or(1000);
@@ -412,7 +448,6 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::keeper::protocol::Answer;
 
     /// The only writer of a FIFO came with an answer that nobody waited for any more: its reader must not see an end before
     /// the next keeper has made another one.

@@ -157,10 +157,11 @@ impl Token {
 
 impl Worker {
     fn run(mut self) -> Kernel<()> {
+        self.begin();
+        // After it: whoever waits for this worker waits for the relay, not for the other thread.
         if self.mode != Mode::Bare {
             link::spawn(self.block, self.board);
         }
-        self.begin();
         loop {
             if self.tend()? {
                 return Ok(());
