@@ -23,6 +23,7 @@ use thiserror::Error;
 use crate::{
     args::{self, Arguments},
     block::{Block, Slot, counters::Counter},
+    build_id,
     config::Config,
     inner, keeper,
     run_dir::RunDir,
@@ -78,6 +79,9 @@ pub struct Description {
     /// certain.
     #[serde(default)]
     pub starts_loggers: bool,
+    /// What the inner shim's linker called its build; empty where it has no name.
+    #[serde(default)]
+    pub inner_build: String,
 }
 
 /// The answer to hand out instead of `answer`.
@@ -280,6 +284,7 @@ fn describe(who: &Who<'_>, keeper_pid: i32) -> Result<(), Unwrapped> {
         task_api: who.task_api,
         keeper_pid,
         starts_loggers: inner::is_containerds_runc_shim(who.inner),
+        inner_build: build_id::of(who.inner).ok().flatten().unwrap_or_default(),
     };
     let path = who.run_dir.description(who.key);
     let text = serde_json::to_vec_pretty(&description).map_err(io::Error::from);
