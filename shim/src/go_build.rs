@@ -57,7 +57,7 @@ fn place(section: &[u8]) -> Option<(u64, usize)> {
 }
 
 /// A little-endian number.
-fn word(bytes: &[u8], at: usize, len: usize) -> Option<u64> {
+pub fn word(bytes: &[u8], at: usize, len: usize) -> Option<u64> {
     let bytes = bytes.get(at..at.checked_add(len)?)?;
     Some(bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
 }
@@ -70,7 +70,7 @@ fn varint(bytes: &[u8]) -> Option<(usize, &[u8])> {
 }
 
 /// At most `len` bytes.
-fn read(file: &File, at: u64, len: usize) -> io::Result<Vec<u8>> {
+pub fn read(file: &File, at: u64, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];
     let mut done = 0;
     while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {

@@ -7,6 +7,7 @@
 
 mod args;
 mod block;
+mod build_id;
 mod config;
 mod events;
 mod go_build;

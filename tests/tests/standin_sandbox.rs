@@ -5,7 +5,14 @@
 //! a hypervisor and of virtiofsd (`shimtap_tests::standin::kata::household`), in real cgroups. docs/kata.md names these tests
 //! behind its promises. No hypervisor runs here.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::api;
@@ -24,12 +31,15 @@ use shimtap_tests::{
             lab::Lab,
             pod::{self, Fifos},
             sandbox::{Sandbox, Wanted},
+            wrapped::{STANDIN, binary},
         },
         journal::{Entry, Kind},
         kata::{
+            Profile,
             guest::{Cgroup, Guest},
             household,
         },
+        procs,
         script::Script,
     },
 };
@@ -109,11 +119,13 @@ fn as_f64(value: u64) -> f64 {
 }
 
 /// Each hypervisor is told with its release, its processes and what they use.
-fn told(hypervisor: &str, program: &str, kernel: &str) -> Result<()> {
+fn told(profile: Profile, hypervisor: &str, program: &str, kernel: &str) -> Result<()> {
     let lab = Lab::new()?;
     let collector = collector(&lab)?;
+    let (shim, only) = if profile == Profile::Rust { ("kata_rust", "true") } else { ("kata_go", "false") };
+    let name = format!("{hypervisor}-{shim}");
     let mut sandbox =
-        Wanted { name: hypervisor, hypervisor, ..Wanted::default() }.run(&collector.socket())?;
+        Wanted { name: &name, profile, hypervisor, ..Wanted::default() }.run(&collector.socket())?;
     let path = sandbox.confine(program)?;
     let id = sandbox.id().to_owned();
     let info = eventually(LIMIT, "what it is", || {
@@ -121,11 +133,11 @@ fn told(hypervisor: &str, program: &str, kernel: &str) -> Result<()> {
         Ok(rows.into_keys().find(|labels| labels.contains("shim_version=\"4.1.0\"")))
     })?;
     for label in [
-        "shim=\"kata_rust\"",
+        &format!("shim=\"{shim}\""),
         &format!("hypervisor=\"{hypervisor}\""),
         &format!("guest_kernel=\"{kernel}\""),
         "guest_image=\"kata-initrd.img\"",
-        "sandbox_cgroup_only=\"true\"",
+        &format!("sandbox_cgroup_only=\"{only}\""),
         "confidential=\"false\"",
     ] {
         ensure!(info.contains(label), "{label} is not in {info}");
@@ -147,8 +159,44 @@ fn told(hypervisor: &str, program: &str, kernel: &str) -> Result<()> {
     ensure!(of("vmm")? == as_f64(household::VCPUS + 1) && of("virtiofsd")? == 2.0, "{threads:?}");
     ensure!(of("shim")? >= 1.0 && of("wrapper")? >= 2.0, "{threads:?}");
     costs(&collector, &id, &path)?;
+    named(&collector, &sandbox, program)?;
     sandbox.end()?;
     collector.stop()
+}
+
+/// `shimtap ps` says by which numbers its processes are found, and which build its shim is.
+fn named(collector: &Collector, sandbox: &Sandbox, program: &str) -> Result<()> {
+    let ps = collector.ps()?;
+    let all = ps.pointer("/sandboxes").and_then(|all| all.as_array()).context("sandboxes")?;
+    let its = all.iter().find(|one| one["id"] == sandbox.id()).context("the sandbox")?;
+    let pids = |key: &str| -> Vec<i64> {
+        its[key].as_array().into_iter().flatten().filter_map(|pid| pid.as_i64()).collect()
+    };
+    let truly = |name: &str| -> Result<Vec<i64>> {
+        let mut pids: Vec<i64> = sandbox.processes(name)?.into_iter().map(i64::from).collect();
+        pids.sort_unstable();
+        Ok(pids)
+    };
+    ensure!(pids("hypervisor_pids") == truly(program)? && truly(program)?.len() == 1, "{its}");
+    ensure!(pids("virtiofsd_pids") == truly("virtiofsd")? && truly("virtiofsd")?.len() == 2, "{its}");
+    ensure!(its["sandbox_cgroup_only"].is_boolean(), "{its}");
+    let build = its["shim_build_id"].as_str().context("its build")?;
+    ensure!(build == build_id(&binary(STANDIN)?)?, "{build} is another build");
+    let table = collector.ps_with(&[])?;
+    let word = program.split('-').next().unwrap_or_default();
+    for pid in truly(program)?.iter().chain(&truly("virtiofsd")?) {
+        let pid = pid.to_string();
+        ensure!(table.lines().any(|row| row.contains(word) && row.contains(&pid)), "{pid} is not in {table}");
+    }
+    Ok(())
+}
+
+/// As binutils have it.
+fn build_id(path: &Path) -> Result<String> {
+    let said = Command::new("readelf").arg("-n").arg(path).output().context("readelf")?;
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let id = text.lines().find_map(|row| row.trim().strip_prefix("Build ID: "));
+    Ok(id.context("the program has no build id")?.to_owned())
 }
 
 /// What the host's cgroup is charged with, and what is left of it without the containers'.
@@ -180,13 +228,18 @@ fn costs(collector: &Collector, id: &str, path: &str) -> Result<()> {
 
 #[test]
 fn a_sandbox_of_qemu_is_told_with_what_it_costs() -> Result<()> {
-    told("qemu", "qemu-system-x86_64", "vmlinux-6.12.42")
+    told(Profile::Rust, "qemu", "qemu-system-x86_64", "vmlinux-6.12.42")
+}
+
+#[test]
+fn a_sandbox_of_the_go_shim_is_told_with_what_it_costs() -> Result<()> {
+    told(Profile::Go(Cgroup::V2), "qemu", "qemu-system-x86_64", "vmlinux-6.12.42")
 }
 
 #[test]
 fn a_sandbox_of_cloud_hypervisor_is_told_with_what_it_costs() -> Result<()> {
     // Its arguments do not name a kernel here: what the state says.
-    told("cloud-hypervisor", "cloud-hypervisor", "vmlinux")
+    told(Profile::Rust, "cloud-hypervisor", "cloud-hypervisor", "vmlinux")
 }
 
 /// Our own Stats keep a distance of 30 s from releases before 4.1; others' do not, and are measured.
@@ -274,6 +327,60 @@ fn a_dead_shim_is_told_from_a_dead_vm() -> Result<()> {
         sandbox.clear();
     }
     collector.stop()
+}
+
+/// One GET of the shim's own metrics ends the shim and leaves the rest (seen): its containers are lost with it, its wrapper goes
+/// though the dead shim's address still connects, and what runs on is listed with proof, and let live.
+#[test]
+fn what_a_forbidden_read_leaves_is_told_and_let_live() -> Result<()> {
+    let lab = Lab::new()?;
+    let sections = "[stats]\ninterval_secs = 1\n".to_owned();
+    let settings = Settings { ingest: "orphan_secs = 2\n".to_owned(), sections, ..Settings::default() };
+    let collector = Collector::start(lab.dir(), lab.namespace(), &settings)?;
+    let mut sandbox = Wanted { name: "read", ..Wanted::default() }.run(&collector.socket())?;
+    let id = sandbox.id().to_owned();
+    eventually(LIMIT, "its processes known", || one(&collector, "shimtap_vm_vcpus", &id))?;
+    let orphans = || -> Result<String> { collector.ps_with(&["--orphans"]) };
+    ensure!(!orphans()?.contains(&id), "its shim lives");
+    ensure!(sandbox.touched()?.is_empty(), "{:?}", sandbox.touched()?);
+    // What may be read is answered, and nothing comes of it.
+    ensure!(get(&sandbox, "/agent-url")?.contains("hvsock://") && get(&sandbox, "/x")?.contains("404"));
+    ensure!(get(&sandbox, "/metrics")?.is_empty(), "an empty reply");
+    let touched = ["/agent-url", "/x", "/metrics"].map(|path| format!("shim-monitor.sock: GET {path}"));
+    ensure!(sandbox.touched()? == touched, "who comes is noted: {:?}", sandbox.touched()?);
+
+    procs::wait(
+        LIMIT,
+        || "its wrapper ends".to_owned(),
+        || procs::keepers(sandbox.pod.lab.namespace()).ok()?.is_empty().then_some(()),
+    )?;
+    eventually(LIMIT, "a shim's death", || {
+        let exits = of_node(&collector, "shimtap_container_exits_total", "class=\"shim_death\"")?;
+        let deaths = of_node(&collector, "shimtap_sandbox_deaths_total", "cause=\"shim\"")?;
+        Ok((exits == 1.0 && deaths == 1.0).then_some(()))
+    })?;
+    let said = eventually(LIMIT, "orphans", || Ok(Some(orphans()?).filter(|said| said.contains(&id))))?;
+    let mut all = sandbox.processes("virtiofsd")?;
+    all.extend(sandbox.processes("qemu-system-x86_64")?);
+    ensure!(all.len() == 3, "somebody ended one: {all:?}");
+    for pid in &all {
+        ensure!(said.contains(&format!("process {pid}, of sandbox {id}")), "{pid} is not in {said}");
+    }
+    ensure!(said.contains("no shim runs with -id") && said.contains("no wrapper serves"), "{said}");
+    ensure!(collector.ps_with(&["--warnings"])?.contains("orphans"), "no warning");
+    sandbox.clear();
+    eventually(LIMIT, "nobody left", || Ok((!orphans()?.contains(&id)).then_some(())))?;
+    collector.stop()
+}
+
+/// What its shim-monitor answers.
+fn get(of: &Sandbox, path: &str) -> Result<String> {
+    let mut peer = UnixStream::connect(of.monitor()).context("its shim-monitor")?;
+    write!(peer, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").context("a request")?;
+    let mut said = Vec::new();
+    // One that dies resets the connection.
+    let _reset = peer.read_to_end(&mut said);
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
 /// A container that ends as Kata's do whose guest is gone.

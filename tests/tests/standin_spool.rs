@@ -6,7 +6,8 @@ use std::{fs, path::PathBuf, thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::api;
 use nix::sys::signal::Signal;
-use shimtap_tests::oracle::{one_tape, sink};
+use shimtap_tests::oracle::{exposition::family, one_tape, sink};
+use shimtap_tests::rig::eventually;
 use shimtap_tests::standin::{
     census,
     client::{
@@ -43,6 +44,34 @@ fn a_pod_that_ended_while_nobody_was_there() -> Result<()> {
     cleared(&pod)?;
     ensure!(value(&collector, "shimtap_spool_files_total")? == 1, "one file was taken");
     collector.stop()
+}
+
+/// A shim that dies while no collector is there to look at it, and with it, or not, its wrapper's worker: what it took along is
+/// known to the one that comes, once.
+#[test]
+fn a_shim_that_died_while_nobody_was_there() -> Result<()> {
+    for worker_too in [false, true] {
+        let pod = wrapped(&Script::stayer())?;
+        let _fifos = pod.run()?;
+        let worker = pod.worker()?;
+        pod.lab.inner_pids()?.into_iter().try_for_each(procs::kill)?;
+        if worker_too {
+            procs::kill(worker.pid)?;
+        }
+        gone(&pod)?;
+        let collector = pod.lab.collector()?;
+        let exits = eventually(LIMIT, "a container that was lost", || {
+            let text = collector.get("/metrics")?;
+            let rows = family(&text, "shimtap_container_exits_total")?;
+            let ended = rows.into_iter().filter(|(_, n)| *n > 0.0);
+            let rows: Vec<(String, f64)> = ended.map(|(row, n)| (row.to_owned(), n)).collect();
+            Ok(Some(rows).filter(|rows| !rows.is_empty()))
+        })?;
+        let lost = |labels: &str| labels.contains("class=\"shim_death\"");
+        ensure!(matches!(exits.as_slice(), [(labels, n)] if lost(labels) && *n == 1.0), "{exits:?}");
+        collector.stop()?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -25,5 +25,5 @@ pub use sandboxes::PsSandbox;
 pub use server::{Admin, AdminFault};
 #[cfg(test)]
 pub(crate) use top::top;
-pub use top::{Top, TopContainer, TopNetwork, TopSample};
+pub use top::{Top, TopContainer, TopNetwork, TopOverhead, TopSample};
 pub use wrappers::{PsDeath, PsWrapper};

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     metrics::{About, FLOOR, Registry, is_ended_by_a_scrape},
-    node::{Findings, Hypervisor, Orphan, Sandbox},
+    node::{Component, Findings, Hypervisor, Orphan, Sandbox},
 };
 
 /// One pod that is a VM. Absent = not known.
@@ -19,9 +19,21 @@ pub struct PsSandbox {
     /// Its shim's release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shim_version: Option<String>,
+    /// What the shim's linker called its build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shim_build_id: Option<String>,
     /// Its hypervisor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hypervisor: Option<String>,
+    /// Its process on this host; none where it is a part of the shim, or elsewhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hypervisor_pids: Vec<u32>,
+    /// Its file server's processes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub virtiofsd_pids: Vec<u32>,
+    /// All of the sandbox is in one cgroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox_cgroup_only: Option<bool>,
     /// Base name of the guest's kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_kernel: Option<String>,
@@ -80,11 +92,16 @@ fn one(registry: &Registry, about: &About, sandbox: &Sandbox) -> PsSandbox {
     let facts = &sandbox.facts;
     let containers = registry.of_sandbox(&about.namespace, &about.id);
     let denied = containers.iter().filter(|container| container.live().stats_refused);
+    let pids = |component| sandbox.pids.get(&component).cloned().unwrap_or_default();
     PsSandbox {
         namespace: about.namespace.clone(),
         id: about.id.clone(),
         shim: sandbox.shim.label().to_owned(),
         shim_version: sandbox.release.as_ref().map(|release| release.text.clone()),
+        shim_build_id: sandbox.build.clone(),
+        hypervisor_pids: pids(Component::Vmm),
+        virtiofsd_pids: pids(Component::Virtiofsd),
+        sandbox_cgroup_only: facts.sandbox_cgroup_only,
         hypervisor: facts.hypervisor.map(|hypervisor| Hypervisor::label(hypervisor).to_owned()),
         guest_kernel: facts.kernel.clone(),
         guest_image: facts.image.clone(),

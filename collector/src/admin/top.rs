@@ -3,7 +3,7 @@
 //! Counters and moments only: what they come to per second is the client's business, from two of them and their own times.
 //! What is not known is absent, and so is what was last known too long ago.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,9 @@ pub struct TopContainer {
     /// The pod's interfaces, at its sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<TopNetwork>,
+    /// What a pod that is a VM costs its host beyond its containers, at its sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overhead: Option<TopOverhead>,
 }
 
 /// Figures of one moment.
@@ -85,20 +88,60 @@ pub struct TopNetwork {
     pub sent_bytes: u64,
 }
 
+/// What the host is charged with, less what the guest's kernel says of the containers: either may be below 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopOverhead {
+    /// Unix ns of the reading.
+    pub time_ns: u64,
+    /// CPU time since the collector first saw it, in ns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_ns: Option<i64>,
+    /// Memory in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<i64>,
+}
+
 /// As of now.
 pub(crate) fn top(registry: &Registry) -> Top {
     let time_ns = now_ns();
     let fresh = u64::try_from(registry.fresh.as_nanos()).unwrap_or(u64::MAX);
     let oldest = time_ns.saturating_sub(fresh);
+    let overheads = overheads(registry, time_ns);
     Top {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         time_ns,
         wrappers: registry.attached_count(),
-        containers: registry.containers().iter().map(|container| one(container, oldest)).collect(),
+        containers: registry
+            .containers()
+            .iter()
+            .map(|container| one(container, oldest, &overheads))
+            .collect(),
     }
 }
 
-fn one(container: &Arc<Container>, oldest_ns: u64) -> TopContainer {
+/// By containerd's namespace and the sandbox's id.
+fn overheads(registry: &Registry, now_ns: u64) -> HashMap<(String, String), TopOverhead> {
+    let all = registry.attached().into_iter().filter_map(|wrapper| {
+        let sandbox = wrapper.machine.sandbox()?;
+        let age = sandbox.at.elapsed();
+        let overhead = TopOverhead {
+            time_ns: now_ns.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)),
+            cpu_ns: sandbox.overhead_cpu_ns,
+            memory_bytes: sandbox.overhead_memory_bytes,
+        };
+        let known = overhead.cpu_ns.is_some() || overhead.memory_bytes.is_some();
+        let about = wrapper.about();
+        (known && age < registry.fresh).then_some(((about.namespace, about.id), overhead))
+    });
+    all.collect()
+}
+
+fn one(
+    container: &Arc<Container>,
+    oldest_ns: u64,
+    overheads: &HashMap<(String, String), TopOverhead>,
+) -> TopContainer {
+    let key = (container.key.namespace.clone(), container.key.container.clone());
     let live = container.live();
     let shown = |sample: &&Sample| live.is_running() && sample.time_ns > oldest_ns;
     TopContainer {
@@ -108,6 +151,7 @@ fn one(container: &Arc<Container>, oldest_ns: u64) -> TopContainer {
         newest: live.said.as_ref().filter(shown).map(TopSample::from),
         earlier: live.said_earlier.as_ref().filter(shown).map(TopSample::from),
         network: network(&live, oldest_ns),
+        overhead: overheads.get(&key).filter(|_| live.is_running()).cloned(),
     }
 }
 

@@ -61,7 +61,7 @@ struct Collector {
     sinks: Vec<Worker>,
     outlet: Outlet,
     registry: Arc<Registry>,
-    interval: Duration,
+    periods: node::Periods,
     containerd: config::Containerd,
     ready: watch::Sender<bool>,
     terminate: Signal,
@@ -182,7 +182,7 @@ impl Collector {
             sinks,
             outlet,
             registry,
-            interval: config.stats.interval,
+            periods: node::Periods { interval: config.stats.interval, orphan: config.ingest.orphan },
             containerd: config.containerd.clone(),
             ready,
             terminate,
@@ -196,7 +196,7 @@ impl Collector {
         let admin = self.admin.start(stopped.clone())?;
         // Nobody waits for their ends: they only read.
         drop(containerd::start(Arc::clone(&self.registry), self.containerd, stopped.clone())?);
-        drop(node::start(self.registry, self.interval, stopped.clone())?);
+        drop(node::start(self.registry, self.periods, stopped.clone())?);
         let ingest = tokio::spawn(self.listener.run(stopped.clone()));
         self.ready.send_replace(true);
         info!(version = env!("CARGO_PKG_VERSION"), %metrics, "collector is ready");

@@ -85,8 +85,18 @@ fn table(ps: &Ps, now_ns: u64) -> String {
     out
 }
 
-const SANDBOX_HEAD: [&str; 8] =
-    ["NAMESPACE", "SANDBOX", "SHIM", "VERSION", "HYPERVISOR", "KERNEL", "VCPUS", "MEMORY"];
+const SANDBOX_HEAD: [&str; 10] = [
+    "NAMESPACE",
+    "SANDBOX",
+    "SHIM",
+    "VERSION",
+    "HYPERVISOR",
+    "VMM PID",
+    "VIRTIOFSD PIDS",
+    "KERNEL",
+    "VCPUS",
+    "MEMORY",
+];
 
 fn sandbox_row(sandbox: &PsSandbox) -> [String; SANDBOX_HEAD.len()] {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
@@ -96,10 +106,17 @@ fn sandbox_row(sandbox: &PsSandbox) -> [String; SANDBOX_HEAD.len()] {
         sandbox.shim.clone(),
         or_dash(&sandbox.shim_version),
         or_dash(&sandbox.hypervisor),
+        pids(&sandbox.hypervisor_pids),
+        pids(&sandbox.virtiofsd_pids),
         or_dash(&sandbox.guest_kernel),
         or_dash(&sandbox.vcpus.map(|count| count.to_string())),
         or_dash(&sandbox.memory_bytes.map(size)),
     ]
+}
+
+fn pids(pids: &[u32]) -> String {
+    let all: Vec<String> = pids.iter().map(u32::to_string).collect();
+    if all.is_empty() { "-".to_owned() } else { all.join(",") }
 }
 
 /// One paragraph each: proof is for reading.

@@ -81,7 +81,8 @@ const MESSAGE_SECS: Number = Number {
 // Longer than the wrapper's back-off (5 s) and than the start of a worker's successor by far.
 const ORPHAN_SECS: Number = Number {
     key: "orphan_secs",
-    says: "How long an open stream, and a container's state, wait for a wrapper that went away.",
+    says: "How long an open stream, and a container's state, wait for a wrapper that went away; and for how long something of Kata's \
+           has been without a shim before `shimtap ps --orphans` lists it.",
     range: 1..=86_400,
     default: 60,
 };

@@ -29,6 +29,8 @@ closed! {
         Shutdown => "shutdown",
         /// The wrapper's worker was replaced.
         WorkerRestart => "worker_restart",
+        /// The inner shim is gone, and said nothing of this task's end.
+        Lost => "lost",
         /// A kind that this release does not know.
         Unknown => "unknown",
     }
@@ -52,6 +54,7 @@ impl EventLabel {
             Ok(K::EVENT_KIND_UPDATE) => Self::Update,
             Ok(K::EVENT_KIND_SHUTDOWN) => Self::Shutdown,
             Ok(K::EVENT_KIND_WORKER_RESTART) => Self::WorkerRestart,
+            Ok(K::EVENT_KIND_LOST) => Self::Lost,
             _ => Self::Unknown,
         }
     }

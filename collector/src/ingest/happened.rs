@@ -5,12 +5,22 @@ use std::sync::Arc;
 use shimtap_proto::link;
 
 use super::event_label::EventLabel;
-use crate::metrics::{Container, Cut, ExecOutcome, Happened, Registry, Spec, Update};
+use crate::{
+    metrics::{Container, Cut, ExecOutcome, Happened, Registry, Spec, Update, Wrapper},
+    node::Death,
+};
 
 /// Takes an event of a task that is known.
-pub(super) fn happened(registry: &Registry, container: &Arc<Container>, event: &link::Event) {
+pub(super) fn happened(
+    registry: &Registry,
+    wrapper: &Wrapper,
+    container: &Arc<Container>,
+    event: &link::Event,
+) {
     let kind = EventLabel::of(event);
-    if event.process.is_empty() {
+    if kind == EventLabel::Lost {
+        lost(registry, wrapper, container, event.outlived);
+    } else if event.process.is_empty() {
         of_init(registry, container, kind, event);
     } else {
         of_exec(registry, container, kind, event);
@@ -43,6 +53,20 @@ fn of_init(registry: &Registry, container: &Arc<Container>, kind: EventLabel, ev
     }
     if let Some(what) = what {
         registry.lifecycle.note(container, what);
+    }
+}
+
+/// Its shim is gone. Of a VM that is gone as well, which of the two was first is for those who watch both
+/// (`node/vm/deaths.rs`); where its hypervisor runs on, there is no question.
+fn lost(registry: &Registry, wrapper: &Wrapper, container: &Arc<Container>, outlived: bool) {
+    let of_vm = container.shim.is_kata();
+    if of_vm && !outlived {
+        wrapper.machine.told_of_its_shims_end();
+    } else if container.lost_its_shim() {
+        registry.lifecycle.note(container, Happened::ShimDied);
+        if of_vm && wrapper.machine.dies() {
+            registry.totals.sandbox_deaths.add(Death::Shim, 1);
+        }
     }
 }
 

@@ -234,7 +234,7 @@ impl Session {
         let container = self.ingest.registry.container(open, &self.wrapper.inner());
         container.attach(self.id);
         for event in self.early.extract_if(.., |event| event.task == open.task) {
-            happened(&self.ingest.registry, &container, &event);
+            happened(&self.ingest.registry, &self.wrapper, &container, &event);
         }
         let rules = self.rules();
         let mut ready = link::Ready { task: open.task, ..link::Ready::default() };
@@ -391,7 +391,7 @@ impl Session {
             return;
         }
         match self.tasks.get(&event.task) {
-            Some(task) => happened(&self.ingest.registry, &task.container, &event),
+            Some(task) => happened(&self.ingest.registry, &self.wrapper, &task.container, &event),
             None if self.early.len() < EARLY => self.early.push(event),
             None => {}
         }

@@ -146,6 +146,8 @@ pub struct Live {
     pub pid: u32,
     /// Somebody has sent its init process a signal.
     pub killed: bool,
+    /// Its shim died while it ran; that is counted once.
+    shim_died: bool,
     /// Its shim refuses its statistics again and again.
     pub stats_refused: bool,
     /// Limits, as far as they are known.
@@ -442,6 +444,16 @@ impl Container {
             live.owner = 0;
             live.detached = Some(Instant::now());
         }
+    }
+
+    /// Its shim died; false where it had ended before, or that was known.
+    pub fn lost_its_shim(&self) -> bool {
+        let mut live = self.live();
+        if !live.is_running() {
+            return false;
+        }
+        live.end(State::Lost);
+        !std::mem::replace(&mut live.shim_died, true)
     }
 
     /// Takes it for lost where no connection has told of it for `patience`.

@@ -38,8 +38,10 @@ closed! {
         Oom => "oom",
         /// It never ran: Create or Start was refused.
         StartFailure => "start_failure",
-        /// Its shim died, so nobody can say a status. Only where that is certain (`node/vm/deaths.rs`).
+        /// Its shim died, so nobody can say a status. Only where that is certain: its wrapper told, or `node/vm/deaths.rs`.
         ShimDeath => "shim_death",
+        /// Its VM died, and its shim said no status (one that did is counted by that).
+        VmDeath => "vm_death",
     }
 }
 
@@ -68,6 +70,8 @@ pub enum Happened {
     Exited(u32),
     /// Its shim died while it ran.
     ShimDied,
+    /// Its VM died, and nobody told how it ended.
+    VmDied,
     /// An exec came to its end; `None` = nobody knows how long it ran.
     Exec(ExecOutcome, Option<u64>),
 }
@@ -263,7 +267,7 @@ impl Book {
         let handler = container.handler().unwrap_or_default();
         let group = Group { handler: handler.to_owned(), shim: container.shim };
         let (figures, rest) = match what {
-            Happened::Refused | Happened::Exited(_) | Happened::ShimDied => {
+            Happened::Refused | Happened::Exited(_) | Happened::ShimDied | Happened::VmDied => {
                 self.exit(totals, group, what, container.was_short_of_memory(*since, self.cause));
                 return;
             }
@@ -279,7 +283,7 @@ impl Book {
                     figures.exec.observe(&EXEC_BOUNDS_NS, ns);
                 }
             }
-            Happened::Refused | Happened::Exited(_) | Happened::ShimDied => {}
+            Happened::Refused | Happened::Exited(_) | Happened::ShimDied | Happened::VmDied => {}
         }
         if rest {
             totals.cuts.add(Cut::Handlers, 1);
@@ -292,6 +296,7 @@ impl Book {
             Happened::Exited(code @ 129..=192) => (ExitClass::Signal, Some(code)),
             Happened::Exited(code) => (ExitClass::Normal, Some(code)),
             Happened::ShimDied => (ExitClass::ShimDeath, None),
+            Happened::VmDied => (ExitClass::VmDeath, None),
             _ => (ExitClass::StartFailure, None),
         };
         let exit = Exit { group, class, code };

@@ -5,7 +5,10 @@
 //! theirs; it is measured, so that somebody can be told.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,6 +33,10 @@ pub struct Machine {
     sandbox: Mutex<Option<Arc<Sandbox>>>,
     asked: Mutex<Option<Asked>>,
     floor: watch::Sender<Duration>,
+    /// Its wrapper has told that its shim is gone, and so outlived it.
+    shim_ended: AtomicBool,
+    /// Its death was counted.
+    died: AtomicBool,
 }
 
 /// How often others have asked for statistics: in the window that runs, and in the last one that was whole.
@@ -52,7 +59,13 @@ struct Window {
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { sandbox: Mutex::default(), asked: Mutex::default(), floor: watch::Sender::new(Duration::ZERO) }
+        Self {
+            sandbox: Mutex::default(),
+            asked: Mutex::default(),
+            floor: watch::Sender::new(Duration::ZERO),
+            shim_ended: AtomicBool::new(false),
+            died: AtomicBool::new(false),
+        }
     }
 }
 
@@ -75,6 +88,22 @@ impl Machine {
     #[must_use]
     pub fn sandbox(&self) -> Option<Arc<Sandbox>> {
         lock(&self.sandbox).clone()
+    }
+
+    /// Its wrapper says that its shim is gone, under containers that ran.
+    pub fn told_of_its_shims_end(&self) {
+        self.shim_ended.store(true, Ordering::Release);
+    }
+
+    /// Has it said so? Then it did not die before its shim.
+    #[must_use]
+    pub fn outlived_its_shim(&self) -> bool {
+        self.shim_ended.load(Ordering::Acquire)
+    }
+
+    /// It died: true the first time, whoever says so.
+    pub fn dies(&self) -> bool {
+        !self.died.swap(true, Ordering::AcqRel)
     }
 
     /// Least time between two Stats of ours, and word of its changes.
@@ -137,6 +166,8 @@ mod tests {
             at: Instant::now(),
             shim: ShimKind::KataRust,
             release,
+            build: None,
+            pids: Default::default(),
             facts: Facts::default(),
             components: Default::default(),
             vcpus: None,

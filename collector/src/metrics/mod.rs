@@ -38,7 +38,7 @@ pub use container::{Container, Live, StreamCounts, Update};
 pub use containerd::{ContainerdCall, ContainerdResult, ContainerdState, ContainerdTotals};
 pub use journal::DropReason;
 pub use lifecycle::{ExecOutcome, Happened};
-pub use machine::{FLOOR, MENDED};
+pub use machine::{FLOOR, MENDED, Machine};
 pub use notices::Notice;
 pub use registry::{Registry, Unwrapped};
 pub use restarts::Death;

@@ -308,6 +308,12 @@ impl Registry {
         all
     }
 
+    /// A wrapper by its number, also a while after it went.
+    #[must_use]
+    pub fn known(&self, id: u64) -> Option<Arc<Wrapper>> {
+        lock(&self.wrappers).known.get(&id).cloned()
+    }
+
     /// The figures of all wrappers that ever were, together.
     #[must_use]
     pub fn rpcs(&self) -> Rpcs {

@@ -86,7 +86,7 @@ fn views(registry: &Registry) -> Vec<View> {
 fn info(text: &mut Text, views: &[View]) {
     let mut writer = text.family(&f::SANDBOX_INFO);
     for view in views {
-        let Sandbox { shim, release, facts, .. } = &*view.sandbox;
+        let Sandbox { shim, release, build, facts, .. } = &*view.sandbox;
         let mut labels = view.labels.clone();
         let flag = |flag: Option<bool>| match flag {
             Some(true) => "true",
@@ -97,6 +97,7 @@ fn info(text: &mut Text, views: &[View]) {
         for (key, value) in [
             ("shim", shim.label()),
             ("shim_version", release.as_ref().map_or("", |release| &release.text)),
+            ("shim_build_id", &word(build)),
             ("hypervisor", facts.hypervisor.map_or("", Hypervisor::label)),
             ("guest_kernel", &word(&facts.kernel)),
             ("guest_image", &word(&facts.image)),

@@ -327,6 +327,13 @@ impl Wrapper {
         })
     }
 
+    /// What the linker of that file called its build; `None` = it has no name, or nobody said.
+    #[must_use]
+    pub fn inner_build(&self) -> Option<String> {
+        let told = self.told();
+        Some(told.report.inner_file.as_ref()?.build_id.clone()).filter(|build| !build.is_empty())
+    }
+
     /// Its figures. What is in flight counts only while it is connected, for only then it is known to be true.
     #[must_use]
     pub fn report(&self) -> Rpcs {

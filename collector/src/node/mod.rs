@@ -55,23 +55,32 @@ pub struct HostFigures {
     pub network_of: Option<Born>,
 }
 
+/// What is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Periods {
+    /// From one look to the next.
+    pub interval: Duration,
+    /// How long something of Kata's has been without a shim before it is said to be left behind.
+    pub orphan: Duration,
+}
+
 /// Starts the thread, which ends some time after `stop`.
 ///
 /// # Errors
 /// The thread cannot be started.
 pub fn start(
     registry: Arc<Registry>,
-    interval: Duration,
+    periods: Periods,
     stop: watch::Receiver<bool>,
 ) -> io::Result<JoinHandle<()>> {
     let look = move || {
         let root = Path::new("/");
         let mut machines = vm::Machines::default();
-        let step = LOOK.min(interval);
+        let step = LOOK.min(periods.interval);
         let begun = Instant::now();
         while !*stop.borrow() && stop.has_changed().is_ok() {
-            look_at_all(&registry, interval, root);
-            machines.look(&registry, interval, begun.elapsed(), root);
+            look_at_all(&registry, periods.interval, root);
+            machines.look(&registry, periods, begun.elapsed(), root);
             thread::sleep(step);
         }
     };

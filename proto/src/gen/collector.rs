@@ -2398,6 +2398,8 @@ pub struct Event {
     pub restart: ::protobuf::EnumOrUnknown<RestartReason>,
     // @@protoc_insertion_point(field:shimtap.v1.Event.resources)
     pub resources: ::std::vec::Vec<u8>,
+    // @@protoc_insertion_point(field:shimtap.v1.Event.outlived)
+    pub outlived: bool,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.Event.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -2467,6 +2469,9 @@ impl ::protobuf::Message for Event {
                 114 => {
                     self.resources = is.read_bytes()?;
                 },
+                120 => {
+                    self.outlived = is.read_bool()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -2521,6 +2526,9 @@ impl ::protobuf::Message for Event {
         if !self.resources.is_empty() {
             my_size += ::protobuf::rt::bytes_size(14, &self.resources);
         }
+        if self.outlived != false {
+            my_size += 1 + 1;
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -2569,6 +2577,9 @@ impl ::protobuf::Message for Event {
         if !self.resources.is_empty() {
             os.write_bytes(14, &self.resources)?;
         }
+        if self.outlived != false {
+            os.write_bool(15, self.outlived)?;
+        }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
     }
@@ -2600,6 +2611,7 @@ impl ::protobuf::Message for Event {
         self.container.clear();
         self.restart = ::protobuf::EnumOrUnknown::new(RestartReason::RESTART_REASON_UNSPECIFIED);
         self.resources.clear();
+        self.outlived = false;
         self.special_fields.clear();
     }
 
@@ -2619,6 +2631,7 @@ impl ::protobuf::Message for Event {
             container: ::std::string::String::new(),
             restart: ::protobuf::EnumOrUnknown::from_i32(0),
             resources: ::std::vec::Vec::new(),
+            outlived: false,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -2860,6 +2873,8 @@ pub struct InnerFile {
     pub size: u64,
     // @@protoc_insertion_point(field:shimtap.v1.InnerFile.changed_ns)
     pub changed_ns: i64,
+    // @@protoc_insertion_point(field:shimtap.v1.InnerFile.build_id)
+    pub build_id: ::std::string::String,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.InnerFile.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -2899,6 +2914,9 @@ impl ::protobuf::Message for InnerFile {
                 33 => {
                     self.changed_ns = is.read_sfixed64()?;
                 },
+                42 => {
+                    self.build_id = is.read_string()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -2923,6 +2941,9 @@ impl ::protobuf::Message for InnerFile {
         if self.changed_ns != 0 {
             my_size += 1 + 8;
         }
+        if !self.build_id.is_empty() {
+            my_size += ::protobuf::rt::string_size(5, &self.build_id);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -2940,6 +2961,9 @@ impl ::protobuf::Message for InnerFile {
         }
         if self.changed_ns != 0 {
             os.write_sfixed64(4, self.changed_ns)?;
+        }
+        if !self.build_id.is_empty() {
+            os.write_string(5, &self.build_id)?;
         }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
@@ -2962,6 +2986,7 @@ impl ::protobuf::Message for InnerFile {
         self.inode = 0;
         self.size = 0;
         self.changed_ns = 0;
+        self.build_id.clear();
         self.special_fields.clear();
     }
 
@@ -2971,6 +2996,7 @@ impl ::protobuf::Message for InnerFile {
             inode: 0,
             size: 0,
             changed_ns: 0,
+            build_id: ::std::string::String::new(),
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance
@@ -4545,6 +4571,8 @@ pub enum EventKind {
     EVENT_KIND_SHUTDOWN = 10,
     // @@protoc_insertion_point(enum_value:shimtap.v1.EventKind.EVENT_KIND_WORKER_RESTART)
     EVENT_KIND_WORKER_RESTART = 11,
+    // @@protoc_insertion_point(enum_value:shimtap.v1.EventKind.EVENT_KIND_LOST)
+    EVENT_KIND_LOST = 12,
 }
 
 impl ::protobuf::Enum for EventKind {
@@ -4568,6 +4596,7 @@ impl ::protobuf::Enum for EventKind {
             9 => ::std::option::Option::Some(EventKind::EVENT_KIND_UPDATE),
             10 => ::std::option::Option::Some(EventKind::EVENT_KIND_SHUTDOWN),
             11 => ::std::option::Option::Some(EventKind::EVENT_KIND_WORKER_RESTART),
+            12 => ::std::option::Option::Some(EventKind::EVENT_KIND_LOST),
             _ => ::std::option::Option::None
         }
     }
@@ -4586,6 +4615,7 @@ impl ::protobuf::Enum for EventKind {
             "EVENT_KIND_UPDATE" => ::std::option::Option::Some(EventKind::EVENT_KIND_UPDATE),
             "EVENT_KIND_SHUTDOWN" => ::std::option::Option::Some(EventKind::EVENT_KIND_SHUTDOWN),
             "EVENT_KIND_WORKER_RESTART" => ::std::option::Option::Some(EventKind::EVENT_KIND_WORKER_RESTART),
+            "EVENT_KIND_LOST" => ::std::option::Option::Some(EventKind::EVENT_KIND_LOST),
             _ => ::std::option::Option::None
         }
     }
@@ -4603,6 +4633,7 @@ impl ::protobuf::Enum for EventKind {
         EventKind::EVENT_KIND_UPDATE,
         EventKind::EVENT_KIND_SHUTDOWN,
         EventKind::EVENT_KIND_WORKER_RESTART,
+        EventKind::EVENT_KIND_LOST,
     ];
 }
 

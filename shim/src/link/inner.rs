@@ -15,12 +15,18 @@ use std::{
 
 use shimtap_proto::link::InnerFile;
 
-use crate::{block::Tables, sys::atomic::AtomicU32};
+use crate::{block::Tables, run_dir::RunDir, verbs::Description};
 
 /// The process id; 0 = not known.
-pub(super) fn pid(tables: &Tables) -> u32 {
+pub fn pid(tables: &Tables) -> u32 {
     let who = &tables.identity;
-    known(&who.inner_pid, Path::new(&who.inner_binary.get()))
+    let pid = who.inner_pid.load(Ordering::Relaxed);
+    if is_of_binary(pid, Path::new(&who.inner_binary.get())) { pid } else { 0 }
+}
+
+/// Does the process of that number run the inner shim's binary?
+pub fn runs(tables: &Tables, pid: u32) -> bool {
+    is_of_binary(pid, Path::new(&tables.identity.inner_binary.get()))
 }
 
 /// The file that the process of that number runs, whatever became of its name. 0 = not known.
@@ -39,14 +45,16 @@ pub(super) fn file(pid: u32) -> Option<InnerFile> {
     })
 }
 
-fn known(said: &AtomicU32, binary: &Path) -> u32 {
-    let pid = said.load(Ordering::Relaxed);
-    if pid == 0 {
-        return 0;
-    }
-    let runs = fs::read_link(format!("/proc/{pid}/exe"));
-    let same = runs.is_ok_and(|exe| binary.file_name().is_some_and(|name| is_of_name(&exe, name)));
-    if same { pid } else { 0 }
+/// What `start` found its build to be called; empty where it is not known. Our own files are in memory.
+pub(super) fn build(tables: &Tables) -> String {
+    let who = &tables.identity;
+    let text = fs::read(RunDir::at(who.run_dir.get()).description(&who.key.get())).unwrap_or_default();
+    serde_json::from_slice(&text).map_or_else(|_| String::new(), |said: Description| said.inner_build)
+}
+
+fn is_of_binary(pid: u32, binary: &Path) -> bool {
+    let runs = || fs::read_link(format!("/proc/{pid}/exe"));
+    pid != 0 && runs().is_ok_and(|exe| binary.file_name().is_some_and(|name| is_of_name(&exe, name)))
 }
 
 /// A link in /proc says so where the file was removed or replaced meanwhile.
@@ -63,13 +71,27 @@ mod tests {
     #[test]
     fn only_a_process_of_that_binary_is_known() {
         let me = std::env::current_exe().unwrap();
-        let said = AtomicU32::new(std::process::id());
-        assert_eq!(known(&said, &me), std::process::id());
-        assert_eq!(known(&said, Path::new("/usr/bin/containerd-shim-runc-v2")), 0, "another's");
-        assert_eq!(known(&said, Path::new("")), 0);
+        assert!(is_of_binary(std::process::id(), &me));
+        assert!(
+            !is_of_binary(std::process::id(), Path::new("/usr/bin/containerd-shim-runc-v2")),
+            "another's"
+        );
+        assert!(!is_of_binary(std::process::id(), Path::new("")));
         // Larger than any pid can be.
-        assert_eq!(known(&AtomicU32::new(u32::MAX), &me), 0, "nobody's");
-        assert_eq!(known(&AtomicU32::new(0), &me), 0, "not said");
+        assert!(!is_of_binary(u32::MAX, &me), "nobody's");
+        assert!(!is_of_binary(0, &me), "not said");
+        let mut ended = std::process::Command::new(&me)
+            .arg("--list")
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        nix::sys::wait::waitid(
+            nix::sys::wait::Id::Pid(nix::unistd::Pid::from_raw(i32::try_from(ended.id()).unwrap())),
+            nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT,
+        )
+        .unwrap();
+        assert!(!is_of_binary(ended.id(), &me), "it has ended, and nobody has waited for it");
+        ended.wait().unwrap();
     }
 
     #[test]

@@ -75,6 +75,7 @@ pub struct Sample {
 
 pub use announce::look as look_at;
 pub use client::{hello, tell_unwrapped, up};
+pub use inner::{pid as inner_pid, runs as runs_inner};
 pub use streams::{Cursors, Next, Towards};
 
 /// Starts the thread; one that panics is started again.

@@ -42,7 +42,7 @@ impl Reporter {
     /// The counters, where they differ from what was last said.
     pub fn changed(&mut self, block: &Block) -> Option<Report> {
         let mut report = make(block.tables());
-        report.inner_file = self.file_of(report.inner_pid).into();
+        report.inner_file = self.file_of(block, report.inner_pid).into();
         report.stats_refused.clone_from(&self.refused);
         if self.last.as_ref() == Some(&report) {
             return None;
@@ -52,9 +52,10 @@ impl Reporter {
     }
 
     /// A process runs one file for as long as its number is its own, so it is looked at once.
-    fn file_of(&mut self, pid: u32) -> Option<InnerFile> {
+    fn file_of(&mut self, block: &Block, pid: u32) -> Option<InnerFile> {
         if self.inner.as_ref().is_none_or(|(known, _)| *known != pid) {
-            self.inner = inner::file(pid).map(|file| (pid, file));
+            let build_id = || inner::build(block.tables());
+            self.inner = inner::file(pid).map(|file| (pid, InnerFile { build_id: build_id(), ..file }));
         }
         self.inner.as_ref().map(|(_, file)| file.clone())
     }

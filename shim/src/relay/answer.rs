@@ -135,9 +135,10 @@ impl Worker {
 
     /// What the peer of our connection is cannot be asked of the kernel: SO_PEERCRED names who called listen(2), which with
     /// Go's shims is the `start` that has ended.
-    fn shim_said_who_it_is(&self, view: &ResponseView<'_>) {
+    fn shim_said_who_it_is(&mut self, view: &ResponseView<'_>) {
         if let Ok(answer) = ConnectAnswer::decode(view.payload) {
             self.block.tables().identity.inner_pid.store(answer.shim_pid, Ordering::Relaxed);
+            self.note_inner_process();
         }
     }
 

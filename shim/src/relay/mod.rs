@@ -252,6 +252,11 @@ impl Worker {
                 self.hear_request(conn);
                 false
             }
+            // Its address may connect all the same: see `worker::inner`.
+            Ok(Some(1)) if self.is_inner_gone() => {
+                self.conn_end(conn);
+                false
+            }
             Ok(Some(1)) => match self.hands.ensure(Operation::Connect, Slot::inner(conn), "") {
                 Ok(()) => {
                     State::Up.store(&self.conn(conn).state);

@@ -182,6 +182,12 @@ pub fn state_of(pid: Pid) -> Option<char> {
     state_in(&format!("/proc/{pid}/stat"))
 }
 
+/// Is the process of that number there? One that has ended and was not waited for is not; 0 is nobody's.
+pub fn lives(pid: u32) -> bool {
+    let state = i32::try_from(pid).ok().filter(|pid| *pid > 0).and_then(|pid| state_of(Pid::from_raw(pid)));
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
 /// The same of one of our own threads.
 pub fn state_of_thread(tid: i32) -> Option<char> {
     state_in(&format!("/proc/self/task/{tid}/stat"))

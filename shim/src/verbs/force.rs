@@ -139,6 +139,7 @@ mod tests {
             task_api: 2,
             keeper_pid: 0,
             starts_loggers: false,
+            inner_build: String::new(),
         };
         for (verb, is) in [("delete", false), ("start", false), ("-address", true)] {
             let (mut child, held) = named(verb);

@@ -10,6 +10,7 @@ use super::wrap::{Unwrapped, files};
 use crate::{
     args::Arguments,
     block::{Block, counters::Counter},
+    build_id,
     config::Config,
     inner,
     run_dir::RunDir,
@@ -29,6 +30,8 @@ pub(super) struct Prepared {
     pub(super) ready: (OwnedFd, OwnedFd),
     /// See [`super::Description`].
     pub(super) starts_loggers: bool,
+    /// Likewise.
+    pub(super) inner_build: String,
 }
 
 /// Makes it.
@@ -46,7 +49,9 @@ pub(super) fn prepare(config: &Config, arguments: &Arguments, inner: &Path) -> R
     let block = Block::create().map_err(kernel("making the memory block"))?;
     introduce(&block, config, arguments, inner, &run_dir).map_err(kernel("writing the memory block"))?;
     let ready = fd::pipe().map_err(kernel("making a pipe"))?;
-    Ok(Prepared { run_dir, block, ready, starts_loggers: inner::is_containerds_runc_shim(inner) })
+    let starts_loggers = inner::is_containerds_runc_shim(inner);
+    let inner_build = build_id::of(inner).ok().flatten().unwrap_or_default();
+    Ok(Prepared { run_dir, block, ready, starts_loggers, inner_build })
 }
 
 /// Writes what is known of this wrapper before its inner shim is; ENAMETOOLONG where a name does not fit.

@@ -74,6 +74,9 @@ pub struct Description {
     /// certain.
     #[serde(default)]
     pub starts_loggers: bool,
+    /// What the inner shim's linker called its build; empty where it has no name.
+    #[serde(default)]
+    pub inner_build: String,
 }
 
 /// The answer to hand out instead of `answer`.
@@ -168,7 +171,7 @@ pub(super) fn lock(run_dir: &RunDir, key: &str) -> Result<Flock<File>, Unwrapped
 
 fn make_keeper(who: &Who<'_>, prepared: Prepared, alive: &File) -> Result<(), Unwrapped> {
     let kernel = |doing| move |source| Unwrapped::Kernel { doing, key: who.key.to_owned(), source };
-    let Prepared { run_dir, block, ready: (ready_out, ready_in), starts_loggers } = prepared;
+    let Prepared { run_dir, block, ready: (ready_out, ready_in), starts_loggers, inner_build } = prepared;
     let listener = listen(&run_dir.socket(who.key))?;
     identify(who, &block).map_err(kernel("writing the memory block"))?;
     let held: [(Slot, BorrowedFd<'_>); 2] =
@@ -185,7 +188,7 @@ fn make_keeper(who: &Who<'_>, prepared: Prepared, alive: &File) -> Result<(), Un
     let keeper = process::spawn_self(&argv, &env, &inherit).map_err(kernel("starting the keeper"))?;
     drop(ready_in);
     // While it begins; where it does not come up this is removed with the rest.
-    describe(who, &run_dir, starts_loggers, keeper.as_raw());
+    describe(who, &run_dir, (starts_loggers, inner_build), keeper.as_raw());
     if !is_ready(&ready_out, who.ready_ms) {
         // Keeper and worker are one process group; the inner shim is in neither.
         // (Both calls: it may not have got as far as having its own group.)
@@ -223,7 +226,12 @@ fn identify(who: &Who<'_>, block: &Block) -> Result<(), Errno> {
 }
 
 /// Without it only the repair after a death of both is missing.
-fn describe(who: &Who<'_>, run_dir: &RunDir, starts_loggers: bool, keeper_pid: i32) {
+fn describe(
+    who: &Who<'_>,
+    run_dir: &RunDir,
+    (starts_loggers, inner_build): (bool, String),
+    keeper_pid: i32,
+) {
     let description = Description {
         version: 1,
         namespace: who.arguments.namespace.clone(),
@@ -233,6 +241,7 @@ fn describe(who: &Who<'_>, run_dir: &RunDir, starts_loggers: bool, keeper_pid: i
         task_api: who.task_api,
         keeper_pid,
         starts_loggers,
+        inner_build,
     };
     if let Ok(text) = serde_json::to_vec_pretty(&description) {
         let _ = write_atomically(&run_dir.description(who.key), &text);

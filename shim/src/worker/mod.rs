@@ -11,6 +11,7 @@ pub mod damage;
 mod deaths;
 pub mod hands;
 mod image;
+mod inner;
 #[cfg(test)]
 pub(crate) mod model;
 mod pipes;
@@ -34,14 +35,14 @@ pub use self::{
 };
 use crate::{
     block::{
-        Block, Slot,
+        Block,
         care::{Mode, Reason},
     },
     events::EventRing,
     keeper::Inheritance,
     link::{self, Switchboard},
     relay::Relay,
-    sys::{Errno, Kernel, epoll::Poller, monotonic_ns, process},
+    sys::{Kernel, epoll::Poller, monotonic_ns, process},
     tee::Tee,
 };
 
@@ -92,10 +93,7 @@ pub struct Worker {
     pub(crate) board: &'static Switchboard,
     /// Connections and streams that had their turn and have more to do.
     pub(crate) unfinished: BTreeSet<Token>,
-    /// Set when the inner shim's end was seen (CLOCK_MONOTONIC ns).
-    inner_gone_ns: Option<u64>,
-    /// When the idle connection to it is tried again.
-    watch_again_ns: Option<u64>,
+    inner: inner::Inner,
     /// How much it dares, for all its life.
     pub(crate) mode: Mode,
     /// It runs in the process of a keeper that could not fork.
@@ -179,6 +177,7 @@ impl Worker {
 
     /// Takes up what a predecessor left.
     fn begin(&mut self) {
+        self.note_inner_process();
         self.watch_inner();
         // A refusal costs the notice of a keeper that is hung, nothing else.
         let _ = self.watch_queue();
@@ -232,10 +231,7 @@ impl Worker {
         self.tend_starved(now);
         self.tend_tasks();
         self.tend_spool(now);
-        if self.watch_again_ns.is_some_and(|at| at <= now) {
-            self.watch_again_ns = None;
-            self.watch_inner();
-        }
+        self.tend_inner(now);
         self.adopt_accepted();
         self.hands.tend_keeper();
         if self.hands.take_pair_change() {
@@ -265,7 +261,7 @@ impl Worker {
             self.streams_due_ns(),
             self.held_due_ns(),
             self.starved_until_ns(),
-            self.watch_again_ns,
+            self.inner_due_ns(),
             self.hands.keeper_due_ns(),
             Some(self.beat_due_ns()),
             self.upgrade_due_ns(),
@@ -273,7 +269,7 @@ impl Worker {
         .into_iter()
         .flatten()
         .min();
-        if self.inner_gone_ns.is_some() {
+        if self.is_inner_gone() {
             // Whether it is over depends on the other thread too.
             due = Some(due.unwrap_or(u64::MAX).min(now.saturating_add(LOOK_NS)));
         }
@@ -299,62 +295,6 @@ impl Worker {
         self.conns_begin();
         for stream in 0..self.block.tables().streams().len() {
             self.stream_pump(stream);
-        }
-    }
-
-    /// The idle connection ended: the inner shim has, or it closes idle connections. Connecting tells.
-    fn watch_ended(&mut self) {
-        if let Ok(watch) = self.hands.get(Slot::WATCH) {
-            let _ = self.poller.want(Token::Watch.number(), watch, None);
-        }
-        self.hands.give_back(Slot::WATCH, 1);
-        self.watch_inner();
-    }
-
-    fn inner_ended(&mut self) {
-        self.inner_gone_ns.get_or_insert_with(monotonic_ns);
-        // Nobody will answer what is in flight, and nobody will open what was never opened.
-        for task in 0..self.block.tables().tasks().len() {
-            self.task_undo(task);
-        }
-        for stream in 0..self.block.tables().streams().len() {
-            self.stream_pump(stream);
-        }
-    }
-
-    /// Has the inner shim ended?
-    pub(crate) fn is_inner_gone(&self) -> bool {
-        self.inner_gone_ns.is_some()
-    }
-
-    /// The inner shim has ended, no connection is left, every stream is passed on, and the collector has it all, or a file
-    /// has the rest, or neither came in time.
-    fn is_over(&mut self) -> bool {
-        let Some(gone) = self.inner_gone_ns else { return false };
-        let now = monotonic_ns();
-        let waited = now.saturating_sub(gone);
-        if self.relay.is_busy() || self.streams_busy() {
-            // Whoever still holds on to a connection or a FIFO after that is no client of this shim any more.
-            return waited >= HOLD_ON_NS;
-        }
-        let patience = if self.board.expects_collector() { LINGER_NS } else { LINGER_ALONE_NS };
-        self.board.has_said_everything(self.block) || self.is_spooled(now, gone).unwrap_or(waited >= patience)
-    }
-
-    /// Registers for the inner shim's end.
-    fn watch_inner(&mut self) {
-        let tables = self.block.tables();
-        let path = tables.identity.inner_path.get();
-        match self.hands.ensure(crate::keeper::protocol::Operation::Connect, Slot::WATCH, &path) {
-            Ok(()) => {
-                if let Ok(watch) = self.hands.get(Slot::WATCH) {
-                    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
-                    let _ = self.poller.want(Token::Watch.number(), watch, Some(flags));
-                }
-            }
-            Err(Errno::ECONNREFUSED | Errno::ENOENT) => self.inner_ended(),
-            // Its backlog is full, or descriptors are short.
-            Err(_) => self.watch_again_ns = Some(monotonic_ns().saturating_add(LOOK_NS)),
         }
     }
 

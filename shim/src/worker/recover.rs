@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
-use super::{Hands, Pipes, Worker, beat::Beat, image::Wait, spool::Spooling};
+use super::{Hands, Pipes, Worker, beat::Beat, image::Wait, inner::Inner, spool::Spooling};
 use crate::{
     block::{Block, Slot, care::Mode},
     events::EventRing,
@@ -47,8 +47,7 @@ impl Worker {
             events: EventRing::new(block)?,
             board,
             unfinished: BTreeSet::new(),
-            inner_gone_ns: None,
-            watch_again_ns: None,
+            inner: Inner::default(),
             mode,
             stands_in,
             beat: Beat::default(),

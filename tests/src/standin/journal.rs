@@ -39,6 +39,8 @@ pub enum Kind {
     Odd,
     /// A scripted process has written its last byte.
     Wrote,
+    /// Something came to a socket that is nobody's but the shim's own: its name is in `service`, the request in `method`.
+    Touched,
 }
 
 /// One line of [`REQUESTS`]. Fields that do not apply are empty or zero.

@@ -143,8 +143,8 @@ impl Tasks {
     /// The hypervisor's, where there is one; else one of nobody's.
     fn new_pid(&self, sandbox: &str) -> Answered<u32> {
         let mut household = self.household.lock().unwrap_or_else(PoisonError::into_inner);
-        if household.is_none() && self.profile != Profile::Runc {
-            *household = Household::start(sandbox).map_err(fault)?;
+        if household.is_none() {
+            *household = Household::start(sandbox, self.profile, &self.journal).map_err(fault)?;
         }
         Ok(household.as_ref().map_or_else(|| self.next_pid(), Household::pid))
     }

@@ -9,7 +9,8 @@
 //! | `STANDIN_ANSWER` | `plain` (default), `plain-newline`, `json`, `protobuf`, `truncated`, `garbage`, `empty`, `grpc`, `abstract`, `fail` |
 //! | `STANDIN_API` | versions of the task service, `2` (default), `3`, or `2,3` |
 //! | `STANDIN_VERSION` | the version that an answer names, though it be not served; by default the highest served |
-//! | `STANDIN_HYPERVISOR` | which hypervisor it has on this host: none (default), `qemu`, `cloud-hypervisor` |
+//! | `STANDIN_CONFIDENTIAL` | with any value: the host may not look into the guest |
+//! | `STANDIN_HYPERVISOR` | which hypervisor it has on this host: none (default), `qemu`, `cloud-hypervisor`, `firecracker` |
 //! | `STANDIN_GUEST` | what the guest of a task without a script counts, as JSON (`kata::guest`); none by default |
 //! | `STANDIN_PROFILE` | whose Stats it gives: `runc` (default), `kata-go-v1`, `kata-go-v2`, `kata-rust` |
 
@@ -40,6 +41,7 @@ use containerd_shim_protos::{
 
 use super::{
     journal::{self, Journal, Verb},
+    kata::{Profile, household, run_files},
     serve,
 };
 
@@ -99,6 +101,9 @@ pub fn run() -> Result<()> {
         "start" => start(&args, &flags, &dir),
         "delete" => {
             enter(&args, &dir)?;
+            if env::var_os(household::KEY).is_some() {
+                run_files::remove(&flags.id, Profile::of_env()?);
+            }
             let seconds =
                 SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
             let at = Timestamp { seconds: i64::try_from(seconds)?, ..Default::default() };
@@ -167,6 +172,10 @@ fn start(args: &[String], flags: &Flags, dir: &Path) -> Result<()> {
     if let Some(listener) = bind(&socket)? {
         let pid = daemonise(args, listener, &socket)?;
         fs::write(dir.join(format!("{pid}.pid")), &flags.id).context("pid file")?;
+        if Profile::of_env()? != Profile::Runc {
+            // Into the sandbox's bundle alone (seen; kata.md 1.1 of both).
+            fs::write("shim.pid", pid.to_string()).context("shim.pid in the bundle")?;
+        }
     }
     let address = format!("unix://{}", socket.display());
     if form.starts_with("plain") {

@@ -20,6 +20,7 @@ pub(super) enum Tone {
 }
 
 /// One column.
+#[derive(Clone, Copy)]
 pub(super) struct Column {
     /// Above it.
     pub(super) head: &'static str,
@@ -33,6 +34,8 @@ pub(super) struct Column {
     pub(super) cell: fn(&Row) -> String,
     /// How.
     pub(super) tone: fn(&Row) -> Tone,
+    /// Of a kind of pods that most nodes do not have: it is there where something is known of one.
+    pub(super) seldom: bool,
 }
 
 /// Between columns.
@@ -75,6 +78,8 @@ pub(super) static PODS: &[Column] = &[
     WRITTEN,
     Column { rank: 11, ..figure("RX/S", Some(Sort::Net), |row| bytes(row.received)) },
     Column { rank: 11, ..figure("TX/S", Some(Sort::Net), |row| bytes(row.sent)) },
+    OVERHEAD_CPU,
+    OVERHEAD_MEMORY,
     LOG_BYTES,
     LOG_LINES,
     GAPS,
@@ -105,6 +110,13 @@ const LOG_LINES: Column = Column {
     rank: 14,
     ..figure("LINES/S", Some(Sort::Lines), |row| row.log_lines.map_or_else(unknown, |n| n.to_string()))
 };
+const OVERHEAD_CPU: Column = Column {
+    rank: 8,
+    seldom: true,
+    ..figure("OVH-CPU%", None, |row| signed(row.overhead_cpu.map(|ns| ns / 1_000_000), percent))
+};
+const OVERHEAD_MEMORY: Column =
+    Column { rank: 8, seldom: true, ..figure("OVH-MEM", None, |row| signed(row.overhead_memory, size)) };
 const GAPS: Column = Column {
     rank: 6,
     tone: |row| if row.gaps.unwrap_or_default() > 0 { Tone::Fault } else { Tone::Plain },
@@ -112,11 +124,19 @@ const GAPS: Column = Column {
 };
 
 const fn name(head: &'static str, cell: fn(&Row) -> String) -> Column {
-    Column { head, sort: Some(Sort::Name), least: Some(10), rank: 0, cell, tone: |_| Tone::Plain }
+    Column {
+        head,
+        sort: Some(Sort::Name),
+        least: Some(10),
+        rank: 0,
+        cell,
+        tone: |_| Tone::Plain,
+        seldom: false,
+    }
 }
 
 const fn figure(head: &'static str, sort: Option<Sort>, cell: fn(&Row) -> String) -> Column {
-    Column { head, sort, least: None, rank: 0, cell, tone: |_| Tone::Plain }
+    Column { head, sort, least: None, rank: 0, cell, tone: |_| Tone::Plain, seldom: false }
 }
 
 fn unknown() -> String {
@@ -133,6 +153,19 @@ fn bytes(figure: Option<u64>) -> String {
 
 fn part(thousandths: Option<u64>) -> String {
     thousandths.map_or_else(unknown, percent)
+}
+
+fn signed(figure: Option<i64>, cell: fn(u64) -> String) -> String {
+    figure.map_or_else(unknown, |figure| {
+        let sign = if figure < 0 { "-" } else { "" };
+        format!("{sign}{}", cell(figure.unsigned_abs()))
+    })
+}
+
+/// Those of `all` that say something of these rows.
+pub(super) fn of_rows(all: &[Column], rows: &[&Row]) -> Vec<Column> {
+    let known = |column: &Column| rows.iter().any(|row| (column.cell)(row) != UNKNOWN);
+    all.iter().filter(|column| !column.seldom || known(column)).copied().collect()
 }
 
 fn tone(figure: Option<u64>, [warning, fault]: [u64; 2]) -> Tone {
@@ -218,6 +251,24 @@ mod tests {
             [cut("coredns", 7), cut("coredns", 4), cut("x", 0), cut("", 0)],
             ["coredns", "cor~", "~", ""]
         );
+    }
+
+    #[test]
+    fn what_a_vm_costs_is_there_where_there_is_one() {
+        let row = |overhead_memory| Row { overhead_memory, ..Row::default() };
+        let heads = |rows: &[&Row]| -> Vec<&str> {
+            of_rows(PODS, rows)
+                .iter()
+                .map(|column| column.head)
+                .filter(|head| head.starts_with("OVH"))
+                .collect()
+        };
+        assert_eq!(heads(&[&row(None)]), [""; 0]);
+        assert_eq!(heads(&[&row(None), &row(Some(0))]), ["OVH-MEM"]);
+        let cells = [Some(-(3 << 20)), Some(0), None].map(|bytes| (OVERHEAD_MEMORY.cell)(&row(bytes)));
+        assert_eq!(cells, ["-3.0M", "0", "-"]);
+        let cpu = |overhead_cpu| (OVERHEAD_CPU.cell)(&Row { overhead_cpu, ..Row::default() });
+        assert_eq!([cpu(Some(-25_000_000)), cpu(Some(1_234_000_000)), cpu(None)], ["-2.5", "123.4", "-"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::admin::{PsStream, Top, TopContainer, TopNetwork, TopSample};
+use crate::admin::{PsStream, Top, TopContainer, TopNetwork, TopOverhead, TopSample};
 
 /// Names a row for as long as it is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +52,10 @@ pub(super) struct Row {
     pub(super) received: Option<u64>,
     /// Bytes sent by it.
     pub(super) sent: Option<u64>,
+    /// CPU time per second that a VM costs beyond its containers, in ns; may be below 0, as memory may.
+    pub(super) overhead_cpu: Option<i64>,
+    /// Memory likewise, in bytes.
+    pub(super) overhead_memory: Option<i64>,
     /// Bytes of output per second.
     pub(super) log_bytes: Option<u64>,
     /// Lines of it.
@@ -74,6 +78,7 @@ pub(super) struct Look {
 pub(super) struct History {
     logs: HashMap<Key, Counted>,
     networks: HashMap<Key, (Option<TopNetwork>, TopNetwork)>,
+    overheads: HashMap<Key, (Option<TopOverhead>, TopOverhead)>,
 }
 
 /// What the collector had counted of a container's output.
@@ -84,7 +89,9 @@ struct Counted {
     lines: u64,
 }
 
-const NS: u128 = 1_000_000_000;
+const NS: u64 = 1_000_000_000;
+/// Readings are a second apart at least.
+const SAME_NS: u64 = 100_000_000;
 
 // === impl Row ===
 
@@ -122,6 +129,9 @@ impl Row {
         self.throttled = running.iter().filter_map(|(row, _)| row.throttled).max();
         self.received = known(|row| row.received);
         self.sent = known(|row| row.sent);
+        // Of the whole pod, at one of its members.
+        self.overhead_cpu = members.iter().find_map(|(row, _)| row.overhead_cpu);
+        self.overhead_memory = members.iter().find_map(|(row, _)| row.overhead_memory);
         // What is not captured is not counted anywhere.
         self.log_bytes = known(|row| row.log_bytes);
         self.log_lines = known(|row| row.log_lines);
@@ -144,6 +154,7 @@ impl History {
         let there = |key: &Key| rows.iter().any(|(row, _)| row.key == *key);
         self.logs.retain(|key, _| there(key));
         self.networks.retain(|key, _| there(key));
+        self.overheads.retain(|key, _| there(key));
         let pods = pods(&rows);
         let containers = rows.into_iter().filter(|(_, sandbox)| !sandbox).map(|(row, _)| row).collect();
         Look { containers, pods }
@@ -175,6 +186,7 @@ impl History {
         row.sampled(one.newest.as_ref(), one.earlier.as_ref());
         self.output(&mut row, &key, &about.streams, now_ns);
         self.network(&mut row, &key, one.network.as_ref());
+        self.overhead(&mut row, &key, one.overhead.as_ref());
         row.key = key;
         row
     }
@@ -202,17 +214,22 @@ impl History {
 
     fn network(&mut self, row: &mut Row, key: &Key, newest: Option<&TopNetwork>) {
         let Some(newest) = newest else { return };
-        let before = match self.networks.remove(key) {
-            Some((before, last)) if last == *newest => before,
-            Some((_, last)) => Some(last),
-            None => None,
-        };
-        if let Some(before) = &before {
-            let span = newest.time_ns.saturating_sub(before.time_ns);
-            row.received = per_second(newest.received_bytes, before.received_bytes, span);
-            row.sent = per_second(newest.sent_bytes, before.sent_bytes, span);
-        }
-        self.networks.insert(key.clone(), (before, newest.clone()));
+        let Some(before) = before(&mut self.networks, key, newest, |a, b| a == b) else { return };
+        let span = newest.time_ns.saturating_sub(before.time_ns);
+        row.received = per_second(newest.received_bytes, before.received_bytes, span);
+        row.sent = per_second(newest.sent_bytes, before.sent_bytes, span);
+    }
+
+    fn overhead(&mut self, row: &mut Row, key: &Key, newest: Option<&TopOverhead>) {
+        let Some(newest) = newest else { return };
+        row.overhead_memory = newest.memory_bytes;
+        // Its time is reckoned anew at each answer, so that it is not quite the same.
+        let same = |a: &TopOverhead, b: &TopOverhead| a.time_ns.abs_diff(b.time_ns) < SAME_NS;
+        let Some(before) = before(&mut self.overheads, key, newest, same) else { return };
+        let span = newest.time_ns.saturating_sub(before.time_ns);
+        let came = newest.cpu_ns.zip(before.cpu_ns).map(|(now, before)| i128::from(now) - i128::from(before));
+        let rate = came.and_then(|came| (came * i128::from(NS)).checked_div(i128::from(span)));
+        row.overhead_cpu = rate.and_then(|rate| i64::try_from(rate).ok());
     }
 }
 
@@ -266,6 +283,22 @@ fn pod(name: String, members: &[(&Row, bool)]) -> Option<Row> {
     Some(row)
 }
 
+/// The reading before the newest one, which is remembered; `same` are two of one reading.
+fn before<T: Clone>(
+    readings: &mut HashMap<Key, (Option<T>, T)>,
+    key: &Key,
+    newest: &T,
+    same: impl Fn(&T, &T) -> bool,
+) -> Option<T> {
+    let (before, last) = match readings.remove(key) {
+        Some((before, last)) if same(&last, newest) => (before, last),
+        Some((_, last)) => (Some(last), newest.clone()),
+        None => (None, newest.clone()),
+    };
+    readings.insert(key.clone(), (before.clone(), last));
+    before
+}
+
 /// Throttled periods of those that elapsed between two samples, in thousandths; absent where none elapsed.
 fn throttled(newest: &TopSample, earlier: &TopSample) -> Option<u64> {
     let periods = newest.periods?.checked_sub(earlier.periods?)?;
@@ -275,7 +308,7 @@ fn throttled(newest: &TopSample, earlier: &TopSample) -> Option<u64> {
 
 /// What came in `span_ns`, per second; absent where it went backwards or no time passed.
 fn per_second(now: u64, before: u64, span_ns: u64) -> Option<u64> {
-    let came = u128::from(now.checked_sub(before)?) * NS;
+    let came = u128::from(now.checked_sub(before)?) * u128::from(NS);
     u64::try_from(came.checked_div(u128::from(span_ns))?).ok()
 }
 

@@ -19,9 +19,11 @@ pub(super) fn print(mut state: State, collector: &Collector, interval: Duration)
 
 fn table(state: &State) -> String {
     let all = if state.pods { columns::PODS } else { columns::CONTAINERS };
+    let shown = state.rows();
+    let all = &columns::of_rows(all, &shown);
     let heads = all.iter().map(|column| column.head.to_owned()).collect();
     let mut rows: Vec<Vec<String>> = vec![heads];
-    rows.extend(state.rows().iter().map(|row| all.iter().map(|column| (column.cell)(row)).collect()));
+    rows.extend(shown.iter().map(|row| all.iter().map(|column| (column.cell)(row)).collect()));
     let widths: Vec<usize> = (0..all.len())
         .map(|at| {
             rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0)

@@ -132,6 +132,7 @@ fn head(state: &State, now_ns: u64, page: &mut Page<'_>) {
 fn table(state: &mut State, page: &mut Page<'_>) {
     let all = if state.pods { columns::PODS } else { columns::CONTAINERS };
     let rows = state.rows();
+    let all = &columns::of_rows(all, &rows);
     let cells: Vec<Vec<String>> =
         rows.iter().map(|row| all.iter().map(|column| (column.cell)(row)).collect()).collect();
     let wanted: Vec<usize> = all.iter().enumerate().map(|(at, column)| widest(column, at, &cells)).collect();

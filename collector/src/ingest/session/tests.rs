@@ -14,7 +14,8 @@ use crate::{
     event::{Body, Flags, StreamKind, StreamName},
     ingest::{Memory, Spools, Streams, acks::Outstanding},
     journal::Row,
-    metrics::{Registry, Totals},
+    metrics::{Registry, Totals, render_own},
+    node::Death,
     rules::{Rate, Redactor, Rule, Rules},
     sinks::{Exit, Outlet, Source},
 };
@@ -403,4 +404,34 @@ async fn an_acknowledgement_is_called_for_by_a_quarter_of_the_window_and_by_an_e
     // An event has its own time.
     say(Up::Event(link::Event { seq: 1, ..Default::default() })).await;
     assert_eq!(acks.outstanding(), Some(Outstanding::Event));
+}
+
+/// A worker's successor may say it again, and so may its spool file after a reconnect.
+#[tokio::test]
+async fn what_a_dead_shim_took_along_is_counted_once_and_by_whom_it_outlived() {
+    const KATA: &str = "/opt/kata/runtime-rs/bin/containerd-shim-kata-v2";
+    for (binary, outlived, containers, vms) in [
+        ("/usr/bin/containerd-shim-runc-v2", false, 1, 0),
+        (KATA, true, 1, 1),
+        // Its hypervisor is gone too: who was first is for others to say.
+        (KATA, false, 0, 0),
+    ] {
+        let (ingest, _exit) = ingest();
+        let inner = link::InnerShim { binary: binary.into(), ..Default::default() };
+        let hello = link::Hello { inner: Some(inner).into(), ..hello() };
+        let (mut now, _) = Session::begin(&ingest, 1, &hello).expect("a proper hello");
+        let lost = |seq| {
+            let kind = EnumOrUnknown::new(link::EventKind::EVENT_KIND_LOST);
+            Up::Event(link::Event { seq, task: 0, kind, outlived, ..Default::default() })
+        };
+        for body in [lost(1), Up::Open(open(0)), lost(2), Up::Open(open(0)), lost(3)] {
+            now.take(link::FromWrapper { body: Some(body), ..Default::default() }).await.expect("taken");
+        }
+        let text = render_own(&ingest.registry);
+        let deaths = text.lines().filter(|row| row.contains("class=\"shim_death\"") && row.ends_with(" 1"));
+        assert_eq!(deaths.count(), containers, "{binary} {outlived}: {text}");
+        assert_eq!(ingest.registry.totals.sandbox_deaths.get(Death::Shim), vms, "{binary} {outlived}");
+        let told = ingest.registry.attached()[0].machine.outlived_its_shim();
+        assert_eq!(told, containers == 0);
+    }
 }

@@ -199,6 +199,8 @@ fn machine(registry: &Registry) {
         at: tokio::time::Instant::now(),
         shim: ShimKind::KataRust,
         release: None,
+        build: None,
+        pids: Default::default(),
         facts,
         components: [(Component::Vmm, usage)].into(),
         vcpus: Some(Vcpus { count: 1, run_ns: Some(2), wait_ns: Some(3) }),

@@ -3,15 +3,18 @@
 //! Claimed only where it is certain. A process is gone when the one of that number and birth is; that something was meant to
 //! run is known from the wrapper's words, which may come much later than the kernel's. So what nobody said counts only when
 //! the wrapper has ended and was heard to its end. A wrapper ends a moment after its shim; but where it died first, containerd
-//! ends the pod, shim and all. So one that is gone by then must have told of the end of the streams that were open, which only
-//! one does that outlived its shim. Nothing is claimed of an end that anybody asked for.
+//! ends the pod, shim and all. So one that is gone by then must have told that its shim was gone, or (one of an earlier release) of
+//! the end of the streams that were open, which only one does that outlived its shim. Nothing is claimed of an end that
+//! anybody asked for.
+//!
+//! A shim's death whose hypervisor ran on is not judged here: its wrapper told of it in as many words (`ingest/happened.rs`).
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{
     closed::closed,
     event::Ending,
-    metrics::{Container, StreamCounts, Update},
+    metrics::{Container, StreamCounts},
     node::process::Born,
 };
 
@@ -42,6 +45,8 @@ pub(super) struct Teller {
     pub(super) connected: bool,
     /// A process of it is there.
     pub(super) runs: bool,
+    /// It has said that its shim is gone.
+    pub(super) told: bool,
 }
 
 /// What was seen of a sandbox while it lived.
@@ -53,7 +58,7 @@ pub(super) struct Watched {
     pub(super) running: Vec<Arc<Container>>,
     /// Their own streams that were open then.
     pub(super) open: Vec<Arc<StreamCounts>>,
-    /// Containers that a dead shim took along, until they are asked for.
+    /// Containers that it took along, until they are asked for.
     lost: Vec<Arc<Container>>,
     /// Who is gone, and since when by the thread's own time.
     gone: Option<(Death, Duration)>,
@@ -111,9 +116,12 @@ impl Watched {
         let told =
             |stream: &Arc<StreamCounts>| matches!(stream.ending(), Some(Ending::Exact | Ending::Inexact));
         let outlived = !self.open.is_empty() && self.open.iter().all(told);
+        // A shim that ended in order, because its VM had died, may be gone before anybody looks.
+        let after_vm = self.vmm.is_some_and(|vmm| !lives(vmm)) && self.all_lost_their_guest();
+        let death = if after_vm { Death::Vm } else { death };
         let certain = match death {
-            Death::Shim => (!self.alone || outlived) && self.shim_died(),
-            Death::Vm => !self.alone && self.vm_died(),
+            Death::Shim => (!self.alone || outlived || teller.told) && self.shim_died(),
+            Death::Vm => (!self.alone || after_vm || teller.told) && self.vm_died() && self.take_along(),
         };
         self.settle();
         certain.then_some(death)
@@ -124,7 +132,7 @@ impl Watched {
         self.settled
     }
 
-    /// The containers that ended with their shim, once.
+    /// The containers that ended with it and of whose end nobody told, once.
     pub(super) fn lost(&mut self) -> Vec<Arc<Container>> {
         std::mem::take(&mut self.lost)
     }
@@ -156,12 +164,15 @@ impl Watched {
 
     /// Somebody still takes some for running, and nobody will say more of them.
     fn shim_died(&mut self) -> bool {
-        let left = self.running.iter().filter(|container| container.live().is_running());
-        self.lost = left.map(Arc::clone).collect();
-        for container in &self.lost {
-            container.update(Update::Lost);
-        }
+        self.take_along();
         !self.lost.is_empty()
+    }
+
+    /// Nobody says any more how these ended.
+    fn take_along(&mut self) -> bool {
+        let left = self.running.iter().filter(|container| container.lost_its_shim());
+        self.lost = left.map(Arc::clone).collect();
+        true
     }
 
     /// No container was killed or deleted, and those that ended ended as one does whose guest is gone. A single container may
@@ -194,11 +205,16 @@ mod tests {
     use shimtap_proto::link;
 
     use super::*;
-    use crate::{event::StreamKind, metrics::Registry, node::process, sinks::Backlog};
+    use crate::{
+        event::StreamKind,
+        metrics::{Registry, Update},
+        node::process,
+        sinks::Backlog,
+    };
     use std::path::Path;
 
-    const HEARD: Teller = Teller { connected: true, runs: true };
-    const OVER: Teller = Teller { connected: false, runs: false };
+    const HEARD: Teller = Teller { connected: true, runs: true, told: false };
+    const OVER: Teller = Teller { connected: false, runs: false, told: false };
 
     fn known(pid: u32) -> Known {
         (pid, process::born(Path::new("/"), std::process::id()).expect("ourselves"))
@@ -265,7 +281,7 @@ mod tests {
             assert_eq!(watched.look(lives, || None, OVER, PATIENCE * 11), None, "somebody ended it");
         }
         // A wrapper that is gone takes its shim along.
-        let unread = Teller { connected: true, runs: false };
+        let unread = Teller { connected: true, runs: false, told: false };
         for teller in [unread, OVER] {
             let mut watched = watched(&[container("c")]);
             assert_eq!(watched.look(dead, || None, teller, Duration::ZERO), None);
@@ -281,6 +297,24 @@ mod tests {
             }
             assert_eq!(watched.look(dead, || None, OVER, Duration::ZERO), None);
             assert_eq!(watched.look(dead, || None, OVER, PATIENCE), death);
+        }
+        // It said so: when anybody looks makes no difference.
+        let said = Teller { told: true, ..OVER };
+        for (gone, death) in [(&[10][..], Death::Shim), (&[10, 20], Death::Shim), (&[20], Death::Vm)] {
+            let all = [container("c")];
+            let mut watched = watched(&all);
+            let lives = |(pid, _): Known| !gone.contains(&pid);
+            assert_eq!(watched.look(lives, || None, said, Duration::ZERO), None);
+            assert_eq!(watched.look(lives, || None, said, PATIENCE), Some(death));
+            assert_eq!(watched.lost().len(), 1);
+        }
+        // A VM that died, and a shim that ended in order after it, all between two looks.
+        for (ended, death) in [(255, Some(Death::Vm)), (0, None)] {
+            let all = [container("a"), container("b")];
+            let mut watched = watched(&all);
+            all.iter().for_each(|one| one.update(exited(ended)));
+            assert_eq!(watched.look(|_| false, || None, OVER, Duration::ZERO), None);
+            assert_eq!(watched.look(|_| false, || None, OVER, PATIENCE), death);
         }
     }
 
@@ -318,6 +352,9 @@ mod tests {
             // The VM.
             (&[20], vec![still, still], false, Some(Death::Vm)),
             (&[20], vec![own(255), own(255)], false, Some(Death::Vm)),
+            (&[10, 20], vec![own(255), own(255)], false, Some(Death::Vm)),
+            (&[10, 20], vec![own(255), own(255)], true, None),
+            (&[10], vec![own(255), own(255)], false, None),
             (&[20], vec![own(255), still], false, Some(Death::Vm)),
             (&[20], vec![own(255)], false, None),
             (&[20], vec![still], false, Some(Death::Vm)),

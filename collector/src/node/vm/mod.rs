@@ -41,10 +41,10 @@ use self::{
 };
 use tokio::time::Instant;
 
-use super::process;
+use super::{Periods, process};
 use crate::{
     enrich::ShimKind,
-    metrics::{About, Container, Happened, Registry, Wrapper},
+    metrics::{About, Container, Happened, Machine, Registry, Wrapper},
     time::now_ns,
 };
 
@@ -62,6 +62,10 @@ pub struct Sandbox {
     pub shim: ShimKind,
     /// Its shim's release.
     pub release: Option<Release>,
+    /// What the shim's linker called its build.
+    pub build: Option<String>,
+    /// Its processes on this host by what they are for, each in order.
+    pub pids: BTreeMap<Component, Vec<u32>>,
     /// What it is.
     pub facts: Facts,
     /// What its processes use.
@@ -123,7 +127,8 @@ struct Looked<'l> {
 
 impl Machines {
     /// One turn, at `now` of a clock that never goes back.
-    pub(super) fn look(&mut self, registry: &Registry, interval: Duration, now: Duration, root: &Path) {
+    pub(super) fn look(&mut self, registry: &Registry, periods: Periods, now: Duration, root: &Path) {
+        let interval = periods.interval;
         let wrappers: Vec<_> = registry
             .attached()
             .into_iter()
@@ -156,7 +161,7 @@ impl Machines {
         let monitors = table.all().filter(|process| process.program() == "kata-monitor");
         registry.found(Findings {
             looked: true,
-            orphans: self.suspects.look(root, &table, &served, now),
+            orphans: self.suspects.look(root, &table, &served, now, periods.orphan),
             monitors: monitors.map(|process| process.pid).collect(),
         });
     }
@@ -171,7 +176,10 @@ impl Machines {
             let about = kept.about.as_ref();
             let ours = about.map_or([0; 2], |about| [about.keeper_pid, about.worker_pid]);
             let runs = ours.iter().any(|pid| *pid != 0 && process::born(root, *pid).is_some());
-            let teller = Teller { connected: connected.contains_key(id), runs };
+            let machine = registry.known(*id);
+            let machine = machine.as_ref().map(|wrapper| &wrapper.machine);
+            let told = machine.is_some_and(Machine::outlived_its_shim);
+            let teller = Teller { connected: connected.contains_key(id), runs, told };
             let vmm = || {
                 let table = Table::look(root);
                 let members = household::members(&table, roots(about?));
@@ -179,9 +187,12 @@ impl Machines {
                 vmm.map(|(_, process)| process.known())
             };
             if let Some(death) = kept.watched.look(lives, vmm, teller, now) {
-                registry.totals.sandbox_deaths.add(death, 1);
+                if machine.is_none_or(Machine::dies) {
+                    registry.totals.sandbox_deaths.add(death, 1);
+                }
+                let what = if death == Death::Shim { Happened::ShimDied } else { Happened::VmDied };
                 for container in kept.watched.lost() {
-                    registry.lifecycle.note(&container, Happened::ShimDied);
+                    registry.lifecycle.note(&container, what);
                 }
             }
             kept.over = teller.is_over() && kept.watched.is_settled();
@@ -218,12 +229,20 @@ impl Machines {
         let asked =
             cgroups::Asked { sandbox: &about.id, named: &facts.cgroups, charged: &charged, others: &others };
         let host = cgroups::read(root, &asked);
+        let build = wrapper.inner_build().and_then(|build| facts::text(&build));
         let release = wrapper.inner_file().and_then(|file| {
             let path = wrapper.inner().binary;
-            self.releases.of(Path::new(&path), file, now)
+            self.releases.of(Path::new(&path), file, build.as_deref(), now)
         });
+        let mut pids: BTreeMap<Component, Vec<u32>> = BTreeMap::new();
+        for (component, process) in &members {
+            pids.entry(*component).or_default().push(process.pid);
+        }
+        pids.values_mut().for_each(|pids| pids.sort_unstable());
         Sandbox {
             at: Instant::now(),
+            build,
+            pids,
             shim: narrowed(kind, release.as_ref()),
             overhead_cpu_ns: kept.ledger.take(host.cpu_ns, &cpu_of(&containers, registry.fresh)),
             overhead_memory_bytes: overhead_memory(host.memory_bytes, &containers, registry.fresh),

@@ -1,7 +1,7 @@
 //! What a sandbox left behind: a hypervisor or virtiofsd without a shim, an overhead's cgroup without a process.
 //!
 //! A shim that dies leaves them running, and nobody ends them (seen). They are listed with what proves it, and never touched:
-//! whoever reads the list decides. An orphan has been without a shim for a minute of our own looks, of whatever age it is; a
+//! whoever reads the list decides. An orphan has been without a shim for a minute (`[ingest] orphan_secs`) of our own looks, of whatever age it is; a
 //! machine that is nobody's sandbox is none.
 
 use std::{
@@ -59,8 +59,6 @@ pub(super) struct Suspects {
     since: BTreeMap<Seen, Duration>,
 }
 
-/// A pod that is being started or ended may look like one that was left.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// More than these are as alarming as these.
 const MOST: usize = 256;
 
@@ -70,13 +68,15 @@ const PLACES: [&str; 3] = ["kata_overhead", "kata-overhead.slice", "kata_sandbox
 // === impl Suspects ===
 
 impl Suspects {
-    /// Orphans at `now`, of a clock that never goes back. `served` are the sandboxes that wrappers serve.
+    /// Orphans at `now`, of a clock that never goes back. `served` are the sandboxes that wrappers serve. A pod that is being
+    /// started or ended may look like one that was left, but not for as long as `patience`.
     pub(super) fn look(
         &mut self,
         root: &Path,
         table: &Table,
         served: &BTreeSet<String>,
         now: Duration,
+        patience: Duration,
     ) -> Vec<Orphan> {
         let shims: Vec<&Process> =
             table.all().filter(|process| process.program().starts_with("containerd-shim")).collect();
@@ -91,7 +91,7 @@ impl Suspects {
             let first = self.since.get(&seen).copied().unwrap_or(now);
             let alone = now.saturating_sub(first);
             since.insert(seen, first);
-            if alone >= PATIENCE && found.len() < MOST {
+            if alone >= patience && found.len() < MOST {
                 orphan.proof.push(format!("all of that has been so for {} s", alone.as_secs()));
                 found.push(orphan);
             }
@@ -185,6 +185,7 @@ mod tests {
     const QEMU: &str = "/opt/kata/bin/qemu-system-x86_64";
     const FILES: &str = "/opt/kata/bin/virtiofsd";
 
+    const PATIENCE: Duration = Duration::from_secs(60);
     const NONE: BTreeSet<String> = BTreeSet::new();
 
     fn node() -> tempfile::TempDir {
@@ -199,9 +200,9 @@ mod tests {
         let mut suspects = Suspects::default();
         let begin = Duration::from_secs(7);
         for early in [begin, begin + PATIENCE - Duration::from_millis(1)] {
-            assert_eq!(suspects.look(root, &Table::look(root), &served, early), [], "not proven");
+            assert_eq!(suspects.look(root, &Table::look(root), &served, early, PATIENCE), [], "not proven");
         }
-        let all = suspects.look(root, &Table::look(root), &served, begin + PATIENCE);
+        let all = suspects.look(root, &Table::look(root), &served, begin + PATIENCE, PATIENCE);
         assert!(all.iter().all(|orphan| orphan.proof.len() >= 3));
         all.into_iter().map(|orphan| (orphan.kind, orphan.pid, orphan.sandbox)).collect()
     }
@@ -235,7 +236,8 @@ mod tests {
         process(at, 20, 1, &["/opt/kata/bin/containerd-shim-kata-v2", "-id", "p1"]);
         process(at, 23, 20, &[QEMU, "-qmp", "unix:path=/run/kata/p1/root/qmp.sock"]);
         let mut suspects = Suspects::default();
-        let mut look = |secs| suspects.look(at, &Table::look(at), &NONE, Duration::from_secs(secs)).len();
+        let mut look =
+            |secs| suspects.look(at, &Table::look(at), &NONE, Duration::from_secs(secs), PATIENCE).len();
         assert_eq!([look(0), look(100)], [0, 0]);
         fs::remove_dir_all(at.join("proc/20")).expect("it is there");
         assert_eq!([look(110), look(169), look(170)], [0, 0, 1]);
@@ -254,8 +256,8 @@ mod tests {
         process(at, 24, 1, &[QEMU, "-qmp", "unix:path=/run/kata/p\x1b[2J1/qmp.sock"]);
         process(at, 25, 1, &[&format!("/x/qemu-system-{}", "y".repeat(5_000)), "/run/kata/p1/x"]);
         let mut suspects = Suspects::default();
-        suspects.look(at, &Table::look(at), &NONE, Duration::ZERO);
-        let all = suspects.look(at, &Table::look(at), &NONE, PATIENCE);
+        suspects.look(at, &Table::look(at), &NONE, Duration::ZERO, PATIENCE);
+        let all = suspects.look(at, &Table::look(at), &NONE, PATIENCE, PATIENCE);
         assert_eq!(all.iter().map(|orphan| orphan.pid).collect::<Vec<_>>(), [Some(23), Some(25)]);
         for orphan in all {
             let words = [&orphan.name, &orphan.sandbox].into_iter().chain(&orphan.proof);

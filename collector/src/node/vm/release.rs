@@ -1,4 +1,4 @@
-//! Which release of Kata a shim is: asked of the very file that runs, once.
+//! Which release of Kata a shim is: asked of the very file that runs, once, or known of its build by then.
 //!
 //! `-info` is what containerd itself asks a shim for before it makes a pod; it starts nothing. Asked is only a file that is
 //! still the one whose device, inode, size and time the wrapper took from the running process, and only where it is one of
@@ -65,6 +65,8 @@ pub struct Release {
 #[derive(Debug, Default)]
 pub(super) struct Releases {
     known: BTreeMap<(PathBuf, FileFacts), Said>,
+    /// By what their linker called them: a file that is not there any more, or elsewhere, may be one that was asked.
+    builds: BTreeMap<String, Release>,
 }
 
 /// What came of asking a file.
@@ -79,8 +81,26 @@ enum Said {
 // === impl Releases ===
 
 impl Releases {
-    /// Of the shim at `path`, if that is still the file that runs. `now` is of a clock that never goes back.
-    pub(super) fn of(&mut self, path: &Path, runs: FileFacts, now: Duration) -> Option<Release> {
+    /// Of the shim at `path`, if that is still the file that runs, or another file of that build has said it. `now` is of a clock
+    /// that never goes back.
+    pub(super) fn of(
+        &mut self,
+        path: &Path,
+        runs: FileFacts,
+        build: Option<&str>,
+        now: Duration,
+    ) -> Option<Release> {
+        let release = self.asked(path, runs, now);
+        let Some(build) = build else { return release };
+        if let Some(release) = &release
+            && (self.builds.len() < FILES || self.builds.contains_key(build))
+        {
+            self.builds.insert(build.to_owned(), release.clone());
+        }
+        release.or_else(|| self.builds.get(build).cloned())
+    }
+
+    fn asked(&mut self, path: &Path, runs: FileFacts, now: Duration) -> Option<Release> {
         let key = (path.to_owned(), runs);
         let times = match self.known.get(&key) {
             Some(Said::Answered(release)) => return release.clone(),
@@ -250,15 +270,33 @@ mod tests {
         let runs = FileFacts::of(&path).expect("a file");
         let mut releases = Releases::default();
         let another = FileFacts { inode: runs.inode + 1, ..runs };
-        assert_eq!(releases.of(&path, another, NOW), None);
+        assert_eq!(releases.of(&path, another, None, NOW), None);
         assert!(!dir.path().join("asked").exists(), "another file was asked");
         for _ in 0..3 {
-            assert_eq!(releases.of(&path, runs, NOW).map(|release| release.text), Some("4.1.0".to_owned()));
+            assert_eq!(
+                releases.of(&path, runs, None, NOW).map(|release| release.text),
+                Some("4.1.0".to_owned())
+            );
         }
         assert_eq!(fs::read(dir.path().join("asked")).expect("it was").len(), 1);
         // Replaced while pods run: those that run are what they were.
         let path = shim(dir.path(), "4.2.0-much-later", "");
-        assert_eq!(releases.of(&path, runs, NOW).map(|release| release.text), Some("4.1.0".to_owned()));
+        assert_eq!(releases.of(&path, runs, None, NOW).map(|release| release.text), Some("4.1.0".to_owned()));
+    }
+
+    #[test]
+    fn another_file_of_a_build_that_was_asked_is_of_that_release() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = shim(dir.path(), "4.1.0", "");
+        let runs = FileFacts::of(&path).expect("a file");
+        let mut releases = Releases::default();
+        let gone = FileFacts { inode: runs.inode + 1, ..runs };
+        let mut of = |file, build| releases.of(&path, file, build, NOW).map(|release| release.text);
+        assert_eq!(of(gone, Some("abc")), None, "nobody has asked one");
+        assert_eq!(of(runs, Some("abc")).as_deref(), Some("4.1.0"));
+        assert_eq!(of(gone, Some("abc")).as_deref(), Some("4.1.0"));
+        assert_eq!([of(gone, Some("abd")), of(gone, None)], [None, None]);
+        assert_eq!(fs::read(dir.path().join("asked")).expect("it was").len(), 1);
     }
 
     #[test]
@@ -269,10 +307,10 @@ mod tests {
         let path = shim(dir.path(), "4.1.0", &then);
         let runs = FileFacts::of(&path).expect("a file");
         let mut releases = Releases::default();
-        assert_eq!(releases.of(&path, runs, NOW), None);
+        assert_eq!(releases.of(&path, runs, None, NOW), None);
         fs::write(mended, "").expect("a file");
-        assert_eq!(releases.of(&path, runs, FIRST_PAUSE / 2), None, "not at once");
-        assert!(releases.of(&path, runs, FIRST_PAUSE).is_some());
+        assert_eq!(releases.of(&path, runs, None, FIRST_PAUSE / 2), None, "not at once");
+        assert!(releases.of(&path, runs, None, FIRST_PAUSE).is_some());
     }
 
     #[test]
@@ -281,12 +319,12 @@ mod tests {
             let dir = tempfile::tempdir().expect("a folder");
             let path = shim(dir.path(), "4.1.0", then);
             let runs = FileFacts::of(&path).expect("a file");
-            assert_eq!(Releases::default().of(&path, runs, NOW), None, "{then}");
+            assert_eq!(Releases::default().of(&path, runs, None, NOW), None, "{then}");
         }
         // One that leaves somebody behind who holds its output.
         let dir = tempfile::tempdir().expect("a folder");
         let path = shim(dir.path(), "4.1.0", "/bin/sleep 3 &");
         let runs = FileFacts::of(&path).expect("a file");
-        assert!(Releases::default().of(&path, runs, NOW).is_some());
+        assert!(Releases::default().of(&path, runs, None, NOW).is_some());
     }
 }

@@ -102,7 +102,8 @@ impl Node {
 
     fn turn(&mut self) {
         self.now += Duration::from_secs(1);
-        self.machines.look(&self.registry, INTERVAL, self.now, self.root.path());
+        let periods = Periods { interval: INTERVAL, orphan: Duration::from_secs(60) };
+        self.machines.look(&self.registry, periods, self.now, self.root.path());
     }
 
     fn end(&self, pid: u32) {

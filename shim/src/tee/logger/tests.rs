@@ -23,6 +23,7 @@ fn told(stage: &Stage, starts_loggers: bool) {
         task_api: 3,
         keeper_pid: 0,
         starts_loggers,
+        inner_build: String::new(),
     };
     let path = RunDir::at(&stage.dir).description(&who.key.get());
     fs::write(path, serde_json::to_vec(&description).unwrap()).unwrap();

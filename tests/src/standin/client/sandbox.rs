@@ -1,5 +1,5 @@
-//! A Kata sandbox with all that it has on its host: a wrapped stand-in of the Rust shim where kata-deploy installs it, the state that it
-//! keeps, its household ([`household`]) and a cgroup of its own.
+//! A Kata sandbox with all that it has on its host: a wrapped stand-in of one of Kata's shims where kata-deploy installs it, with its household
+//! and what it keeps below /run ([`household`], [`run_files`]), and a cgroup of its own.
 //!
 //! Kata's folder and the cgroups are the machine's: everything goes with the sandbox, also where a test fails.
 
@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::api;
 use nix::{
     sys::signal::{Signal, kill},
@@ -24,10 +24,11 @@ use crate::{
     oracle::cgroup,
     rig::eventually,
     standin::{
+        journal::Kind,
         kata::{
             Profile,
             guest::{Cgroup, Guest},
-            household,
+            household, run_files,
         },
         script::Script,
     },
@@ -42,7 +43,7 @@ pub struct Sandbox {
     /// The pod.
     pub pod: Pod,
     _fifos: Fifos,
-    state: PathBuf,
+    profile: Profile,
     cgroup: Option<String>,
 }
 
@@ -53,7 +54,9 @@ pub struct Wanted<'a> {
     pub name: &'a str,
     /// What its shim says that it is.
     pub release: &'a str,
-    /// `qemu` or `cloud-hypervisor`.
+    /// Whose shim it is.
+    pub profile: Profile,
+    /// `qemu`, `cloud-hypervisor` or `firecracker`.
     pub hypervisor: &'a str,
     /// The host may not look into its guest.
     pub confidential: bool,
@@ -68,6 +71,7 @@ impl Default for Wanted<'_> {
         Self {
             name: "s",
             release: "4.1.0",
+            profile: Profile::Rust,
             hypervisor: "qemu",
             confidential: false,
             spec: Vec::new(),
@@ -90,44 +94,29 @@ impl Wanted<'_> {
     pub fn run(&self, collector: &Path) -> Result<Sandbox> {
         let id = self.id();
         let pod = wrapped_as(&id, &self.script, |lab| {
-            let dir = lab.dir().join("opt/kata/runtime-rs/bin");
+            let below =
+                if self.profile == Profile::Rust { "opt/kata/runtime-rs/bin" } else { "opt/kata/bin" };
+            let dir = lab.dir().join(below);
             fs::create_dir_all(&dir).context("a folder for the shim")?;
             let path = dir.join("containerd-shim-kata-v2");
             household::linked(&binary(STANDIN)?, &path)?;
             fs::write(dir.join("release"), self.release).context("a release")?;
             lab.wrap(WRAPPER, &path)?;
-            lab.env.push((Profile::KEY.to_owned(), Profile::Rust.word().to_owned()));
+            lab.env.push((Profile::KEY.to_owned(), self.profile.word().to_owned()));
             lab.env.push((household::KEY.to_owned(), self.hypervisor.to_owned()));
+            if self.confidential {
+                lab.env.push((run_files::CONFIDENTIAL.to_owned(), "1".to_owned()));
+            }
             lab.env.push(("SHIMTAP_COLLECTOR".to_owned(), collector.display().to_string()));
             Ok(())
         })?;
-        let state = Path::new("/run/kata").join(&id);
-        // Another test may just have removed the folder that it lies in.
-        eventually(LIMIT, "Kata's folder", || Ok(fs::create_dir_all(&state).ok()))?;
-        let text = serde_json::json!({
-            "hypervisor": {
-                "hypervisor_type": self.hypervisor,
-                "config": {
-                    "confidential_guest": self.confidential,
-                    "default_memory": 384,
-                    "image": "",
-                    "initrd": "/opt/kata/share/kata-containers/kata-initrd.img",
-                    "kernel": "/opt/kata/share/kata-containers/vmlinux",
-                },
-                "pid": null,
-                "virtiofs_daemon_pid": 0,
-            },
-            "resource": {"cgroup_state": {"path": format!("shimtap/{id}"), "sandbox_cgroup_only": true}},
-            "sandbox_type": "virt_container",
-        });
-        fs::write(state.join("state.json"), text.to_string()).context("Kata's state")?;
         for (key, value) in &self.spec {
             pod.specify(key, value.clone())?;
         }
         let fifos = pod.run()?;
         // containerd asks that at every Create.
         pod.answers()?;
-        Ok(Sandbox { pod, _fifos: fifos, state, cgroup: None })
+        Ok(Sandbox { pod, _fifos: fifos, profile: self.profile, cgroup: None })
     }
 }
 
@@ -172,11 +161,29 @@ impl Sandbox {
         Ok(path)
     }
 
-    /// Ends it, and takes away what it left.
+    /// What came to its shim-monitor, to QMP and to the console, which are nobody's to use: `socket: request`, one by one.
     ///
     /// # Errors
-    /// A request failed.
+    /// The journal is damaged.
+    pub fn touched(&self) -> Result<Vec<String>> {
+        let all = self.pod.lab.requests()?.into_iter().filter(|entry| entry.kind == Kind::Touched);
+        Ok(all.map(|entry| format!("{}: {}", entry.service, entry.method)).collect())
+    }
+
+    /// Its shim-monitor.
+    #[must_use]
+    pub fn monitor(&self) -> PathBuf {
+        let below = if self.profile == Profile::Rust { "/run/kata" } else { "/run/vc/sbs" };
+        Path::new(below).join(self.id()).join("shim-monitor.sock")
+    }
+
+    /// Ends it, and takes away what it left. Nobody may have come to what is its shim's alone.
+    ///
+    /// # Errors
+    /// A request failed, or somebody came.
     pub fn end(mut self) -> Result<()> {
+        let touched = self.touched()?;
+        ensure!(touched.is_empty(), "somebody came to what is the shim's alone: {touched:?}");
         self.pod.connection.call("Kill", &pod::kill(&self.pod.id, "", 9))?.message::<api::Empty>()?;
         self.pod.wait()?;
         self.pod.finish()?;
@@ -186,14 +193,16 @@ impl Sandbox {
 
     /// Takes away what it left.
     pub fn clear(&mut self) {
-        let _gone = fs::remove_dir_all(&self.state);
-        let _shared = fs::remove_dir("/run/kata");
-        let Some(path) = self.cgroup.take() else { return };
-        for name in ["qemu-system-x86_64", "cloud-hypervisor", "virtiofsd"] {
+        run_files::remove(self.id(), self.profile);
+        for name in ["qemu-system-x86_64", "cloud-hypervisor", "firecracker", "virtiofsd"] {
             for pid in self.processes(name).unwrap_or_default() {
                 let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
+        for shared in ["/run/kata", "/run/vc/sbs", "/run/vc/vm", "/run/vc"] {
+            let _used = fs::remove_dir(shared);
+        }
+        let Some(path) = self.cgroup.take() else { return };
         for root in cgroup_roots() {
             // A cgroup can be removed when the last of its processes was waited for.
             let removed = eventually(LIMIT, "an empty cgroup", || {

@@ -1,20 +1,27 @@
-//! The processes that a Kata sandbox has on its host beside its shim: a hypervisor with vCPU threads, and two of virtiofsd.
+//! The processes that a Kata sandbox has on its host beside its shim: a hypervisor with vCPU threads, and two of virtiofsd; and
+//! what it keeps below /run (`run_files`).
 //!
-//! They are this stand-in's own binary under other names, with the arguments that were seen of real ones (QEMU) or read
+//! They inherit the Rust shim's listening socket, as real ones do (seen: a dead shim's address still connects, and nobody answers;
+//! here it is their descriptor 0). They are this stand-in's own binary under other names, with the arguments that were seen of real ones (QEMU) or read
 //! (Cloud Hypervisor). They work a little, rest, and outlive their shim as real ones do; where the stand-in's directory is gone
 //! they end, so that no test leaves them behind.
 
 use std::{
     env, fs,
+    os::unix::process::parent_id,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-/// The variable that names the hypervisor to have: `qemu` or `cloud-hypervisor`; without it there is none.
+use super::{Profile, run_files::RunFiles};
+use crate::standin::journal::Journal;
+
+/// The variable that names the hypervisor to have: `qemu`, `cloud-hypervisor` or `firecracker`; without it there is none.
 pub const KEY: &str = "STANDIN_HYPERVISOR";
 /// Where the processes look whether they are still wanted.
 const HOME: &str = "STANDIN_HOME";
@@ -30,36 +37,63 @@ pub const LOOK: Duration = Duration::from_millis(100);
 pub struct Household {
     vmm: Child,
     files: Child,
+    run: RunFiles,
+}
+
+/// Which hypervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hypervisor {
+    /// QEMU.
+    Qemu,
+    /// Cloud Hypervisor.
+    Cloud,
+    /// Firecracker.
+    Firecracker,
+}
+
+impl Hypervisor {
+    fn of_env() -> Result<Option<Self>> {
+        let Ok(word) = env::var(KEY) else { return Ok(None) };
+        let all = [Self::Qemu, Self::Cloud, Self::Firecracker];
+        let known = all.into_iter().find(|one| one.word() == word);
+        if known.is_none() {
+            bail!("{KEY} {word:?} is not known");
+        }
+        Ok(known)
+    }
+
+    /// Its name in the Rust shim's state, and here.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            Self::Cloud => "cloud-hypervisor",
+            Self::Firecracker => "firecracker",
+        }
+    }
 }
 
 impl Household {
-    /// Starts it where the environment asks for one.
+    /// Starts it where the environment asks for one, for a shim of Kata's.
     ///
     /// # Errors
-    /// A process cannot be made.
-    pub fn start(sandbox: &str) -> Result<Option<Self>> {
-        let Ok(hypervisor) = env::var(KEY) else { return Ok(None) };
-        let dir = &PathBuf::from(env::var_os("STANDIN_DIR").context("STANDIN_DIR is not set")?);
-        let run = format!("/run/kata/{sandbox}/root");
-        let share = "/opt/kata/share/kata-containers";
-        let (name, arguments) = if hypervisor == "qemu" {
-            let name = format!("sandbox-{sandbox},debug-threads=on");
-            let qmp = format!("unix:path={run}/qmp.sock,server=on,wait=off");
-            let kernel = format!("{share}/vmlinux-6.12.42");
-            let initrd = format!("{share}/kata-initrd.img");
-            let words =
-                ["-name", &name, "-m", "416M,slots=10,maxmem=24105M", "-smp", "2,cores=1", "-qmp", &qmp];
-            let more = ["-kernel", &kernel, "-initrd", &initrd];
-            ("qemu-system-x86_64", words.iter().chain(&more).map(|word| (*word).to_owned()).collect())
-        } else {
-            let socket = format!("{run}/ch-api.sock");
-            let words =
-                ["--api-socket", &socket, "--memory", "size=436207616,shared=on", "--cpus", "boot=2,max=8"];
-            ("cloud-hypervisor", words.map(str::to_owned).to_vec())
+    /// A process, file or socket cannot be made.
+    pub fn start(sandbox: &str, profile: Profile, journal: &Arc<Journal>) -> Result<Option<Self>> {
+        let Some(hypervisor) = Hypervisor::of_env()?.filter(|_| profile != Profile::Runc) else {
+            return Ok(None);
         };
-        let socket = format!("{run}/virtiofsd.sock");
+        let dir = &PathBuf::from(env::var_os("STANDIN_DIR").context("STANDIN_DIR is not set")?);
+        let run = RunFiles::make(sandbox, profile, hypervisor, journal)?;
+        let (below, files) = match profile {
+            Profile::Rust => (format!("/run/kata/{sandbox}/root"), "virtiofsd.sock"),
+            _ => (format!("/run/vc/vm/{sandbox}"), "vhost-fs.sock"),
+        };
+        let socket = format!("{below}/{files}");
         let files = ["--socket-path", &socket, "--cache", "auto"].map(str::to_owned).to_vec();
-        Ok(Some(Self { files: spawn(dir, "virtiofsd", files)?, vmm: spawn(dir, name, arguments)? }))
+        let (name, arguments) = arguments(sandbox, hypervisor, &below);
+        let inherit = profile == Profile::Rust;
+        let files = spawn(dir, "virtiofsd", files, inherit)?;
+        Ok(Some(Self { files, vmm: spawn(dir, name, arguments, inherit)?, run }))
     }
 
     /// The hypervisor's number, which is every task's.
@@ -74,6 +108,35 @@ impl Household {
             let _gone = child.kill();
             let _gone = child.wait();
         }
+        self.run.remove();
+    }
+}
+
+/// The name of its program, and what it is run with.
+fn arguments(sandbox: &str, hypervisor: Hypervisor, below: &str) -> (&'static str, Vec<String>) {
+    let share = "/opt/kata/share/kata-containers";
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    match hypervisor {
+        Hypervisor::Qemu => {
+            let name = format!("sandbox-{sandbox},debug-threads=on");
+            let qmp = format!("unix:path={below}/qmp.sock,server=on,wait=off");
+            let (kernel, initrd) = (format!("{share}/vmlinux-6.12.42"), format!("{share}/kata-initrd.img"));
+            let all = [
+                &["-name", &name, "-m", "416M,slots=10,maxmem=24105M", "-smp", "2,cores=1", "-qmp", &qmp][..],
+                &["-kernel", &kernel, "-initrd", &initrd],
+            ];
+            ("qemu-system-x86_64", words(&all.concat()))
+        }
+        Hypervisor::Cloud => {
+            let socket = format!("{below}/ch-api.sock");
+            let all =
+                ["--api-socket", &socket, "--memory", "size=436207616,shared=on", "--cpus", "boot=2,max=8"];
+            ("cloud-hypervisor", words(&all))
+        }
+        Hypervisor::Firecracker => {
+            let socket = format!("{below}/fc.sock");
+            ("firecracker", words(&["--id", sandbox, "--api-sock", &socket]))
+        }
     }
 }
 
@@ -84,7 +147,8 @@ pub fn is_there(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-fn spawn(dir: &Path, name: &str, arguments: Vec<String>) -> Result<Child> {
+/// `inherit`: it has the shim's listening socket too, which is this process's descriptor 0.
+fn spawn(dir: &Path, name: &str, arguments: Vec<String>, inherit: bool) -> Result<Child> {
     let bin = dir.join("kata-bin");
     fs::create_dir_all(&bin).context("a folder for the household")?;
     let path = bin.join(name);
@@ -94,7 +158,7 @@ fn spawn(dir: &Path, name: &str, arguments: Vec<String>) -> Result<Child> {
     Command::new(&path)
         .args(arguments)
         .env(HOME, dir)
-        .stdin(Stdio::null())
+        .stdin(if inherit { Stdio::inherit() } else { Stdio::null() })
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -119,16 +183,20 @@ pub fn ran() -> bool {
     let name = run_as.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let Some(home) = env::var_os(HOME).map(PathBuf::from) else { return false };
     match name {
-        "virtiofsd" if env::args().any(|word| word == "--child") => rest(&home),
+        "virtiofsd" if env::args().any(|word| word == "--child") => {
+            let parent = parent_id();
+            rest(|| home.exists() && parent_id() == parent);
+        }
         "virtiofsd" => {
             let child = Command::new(&run_as).args(env::args_os().skip(1)).arg("--child").spawn();
-            rest(&home);
+            rest(|| home.exists());
             if let Ok(mut child) = child {
                 let _gone = child.wait();
             }
         }
         "qemu-system-x86_64" => vcpus(&home, |n| format!("CPU {n}/KVM")),
         "cloud-hypervisor" => vcpus(&home, |n| format!("vcpu{n}")),
+        "firecracker" => vcpus(&home, |n| format!("fc_vcpu {n}")),
         _ => return false,
     }
     true
@@ -147,12 +215,12 @@ fn vcpus(home: &Path, name: impl Fn(u64) -> String) {
         };
         let _named = thread::Builder::new().name(name(n)).spawn(work);
     }
-    rest(home);
+    rest(|| home.exists());
 }
 
 /// Until nobody needs it any more.
-fn rest(home: &Path) {
-    while home.exists() {
+fn rest(wanted: impl Fn() -> bool) {
+    while wanted() {
         thread::sleep(LOOK);
     }
 }

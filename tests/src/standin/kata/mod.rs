@@ -1,4 +1,4 @@
-//! Kata's two shims as far as a Stats answer goes, and what they have on their host (`household`): what the guest's kernel counts, what the agent in the guest makes of
+//! Kata's two shims as far as a Stats answer goes, and what they have on their host (`household`, `run_files`): what the guest's kernel counts, what the agent in the guest makes of
 //! it, and what each shim puts into the message. The three steps stand apart, so that what the kernel said remains
 //! there to judge by.
 //!
@@ -9,6 +9,7 @@ pub mod agent;
 pub mod go;
 pub mod guest;
 pub mod household;
+pub mod run_files;
 pub mod rust;
 
 use std::env;

@@ -155,3 +155,26 @@ fn a_pod_is_the_sum_of_what_is_known_of_all_of_it() {
     assert_eq!((look.pods[0].containers, look.pods[0].container.as_deref()), ((1, 2), None));
     assert_eq!(look.containers.len(), 2);
 }
+
+#[test]
+fn what_a_vm_costs_beyond_its_containers_is_its_pods_and_may_be_below_0() {
+    let overhead = |time_ns, cpu_ns, memory| {
+        Some(TopOverhead { time_ns, cpu_ns: Some(cpu_ns), memory_bytes: Some(memory) })
+    };
+    let mut history = History::default();
+    let mut at = |seen: u64, overhead: Option<TopOverhead>| {
+        let sandbox = TopContainer { overhead, ..container(Some("web"), "s", "sandbox") };
+        let look =
+            look(&mut history, seen * SEC, vec![sandbox, container(Some("web"), "a", "pod_container")]);
+        let [row] = look.pods.as_slice() else { panic!("{look:?}") };
+        (row.overhead_cpu, row.overhead_memory)
+    };
+    assert_eq!(at(21, overhead(20 * SEC, 7, -5)), (None, Some(-5)), "one reading has no rate");
+    // The same reading, whose time was reckoned a little differently.
+    assert_eq!(at(23, overhead(20 * SEC + 3, 7, -5)), (None, Some(-5)));
+    let second = i64::try_from(SEC).expect("small");
+    assert_eq!(at(31, overhead(30 * SEC, 7 + 5 * second, 9)), (Some(second / 2), Some(9)));
+    assert_eq!(at(33, overhead(30 * SEC, 7 + 5 * second, 9)), (Some(second / 2), Some(9)));
+    assert_eq!(at(41, overhead(40 * SEC, 7 + 4 * second, 9)), (Some(-second / 10), Some(9)));
+    assert_eq!(at(51, None), (None, None));
+}

@@ -6,6 +6,8 @@ const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd
 const VMM: u32 = 30;
 const FILES: u32 = 31;
 const SHIM: u32 = 32;
+/// Kata's state names none.
+const NAMED: &[&str] = &[];
 
 /// A host whose processes are where a layout puts them.
 struct Host {
@@ -65,8 +67,8 @@ impl Host {
         format!("9:name=systemd:/x\n4:memory:/{memory}\n3:cpu,cpuacct:/{cpu}\n0::/\n")
     }
 
-    fn read(&self, named: &[&str]) -> HostUse {
-        let named: Vec<String> = named.iter().map(|path| (*path).to_owned()).collect();
+    fn read(&self, named: &[impl AsRef<str>]) -> HostUse {
+        let named: Vec<String> = named.iter().map(|path| path.as_ref().to_owned()).collect();
         let asked = Asked { sandbox: ID, named: &named, charged: &[VMM, FILES], others: &[SHIM] };
         read(self.root.path(), &asked)
     }
@@ -92,48 +94,78 @@ fn everything_in_one_cgroup() {
             for pid in [VMM, FILES, SHIM] {
                 host.process(pid, path, path);
             }
-            assert_eq!(host.read(&[]), of(700, 9), "{unified} {path}");
+            assert_eq!(host.read(NAMED), of(700, 9), "{unified} {path}");
             assert_eq!(host.read(&[path]), of(700, 9), "{unified} {path}: named and found is one");
         }
     }
 }
 
-/// `sandbox_cgroup_only = false` on v2: the hypervisor in the sandbox's cgroup, the rest in the overhead's.
+/// Where each shim puts a sandbox and its overhead with `sandbox_cgroup_only = false`: Go and Rust, cgroupfs and systemd.
+fn apart() -> [(String, String); 5] {
+    let scope = |slice: &str| format!("{slice}/cri-containerd-{ID}.scope");
+    [
+        (format!("kubepods/podx/kata_{ID}"), format!("kata_overhead/{ID}")),
+        // Literally so, colons and all (issue 2963).
+        (format!("kubepods-besteffort-podx.slice:cri-containerd:{ID}"), format!("kata_overhead/{ID}")),
+        (format!("kubepods.slice/kubepods-podx.slice:cri-containerd:{ID}"), format!("kata_overhead/{ID}")),
+        (format!("kubepods/burstable/podx/{ID}"), format!("kata_overhead/{ID}")),
+        (scope("kubepods.slice/kubepods-podx.slice"), format!("kata-overhead.slice/runtime-rs-{ID}.scope")),
+    ]
+}
+
+/// The hypervisor in the sandbox's cgroup, the rest in the overhead's: on v2, and on v1 where it is moved as a whole.
 #[test]
 fn an_overhead_beside_the_sandbox() {
-    let layouts = [
-        (format!("kubepods/podx/kata_{ID}"), format!("kata_overhead/{ID}")),
-        (format!("kubepods.slice/kubepods-podx.slice:cri-containerd:{ID}"), format!("kata_overhead/{ID}")),
-        (
-            format!("kubepods.slice/kubepods-podx.slice/cri-containerd-{ID}.scope"),
-            format!("kata-overhead.slice/runtime-rs-{ID}.scope"),
-        ),
-    ];
     for unified in [false, true] {
-        for (sandbox, overhead) in &layouts {
+        for (sandbox, overhead) in &apart() {
             let host = Host::new(unified);
             host.cgroup(sandbox, 700, 9);
             host.cgroup(overhead, 50, 2);
             host.process(VMM, sandbox, sandbox);
             host.process(FILES, overhead, overhead);
             host.process(SHIM, overhead, overhead);
-            assert_eq!(host.read(&[]), of(750, 11), "{unified} {sandbox}");
+            for named in [&[][..], &[sandbox.as_str(), overhead.as_str()]] {
+                assert_eq!(host.read(named), of(750, 11), "{unified} {sandbox}");
+            }
         }
     }
 }
 
-/// The same on v1: vCPU threads alone are in the sandbox's cgroup, and all memory is the overhead's.
+/// On v1 vCPU threads alone are in the sandbox's cgroup, and all memory is the overhead's (issue 4128).
 #[test]
 fn vcpu_threads_alone_in_the_sandbox() {
-    let (sandbox, overhead) = (format!("kubepods/podx/kata_{ID}"), format!("kata_overhead/{ID}"));
-    let host = Host::new(false);
-    host.cgroup(&sandbox, 0, 9);
-    host.cgroup(&overhead, 800, 2);
-    host.process(VMM, &overhead, &overhead);
-    host.thread(VMM, 33, &overhead, &sandbox);
-    host.process(FILES, &overhead, &overhead);
-    host.process(SHIM, &overhead, &overhead);
-    assert_eq!(host.read(&[&sandbox, &overhead]), of(800, 11));
+    for (sandbox, overhead) in &apart() {
+        let host = Host::new(false);
+        host.cgroup(sandbox, 0, 9);
+        host.cgroup(overhead, 800, 2);
+        host.process(VMM, overhead, overhead);
+        host.thread(VMM, 33, overhead, sandbox);
+        host.process(FILES, overhead, overhead);
+        host.process(SHIM, overhead, overhead);
+        for named in [&[][..], &[sandbox.as_str(), overhead.as_str()]] {
+            assert_eq!(host.read(named), of(800, 11), "{sandbox}");
+        }
+        // What a thread that was overlooked has used would be missing.
+        host.cgroup("elsewhere", 1, 1);
+        host.thread(VMM, 34, overhead, "elsewhere");
+        assert_eq!(host.read(NAMED), HostUse { cpu_ns: None, ..of(800, 0) }, "{sandbox}");
+    }
+}
+
+/// An empty overhead is charged for what its processes left (page cache) where Kata's state names it, and only there.
+#[test]
+fn an_overhead_without_a_process_counts_where_it_is_named() {
+    let (sandbox, overhead) = (format!("default/{ID}"), format!("kata_overhead/{ID}"));
+    for unified in [false, true] {
+        let host = Host::new(unified);
+        host.cgroup(&sandbox, 700, 9);
+        host.cgroup(&overhead, 50, 2);
+        for pid in [VMM, FILES, SHIM] {
+            host.process(pid, &sandbox, &sandbox);
+        }
+        assert_eq!(host.read(&[&sandbox, &overhead]), of(750, 11), "{unified}");
+        assert_eq!(host.read(&[&sandbox]), of(700, 9), "{unified}");
+    }
 }
 
 #[test]
@@ -146,11 +178,11 @@ fn what_is_charged_elsewhere_makes_the_sum_unknown() {
             host.cgroup(&elsewhere, 9_000, 99);
             host.process(VMM, &path, &path);
             host.process(FILES, &elsewhere, &elsewhere);
-            assert_eq!(host.read(&[]), HostUse::default(), "{unified} {elsewhere}");
+            assert_eq!(host.read(NAMED), HostUse::default(), "{unified} {elsewhere}");
             // A shim outside is not charged to the pod, and not looked for.
             host.process(FILES, &path, &path);
             host.process(SHIM, &elsewhere, &elsewhere);
-            assert_eq!(host.read(&[]), of(700, 9), "{unified} {elsewhere}");
+            assert_eq!(host.read(NAMED), of(700, 9), "{unified} {elsewhere}");
         }
     }
 }
@@ -163,17 +195,17 @@ fn a_cgroup_within_another_is_counted_once() {
     host.cgroup(&inner, 300, 4);
     host.process(VMM, &inner, &inner);
     host.process(FILES, &outer, &outer);
-    assert_eq!(host.read(&[]), of(700, 9));
+    assert_eq!(host.read(NAMED), of(700, 9));
 }
 
 #[test]
 fn without_a_process_or_a_file_nothing_is_said() {
     let host = Host::new(true);
-    assert_eq!(host.read(&[]), HostUse::default(), "nobody is there");
+    assert_eq!(host.read(NAMED), HostUse::default(), "nobody is there");
     let path = format!("podx/{ID}");
     host.process(VMM, &path, &path);
     host.process(FILES, &path, &path);
-    assert_eq!(host.read(&[]), HostUse::default(), "nothing counts");
+    assert_eq!(host.read(NAMED), HostUse::default(), "nothing counts");
     host.cgroup(&path, 1, 1);
     assert_eq!(host.read(&["../../etc", "/", ""]), of(1, 1), "no way elsewhere");
     let none = Asked { sandbox: ID, named: &[], charged: &[], others: &[VMM] };
