@@ -51,10 +51,14 @@ pub struct Sandbox {
 pub struct Wanted<'a> {
     /// How its id begins.
     pub name: &'a str,
+    /// Which of Kata's shims it has.
+    pub shim: Profile,
     /// What its shim says that it is.
     pub release: &'a str,
     /// `qemu` or `cloud-hypervisor`.
     pub hypervisor: &'a str,
+    /// The network namespace (a file) that its hypervisor is in; none = the host's.
+    pub network: Option<&'a Path>,
     /// The host may not look into its guest.
     pub confidential: bool,
     /// What its container does.
@@ -67,8 +71,10 @@ impl Default for Wanted<'_> {
     fn default() -> Self {
         Self {
             name: "s",
+            shim: Profile::Rust,
             release: "4.1.0",
             hypervisor: "qemu",
+            network: None,
             confidential: false,
             spec: Vec::new(),
             script: Script { guest: Some(Guest::worked(Cgroup::V2)), ..Script::stayer() },
@@ -90,20 +96,37 @@ impl Wanted<'_> {
     pub fn run(&self, collector: &Path) -> Result<Sandbox> {
         let id = self.id();
         let pod = wrapped_as(&id, &self.script, |lab| {
-            let dir = lab.dir().join("opt/kata/runtime-rs/bin");
+            let dir = lab.dir().join(place_of(self.shim).0);
             fs::create_dir_all(&dir).context("a folder for the shim")?;
             let path = dir.join("containerd-shim-kata-v2");
             household::linked(&binary(STANDIN)?, &path)?;
             fs::write(dir.join("release"), self.release).context("a release")?;
             lab.wrap(WRAPPER, &path)?;
-            lab.env.push((Profile::KEY.to_owned(), Profile::Rust.word().to_owned()));
+            lab.env.push((Profile::KEY.to_owned(), self.shim.word().to_owned()));
             lab.env.push((household::KEY.to_owned(), self.hypervisor.to_owned()));
+            if let Some(network) = self.network {
+                lab.env.push((household::NETWORK.to_owned(), network.display().to_string()));
+            }
             lab.env.push(("SHIMTAP_COLLECTOR".to_owned(), collector.display().to_string()));
             Ok(())
         })?;
-        let state = Path::new("/run/kata").join(&id);
+        let state = Path::new(place_of(self.shim).1).join(&id);
         // Another test may just have removed the folder that it lies in.
         eventually(LIMIT, "Kata's folder", || Ok(fs::create_dir_all(&state).ok()))?;
+        if self.shim == Profile::Rust {
+            self.write_state(&state)?;
+        }
+        for (key, value) in &self.spec {
+            pod.specify(key, value.clone())?;
+        }
+        let fifos = pod.run()?;
+        // containerd asks that at every Create.
+        pod.answers()?;
+        Ok(Sandbox { pod, _fifos: fifos, state, cgroup: None })
+    }
+
+    fn write_state(&self, dir: &Path) -> Result<()> {
+        let id = self.id();
         let text = serde_json::json!({
             "hypervisor": {
                 "hypervisor_type": self.hypervisor,
@@ -120,14 +143,7 @@ impl Wanted<'_> {
             "resource": {"cgroup_state": {"path": format!("shimtap/{id}"), "sandbox_cgroup_only": true}},
             "sandbox_type": "virt_container",
         });
-        fs::write(state.join("state.json"), text.to_string()).context("Kata's state")?;
-        for (key, value) in &self.spec {
-            pod.specify(key, value.clone())?;
-        }
-        let fifos = pod.run()?;
-        // containerd asks that at every Create.
-        pod.answers()?;
-        Ok(Sandbox { pod, _fifos: fifos, state, cgroup: None })
+        fs::write(dir.join("state.json"), text.to_string()).context("Kata's state")
     }
 }
 
@@ -187,7 +203,9 @@ impl Sandbox {
     /// Takes away what it left.
     pub fn clear(&mut self) {
         let _gone = fs::remove_dir_all(&self.state);
-        let _shared = fs::remove_dir("/run/kata");
+        for shared in self.state.ancestors().skip(1).take(2) {
+            let _with_others = fs::remove_dir(shared);
+        }
         let Some(path) = self.cgroup.take() else { return };
         for name in ["qemu-system-x86_64", "cloud-hypervisor", "virtiofsd"] {
             for pid in self.processes(name).unwrap_or_default() {
@@ -211,6 +229,14 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+/// Where kata-deploy installs a shim, and where that keeps what it knows of its sandboxes.
+fn place_of(shim: Profile) -> (&'static str, &'static str) {
+    match shim {
+        Profile::Rust | Profile::Runc => ("opt/kata/runtime-rs/bin", "/run/kata"),
+        Profile::Go(_) => ("opt/kata/bin", "/run/vc/sbs"),
     }
 }
 

@@ -16,6 +16,9 @@ use anyhow::{Context, Result};
 
 /// The variable that names the hypervisor to have: `qemu` or `cloud-hypervisor`; without it there is none.
 pub const KEY: &str = "STANDIN_HYPERVISOR";
+/// The variable that names a network namespace (a file) for the hypervisor, which is where Kata's shims have theirs (read); without
+/// it that is the host's.
+pub const NETWORK: &str = "STANDIN_NETWORK";
 /// Where the processes look whether they are still wanted.
 const HOME: &str = "STANDIN_HOME";
 /// What each vCPU works before it rests.
@@ -59,7 +62,9 @@ impl Household {
         };
         let socket = format!("{run}/virtiofsd.sock");
         let files = ["--socket-path", &socket, "--cache", "auto"].map(str::to_owned).to_vec();
-        Ok(Some(Self { files: spawn(dir, "virtiofsd", files)?, vmm: spawn(dir, name, arguments)? }))
+        let network = env::var_os(NETWORK).map(PathBuf::from);
+        let vmm = spawn(dir, name, arguments, network.as_deref())?;
+        Ok(Some(Self { files: spawn(dir, "virtiofsd", files, None)?, vmm }))
     }
 
     /// The hypervisor's number, which is every task's.
@@ -84,14 +89,23 @@ pub fn is_there(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-fn spawn(dir: &Path, name: &str, arguments: Vec<String>) -> Result<Child> {
+fn spawn(dir: &Path, name: &str, arguments: Vec<String>, network: Option<&Path>) -> Result<Child> {
     let bin = dir.join("kata-bin");
     fs::create_dir_all(&bin).context("a folder for the household")?;
     let path = bin.join(name);
     if !path.exists() {
         linked(&env::current_exe().context("own executable")?, &path)?;
     }
-    Command::new(&path)
+    let mut command = match network {
+        // It becomes what it runs: the child's number is the hypervisor's.
+        Some(network) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net={}", network.display())).arg(&path);
+            command
+        }
+        None => Command::new(&path),
+    };
+    command
         .args(arguments)
         .env(HOME, dir)
         .stdin(Stdio::null())
