@@ -120,7 +120,7 @@ fn everything_that_is_counted_is_counted_by_the_product() {
         found += fields.len();
         for field in fields {
             let counts = |way: &&str| code.contains(&format!(".{field}.{way}("));
-            if !WAYS.iter().any(|way| counts(&way)) {
+            if !WAYS.iter().any(counts) {
                 idle.push(format!("{source}: {field}"));
             }
         }
