@@ -5,7 +5,8 @@
 pub use crate::gen_collector::{
     Ack, Close, Count, Data, Event, EventKind, FromCollector, FromWrapper, Gap, GapReason, Gone, Hello,
     InnerFile, InnerShim, MethodReport, NotCaptured, Open, Ready, Report, RestartReason, Restarts, Settings,
-    Stats, StatsSource, Stdio, Stream, StreamAck, StreamPosition, Welcome, from_collector, from_wrapper,
+    Stall, Stats, StatsSource, Stdio, Stream, StreamAck, StreamPosition, Welcome, from_collector,
+    from_wrapper,
 };
 
 /// Service name on the wire.

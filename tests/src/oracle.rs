@@ -11,6 +11,7 @@ pub mod exposition;
 pub mod families;
 mod holes;
 mod journal;
+pub mod moved;
 mod otlp;
 mod sink;
 pub mod yaml;

@@ -1,15 +1,21 @@
 //! How containers live and end, in numbers that nobody else has, and what containerd's own records add to them: taken from
 //! real pods, and without containerd's API as well.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use shimtap_tests::on_each_containerd;
-use shimtap_tests::oracle::exposition::family;
+use shimtap_tests::oracle::exposition::{family, of_label};
 use shimtap_tests::rig::collector::Settings;
 use shimtap_tests::rig::cri::{Cri, Pod, Wanted};
+use shimtap_tests::rig::node::PATIENT;
 use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually};
+use shimtap_tests::standin::client::kata::{for_containerd, wrapped_as_kata};
+use shimtap_tests::standin::client::lab::Lab;
+use shimtap_tests::standin::kata::guest::{Cgroup, Guest};
+use shimtap_tests::standin::kata::{Profile, oom};
+use shimtap_tests::standin::script::{Output, Script};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -17,6 +23,8 @@ on_each_containerd!(
     every_end_is_counted_once_under_its_class_and_code,
     records_of_containerd_name_what_annotations_do_not,
     a_containerd_that_is_away_takes_no_name_from_anybody,
+    a_containerd_that_stands_still_holds_up_nothing_and_is_told_of,
+    a_vms_kill_for_want_of_memory_is_told_by_containerds_event,
     a_large_record_is_one_like_any_other,
 );
 
@@ -210,6 +218,141 @@ fn a_containerd_that_is_away_takes_no_name_from_anybody(version: Version) -> Res
         let second = cri.run_pod("q")?;
         await_sums(node, &[("shimtap_container_info", &["label_app=\"q\""], 1.0)])?;
         cri.remove_pod(&second)?;
+        cri.remove_pod(&pod)
+    })
+}
+
+/// How long a page may take while containerd hangs: nothing of ours waits for it.
+const PAGE: Duration = Duration::from_secs(2);
+
+/// containerd is there, takes connections and answers none. What starts meanwhile (a stand-in: containerd cannot) is shown by its
+/// OCI annotations, with its lines and its numbers; what was known stays; and it is said.
+fn a_containerd_that_stands_still_holds_up_nothing_and_is_told_of(version: Version) -> Result<()> {
+    let told = Settings {
+        containerd: "pod_labels = [\"app\"]\n".to_owned(),
+        sections: "[stats]\ninterval_secs = 1\n".to_owned(),
+        ..Settings::default()
+    };
+    Setup::new(version, Shim::Wrapped(Hook::Opt)).with_collector().telling(told).run(|node| {
+        let cri = node.cri()?;
+        let pod = cri.run_pod("p")?;
+        let id = run(cri, &pod, "c", &["sh", "-c", "while :; do echo line; sleep 0.1; done"])?;
+        await_sums(node, &[("shimtap_container_info", &["label_app=\"p\""], 2.0)])?;
+        node.signal_daemon(Signal::SIGSTOP)?;
+        let script = Script {
+            stdout: Output::lines(10, 64),
+            guest: Some(Guest::worked(Cgroup::V2)),
+            ..Script::stayer()
+        };
+        let late = wrapped_as_kata("late", Profile::Rust, &script, &node.collector_socket())?;
+        late.specify("annotations", annotations("late"))?;
+        let _fifos = late.run()?;
+        await_sums(node, &[("shimtap_containerd_state", &["state=\"down\""], 1.0)])?;
+        let lines = "shimtap_container_log_lines_total";
+        await_sums(
+            node,
+            &[
+                (lines, &["container=\"app\"", "pod=\"late\"", "stream=\"stdout\""], 10.0),
+                ("shimtap_container_info", &["label_app=\"p\""], 2.0),
+            ],
+        )?;
+        eventually(LIMIT, "its numbers", || {
+            let text = node.collector(|collector| collector.get("/metrics/cadvisor?scope=vm"))?;
+            let rows = family(&text, "container_memory_working_set_bytes")?;
+            let named = |(labels, _): &(&str, f64)| labels.contains("pod=\"late\"");
+            Ok(rows.iter().any(named).then_some(()))
+        })?;
+        nothing_waits(node, &id)?;
+        node.signal_daemon(Signal::SIGCONT)?;
+        await_sums(
+            node,
+            &[
+                ("shimtap_containerd_state", &["state=\"up\""], 1.0),
+                ("shimtap_containerd_waiting_containers", &[], 0.0),
+            ],
+        )?;
+        late.end()?;
+        cri.remove_pod(&pod)
+    })
+}
+
+/// Every page and `shimtap ps` come in time, say what is the matter, and what containers use is shown as it goes on.
+fn nothing_waits(node: &Node, id: &str) -> Result<()> {
+    let page = |path: &str| -> Result<String> {
+        let began = Instant::now();
+        let text = node.collector(|collector| collector.get(path))?;
+        ensure!(began.elapsed() < PAGE, "{path} took {:?}", began.elapsed());
+        Ok(text)
+    };
+    ensure!(page("/healthz")? == "ok\n", "it is well itself");
+    ensure!(page("/readyz")?.contains("annotations alone"), "{}", page("/readyz")?);
+    let began = Instant::now();
+    node.collector(|collector| collector.ps())?;
+    ensure!(began.elapsed() < PAGE, "ps took {:?}", began.elapsed());
+    // Its log has no reader now, so it waits, as it would without us; its numbers come all the same.
+    let seen = || -> Result<(f64, u64)> {
+        let name = format!("name=\"{id}\"");
+        let waited = sum(&page("/metrics")?, "shimtap_container_log_stalled_seconds_total", &[&name])?;
+        Ok((waited, of_label(&page("/metrics/cadvisor?scope=all")?, "name", id)?.time_ms))
+    };
+    let before = seen()?;
+    eventually(LIMIT, "it to wait for longer, and a newer sample", || {
+        let now = seen()?;
+        Ok((now.0 > before.0 && now.1 > before.1).then_some(()))
+    })
+}
+
+/// As CRI says whose container it is.
+fn annotations(pod: &str) -> serde_json::Value {
+    serde_json::json!({
+        "io.kubernetes.cri.container-type": "container",
+        "io.kubernetes.cri.sandbox-id": format!("sandbox-of-{pod}"),
+        "io.kubernetes.cri.sandbox-namespace": "rig",
+        "io.kubernetes.cri.sandbox-name": pod,
+        "io.kubernetes.cri.container-name": "app",
+    })
+}
+
+/// A VM's kills are in no Stats answer. What tells of one is the event that the shim publishes past the wrapper, at the address that
+/// came to it through the wrapper; containerd passes it on to who asks for it, which is the collector. The container's end
+/// comes after it.
+fn a_vms_kill_for_want_of_memory_is_told_by_containerds_event(version: Version) -> Result<()> {
+    let lab = Lab::new()?;
+    let file = lab.dir().join("oom");
+    let named = [(oom::KEY, file.to_str().context("a path")?)];
+    let inner = for_containerd(lab.dir(), Profile::Rust, &Guest::worked(Cgroup::V2), &named)?;
+    let hook = if version.tools()?.honours_runtime_path() { Hook::Path } else { Hook::Opt };
+    let told = Settings { sections: "[stats]\ninterval_secs = 1\n".to_owned(), ..Settings::default() };
+    let setup = Setup::new(version, Shim::Wrapped(hook)).with_collector().telling(told);
+    setup.shim_toml(&format!("{PATIENT}{inner}")).run(|node| {
+        let cri = node.cri()?;
+        await_sums(node, &[("shimtap_containerd_state", &["state=\"up\""], 1.0)])?;
+        let pod = cri.run_pod("vm")?;
+        let (fat, lean) = (run(cri, &pod, "fat", &["fat"])?, run(cri, &pod, "lean", &["lean"])?);
+        let kills = |id: &str, wanted: Option<f64>| {
+            let mut last = None;
+            eventually(LIMIT, "its kills", || {
+                let text = node.collector(|collector| collector.get("/metrics/cadvisor?scope=vm"))?;
+                last = of_label(&text, "name", id)?.values.get("container_oom_events_total").copied();
+                Ok((last == wanted).then_some(()))
+            })
+            .with_context(|| format!("{last:?}, not {wanted:?}"))
+        };
+        // Nobody was killed since the collector listens.
+        kills(&fat, Some(0.0))?;
+        std::fs::write(&file, &fat).context("have it killed")?;
+        let status = cri.await_exit(&fat)?;
+        ensure!(status.exit_code == 137, "{status:?}");
+        await_sums(
+            node,
+            &[
+                ("shimtap_containerd_oom_events_total", &[], 1.0),
+                ("shimtap_container_exits_total", &["class=\"oom\"", "code=\"137\"", "shim=\"kata\""], 1.0),
+                ("shimtap_container_exits_total", &[], 1.0),
+            ],
+        )?;
+        kills(&fat, Some(1.0))?;
+        kills(&lean, Some(0.0))?;
         cri.remove_pod(&pod)
     })
 }

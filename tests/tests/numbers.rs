@@ -3,15 +3,16 @@
 //!
 //! Runs on whichever cgroup version the machine has, and on v2 in the node VM.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use shimtap_tests::on_each_containerd;
 use shimtap_tests::oracle::cgroup::{self, Figures};
-use shimtap_tests::oracle::exposition::{family, of_container};
+use shimtap_tests::oracle::exposition::{family, of_container, of_label};
 use shimtap_tests::rig::collector::Settings;
-use shimtap_tests::rig::cri::{Cri, Wanted};
+use shimtap_tests::rig::cri::{Cri, LinuxContainerResources, Wanted};
 use shimtap_tests::rig::run::run;
 use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually};
 
@@ -21,6 +22,7 @@ on_each_containerd!(
     every_number_is_the_kernels_or_absent,
     a_short_life_has_its_last_cpu_time,
     an_oom_kill_is_counted,
+    limits_are_those_of_the_cgroup_as_it_was_made_and_as_it_was_changed,
     the_network_is_shown_once_per_pod_and_never_the_hosts
 );
 
@@ -130,6 +132,72 @@ fn an_oom_kill_is_counted(version: Version) -> Result<()> {
         .with_context(|| format!("the kernel counted {truth:?}"))?;
         node.remove(&id)
     })
+}
+
+/// A container's limits are those that runc has written into its cgroup, from the OCI spec and from each Update: what is shown is
+/// the kernel's, and what the kernel has no limit for is absent.
+fn limits_are_those_of_the_cgroup_as_it_was_made_and_as_it_was_changed(version: Version) -> Result<()> {
+    const MEMORY: i64 = 64 << 20;
+    Setup::new(version, Shim::Wrapped(Hook::Opt)).with_collector().run(|node| {
+        let cri = node.cri()?;
+        let pod = cri.run_pod("p")?;
+        let limited = Wanted {
+            name: "c",
+            command: &["sleep", "1000"],
+            cpu_quota_us: 50_000,
+            cpu_shares: 512,
+            memory_limit_bytes: MEMORY,
+            ..Wanted::default()
+        };
+        let id = cri.run(&pod, &limited)?;
+        limits_agree(node, &id, 50_000.0, 512.0)?;
+        let of = |cpu_quota, cpu_shares| LinuxContainerResources {
+            cpu_period: 100_000,
+            cpu_quota,
+            cpu_shares,
+            memory_limit_in_bytes: MEMORY / 2,
+            oom_score_adj: 0,
+        };
+        for (quota, shares) in [(70_000_i32, 256_i32), (-1, 1024)] {
+            cri.update(&id, of(quota.into(), shares.into()))?;
+            limits_agree(node, &id, quota.into(), shares.into())?;
+        }
+        cri.remove_pod(&pod)
+    })
+}
+
+/// Waits until what is shown of a container's limits is what its cgroup says, with this quota and these shares in it.
+fn limits_agree(node: &Node, id: &str, quota: f64, shares: f64) -> Result<()> {
+    const SHARES: &str = "container_spec_cpu_shares";
+    const SWAP: &str = "container_spec_memory_swap_limit_bytes";
+    let group = format!("{}/{id}", node.mark());
+    let mut truth = cgroup::limits(&group)?;
+    let asked = truth.get("container_spec_cpu_quota").copied();
+    ensure!(asked == Some(quota).filter(|quota| *quota > 0.0), "the kernel has {truth:?}");
+    if cgroup::is_v2() {
+        // runc makes a weight of shares, by a line until 1.3 and by a curve since.
+        let exponent = (shares.log2().powi(2) + 125.0 * shares.log2()) / 612.0 - 7.0 / 34.0;
+        let line = (1.0 + (shares - 2.0) * 9_999.0 / 262_142.0).floor();
+        let weight = cgroup::weight(&group)?;
+        ensure!([line, 10_f64.powf(exponent).ceil()].contains(&weight), "{shares} shares are {weight}");
+        truth.insert(SHARES, shares);
+    }
+    let mut shown = BTreeMap::new();
+    eventually(LIMIT, "its limits", || {
+        let text = node.collector(|collector| collector.get("/metrics/cadvisor?scope=all"))?;
+        shown = of_label(&text, "name", id)?.values;
+        shown.retain(|name, _| name.starts_with("container_spec_"));
+        if !truth.contains_key(SWAP) {
+            // A kernel without accounting of swap has no such limit, whatever the spec asks for.
+            shown.remove(SWAP);
+        }
+        Ok(shown
+            .iter()
+            .map(|(name, value)| (name.as_str(), value))
+            .eq(truth.iter().map(|(n, v)| (*n, v)))
+            .then_some(()))
+    })
+    .with_context(|| format!("shown {shown:?}, and the kernel has {truth:?}"))
 }
 
 /// Two pods, one with a network of its own. Its sandbox shows what its containers see of that, except for a device that only

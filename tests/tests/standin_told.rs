@@ -1,28 +1,31 @@
-//! Each death of a wrapper's own processes is told with its reason, its pid and, where it can be known, its signal: in `shimtap ps`,
-//! in the collector's log and in `shimtap_wrapper_restarts_total`.
+//! What a wrapper tells of itself. Each death of its own processes, with its reason, its pid and, where it can be known, its signal:
+//! in `shimtap ps`, in the collector's log and in `shimtap_wrapper_restarts_total`. And for how long containerd took nothing of a
+//! container's output.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use containerd_shim_protos::api;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use shimtap_tests::{
+    oracle::exposition::family,
     rig::{
         collector::Collector,
         deaths::{Death, told},
-        eventually,
+        eventually, now_and_then,
     },
     standin::{
         client::{
             PATIENCE,
-            pod::Pod,
+            pod::{self, Fifos, Pod},
             upgrade::{NEXT, brought_to},
             wrapped::wrapped_in,
         },
         procs,
-        script::Script,
+        script::{Output, Script},
         stall,
     },
 };
@@ -32,8 +35,13 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// A quiet pod, and a collector to which its wrapper is connected.
 fn attached() -> Result<(Pod, Collector)> {
+    attached_with(&Script::stayer())
+}
+
+/// The same with this script.
+fn attached_with(script: &Script) -> Result<(Pod, Collector)> {
     let mut collector = None;
-    let pod = wrapped_in(&Script::stayer(), |lab| {
+    let pod = wrapped_in(script, |lab| {
         lab.reconfigure("[start]", "[stats]\ninterval_ms = 1000\n[start]")?;
         collector = Some(lab.collector()?);
         Ok(())
@@ -137,5 +145,40 @@ fn a_worker_that_begins_anew() -> Result<()> {
     let worker = pod.worker()?.pid;
     brought_to(&pod, NEXT)?;
     is_of(&told(&collector, worker.as_raw(), "replaced")?, "worker", None)?;
+    over(&pod, collector)
+}
+
+/// A reader that has stopped holds a container up, which nobody else tells of: of the stream that it stopped at, for as long as it
+/// did, while it does so too.
+#[test]
+fn how_long_containerd_took_nothing_of_a_stream_is_told_of_that_stream() -> Result<()> {
+    // More than all FIFOs and pipes on the way hold.
+    let script =
+        Script { stdout: Output::lines(4_000, 100), stderr: Output::lines(3, 64), ..Script::stayer() };
+    let (pod, collector) = attached_with(&script)?;
+    let fifos = Fifos::create_stalled(&pod.lab.fifo_dir(), &pod.id)?;
+    fifos.stderr.resume();
+    pod.connection.call("Create", &pod.create_request(&fifos))?.message::<api::CreateTaskResponse>()?;
+    pod.connection.call("Start", &pod::start(&pod.id, ""))?.message::<api::StartResponse>()?;
+    let waited = |stream: &str| -> Result<Option<f64>> {
+        let text = collector.get("/metrics")?;
+        let rows = family(&text, "shimtap_container_log_stalled_seconds_total")?;
+        let its = |(labels, _): &&(&str, f64)| labels.contains(&format!("stream=\"{stream}\""));
+        Ok(rows.iter().find(its).map(|(_, value)| *value))
+    };
+    eventually(LIMIT, "more than a second", || Ok(waited("stdout")?.filter(|s| *s > 1.0).map(drop)))?;
+    ensure!(waited("stderr")? == Some(0.0), "stderr waited for {:?}", waited("stderr")?);
+    fifos.stdout.resume();
+    fifos.stdout.wait_len(400_000, PATIENCE)?;
+    // After one more round of the wrapper's it is what it was after the one before.
+    let mut last = None;
+    let whole = now_and_then(Duration::from_millis(1_500), LIMIT, "it to stand still", || {
+        let now = waited("stdout")?;
+        Ok(now.filter(|_| std::mem::replace(&mut last, now) == now))
+    })?;
+    ensure!(whole > 1.0, "{whole} s");
+    // It is the worker's own: the next one counts anew.
+    procs::kill(pod.worker()?.pid)?;
+    eventually(LIMIT, "the next worker's word", || Ok((waited("stdout")? == Some(0.0)).then_some(())))?;
     over(&pod, collector)
 }

@@ -215,6 +215,11 @@ impl Session {
         for (handle, task) in &self.tasks {
             task.container.live().stats_refused = report.stats_refused.contains(handle);
         }
+        for stall in &report.stalls {
+            if let Some(stream) = self.streams.get(&stall.handle) {
+                stream.slot.counts.stalled(stall.ns);
+            }
+        }
         for notice in self.wrapper.reported(report) {
             let about = self.wrapper.about();
             notice.say(&about);

@@ -63,6 +63,9 @@ pub const KEEP_ENDED: Duration = Duration::from_secs(120);
 /// Execs of one container that are timed at once; more are counted and not timed.
 const EXECS: usize = 256;
 
+/// No time that anything lasts.
+const NOT_TOLD: u64 = u64::MAX;
+
 /// An exec as far as it was told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ExecState {
@@ -89,6 +92,8 @@ pub struct StreamCounts {
     pub lines: AtomicU64,
     /// Bytes that are not here, by reason.
     pub gap_bytes: Counts<HoleReason>,
+    /// How long containerd took nothing of it, in ns; [`NOT_TOLD`] where its wrapper does not say.
+    stalled_ns: AtomicU64,
     ending: Mutex<Option<Ending>>,
 }
 
@@ -229,6 +234,7 @@ impl StreamCounts {
             bytes: AtomicU64::new(0),
             lines: AtomicU64::new(0),
             gap_bytes: Counts::default(),
+            stalled_ns: AtomicU64::new(NOT_TOLD),
             ending: Mutex::new(None),
         }
     }
@@ -246,6 +252,17 @@ impl StreamCounts {
             self.gap_bytes.add(hole.reason, hole.bytes);
         }
         *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = row.ending;
+    }
+
+    /// Its wrapper says for how long containerd took nothing of it, in ns, all times together.
+    pub fn stalled(&self, ns: u64) {
+        self.stalled_ns.store(ns, Ordering::Relaxed);
+    }
+
+    /// What it said last.
+    #[must_use]
+    pub fn stalled_ns(&self) -> Option<u64> {
+        Some(self.stalled_ns.load(Ordering::Relaxed)).filter(|ns| *ns != NOT_TOLD)
     }
 
     /// The stream ended.

@@ -1,5 +1,5 @@
-//! The one table of metric names. `docs/metrics.md` is generated from it, and a test walks it: a family that no
-//! endpoint shows fails.
+//! The one table of metric names. `docs/metrics.md` is generated from it, and tests walk it: a family that no endpoint shows
+//! fails, and so does one that nothing makes leave its first value (`own/moved.rs`).
 
 /// Where a family is shown; each has exactly one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +125,7 @@ families! {
     CONTAINER_LOG_BYTES Own Counter "shimtap_container_log_bytes_total" ["container", "id", "name", "namespace", "pod", "stream"] "Bytes of this container's output in lines; absent where it is not captured.";
     CONTAINER_LOG_LINES Own Counter "shimtap_container_log_lines_total" ["container", "id", "name", "namespace", "pod", "stream"] "Lines made of them.";
     CONTAINER_LOG_GAP_BYTES Own Counter "shimtap_container_log_gap_bytes_total" ["container", "id", "name", "namespace", "pod", "stream"] "Bytes of this container's output that are not here, whatever the reason.";
+    CONTAINER_LOG_STALLED Own Counter "shimtap_container_log_stalled_seconds_total" ["container", "id", "name", "namespace", "pod", "stream"] "Time for which containerd took nothing of this container's output though there was some, so that the container may have waited.";
     CREATE_SECONDS Own Histogram "shimtap_container_create_seconds" ["handler", "shim"] "Time that the shim took to create containers, of those it did create.";
     START_SECONDS Own Histogram "shimtap_container_start_seconds" ["handler", "shim"] "Time that the shim took to start containers, of those it did start.";
     EXITS Own Counter "shimtap_container_exits_total" ["handler", "shim", "class", "code"] "Containers that ended, by how; start_failure is what Create or Start refused.";

@@ -205,4 +205,8 @@ fn label(key: &str, value: &str) -> String {
 }
 
 #[cfg(test)]
+mod everything;
+#[cfg(test)]
+mod moved;
+#[cfg(test)]
 mod tests;

@@ -2664,6 +2664,8 @@ pub struct Report {
     pub inner_file: ::protobuf::MessageField<InnerFile>,
     // @@protoc_insertion_point(field:shimtap.v1.Report.stats_refused)
     pub stats_refused: ::std::vec::Vec<u32>,
+    // @@protoc_insertion_point(field:shimtap.v1.Report.stalls)
+    pub stalls: ::std::vec::Vec<Stall>,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.Report.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -2727,6 +2729,9 @@ impl ::protobuf::Message for Report {
                 88 => {
                     self.stats_refused.push(is.read_uint32()?);
                 },
+                98 => {
+                    self.stalls.push(is.read_message()?);
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -2774,6 +2779,10 @@ impl ::protobuf::Message for Report {
             my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
         }
         my_size += ::protobuf::rt::vec_packed_uint32_size(11, &self.stats_refused);
+        for value in &self.stalls {
+            let len = value.compute_size();
+            my_size += 1 + ::protobuf::rt::compute_raw_varint64_size(len) + len;
+        };
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -2811,6 +2820,9 @@ impl ::protobuf::Message for Report {
             ::protobuf::rt::write_message_field_with_cached_size(10, v, os)?;
         }
         os.write_repeated_packed_uint32(11, &self.stats_refused)?;
+        for v in &self.stalls {
+            ::protobuf::rt::write_message_field_with_cached_size(12, v, os)?;
+        };
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
     }
@@ -2839,6 +2851,7 @@ impl ::protobuf::Message for Report {
         self.unwrapped_why.clear();
         self.inner_file.clear();
         self.stats_refused.clear();
+        self.stalls.clear();
         self.special_fields.clear();
     }
 
@@ -2855,6 +2868,110 @@ impl ::protobuf::Message for Report {
             unwrapped_why: ::std::string::String::new(),
             inner_file: ::protobuf::MessageField::none(),
             stats_refused: ::std::vec::Vec::new(),
+            stalls: ::std::vec::Vec::new(),
+            special_fields: ::protobuf::SpecialFields::new(),
+        };
+        &instance
+    }
+}
+
+// @@protoc_insertion_point(message:shimtap.v1.Stall)
+#[derive(PartialEq,Clone,Default,Debug)]
+pub struct Stall {
+    // message fields
+    // @@protoc_insertion_point(field:shimtap.v1.Stall.handle)
+    pub handle: u32,
+    // @@protoc_insertion_point(field:shimtap.v1.Stall.ns)
+    pub ns: u64,
+    // special fields
+    // @@protoc_insertion_point(special_field:shimtap.v1.Stall.special_fields)
+    pub special_fields: ::protobuf::SpecialFields,
+}
+
+impl<'a> ::std::default::Default for &'a Stall {
+    fn default() -> &'a Stall {
+        <Stall as ::protobuf::Message>::default_instance()
+    }
+}
+
+impl Stall {
+    pub fn new() -> Stall {
+        ::std::default::Default::default()
+    }
+}
+
+impl ::protobuf::Message for Stall {
+    const NAME: &'static str = "Stall";
+
+    fn is_initialized(&self) -> bool {
+        true
+    }
+
+    fn merge_from(&mut self, is: &mut ::protobuf::CodedInputStream<'_>) -> ::protobuf::Result<()> {
+        while let Some(tag) = is.read_raw_tag_or_eof()? {
+            match tag {
+                8 => {
+                    self.handle = is.read_uint32()?;
+                },
+                16 => {
+                    self.ns = is.read_uint64()?;
+                },
+                tag => {
+                    ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
+                },
+            };
+        }
+        ::std::result::Result::Ok(())
+    }
+
+    // Compute sizes of nested messages
+    #[allow(unused_variables)]
+    fn compute_size(&self) -> u64 {
+        let mut my_size = 0;
+        if self.handle != 0 {
+            my_size += ::protobuf::rt::uint32_size(1, self.handle);
+        }
+        if self.ns != 0 {
+            my_size += ::protobuf::rt::uint64_size(2, self.ns);
+        }
+        my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
+        self.special_fields.cached_size().set(my_size as u32);
+        my_size
+    }
+
+    fn write_to_with_cached_sizes(&self, os: &mut ::protobuf::CodedOutputStream<'_>) -> ::protobuf::Result<()> {
+        if self.handle != 0 {
+            os.write_uint32(1, self.handle)?;
+        }
+        if self.ns != 0 {
+            os.write_uint64(2, self.ns)?;
+        }
+        os.write_unknown_fields(self.special_fields.unknown_fields())?;
+        ::std::result::Result::Ok(())
+    }
+
+    fn special_fields(&self) -> &::protobuf::SpecialFields {
+        &self.special_fields
+    }
+
+    fn mut_special_fields(&mut self) -> &mut ::protobuf::SpecialFields {
+        &mut self.special_fields
+    }
+
+    fn new() -> Stall {
+        Stall::new()
+    }
+
+    fn clear(&mut self) {
+        self.handle = 0;
+        self.ns = 0;
+        self.special_fields.clear();
+    }
+
+    fn default_instance() -> &'static Stall {
+        static instance: Stall = Stall {
+            handle: 0,
+            ns: 0,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance

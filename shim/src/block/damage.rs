@@ -58,7 +58,7 @@ impl Patient {
         assert_eq!(reopened.is_ok_and(|block| block.is_ok()), whole, "opened if it says that it is one");
         assert!(tables.tasks().len() <= TASKS && tables.streams().len() <= STREAMS);
         assert!(tables.conns().len() <= CONNS && tables.pendings().len() <= PENDINGS);
-        let _ = report::Reporter::new().changed(self.block);
+        let _ = report::Reporter::new().changed(self.block, &self.board.stalls);
         let _ = worker::hands::pipes_in_use(self.block);
         let _ = self.board.has_said_everything(self.block);
         if mode & 1 == 0 {

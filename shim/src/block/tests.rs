@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use super::*;
+use super::{counters::Counter, *};
 use crate::sys::shared::memfd;
 
 fn duplicate(fd: BorrowedFd<'_>) -> OwnedFd {
@@ -184,4 +184,36 @@ mod plain_memory {
             }
         });
     }
+}
+
+/// All of this crate's sources but their tests, and but the list itself.
+fn product(dir: &std::path::Path) -> String {
+    let mut out = String::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let is_list = path.ends_with("block/counters.rs");
+        if path.is_dir() {
+            out += &product(&path);
+        } else if !is_list && path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            out += text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        }
+    }
+    out
+}
+
+/// A counter that nobody counts would be shown as 0 for ever, which says that nothing of the kind happened.
+#[test]
+fn each_counter_is_counted_somewhere() {
+    let text = product(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let used = |counter: &Counter| {
+        let name = format!("Counter::{counter:?}");
+        text.match_indices(&name).any(|(at, _)| {
+            let next = text[at + name.len()..].chars().next();
+            !next.is_some_and(|c| c.is_ascii_alphanumeric())
+        })
+    };
+    let idle: Vec<_> =
+        Counter::ALL.iter().map(|(counter, _)| counter).filter(|counter| !used(counter)).collect();
+    assert!(idle.is_empty(), "nobody counts {idle:?}");
 }

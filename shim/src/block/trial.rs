@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     events::EventRing,
-    link::report::Reporter,
+    link::{report::Reporter, stalls::Stalls},
     sys::{
         Errno,
         atomic::AtomicU32,
@@ -145,7 +145,7 @@ fn begin(block: &'static Block) -> Result<(), Errno> {
         let Some((_, behind)) = ring.at(position) else { break };
         position = behind;
     }
-    let _ = Reporter::new().changed(block);
+    let _ = Reporter::new().changed(block, &Stalls::default());
     Ok(())
 }
 

@@ -12,6 +12,7 @@ mod pulse;
 mod refusals;
 pub(crate) mod report;
 mod session;
+pub(crate) mod stalls;
 mod stats;
 mod streams;
 
@@ -31,7 +32,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use shimtap_proto::link::StatsSource;
 use tokio::time::Instant;
 
-use self::{alarm::Alarm, bell::Bell, pulse::Pulse};
+use self::{alarm::Alarm, bell::Bell, pulse::Pulse, stalls::Stalls};
 use crate::{
     block::{Block, Stream, StreamState, TaskState, linked},
     keeper::FD_FLOOR,
@@ -59,6 +60,8 @@ pub struct Switchboard {
     busy_since: AtomicU64,
     /// A collector is about: it was attached at some time, or its socket is there.
     about: AtomicBool,
+    /// How long containerd took nothing.
+    pub(crate) stalls: Stalls,
     samples: Mutex<Vec<Sample>>,
     /// When we asked for a task's statistics last, by its handle: a new connection to a collector is no reason to ask again.
     asked: Mutex<BTreeMap<u32, Instant>>,
@@ -110,6 +113,7 @@ impl Switchboard {
             attached: AtomicBool::new(false),
             busy_since: AtomicU64::new(1),
             about: AtomicBool::new(false),
+            stalls: Stalls::default(),
             samples: Mutex::new(Vec::new()),
             asked: Mutex::new(BTreeMap::new()),
         })

@@ -3,14 +3,14 @@
 use std::sync::atomic::Ordering;
 
 use shimtap_proto::{
-    link::{Count, InnerFile, MethodReport, Report, Restarts},
+    link::{Count, InnerFile, MethodReport, Report, Restarts, Stall},
     ttrpc::Method,
 };
 
-use super::inner;
+use super::{inner, stalls::Stalls};
 use crate::{
     block::{
-        Block, ConnState, Pending, PendingState, Tables,
+        Block, ConnState, Pending, PendingState, Stream, StreamState, Tables,
         care::{Mode, Reason},
         counters::Counter,
     },
@@ -40,8 +40,9 @@ impl Reporter {
     }
 
     /// The counters, where they differ from what was last said.
-    pub fn changed(&mut self, block: &Block) -> Option<Report> {
+    pub fn changed(&mut self, block: &Block, stalls: &Stalls) -> Option<Report> {
         let mut report = make(block.tables());
+        report.stalls = waited(block.tables(), stalls);
         report.inner_file = self.file_of(block, report.inner_pid).into();
         report.stats_refused.clone_from(&self.refused);
         if self.last.as_ref() == Some(&report) {
@@ -80,6 +81,18 @@ fn make(tables: &Tables) -> Report {
         inner_pid: inner::pid(tables),
         ..Default::default()
     }
+}
+
+/// Each stream's, those that never waited too: that is known as well.
+fn waited(tables: &Tables, stalls: &Stalls) -> Vec<Stall> {
+    let now = monotonic_ns();
+    let captured = tables.streams().iter().enumerate();
+    let captured = captured.filter(|(_, stream)| StreamState::load(&stream.state) != StreamState::Free);
+    let of = |(index, stream): (usize, &Stream)| {
+        let handle = stream.handle.load(Ordering::Relaxed);
+        Stall { handle, ns: stalls.of(index, handle, now), ..Default::default() }
+    };
+    captured.map(of).filter(|stall| stall.handle != 0).collect()
 }
 
 fn restarts(tables: &Tables) -> Vec<Restarts> {

@@ -243,7 +243,7 @@ impl Session {
             }
         }
         self.reporter.note_refused(self.poller.refused());
-        if let Some(report) = self.reporter.changed(self.block) {
+        if let Some(report) = self.reporter.changed(self.block, &self.board.stalls) {
             self.sender.send(&up(from_wrapper::Body::Report(report))).await?;
         }
         Ok(())

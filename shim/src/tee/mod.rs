@@ -45,6 +45,8 @@ struct Running {
     pace: Pace,
     /// Since when containerd's end has taken nothing though we had something (CLOCK_MONOTONIC ns).
     stalled_ns: Option<u64>,
+    /// That is being counted (`link::stalls`).
+    waits: bool,
     /// What it does not take is being thrown away.
     discarding: bool,
     /// When the last byte moved.

@@ -19,6 +19,7 @@ use crate::{
         words::{load, store, wide},
     },
     keeper::protocol::Operation,
+    link::Switchboard,
     relay::Want,
     sys::{
         Errno, Kernel, epoll,
@@ -221,6 +222,7 @@ impl Worker {
                     let running = self.tee.running(index);
                     running.in_pipe = Some(held);
                     (running.stalled_ns, running.discarding) = (None, false);
+                    self.tee.waits_no_more(index, self.board);
                 }
                 Moved::Blocked | Moved::End
                     if self.tee.running(index).reader_gone || self.tee.is_stalled(index, patience_ns) =>
@@ -231,9 +233,13 @@ impl Worker {
                         self.tee.running(index).in_pipe = Some(held);
                         let reason = self.tee.reason_to_discard(index);
                         self.block.tables().counters.add_many(reason, wide(n));
+                        self.tee.waits_no_more(index, self.board);
                     }
                 }
-                Moved::Blocked | Moved::End => return Ok(Step::Wait(Want::Target)),
+                Moved::Blocked | Moved::End => {
+                    self.tee.waits(index, stream, self.board);
+                    return Ok(Step::Wait(Want::Target));
+                }
             }
         }
         if load(&stream.teed) == 0 && moving > 0 {
@@ -350,6 +356,20 @@ impl super::Tee {
         let since = *running.stalled_ns.get_or_insert(now);
         running.discarding |= now.saturating_sub(since) >= patience_ns;
         running.discarding
+    }
+
+    /// containerd's end takes nothing.
+    fn waits(&mut self, index: usize, stream: &Stream, board: &Switchboard) {
+        if !std::mem::replace(&mut self.running(index).waits, true) {
+            board.stalls.begins(index, stream.handle.load(Ordering::Relaxed), monotonic_ns());
+        }
+    }
+
+    /// It took something, or what it did not take is gone.
+    fn waits_no_more(&mut self, index: usize, board: &Switchboard) {
+        if std::mem::take(&mut self.running(index).waits) {
+            board.stalls.ends(index, monotonic_ns());
+        }
     }
 
     fn reason_to_discard(&self, index: usize) -> Counter {

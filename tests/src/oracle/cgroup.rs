@@ -34,6 +34,44 @@ pub fn figures(path: &str) -> Result<Figures> {
     if is_v2() { of_v2(&Path::new(ROOT).join(path)) } else { of_v1(path) }
 }
 
+/// The limits of the cgroup at `path`, under the exposition's names; what has none is absent, and so is a limit of swap where the
+/// kernel has no such file.
+pub fn limits(path: &str) -> Result<Figures> {
+    let path = path.trim_start_matches('/');
+    let mut found = Figures::new();
+    let mut put = |name, value: Option<f64>| {
+        // What v1 shows where there is no limit.
+        if let Some(value) = value.filter(|value| (0.0..4e18).contains(value)) {
+            found.insert(name, value);
+        }
+    };
+    if is_v2() {
+        let dir = Path::new(ROOT).join(path);
+        let text = fs::read_to_string(dir.join("cpu.max")).context("read cpu.max")?;
+        let mut words = text.split_whitespace().map(|word| word.parse().ok());
+        put("container_spec_cpu_quota", words.next().flatten());
+        put("container_spec_cpu_period", words.next().flatten());
+        // "max" is no number.
+        let memory = single(&dir.join("memory.max")).ok();
+        put("container_spec_memory_limit_bytes", memory);
+        let swap = single(&dir.join("memory.swap.max")).ok();
+        put("container_spec_memory_swap_limit_bytes", memory.zip(swap).map(|(memory, swap)| memory + swap));
+        return Ok(found);
+    }
+    let at = |controller: &str, file: &str| single(&Path::new(ROOT).join(controller).join(path).join(file));
+    put("container_spec_cpu_quota", Some(at("cpu", "cpu.cfs_quota_us")?));
+    put("container_spec_cpu_period", Some(at("cpu", "cpu.cfs_period_us")?));
+    put("container_spec_cpu_shares", Some(at("cpu", "cpu.shares")?));
+    put("container_spec_memory_limit_bytes", Some(at("memory", "memory.limit_in_bytes")?));
+    put("container_spec_memory_swap_limit_bytes", at("memory", "memory.memsw.limit_in_bytes").ok());
+    Ok(found)
+}
+
+/// What v2 has instead of shares.
+pub fn weight(path: &str) -> Result<f64> {
+    single(&Path::new(ROOT).join(path.trim_start_matches('/')).join("cpu.weight"))
+}
+
 /// The cgroup of a process, in the hierarchy that accounts memory.
 pub fn of_process(pid: i32) -> Result<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).context("read a process's cgroup")?;

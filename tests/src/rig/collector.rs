@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::oracle::{Tapes, one_tape, sink};
+use crate::oracle::{Tapes, moved, one_tape, sink};
 use crate::rig::process::{self, MARK};
 use crate::rig::run::run;
 use crate::rig::{Node, eventually, tools};
@@ -169,7 +169,11 @@ impl Collector {
 
     /// Body of `GET path`; an error where the answer is not 200.
     pub fn get(&self, path: &str) -> Result<String> {
-        get(&self.address, path)
+        let page = get(&self.address, path)?;
+        if path.starts_with("/metrics") {
+            moved::note(&page);
+        }
+        Ok(page)
     }
 
     /// What `shimtap ps` prints, with these options.
@@ -194,6 +198,10 @@ impl Collector {
     /// SIGTERM, and waits for its end.
     pub fn stop(mut self) -> Result<()> {
         if self.child.try_wait().context("ask for its exit")?.is_none() {
+            if moved::is_asked_for() {
+                // What its test had happen, looked at or not.
+                let _ = self.get("/metrics").and_then(|_| self.get("/metrics/cadvisor"));
+            }
             self.end(Signal::SIGTERM)?;
         }
         Ok(())

@@ -8,8 +8,8 @@ use std::{
     fs::OpenOptions,
     os::fd::OwnedFd,
     process::Child,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
+    sync::{Arc, OnceLock, atomic::AtomicU64},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -89,6 +89,7 @@ pub struct Process {
     pub stats_asked: AtomicU64,
     fifos: Mutex<(Option<Fifo>, Option<Fifo>)>,
     logger: Mutex<Option<Child>>,
+    began: OnceLock<Instant>,
     phase: watch::Sender<Phase>,
     killed: watch::Sender<Option<u32>>,
     drained: watch::Sender<bool>,
@@ -107,6 +108,7 @@ impl Process {
             stats_asked: AtomicU64::new(0),
             fifos: Mutex::new((None, None)),
             logger: Mutex::new(None),
+            began: OnceLock::new(),
             phase: watch::Sender::new(Phase::Created),
             killed: watch::Sender::new(None),
             drained: watch::Sender::new(false),
@@ -144,6 +146,12 @@ impl Process {
         if let Some(mut child) = self.logger.lock().await.take() {
             let _ = spawn_blocking(move || child.wait()).await;
         }
+    }
+
+    /// How long ago it was started.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.began.get().map(Instant::elapsed).unwrap_or_default()
     }
 
     /// Where it is.
@@ -184,6 +192,7 @@ impl Process {
 
     /// Runs the script to its end. Called once, by Start.
     pub fn run(self: Arc<Self>, journal: Arc<Journal>) {
+        self.began.get_or_init(Instant::now);
         self.phase.send_replace(Phase::Running);
         tokio::spawn(async move {
             let (out, err) = std::mem::take(&mut *self.fifos.lock().await);

@@ -100,6 +100,8 @@ pub struct Script {
     pub guest: Option<Guest>,
     /// What it counts from the second Stats on, where that is something else.
     pub guest_later: Option<Guest>,
+    /// What its counters grow by in a second, from the container's start on.
+    pub guest_grows: Option<Guest>,
 }
 
 impl Script {

@@ -35,7 +35,7 @@ use ttrpc::{
 
 use super::{
     journal::{Entry, Journal, Kind, hash},
-    kata::{Profile, guest::Guest},
+    kata::{Profile, guest::Guest, oom},
     sandbox::{SANDBOX, Sandboxes},
     task::Tasks,
 };
@@ -72,6 +72,12 @@ pub fn serve(listener: OwnedFd, apis: &[u32], journal: Arc<Journal>, unlink: Vec
         let listener = UnixListener::from_std(listener).context("listener")?;
         let tasks = Arc::new(Tasks::new(Arc::clone(&journal), Profile::of_env()?, Guest::of_env()?));
         let mut over = tasks.over();
+        let killed = Arc::clone(&tasks);
+        tokio::spawn(async move {
+            if let Err(e) = oom::watch(killed).await {
+                give_up(&e);
+            }
+        });
         let services = services(&tasks, apis);
         let shared = Arc::new(Shared { tasks, services, journal });
         let mut number = 0;

@@ -111,6 +111,19 @@ impl Tasks {
         }
     }
 
+    /// Does this task's first process run?
+    #[must_use]
+    pub fn runs(&self, id: &str) -> bool {
+        self.find(id, "").is_ok_and(|process| process.phase() == Phase::Running)
+    }
+
+    /// Its guest's kernel kills it.
+    pub fn kill_for_memory(&self, id: &str) {
+        if let Ok(process) = self.find(id, "") {
+            process.kill(9);
+        }
+    }
+
     fn table(&self) -> MutexGuard<'_, HashMap<Name, Arc<Process>>> {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -270,8 +283,11 @@ impl Task for Tasks {
         }
         let first = process.stats_asked.fetch_add(1, Ordering::Relaxed) == 0;
         let later = process.script.guest_later.as_ref().filter(|_| !first);
-        if let Some(guest) = later.or(process.script.guest.as_ref()).or(self.guest.as_ref())
-            && let Some(any) = self.profile.stats(guest).map_err(fault)?
+        let guest = later.or(process.script.guest.as_ref()).or(self.guest.as_ref()).cloned();
+        let grows = process.script.guest_grows.as_ref();
+        let guest = guest.map(|guest| grows.map_or(guest.clone(), |by| guest.after(process.age(), by)));
+        if let Some(guest) = guest
+            && let Some(any) = self.profile.stats(&guest).map_err(fault)?
         {
             return Ok(api::StatsResponse { stats: MessageField::some(any), ..Default::default() });
         }

@@ -12,6 +12,8 @@
 //! | `STANDIN_CONFIDENTIAL` | with any value: the host may not look into the guest |
 //! | `STANDIN_HYPERVISOR` | which hypervisor it has on this host: none (default), `qemu`, `cloud-hypervisor`, `firecracker` |
 //! | `STANDIN_GUEST` | what the guest of a task without a script counts, as JSON (`kata::guest`); none by default |
+//! | `STANDIN_NETWORK` | the network namespace (a file) that its hypervisor is in; the host's by default |
+//! | `STANDIN_OOM` | a file: the container whose id a test writes into it is killed for want of memory (`kata::oom`); none by default |
 //! | `STANDIN_PROFILE` | whose Stats it gives: `runc` (default), `kata-go-v1`, `kata-go-v2`, `kata-rust` |
 
 use std::{

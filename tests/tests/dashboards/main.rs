@@ -8,8 +8,10 @@
 mod alike;
 mod boards;
 mod kubelet;
+mod network;
 mod panels;
 mod pods;
+mod rates;
 mod scrape;
 
 use shimtap_tests::rig::Version;
@@ -17,12 +19,18 @@ use shimtap_tests::rig::Version;
 /// One containerd is enough: which one it is makes no difference to Prometheus. In a module of its own, so that `./dev test`
 /// can leave it out where the distribution's is not wanted.
 mod packaged {
-    use super::{Version, alike, panels};
+    use super::{Version, alike, panels, rates};
 
     #[test]
     #[ignore = "needs root, containerd and prometheus: `sudo ./dev test` runs it where these are installed"]
     fn prometheus_has_each_container_once_by_each_shipped_configuration() -> anyhow::Result<()> {
         alike::each_container_once_by_each_shipped_configuration(Version::Packaged)
+    }
+
+    #[test]
+    #[ignore = "needs root, containerd and prometheus: `sudo ./dev test` runs it where these are installed"]
+    fn prometheus_answers_for_a_vm_as_for_runc_while_all_of_them_work() -> anyhow::Result<()> {
+        rates::the_usual_queries_answer_for_each_pod(Version::Packaged)
     }
 
     #[test]

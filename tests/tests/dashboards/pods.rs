@@ -14,10 +14,13 @@ use shimtap_tests::{
     standin::{
         client::{
             kata::wrapped_as_kata,
-            pod::Pod,
+            pod::{Fifos, Pod},
             sandbox::{self, Sandbox},
         },
-        kata::{Profile, guest::Guest},
+        kata::{
+            Profile,
+            guest::{Cgroup, Guest},
+        },
         script::Script,
     },
 };
@@ -47,6 +50,46 @@ pub fn with_its_household(node: &Node, pod: &str, guest: &Guest) -> Result<Sandb
     let mut sandbox = wanted.run(&node.collector_socket())?;
     sandbox.confine("qemu-system-x86_64")?;
     Ok(sandbox)
+}
+
+/// A pod in a VM on a network of its own: a sandbox whose hypervisor is in it, and a container `app` beside that sandbox's own.
+#[derive(Debug)]
+pub struct Networked {
+    /// The sandbox.
+    pub sandbox: Sandbox,
+    _app: Fifos,
+}
+
+/// The same of `shim`, with this name; `app` does what `script` says. Its shim says that it is of a release that may be asked
+/// often.
+pub fn with_a_network(
+    node: &Node,
+    pod: &str,
+    shim: Profile,
+    network: &Path,
+    script: &Script,
+) -> Result<Networked> {
+    let pause = Script { guest: Some(Guest::idle(Cgroup::V2)), ..Script::stayer() };
+    let mut wanted = sandbox::Wanted {
+        name: pod,
+        profile: shim,
+        network: Some(network),
+        script: pause,
+        ..sandbox::Wanted::default()
+    };
+    let id = wanted.id();
+    let annotations = json!({
+        "io.kubernetes.cri.container-type": "sandbox",
+        "io.kubernetes.cri.sandbox-id": id,
+        "io.kubernetes.cri.sandbox-namespace": "rig",
+        "io.kubernetes.cri.sandbox-name": pod,
+    });
+    let namespaces = json!([{ "type": "network", "path": network }]);
+    wanted.spec = vec![("annotations", annotations), ("linux", json!({ "namespaces": namespaces }))];
+    let sandbox = wanted.run(&node.collector_socket())?;
+    let guest = script.guest.clone().unwrap_or_default();
+    let app = sandbox.pod.run_beside(&format!("{id}-app"), script, &specification(pod, &id, &guest))?;
+    Ok(Networked { sandbox, _app: app })
 }
 
 /// As CRI says whose container it is, and what it may have.

@@ -21,14 +21,17 @@ struct Figures {
     bytes: u64,
     lines: u64,
     gap_bytes: u64,
+    /// Not known where its wrapper does not say.
+    stalled_ns: Option<u64>,
 }
 
-type Pick = fn(&Figures) -> u64;
+type Pick = fn(&Figures) -> Option<Value>;
 
-static FAMILIES: [(&Family, Pick); 3] = [
-    (&f::CONTAINER_LOG_BYTES, |figures| figures.bytes),
-    (&f::CONTAINER_LOG_LINES, |figures| figures.lines),
-    (&f::CONTAINER_LOG_GAP_BYTES, |figures| figures.gap_bytes),
+static FAMILIES: [(&Family, Pick); 4] = [
+    (&f::CONTAINER_LOG_BYTES, |figures| Some(Value::Whole(figures.bytes))),
+    (&f::CONTAINER_LOG_LINES, |figures| Some(Value::Whole(figures.lines))),
+    (&f::CONTAINER_LOG_GAP_BYTES, |figures| Some(Value::Whole(figures.gap_bytes))),
+    (&f::CONTAINER_LOG_STALLED, |figures| figures.stalled_ns.map(Value::Ns)),
 ];
 
 /// Writes the families.
@@ -37,7 +40,9 @@ pub(super) fn render(text: &mut Text, registry: &Registry) {
     for (family, pick) in FAMILIES {
         let mut writer = text.family(family);
         for (labels, (_, figures)) in &rows {
-            writer.sample(labels, Value::Whole(pick(figures)), None);
+            if let Some(value) = pick(figures) {
+                writer.sample(labels, value, None);
+            }
         }
     }
 }
@@ -76,6 +81,7 @@ impl Figures {
             bytes: counts.bytes.load(Ordering::Relaxed),
             lines: counts.lines.load(Ordering::Relaxed),
             gap_bytes: counts.gap_bytes.total(),
+            stalled_ns: counts.stalled_ns(),
         }
     }
 }

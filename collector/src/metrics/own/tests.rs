@@ -8,209 +8,24 @@ use std::{
     time::Duration,
 };
 
-use protobuf::{EnumOrUnknown, Message, MessageField};
 use shimtap_proto::link;
 
-use super::super::{
-    ExecOutcome, Happened, Sample, SampleSource, SinkTotals, StreamCounts, Wanted,
-    exposition::{self, Family as Shown},
-    families::{ALL, Endpoint, Kind},
-    registry::Registry,
-    render_cadvisor, render_own,
+use super::{
+    super::{
+        StreamCounts, Wanted,
+        exposition::{self, Family as Shown},
+        families::{ALL, Endpoint, Kind},
+        registry::Registry,
+        render_cadvisor, render_own,
+    },
+    everything::{everything, hello, open, report},
 };
 use crate::{
-    config::{Config, Profile, Scope},
-    enrich::{Details, Overhead, ShimKind},
-    event::{Ending, HoleReason, Origin, StreamKind},
-    journal::{Journal, JournalThread},
-    node::{Component, Facts, Findings, HostFigures, HostUse, Hypervisor, Interface, Sandbox, Usage, Vcpus},
-    sinks::{Backlog, Outlet},
-    time::now_ns,
+    config::{Profile, Scope},
+    enrich::Details,
+    event::{HoleReason, StreamKind},
+    sinks::Backlog,
 };
-use containerd_shim_protos::cgroups_v2::metrics as v2;
-
-fn hello(wrapper: u64) -> link::Hello {
-    link::Hello { wrapper, protocol: 1, version: "1".into(), ..Default::default() }
-}
-
-fn open() -> link::Open {
-    link::Open {
-        namespace: "default".into(),
-        container: "c\"1\\".into(),
-        incarnation: 1,
-        started_ns: 5_000_000_000,
-        annotations: [
-            ("io.kubernetes.cri.container-type", "container"),
-            ("io.kubernetes.cri.container-name", "app"),
-            ("io.kubernetes.cri.sandbox-namespace", "shop"),
-            ("io.kubernetes.cri.sandbox-name", "cart\"1\\"),
-        ]
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .into(),
-        cpu_quota_us: Some(50_000),
-        cpu_period_us: Some(100_000),
-        cpu_shares: Some(102),
-        memory_limit_bytes: Some(1 << 30),
-        memory_swap_limit_bytes: Some(2 << 30),
-        ..Default::default()
-    }
-}
-
-fn report(create: u64) -> link::Report {
-    link::Report {
-        counts: vec![
-            link::Count { name: "frames".into(), value: 9, ..Default::default() },
-            link::Count { name: "of the future".into(), value: 2, ..Default::default() },
-        ],
-        methods: vec![
-            link::MethodReport {
-                method: "Create".into(),
-                count: create,
-                errors: 1,
-                sum_ns: 1_500_000_000,
-                buckets: vec![0, 0, 0, create],
-                in_flight: 1,
-                oldest_ns: Some(2_000_000_000),
-                ..Default::default()
-            },
-            link::MethodReport { method: "Frobnicate".into(), count: 1, ..Default::default() },
-        ],
-        safe_mode: create > 2,
-        generation: create,
-        without_worker_ns: 2_500_000_000,
-        restarts: vec![
-            link::Restarts {
-                reason: link::RestartReason::RESTART_REASON_CRASHED.into(),
-                count: 2,
-                ..Default::default()
-            },
-            link::Restarts { reason: EnumOrUnknown::from_i32(99), count: 1, ..Default::default() },
-        ],
-        ..Default::default()
-    }
-}
-
-fn everything() -> Registry {
-    let dir = tempfile::tempdir().expect("temporary directory");
-    let faults = "the defaults";
-    let text = format!("[journal]\ndir = \"{}\"\n", dir.path().display());
-    let config = Config::parse(Path::new("c"), &text).expect(faults);
-    let opened = Journal::open(&config.journal, 1, Arc::default()).expect("a journal");
-    let _file = opened.journal.reader("file");
-    let (outlet, exit) = Outlet::queue(1000);
-    let ending = vec![(Arc::new(Origin::unknown()), Ending::Reboot)];
-    let writer = JournalThread::start(&opened.journal, exit, ending).expect("a thread");
-    drop(outlet);
-    while !writer.is_finished() {
-        std::thread::yield_now();
-    }
-    let sink = Arc::new(SinkTotals::new("file"));
-    sink.error("ENOSPC");
-    let backlog = Outlet::queue(1000).0.backlog();
-    let registry = Registry::new(Arc::default(), backlog, vec![sink], Duration::from_secs(10));
-    registry.journal.set(opened.journal).expect("the only one");
-    registry.totals.journal.error("ENOSPC");
-    registry.attach(&hello(1)).reported(report(3));
-    let container =
-        registry.container(&open(), &link::InnerShim { binary: "runc".into(), ..Default::default() });
-    let cpu = v2::CPUStat {
-        usage_usec: 3_000_000,
-        user_usec: 2_000_000,
-        system_usec: 1_000_000,
-        nr_periods: 10,
-        nr_throttled: 2,
-        throttled_usec: 5,
-        ..Default::default()
-    };
-    let memory = v2::MemoryStat {
-        anon: 10,
-        file: 20,
-        file_mapped: 3,
-        inactive_file: 5,
-        usage: 100,
-        max_usage: 200,
-        swap_usage: 7,
-        swap_limit: 9,
-        pgfault: 11,
-        ..Default::default()
-    };
-    let io = v2::IOEntry { major: 8, minor: 0, rbytes: 1, wbytes: 2, rios: 3, wios: 4, ..Default::default() };
-    let metrics = v2::Metrics {
-        cpu: MessageField::some(cpu),
-        memory: MessageField::some(memory),
-        memory_events: MessageField::some(v2::MemoryEvents { oom_kill: 1, ..Default::default() }),
-        pids: MessageField::some(v2::PidsStat { current: 4, limit: 50, ..Default::default() }),
-        io: MessageField::some(v2::IOStat { usage: vec![io], ..Default::default() }),
-        ..Default::default()
-    };
-    let stats = link::Stats {
-        time_ns: now_ns(),
-        type_url: "io.containerd.cgroups.v2.Metrics".into(),
-        value: metrics.write_to_bytes().expect("encodes"),
-        source: EnumOrUnknown::new(link::StatsSource::STATS_SOURCE_POLLED),
-        ..Default::default()
-    };
-    let mut sample = Sample::decode(&stats).expect("decodes");
-    // Only the first cgroup version counts these.
-    sample.failcnt = Some(1);
-    assert!(container.sampled(sample, SampleSource::Polled));
-    let host = HostFigures {
-        time_ns: now_ns(),
-        processes: Some(1),
-        interfaces: Some([("eth0".to_owned(), Interface::default())].into()),
-        ..HostFigures::default()
-    };
-    container.live().host = Some(host);
-    container.live().streams.push(Arc::new(StreamCounts::new(StreamKind::Stdout, "", None)));
-    for what in [Happened::Created(1), Happened::Exec(ExecOutcome::Success, Some(1)), Happened::Exited(0)] {
-        registry.lifecycle.note(&container, what);
-    }
-    registry.enrich();
-    let pause = ("io.kubernetes.cri.container-type".to_owned(), "sandbox".to_owned());
-    let sandbox = link::Open { container: "s".into(), annotations: [pause].into(), ..open() };
-    let sandbox = registry.container(&sandbox, &link::InnerShim::default());
-    let overhead = Overhead { memory_bytes: Some(1 << 27), cpu_millis: Some(250) };
-    sandbox.extra.settle(Details { overhead, ..Details::default() });
-    let kata =
-        link::InnerShim { binary: "/opt/kata/bin/containerd-shim-kata-v2".into(), ..Default::default() };
-    let doubted = registry.container(&link::Open { container: "k".into(), ..open() }, &kata);
-    assert!(doubted.sampled(Sample::decode(&stats).expect("decodes"), SampleSource::Polled));
-    registry.totals.ack_delay.observe(Duration::from_millis(3));
-    machine(&registry);
-    registry
-}
-
-/// A pod that is a VM, and what was found beside it.
-fn machine(registry: &Registry) {
-    let usage = Usage {
-        cpu_ns: Some(1),
-        resident_bytes: Some(2),
-        swap_bytes: Some(3),
-        proportional_bytes: Some(4),
-        threads: 5,
-    };
-    let facts = Facts {
-        hypervisor: Some(Hypervisor::Qemu),
-        memory_bytes: Some(1 << 30),
-        confidential: Some(true),
-        ..Facts::default()
-    };
-    let sandbox = Sandbox {
-        at: tokio::time::Instant::now(),
-        shim: ShimKind::KataRust,
-        release: None,
-        build: None,
-        pids: Default::default(),
-        facts,
-        components: [(Component::Vmm, usage)].into(),
-        vcpus: Some(Vcpus { count: 1, run_ns: Some(2), wait_ns: Some(3) }),
-        host: HostUse { memory_bytes: Some(9), cpu_ns: Some(8) },
-        overhead_cpu_ns: Some(-1_500_000_000),
-        overhead_memory_bytes: Some(-7),
-    };
-    registry.attach(&link::Hello { id: "vm".into(), ..hello(7) }).machine.seen(sandbox);
-    registry.found(Findings { looked: true, ..Findings::default() });
-}
 
 fn names(families: &[Shown]) -> Vec<(String, String)> {
     families.iter().map(|family| (family.name.clone(), family.kind.clone())).collect()
@@ -218,10 +33,11 @@ fn names(families: &[Shown]) -> Vec<(String, String)> {
 
 #[test]
 fn every_family_of_the_table_is_shown_where_it_says_and_no_other() {
-    let registry = everything();
+    let all = everything();
+    let registry = &all.registry;
     let all = Wanted { scope: Scope::All, profile: Profile::Full, times: true };
     for (endpoint, text) in
-        [(Endpoint::Own, render_own(&registry)), (Endpoint::Cadvisor, render_cadvisor(&registry, all))]
+        [(Endpoint::Own, render_own(registry)), (Endpoint::Cadvisor, render_cadvisor(registry, all))]
     {
         let shown = exposition::parse(&text);
         let kind = |kind| match kind {
@@ -325,9 +141,10 @@ fn pods_without_a_wrapper_are_counted_from_none_on() {
 
 #[test]
 fn gaps_are_counted_by_stream_and_reason() {
-    let registry = everything();
+    let all = everything();
+    let registry = &all.registry;
     registry.totals.gap_bytes.of(StreamKind::Stderr).add(HoleReason::TapFull, 5);
-    let text = render_own(&registry);
+    let text = render_own(registry);
     assert!(
         text.contains("shimtap_log_gap_bytes_total{stream=\"stderr\",reason=\"gap_tap_full\"} 5\n"),
         "{text}"
@@ -340,12 +157,12 @@ fn gaps_are_counted_by_stream_and_reason() {
 
 #[test]
 fn a_vm_costs_what_it_costs_even_less_than_nothing() {
-    let text = render_own(&everything());
+    let text = render_own(&everything().registry);
     for row in [
         "shimtap_pod_overhead_memory_bytes{namespace=\"\",pod=\"\",sandbox=\"vm\"} -7\n",
         "shimtap_pod_overhead_cpu_seconds{namespace=\"\",pod=\"\",sandbox=\"vm\"} -1.5\n",
         "shimtap_kata_metrics_unsafe 1\n",
-        "shimtap_log_redacted{namespace=\"\",pod=\"\",sandbox=\"vm\"} 0\n",
+        "shimtap_log_redacted{namespace=\"\",pod=\"\",sandbox=\"vm\"} 1\n",
     ] {
         assert!(text.contains(row), "{row} is not in\n{text}");
     }

@@ -168,12 +168,19 @@ pub struct Mount {
 /// Limits of a container.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct LinuxContainerResources {
+    /// Microseconds.
     #[prost(int64, tag = "1")]
     pub cpu_period: i64,
+    /// Microseconds of each period; negative = as many as it likes.
     #[prost(int64, tag = "2")]
     pub cpu_quota: i64,
+    /// 1/1024 of a CPU that others want too.
+    #[prost(int64, tag = "3")]
+    pub cpu_shares: i64,
+    /// Bytes.
     #[prost(int64, tag = "4")]
     pub memory_limit_in_bytes: i64,
+    /// How readily the kernel kills it.
     #[prost(int64, tag = "5")]
     pub oom_score_adj: i64,
 }
@@ -241,6 +248,15 @@ pub struct CreateContainerRequest {
     pub config: Option<ContainerConfig>,
     #[prost(message, optional, tag = "3")]
     pub sandbox_config: Option<PodSandboxConfig>,
+}
+
+/// UpdateContainerResources.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct UpdateContainerResourcesRequest {
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    #[prost(message, optional, tag = "2")]
+    pub linux: Option<LinuxContainerResources>,
 }
 
 /// StopContainer.

@@ -21,12 +21,12 @@ use tower::service_fn;
 use messages::{
     AttachRequest, ContainerConfig, ContainerId, ContainerMetadata, ContainerStatsResponse,
     ContainerStatusResponse, CreateContainerRequest, Empty, ExecRequest, ExecSyncRequest, ImageSpec,
-    ImageStatusRequest, ImageStatusResponse, KeyValue, LinuxContainerConfig, LinuxContainerResources,
-    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount,
-    NamespaceOption, PodSandboxConfig, PodSandboxId, PodSandboxMetadata, PodSandboxStatusResponse,
-    RunPodSandboxRequest, StopContainerRequest, StreamingUrl,
+    ImageStatusRequest, ImageStatusResponse, KeyValue, LinuxContainerConfig, LinuxContainerSecurityContext,
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount, NamespaceOption, PodSandboxConfig,
+    PodSandboxId, PodSandboxMetadata, PodSandboxStatusResponse, RunPodSandboxRequest, StopContainerRequest,
+    StreamingUrl, UpdateContainerResourcesRequest,
 };
-pub use messages::{ContainerState, ExecSyncResponse};
+pub use messages::{ContainerState, ExecSyncResponse, LinuxContainerResources};
 pub use remote::Remote;
 
 use crate::rig::eventually;
@@ -67,6 +67,8 @@ pub struct Wanted<'a> {
     pub memory_limit_bytes: i64,
     /// Microseconds of CPU time in each period of 100 ms; 0 = as many as it likes.
     pub cpu_quota_us: i64,
+    /// Its share of a CPU that others want too, in 1/1024; 0 = the default.
+    pub cpu_shares: i64,
     /// A folder that is seen as `/host`.
     pub host: Option<&'a Path>,
     /// Its environment.
@@ -256,6 +258,7 @@ impl Cri {
                 resources: Some(LinuxContainerResources {
                     cpu_period: if wanted.cpu_quota_us > 0 { 100_000 } else { 0 },
                     cpu_quota: wanted.cpu_quota_us,
+                    cpu_shares: wanted.cpu_shares,
                     memory_limit_in_bytes: wanted.memory_limit_bytes,
                     oom_score_adj: 0,
                 }),
@@ -281,6 +284,12 @@ impl Cri {
         let id = self.create(pod, wanted)?;
         self.start(&id)?;
         Ok(id)
+    }
+
+    /// Changes a container's limits, as kubelet does where a pod is resized in place.
+    pub fn update(&self, id: &str, resources: LinuxContainerResources) -> Result<()> {
+        let request = UpdateContainerResourcesRequest { container_id: id.to_owned(), linux: Some(resources) };
+        self.call::<_, Empty>("UpdateContainerResources", request).map(drop)
     }
 
     /// The path of a container's log, in CRI's format.

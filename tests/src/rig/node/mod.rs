@@ -189,6 +189,12 @@ impl Node {
         ended.map(|_| ())
     }
 
+    /// Sends the daemon a signal that it outlives, as SIGSTOP and SIGCONT.
+    pub fn signal_daemon(&self, with: Signal) -> Result<()> {
+        let pid = locked(&self.daemon).as_ref().context("containerd does not run")?.id();
+        process::signal(i32::try_from(pid).context("a pid")?, with)
+    }
+
     /// SIGKILL and start anew: what an update of the package or a crash does.
     pub fn restart(&self) -> Result<()> {
         self.stop_daemon(Signal::SIGKILL)?;

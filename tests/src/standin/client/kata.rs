@@ -1,6 +1,10 @@
-//! A wrapped pod whose shim passes for Kata's, as a collector is told of it.
+//! A wrapped pod whose shim passes for Kata's, as a collector is told of it; and such a shim for a real containerd.
 
-use std::{fs, os::unix::fs::symlink, path::Path};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+};
 
 use anyhow::{Context, Result, bail};
 use containerd_shim_protos::{
@@ -35,6 +39,29 @@ pub fn wrapped_as_kata(id: &str, shim: Profile, script: &Script, collector: &Pat
         lab.env.push(("SHIMTAP_COLLECTOR".to_owned(), collector.display().to_string()));
         Ok(())
     })
+}
+
+/// A shim for containerd, in `dir`: the stand-in as `shim`, every container with this guest, and with this environment more.
+/// Gives the lines for `shim.toml` by which it stands behind the wrapper, whichever of its names containerd knows.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn for_containerd(dir: &Path, shim: Profile, guest: &Guest, more: &[(&str, &str)]) -> Result<String> {
+    let path = dir.join("containerd-shim-like-kata");
+    let home = dir.join("standin");
+    fs::create_dir_all(&home).context("the stand-in's folder")?;
+    let guest = serde_json::to_string(guest).context("the guest")?;
+    let told = [(Profile::KEY, shim.word()), (Guest::KEY, &guest)];
+    let mut script = format!("#!/bin/sh\nexport STANDIN_DIR='{}'", home.display());
+    for (key, value) in told.iter().chain(more) {
+        script += &format!(" {key}='{value}'");
+    }
+    script += &format!("\nexec {} \"$@\"\n", binary(STANDIN)?.display());
+    fs::write(&path, script).context("write the shim")?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).context("make it executable")?;
+    let names = ["containerd-shim-tap-v2", "containerd-shim-runc-v2"];
+    let lines = names.iter().map(|name| format!("\"{name}\" = \"{}\"\n", path.display()));
+    Ok(format!("[inner]\n{}", lines.collect::<String>()))
 }
 
 /// Makes the shims of a lab pass for `shim`, and its wrappers mend the Stats of those that `whose` (the option's value in

@@ -58,6 +58,8 @@ pub struct Wanted<'a> {
     pub profile: Profile,
     /// `qemu`, `cloud-hypervisor` or `firecracker`.
     pub hypervisor: &'a str,
+    /// The network namespace (a file) that its hypervisor is in; none = the host's.
+    pub network: Option<&'a Path>,
     /// The host may not look into its guest.
     pub confidential: bool,
     /// What its container does.
@@ -73,6 +75,7 @@ impl Default for Wanted<'_> {
             release: "4.1.0",
             profile: Profile::Rust,
             hypervisor: "qemu",
+            network: None,
             confidential: false,
             spec: Vec::new(),
             script: Script { guest: Some(Guest::worked(Cgroup::V2)), ..Script::stayer() },
@@ -106,6 +109,9 @@ impl Wanted<'_> {
             lab.env.push((household::KEY.to_owned(), self.hypervisor.to_owned()));
             if self.confidential {
                 lab.env.push((run_files::CONFIDENTIAL.to_owned(), "1".to_owned()));
+            }
+            if let Some(network) = self.network {
+                lab.env.push((household::NETWORK.to_owned(), network.display().to_string()));
             }
             lab.env.push(("SHIMTAP_COLLECTOR".to_owned(), collector.display().to_string()));
             Ok(())

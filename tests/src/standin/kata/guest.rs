@@ -1,9 +1,9 @@
 //! The guest of a stand-in's container: the figures that its kernel would give, and so the truth that an exposition is
 //! held against.
 //!
-//! A guest does not move: the same Stats twice is the same answer.
+//! A guest does not move: the same Stats twice is the same answer; unless a script says what its counters grow by.
 
-use std::{collections::BTreeMap, env};
+use std::{collections::BTreeMap, env, time::Duration};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -201,6 +201,29 @@ impl Guest {
             pids: 1,
             hugetlb: vec!["1GB".to_owned(), "2MB".to_owned()],
             ..Self::default()
+        }
+    }
+
+    /// The same after so long, its counters grown by these every second. What is no counter stays.
+    #[must_use]
+    pub fn after(&self, time: Duration, by: &Self) -> Self {
+        let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let grown = |from: u64, by: u64| from.saturating_add(by.saturating_mul(us) / 1_000_000);
+        let mut devices = self.devices.clone();
+        for (device, by) in devices.iter_mut().zip(&by.devices) {
+            device.read_bytes = grown(device.read_bytes, by.read_bytes);
+            device.written_bytes = grown(device.written_bytes, by.written_bytes);
+            device.reads = grown(device.reads, by.reads);
+            device.writes = grown(device.writes, by.writes);
+        }
+        Self {
+            user_us: grown(self.user_us, by.user_us),
+            system_us: grown(self.system_us, by.system_us),
+            periods: grown(self.periods, by.periods),
+            throttled: grown(self.throttled, by.throttled),
+            throttled_us: grown(self.throttled_us, by.throttled_us),
+            devices,
+            ..self.clone()
         }
     }
 

@@ -23,6 +23,9 @@ use crate::standin::journal::Journal;
 
 /// The variable that names the hypervisor to have: `qemu`, `cloud-hypervisor` or `firecracker`; without it there is none.
 pub const KEY: &str = "STANDIN_HYPERVISOR";
+/// The variable that names a network namespace (a file) for the hypervisor, which is where Kata's shims have theirs (read); without
+/// it that is the host's.
+pub const NETWORK: &str = "STANDIN_NETWORK";
 /// Where the processes look whether they are still wanted.
 const HOME: &str = "STANDIN_HOME";
 /// What each vCPU works before it rests.
@@ -92,8 +95,9 @@ impl Household {
         let files = ["--socket-path", &socket, "--cache", "auto"].map(str::to_owned).to_vec();
         let (name, arguments) = arguments(sandbox, hypervisor, &below);
         let inherit = profile == Profile::Rust;
-        let files = spawn(dir, "virtiofsd", files, inherit)?;
-        Ok(Some(Self { files, vmm: spawn(dir, name, arguments, inherit)?, run }))
+        let network = env::var_os(NETWORK).map(PathBuf::from);
+        let files = spawn(dir, "virtiofsd", files, inherit, None)?;
+        Ok(Some(Self { files, vmm: spawn(dir, name, arguments, inherit, network.as_deref())?, run }))
     }
 
     /// The hypervisor's number, which is every task's.
@@ -148,14 +152,29 @@ pub fn is_there(pid: u32) -> bool {
 }
 
 /// `inherit`: it has the shim's listening socket too, which is this process's descriptor 0.
-fn spawn(dir: &Path, name: &str, arguments: Vec<String>, inherit: bool) -> Result<Child> {
+fn spawn(
+    dir: &Path,
+    name: &str,
+    arguments: Vec<String>,
+    inherit: bool,
+    network: Option<&Path>,
+) -> Result<Child> {
     let bin = dir.join("kata-bin");
     fs::create_dir_all(&bin).context("a folder for the household")?;
     let path = bin.join(name);
     if !path.exists() {
         linked(&env::current_exe().context("own executable")?, &path)?;
     }
-    Command::new(&path)
+    let mut command = match network {
+        // It becomes what it runs: the child's number is the hypervisor's.
+        Some(network) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net={}", network.display())).arg(&path);
+            command
+        }
+        None => Command::new(&path),
+    };
+    command
         .args(arguments)
         .env(HOME, dir)
         .stdin(if inherit { Stdio::inherit() } else { Stdio::null() })

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod go;
 pub mod guest;
 pub mod household;
+pub mod oom;
 pub mod run_files;
 pub mod rust;
 
