@@ -167,6 +167,11 @@ impl Feed {
         }))
     }
 
+    /// Sends what the wrapper counts of itself.
+    pub fn report(&mut self, report: link::Report) -> Result<()> {
+        self.say(from_wrapper::Body::Report(report))
+    }
+
     /// Waits until everything is acknowledged.
     pub fn settle(&mut self) -> Result<()> {
         while self.acked < self.sent {

@@ -66,6 +66,38 @@ fn over(pod: &Pod, collector: Collector) -> Result<()> {
     collector.stop()
 }
 
+/// Of loggers, files, and the streams of clients of the sandbox API no copy is made, and whoever asks learns why.
+#[test]
+fn stdio_that_is_left_alone_is_told_with_the_reason() -> Result<()> {
+    let (pod, collector) = attached()?;
+    let fifos = pod.fifos("unused")?;
+    let forms = [
+        ("file:///dev/null", "file_uri"),
+        ("binary:///bin/true?x=y", "binary_uri"),
+        ("ttrpc+unix:///x?streaming_id=1", "streaming"),
+        ("grpc+vsock://3:4?streaming_id=a", "streaming"),
+        ("streaming+ttrpc:///x?id=1", "streaming"),
+    ];
+    for (n, (uri, why)) in forms.into_iter().enumerate() {
+        let mut create = pod.create_request(&fifos);
+        create.id = format!("plain-{n}");
+        (create.stdout, create.stderr) = (uri.to_owned(), uri.to_owned());
+        pod.connection.call("Create", &create)?.message::<api::CreateTaskResponse>()?;
+        let reasons = eventually(LIMIT, &format!("a task with {uri}"), || {
+            let ps = collector.ps()?;
+            let mut all = ps["containers"].as_array().into_iter().flatten();
+            let streams = all.find(|task| task["id"] == *create.id).map(|task| task["streams"].clone());
+            let streams = streams.as_ref().and_then(|streams| streams.as_array()).into_iter().flatten();
+            let each: Vec<_> = streams.map(|stream| stream["not_captured"].clone()).collect();
+            Ok((each.len() == 2).then_some(each))
+        })?;
+        // Of a file or a logger for both, stderr has nothing of its own.
+        ensure!(reasons.first().is_some_and(|reason| reason == why), "{uri}: {reasons:?}");
+    }
+    pod.answers()?;
+    collector.stop()
+}
+
 #[test]
 fn a_worker_that_is_killed() -> Result<()> {
     a_signal(Signal::SIGKILL, "killed")

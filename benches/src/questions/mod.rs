@@ -1,5 +1,6 @@
 //! The questions, one per file. A question prints its figures beside their targets and judges nothing.
 
+pub mod cadvisor;
 pub mod death;
 pub mod exposition;
 pub mod floor;
@@ -27,7 +28,7 @@ pub type Ask = fn(&Options) -> Result<()>;
 pub type Question = (&'static str, Ask, &'static str);
 
 /// All questions.
-pub const ALL: [Question; 15] = [
+pub const ALL: [Question; 16] = [
     ("start", start::run, "how much longer does `ctr run … true` take?"),
     ("throughput", throughput::run, "how fast does 1 GiB go through stdout?"),
     ("steady", steady::run, "does a steady 50 MB/s get through whole?"),
@@ -42,5 +43,10 @@ pub const ALL: [Question; 15] = [
     ("journal", journal::run, "how fast is the journal written, read and opened, beside dd and fjall?"),
     ("latency", latency::run, "how long does a line take from its write to a sink?"),
     ("node", node::run, "what does a whole node pay under many containers' lines?"),
+    (
+        "cadvisor",
+        cadvisor::run,
+        "what does a node pay for metrics where cAdvisor collects them, and with us?",
+    ),
     ("peers", peers::run, "what does a node pay where others tail the files?"),
 ];

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control::{PsContainer, about};
 use crate::{
-    metrics::{Container, Live, Registry, Sample},
+    metrics::{Container, Live, Registry, Said},
     node::HostFigures,
     time::now_ns,
 };
@@ -143,7 +143,7 @@ fn one(
 ) -> TopContainer {
     let key = (container.key.namespace.clone(), container.key.container.clone());
     let live = container.live();
-    let shown = |sample: &&Sample| live.is_running() && sample.time_ns > oldest_ns;
+    let shown = |sample: &&Said| live.is_running() && sample.time_ns > oldest_ns;
     TopContainer {
         about: about(container, &live),
         role: container.identity.role.label().to_owned(),
@@ -171,19 +171,16 @@ fn network(live: &Live, oldest_ns: u64) -> Option<TopNetwork> {
 
 // === impl TopSample ===
 
-impl From<&Sample> for TopSample {
-    fn from(sample: &Sample) -> Self {
-        let io = |bytes: fn(&crate::metrics::Io) -> Option<u64>| {
-            sample.devices.values().filter_map(bytes).reduce(u64::saturating_add)
-        };
+impl From<&Said> for TopSample {
+    fn from(said: &Said) -> Self {
         Self {
-            time_ns: sample.time_ns,
-            cpu_ns: sample.cpu_ns,
-            periods: sample.periods,
-            throttled_periods: sample.throttled_periods,
-            working_set_bytes: sample.working_set,
-            read_bytes: io(|device| device.read_bytes),
-            written_bytes: io(|device| device.written_bytes),
+            time_ns: said.time_ns,
+            cpu_ns: said.cpu_ns,
+            periods: said.periods,
+            throttled_periods: said.throttled_periods,
+            working_set_bytes: said.working_set,
+            read_bytes: said.read_bytes,
+            written_bytes: said.written_bytes,
         }
     }
 }
@@ -191,17 +188,17 @@ impl From<&Sample> for TopSample {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Device, Io};
+    use crate::metrics::{Device, Io, Sample};
 
     #[test]
     fn what_no_device_said_is_absent() {
         let io = |read, written| Io { read_bytes: read, written_bytes: written, ..Io::default() };
         let device = |minor| Device { major: 8, minor, name: String::new() };
         let mut sample = Sample { time_ns: 7, cpu_ns: Some(1), ..Sample::default() };
-        assert_eq!(TopSample::from(&sample).read_bytes, None);
+        assert_eq!(TopSample::from(&Said::from(&sample)).read_bytes, None);
         sample.devices.insert(device(0), io(Some(5), None));
         sample.devices.insert(device(16), io(Some(6), None));
-        let top = TopSample::from(&sample);
+        let top = TopSample::from(&Said::from(&sample));
         assert_eq!((top.read_bytes, top.written_bytes, top.cpu_ns), (Some(11), None, Some(1)));
         let text = serde_json::to_string(&top).expect("json");
         assert!(!text.contains("written") && !text.contains("null"), "{text}");

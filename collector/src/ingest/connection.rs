@@ -81,8 +81,9 @@ pub(super) async fn serve(
     let share = ingest.spools.share();
     let floor = session.poll_floor();
     let acks = session.acks();
-    send(&mut write, stream_id, &welcome).await?;
+    send(&mut write, stream_id, &encode(&welcome)?).await?;
 
+    // Encoded, because the channel takes memory for 32 at once.
     let (answers, to_send) = mpsc::channel(16);
     let writing = write_all(write, stream_id, Arc::clone(&acks), to_send, Told { share, floor });
     let spooled = spooled_first(Arc::clone(&ingest), hello.wrapper);
@@ -140,7 +141,7 @@ async fn read_all(
     stream_id: u32,
     mut session: Session,
     spooled: impl Future<Output = ()>,
-    answers: mpsc::Sender<link::FromCollector>,
+    answers: mpsc::Sender<Vec<u8>>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<End, IngestFault> {
     let acks = session.acks();
@@ -157,7 +158,7 @@ async fn read_all(
             // Cancel-safe, and ends with an error only where the collector ends.
             Ok(()) = rules.changed() => {
                 for answer in session.judge_again() {
-                    if answers.send(answer).await.is_err() {
+                    if answers.send(encode(&answer)?).await.is_err() {
                         return Ok(End::Closed);
                     }
                 }
@@ -190,7 +191,7 @@ async fn read_all(
             };
             if let Some(answer) = taken {
                 // Refused only when the writing side has ended, which ends the connection.
-                if answers.send(answer).await.is_err() {
+                if answers.send(encode(&answer)?).await.is_err() {
                     return Ok(End::Closed);
                 }
                 acks.announced();
@@ -215,7 +216,7 @@ async fn write_all(
     mut write: OwnedWriteHalf,
     stream_id: u32,
     acks: Arc<Acks>,
-    mut answers: mpsc::Receiver<link::FromCollector>,
+    mut answers: mpsc::Receiver<Vec<u8>>,
     mut told: Told,
 ) -> Result<(), IngestFault> {
     let mut reading = true;
@@ -240,7 +241,7 @@ async fn write_all(
             },
             () = acks.due.called() => {}
             Ok(settings) = told.changed(), if reading => {
-                send(&mut write, stream_id, &settings).await?;
+                send(&mut write, stream_id, &encode(&settings)?).await?;
             }
             // Not polled where nothing is outstanding.
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
@@ -252,7 +253,7 @@ async fn write_all(
         if let Some(ack) = acks.collect() {
             let ack =
                 link::FromCollector { body: Some(from_collector::Body::Ack(ack)), ..Default::default() };
-            send(&mut write, stream_id, &ack).await?;
+            send(&mut write, stream_id, &encode(&ack)?).await?;
         }
     }
 }
@@ -265,13 +266,12 @@ const fn delay(what: Outstanding) -> Duration {
     }
 }
 
-async fn send(
-    write: &mut OwnedWriteHalf,
-    stream_id: u32,
-    message: &link::FromCollector,
-) -> Result<(), IngestFault> {
-    let bytes = message.write_to_bytes().map_err(IngestFault::Decode)?;
-    frames::write_data(write, stream_id, &bytes, WRITE_TIME).await
+async fn send(write: &mut OwnedWriteHalf, stream_id: u32, message: &[u8]) -> Result<(), IngestFault> {
+    frames::write_data(write, stream_id, message, WRITE_TIME).await
+}
+
+fn encode(message: &link::FromCollector) -> Result<Vec<u8>, IngestFault> {
+    message.write_to_bytes().map_err(IngestFault::Decode)
 }
 
 fn check(frame: &Frame, stream_id: u32) -> Result<(), IngestFault> {

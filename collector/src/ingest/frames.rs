@@ -1,6 +1,12 @@
 //! Bytes to frames and back, with every limit checked before memory is taken.
 
-use std::time::Duration;
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    mem,
+    pin::pin,
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use shimtap_proto::ttrpc::{FLAG_REMOTE_CLOSED, HEADER_LEN, Header, HeaderFault, Kind};
@@ -13,6 +19,11 @@ use super::fault::IngestFault;
 
 /// How much is read at once: a whole message of the usual largest size, with what stands around its bytes.
 const READ_BYTES: usize = shimtap_proto::link::DATA_MAX + (8 << 10);
+
+thread_local! {
+    /// What the next connection of this thread reads into: one that waits with nothing read holds no memory.
+    static SPARE: Cell<BytesMut> = Cell::new(BytesMut::new());
+}
 
 /// One frame.
 #[derive(Debug)]
@@ -73,9 +84,19 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 
     async fn fill(&mut self) -> Result<usize, IngestFault> {
-        self.buffer.reserve(READ_BYTES);
-        let read = self.from.read_buf(&mut self.buffer).await;
-        read.map_err(|source| IngestFault::Io { doing: "reading", source })
+        let read = poll_fn(|context| {
+            if self.buffer.capacity() == 0 {
+                self.buffer = SPARE.take();
+            }
+            self.buffer.reserve(READ_BYTES);
+            // Keeps nothing between two polls.
+            let read = pin!(self.from.read_buf(&mut self.buffer)).poll(context);
+            if read.is_pending() && self.buffer.is_empty() {
+                SPARE.set(mem::take(&mut self.buffer));
+            }
+            read
+        });
+        read.await.map_err(|source| IngestFault::Io { doing: "reading", source })
     }
 
     /// Takes a frame off the buffer, if one is whole.

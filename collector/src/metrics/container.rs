@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     labels,
     limits::Bounds,
-    sample::{Sample, SampleSource},
+    sample::{Said, Sample, SampleSource},
     shortage::Shortage,
     spec::Spec,
     usage::Used,
@@ -163,9 +163,9 @@ pub struct Live {
     pub sample: Option<Sample>,
     /// What the newest said itself, and nothing that was said before: for differences, which of a counter that was only
     /// kept would be 0 and known to nobody.
-    pub said: Option<Sample>,
+    pub said: Option<Said>,
     /// The same of those before them, so that what they count can be shown per second at the first look.
-    pub said_earlier: Option<Sample>,
+    pub said_earlier: Option<Said>,
     /// How often containerd said that the kernel killed a process of it for want of memory.
     pub oom_events: u64,
     shortage: Shortage,
@@ -373,7 +373,7 @@ impl Container {
         let mut guard = self.live();
         let live = &mut *guard;
         let sample = sample.with_devices(live.sample.as_ref(), self.identity.host_visible);
-        let said = sample.clone();
+        let said = Said::from(&sample);
         let sample = match &live.sample {
             Some(old) if old.time_ns >= sample.time_ns => return false,
             Some(old) => sample.not_below(old),

@@ -43,8 +43,8 @@ pub use notices::Notice;
 pub use registry::{Registry, Unwrapped};
 pub use restarts::Death;
 #[cfg(test)]
-pub(crate) use sample::{Device, Layout};
-pub use sample::{Io, Sample, SampleSource, Undecoded};
+pub(crate) use sample::{Device, Io, Layout};
+pub use sample::{Said, Sample, SampleSource, Undecoded};
 pub use sandbox::is_ended_by_a_scrape;
 pub use sink::{SinkTotals, Status};
 pub use spec::Spec;

@@ -9,6 +9,7 @@
 
 mod fault;
 mod guest;
+mod said;
 mod v1;
 mod v2;
 
@@ -18,6 +19,7 @@ use containerd_shim_protos::{cgroups::metrics, cgroups_v2::metrics as metrics_v2
 use shimtap_proto::link;
 
 pub use fault::{Fault, Faults};
+pub use said::Said;
 
 use crate::{closed::closed, enrich::ShimKind};
 

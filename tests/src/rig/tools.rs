@@ -133,6 +133,11 @@ pub fn nerdctl() -> Result<PathBuf> {
     built("nerdctl")
 }
 
+/// cAdvisor, a peer in benches; none where `./dev peers` did not build it.
+pub fn cadvisor() -> Option<PathBuf> {
+    built("cadvisor").ok()
+}
+
 /// The distribution's dockerd, which `./dev` unpacks and does not install.
 pub fn dockerd() -> Result<PathBuf> {
     unpacked("sbin/dockerd")

@@ -38,6 +38,20 @@ async fn frames_do_not_depend_on_how_bytes_arrive() {
     }
 }
 
+#[tokio::test]
+async fn one_that_waits_between_frames_holds_no_memory() {
+    let (mut near, far) = duplex(1_000);
+    let mut reader = FrameReader::new(far, LIMIT, TIME);
+    for begun in [0, 5] {
+        near.write_all(&[frame(7, 0), frame(7, 0)[..begun].to_vec()].concat()).await.expect("taken");
+        assert!(reader.next().await.expect("whole").is_some());
+        assert!(tokio::time::timeout(Duration::from_millis(1), reader.next()).await.is_err(), "no more came");
+        assert_eq!((reader.buffer.capacity() == 0, reader.buffer.len()), (begun == 0, begun));
+    }
+    near.write_all(&frame(7, 0)[5..]).await.expect("taken");
+    assert_eq!(reader.next().await.expect("whole").map(|frame| frame.body.len()), Some(7));
+}
+
 async fn fault(bytes: &[u8]) -> IngestFault {
     let mut reader = FrameReader::new(bytes, LIMIT, TIME);
     loop {
