@@ -22,7 +22,7 @@ use crate::{
     config::{Config, Profile, Scope},
     enrich::{Details, Overhead, ShimKind},
     event::{Ending, HoleReason, Origin, StreamKind},
-    journal::{Journal, JournalThread},
+    journal::{Heads, Journal, JournalThread},
     node::{Component, Facts, Findings, HostFigures, HostUse, Hypervisor, Interface, Sandbox, Usage, Vcpus},
     sinks::{Backlog, Outlet},
     time::now_ns,
@@ -108,7 +108,7 @@ fn everything() -> Registry {
     sink.error("ENOSPC");
     let backlog = Outlet::queue(1000).0.backlog();
     let registry = Registry::new(Arc::default(), backlog, vec![sink], Duration::from_secs(10));
-    registry.journal.set(opened.journal).expect("the only one");
+    registry.journal.set(Arc::new(Heads::alone(opened.journal))).expect("the only one");
     registry.totals.journal.error("ENOSPC");
     registry.attach(&hello(1)).reported(report(3));
     let container =
