@@ -100,12 +100,11 @@ async fn a_stream_that_rules_move_to_and_fro_stays_whole_and_in_order() {
         }
     }
     peer.acked_all(&[(1, sent), (3, sent)]).await;
-    let mut seen = Vec::new();
-    for container in ["c", "other"] {
-        let is_last = |record: &Value| record["container_id"] == container && record["offset"]["to"] == sent;
-        while !seen.iter().any(is_last) {
-            seen.push(followed.recv_timeout(PATIENCE).expect("what is followed comes"));
-        }
+    let (mut seen, mut awaited) = (Vec::new(), vec!["c", "other"]);
+    while !awaited.is_empty() {
+        let record = followed.recv_timeout(PATIENCE).expect("what is followed comes");
+        awaited.retain(|id| record["container_id"] != **id || record["offset"]["to"] != sent);
+        seen.push(record);
     }
     is_whole(&seen, "c", sent, false);
     is_whole(&seen, "other", sent, false);
@@ -167,7 +166,8 @@ async fn a_full_disk_holds_what_goes_there_and_nothing_else() {
     collector.wait_metric("shimtap_journal_stalled{store=\"disk\"}", 1);
     assert_eq!(collector.metric("shimtap_journal_stalled"), 0);
     assert!(collector.metric("shimtap_journal_errors_total{store=\"disk\",error=\"ENOSPC\"}") > 0);
-    assert_eq!(held.acked_by_now(1).await, None, "nothing of it is written");
+    // A page may have had room left.
+    assert!(held.acked_by_now(1).await < Some(end), "it is not written");
     // What was not written does not follow its rule away: an acknowledgement would speak of it.
     reload(&collector, TO_DISK, NO_RULE);
     let more = lines(2_000, 2_100);
@@ -175,7 +175,7 @@ async fn a_full_disk_holds_what_goes_there_and_nothing_else() {
     free.send(data(1, end, &more)).await;
     let all = end + more.len() as u64;
     free.acked(1, all).await;
-    assert_eq!(held.acked_by_now(1).await, None);
+    assert!(held.acked_by_now(1).await < Some(end));
     std::fs::remove_file(ballast).expect("it is ours");
     held.acked(1, all).await;
     let records = journaled(&collector);
