@@ -25,6 +25,16 @@ closed! {
 }
 
 closed! {
+    /// Where the journal keeps a stream: one head of it, at a time.
+    pub enum Store {
+        /// `[journal]`, which lies on tmpfs unless its folder was moved.
+        Memory => "memory",
+        /// `[journal.disk]`.
+        Disk => "disk",
+    }
+}
+
+closed! {
     /// Why bytes of a stream are not here.
     pub enum HoleReason {
         /// The wrapper's ring was full, the oldest unacknowledged bytes were dropped.
@@ -55,6 +65,8 @@ closed! {
         Retention => "retention",
         /// The journal was damaged where it stood.
         JournalDamaged => "journal_damaged",
+        /// Not missing: the journal's other head has it, since a rule has moved the stream. Taken out where both are read.
+        Moved => "moved",
     }
 }
 
@@ -261,6 +273,12 @@ impl Record {
             Body::Hole(_) => 0,
         }
     }
+
+    /// True where the journal's other head has it.
+    #[must_use]
+    pub const fn is_moved(&self) -> bool {
+        matches!(self.body, Body::Hole(Hole { reason: HoleReason::Moved, .. }))
+    }
 }
 
 // === impl Body ===
@@ -305,6 +323,13 @@ impl StreamName {
 // === impl Batch ===
 
 impl Batch {
+    /// Raw offset of the first record that is its own: what the journal's other head has comes before it, if anything.
+    #[must_use]
+    pub fn own_from(records: &[Record]) -> u64 {
+        let own = records.iter().find(|record| !record.is_moved()).map(|record| record.from);
+        own.or_else(|| records.last().map(|record| record.to)).unwrap_or_default()
+    }
+
     /// Says that this batch is where it was to go.
     pub fn done(&self) {
         self.receipt.done(self);

@@ -7,6 +7,7 @@
     reason = "test code, though not all of it test functions to clippy"
 )]
 
+mod heads;
 mod peer;
 
 use std::{

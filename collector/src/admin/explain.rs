@@ -55,6 +55,9 @@ pub struct ExplainedStream {
     /// How much its container may write, all streams together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<ExplainedRate>,
+    /// Where the journal keeps it, where somebody says so: else in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<ExplainedStore>,
     /// To which sinks it goes, where a rule says so: else to all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sinks: Option<ExplainedSinks>,
@@ -78,6 +81,15 @@ pub struct ExplainedRate {
     pub lines_per_sec: u32,
     /// Lines at once.
     pub burst_lines: u32,
+    /// Who said so.
+    pub by: String,
+}
+
+/// Where it is kept.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExplainedStore {
+    /// `memory`, `disk`.
+    pub name: String,
     /// Who said so.
     pub by: String,
 }
@@ -130,6 +142,10 @@ fn stream(
         burst_lines: rate.burst_lines,
         by: reasons.rate.as_ref().map(by).unwrap_or_default(),
     });
+    let store = verdict.store.map(|store| ExplainedStore {
+        name: store.label().to_owned(),
+        by: reasons.store.as_ref().map(by).unwrap_or_default(),
+    });
     let sinks = verdict.sinks.map(|names| ExplainedSinks {
         names: names.into_iter().map(str::to_owned).collect(),
         by: reasons.sinks.as_ref().map(by).unwrap_or_default(),
@@ -143,6 +159,7 @@ fn stream(
         collect_by: reasons.off.as_ref().map(by),
         redact: redact.map(|(what, who)| ExplainedRedaction { what: what.clone(), by: by(who) }).collect(),
         rate,
+        store,
         sinks,
         matched: reasons.matched.iter().map(by).collect(),
     }

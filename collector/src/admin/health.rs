@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::Config,
-    journal::SinkFigures,
+    event::Store,
+    journal::{Figures, SinkFigures},
     metrics::{ContainerdState, Registry, SinkTotals},
     time::now_ns,
 };
@@ -23,6 +24,9 @@ pub struct Health {
     /// Between wrappers and sinks; absent while it is being opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<HealthJournal>,
+    /// The same of its head on a disk; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal_disk: Option<HealthJournal>,
     /// containerd's API; absent where nobody asks it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub containerd: Option<HealthContainerd>,
@@ -35,7 +39,7 @@ pub struct Health {
 /// A folder or socket that must be root's alone.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct HealthPlace {
-    /// `socket`, `journal`, `spool_disk`, `spool_memory`.
+    /// `socket`, `journal`, `journal_disk`, `spool_disk`, `spool_memory`.
     pub what: String,
     /// Where it is; made by whoever comes first, so it need not be there.
     pub path: PathBuf,
@@ -89,28 +93,25 @@ pub(super) fn places(config: &Config) -> Vec<(&'static str, PathBuf)> {
     let sockets =
         [&config.ingest.socket, &config.control.socket].map(|socket| Some(("socket", socket.clone())));
     let journal = ("journal", config.journal.dir.clone());
+    let on_disk = config.journal_disk.as_ref().map(|journal| ("journal_disk", journal.dir.clone()));
     let disk = config.spool.disk.then(|| ("spool_disk", config.spool.disk_dir.clone()));
     let memory = ("spool_memory", config.spool.memory_dir.clone());
-    sockets.into_iter().chain([Some(journal), disk, Some(memory)]).flatten().collect()
+    sockets.into_iter().chain([Some(journal), on_disk, disk, Some(memory)]).flatten().collect()
 }
 
 /// As of now.
 pub(super) fn health(registry: &Registry, places: &[(&'static str, PathBuf)]) -> Health {
-    let journal = registry.journal.get();
-    let figures = journal.map(|journal| journal.figures());
-    let behind = |name: &str| figures.as_ref()?.sinks.iter().find(|sink| sink.name == name);
+    let figures = registry.journal.get().map(|heads| heads.figures()).unwrap_or_default();
+    let behind = SinkFigures::of_all(figures.iter().map(|(_, figures)| figures));
+    let behind = |name: &str| behind.iter().find(|sink| sink.name == name);
     Health {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         places: places
             .iter()
             .map(|(what, path)| HealthPlace { what: (*what).to_owned(), path: path.clone() })
             .collect(),
-        journal: journal.zip(figures.as_ref()).map(|(journal, figures)| HealthJournal {
-            stalled: registry.totals.journal.stalled.get() > 0,
-            bytes: figures.bytes,
-            max_bytes: journal.max_bytes(),
-            budget_bytes: journal.budget(),
-        }),
+        journal: journal(registry, Store::Memory, &figures),
+        journal_disk: journal(registry, Store::Disk, &figures),
         containerd: containerd(registry),
         sinks: registry.sinks.iter().map(|sink| one(sink, behind(sink.name))).collect(),
         wrapper_counts: registry
@@ -120,6 +121,17 @@ pub(super) fn health(registry: &Registry, places: &[(&'static str, PathBuf)]) ->
             .map(|(name, n)| (name.label().to_owned(), *n))
             .collect(),
     }
+}
+
+fn journal(registry: &Registry, store: Store, figures: &[(Store, Figures)]) -> Option<HealthJournal> {
+    let journal = registry.journal.get()?.of(store)?;
+    let (_, figures) = figures.iter().find(|(of, _)| *of == store)?;
+    Some(HealthJournal {
+        stalled: registry.totals.journal(store).stalled.get() > 0,
+        bytes: figures.bytes,
+        max_bytes: journal.max_bytes(),
+        budget_bytes: journal.budget(),
+    })
 }
 
 fn containerd(registry: &Registry) -> Option<HealthContainerd> {

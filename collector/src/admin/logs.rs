@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::body::Answer;
 use crate::{
     event::{Batch, Body, Origin, Record, StreamKind},
-    journal::Journal,
+    journal::Heads,
     priority,
     sinks::{
         Source,
@@ -140,7 +140,7 @@ impl Query {
     }
 
     /// Begins to answer.
-    pub(super) fn answer(self, journal: &Arc<Journal>) -> Result<Answer, QueryFault> {
+    pub(super) fn answer(self, journal: &Arc<Heads>) -> Result<Answer, QueryFault> {
         let place = Place::take().ok_or(QueryFault::Busy)?;
         let (sender, pieces) = mpsc::channel(PIECES);
         let journal = Arc::clone(journal);
@@ -155,7 +155,7 @@ impl Query {
         Ok(Answer::Pieces(pieces))
     }
 
-    async fn run(self, journal: &Arc<Journal>, client: &mpsc::Sender<Bytes>) {
+    async fn run(self, journal: &Heads, client: &mpsc::Sender<Bytes>) {
         let mut reader = journal.glance();
         let mut writer = Writer::new(self.format);
         let mut last = Last::new(self.tail);

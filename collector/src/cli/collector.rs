@@ -19,12 +19,13 @@ use crate::{
     admin::{Admin, AdminFault},
     config::{self, Config},
     containerd,
+    event::Store,
     ingest::{Ingest, ListenFault, Listener, Spools, Streams},
-    journal::{Journal, JournalFault, JournalThread},
+    journal::{Heads, JournalFault, JournalThread},
     metrics::{Registry, SinkTotals, Totals},
     node, priority,
     reload::Reloader,
-    sinks::{self, Outlet, Routed, SinkFault, Worker},
+    sinks::{self, Outlets, Routed, SinkFault, Worker},
 };
 
 /// Descriptors besides those of wrappers: listeners, scrapers, files.
@@ -57,9 +58,9 @@ struct Collector {
     listener: Listener,
     admin: Admin,
     reloader: Arc<Reloader>,
-    journal: JournalThread,
+    journal: Vec<JournalThread>,
     sinks: Vec<Worker>,
-    outlet: Outlet,
+    outlets: Outlets,
     registry: Arc<Registry>,
     periods: node::Periods,
     containerd: config::Containerd,
@@ -74,9 +75,9 @@ struct Running {
     ingest: JoinHandle<()>,
     admin: thread::JoinHandle<()>,
     reloader: Arc<Reloader>,
-    journal: JournalThread,
+    journal: Vec<JournalThread>,
     sinks: Vec<Worker>,
-    outlet: Outlet,
+    outlets: Outlets,
     ready: watch::Sender<bool>,
     terminate: Signal,
     interrupt: Signal,
@@ -139,26 +140,27 @@ fn serve(reloader: Arc<Reloader>, config: &Config) -> Result<(), CollectorFault>
 impl Collector {
     fn build(reloader: Arc<Reloader>, config: &Config) -> Result<Self, CollectorFault> {
         let totals: Arc<Totals> = Arc::default();
-        let recovered = Journal::open(&config.journal, config.ingest.positions, Arc::clone(&totals))?;
-        let journal = recovered.journal;
+        let opened = Heads::open(config, &totals)?;
+        let heads = Arc::clone(&opened.heads);
         let (mut sinks, mut counts) = (Vec::new(), Vec::new());
         for sink in &config.sinks {
             let name = sinks::name(sink);
             let its = Arc::new(SinkTotals::new(name));
             counts.push(Arc::clone(&its));
-            let source = Routed::new(journal.reader(name), reloader.rules(), Arc::clone(&its));
+            let source = Routed::new(heads.reader(name), reloader.rules(), Arc::clone(&its));
             sinks.push(sinks::start(sink, &config.node, source, its)?);
         }
-        let streams = Streams::new(Arc::clone(&totals), Arc::clone(&journal) as _, config.ingest.positions);
-        streams.expect(journal.open_streams());
-        let (outlet, exit) = Outlet::queue(config.journal.queue_bytes);
-        let writer = JournalThread::start(&journal, exit, recovered.endings)?;
-        let mut registry = Registry::new(totals, outlet.backlog(), counts, config.stats.interval);
+        let streams = Streams::new(Arc::clone(&totals), Arc::clone(&heads) as _, config.ingest.positions);
+        streams.expect(heads.open_streams());
+        let (outlets, journal) = opened.start(config)?;
+        let backlog = outlets.of(Store::Memory).backlog();
+        let mut registry = Registry::new(totals, backlog, counts, config.stats.interval);
+        registry.disk_backlog = config.journal_disk.as_ref().map(|_| outlets.of(Store::Disk).backlog());
         registry.pod_labels.clone_from(&config.containerd.pod_labels);
         registry.limit(config.metrics.limits.clone());
         let registry = Arc::new(registry);
         // It is empty: the registry is new.
-        let _ = registry.journal.set(Arc::clone(&journal));
+        let _ = registry.journal.set(heads);
         let (ready, is_ready) = watch::channel(false);
         let admin = Admin::bind(config, Arc::clone(&registry), Arc::clone(&reloader), is_ready)?;
         let listener = Listener::bind(Arc::new(Ingest {
@@ -168,19 +170,18 @@ impl Collector {
             rules: reloader.rules(),
             streams,
             spools: Spools::new(config.spool.clone()),
-            outlet: outlet.clone(),
+            outlets: outlets.clone(),
         }))?;
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
         let hangup = signal(SignalKind::hangup())?;
-        let journal = writer;
         Ok(Self {
             listener,
             admin,
             reloader,
             journal,
             sinks,
-            outlet,
+            outlets,
             registry,
             periods: node::Periods { interval: config.stats.interval, orphan: config.ingest.orphan },
             containerd: config.containerd.clone(),
@@ -200,8 +201,8 @@ impl Collector {
         let ingest = tokio::spawn(self.listener.run(stopped.clone()));
         self.ready.send_replace(true);
         info!(version = env!("CARGO_PKG_VERSION"), %metrics, "collector is ready");
-        let Self { reloader, journal, sinks, outlet, ready, terminate, interrupt, hangup, .. } = self;
-        Ok(Running { ingest, admin, reloader, journal, sinks, outlet, ready, terminate, interrupt, hangup })
+        let Self { reloader, journal, sinks, outlets, ready, terminate, interrupt, hangup, .. } = self;
+        Ok(Running { ingest, admin, reloader, journal, sinks, outlets, ready, terminate, interrupt, hangup })
     }
 }
 
@@ -225,11 +226,13 @@ impl Running {
         if timeout(DRAIN, self.ingest).await.is_err() {
             warn!("connections did not end in time");
         }
-        // The queue's last entrance closes, and the journal's thread ends when it is empty.
-        drop(self.outlet);
-        if !ended(|| self.journal.is_finished(), deadline).await {
-            warn!("unwritten output is left; its wrappers keep it");
-            self.journal.give_up();
+        // The queues' last entrances close, and the journal's threads end when they are empty.
+        drop(self.outlets);
+        for writer in &self.journal {
+            if !ended(|| writer.is_finished(), deadline).await {
+                warn!("unwritten output is left; its wrappers keep it");
+                writer.give_up();
+            }
         }
         for sink in self.sinks {
             if !ended(|| sink.is_finished(), deadline).await {
@@ -237,7 +240,9 @@ impl Running {
                 sink.give_up();
             }
         }
-        ended(|| self.journal.settle(), Instant::now() + SETTLE).await;
+        // All are told before any is waited for.
+        let settled = || self.journal.iter().map(JournalThread::settle).fold(true, |all, one| all && one);
+        ended(settled, Instant::now() + SETTLE).await;
         ended(|| self.admin.is_finished(), deadline).await;
     }
 }

@@ -75,6 +75,9 @@ fn shown_stream(stream: &ExplainedStream) -> String {
         let limit = format!("{} lines/s, {} at once: {}", rate.lines_per_sec, rate.burst_lines, rate.by);
         say("limited", &limit);
     }
+    if let Some(store) = &stream.store {
+        say("kept in", &format!("{}: {}", store.name, store.by));
+    }
     if let Some(sinks) = &stream.sinks {
         let names = if sinks.names.is_empty() { "journal only".to_owned() } else { sinks.names.join(", ") };
         say("goes to", &format!("{names}: {}", sinks.by));

@@ -1,10 +1,11 @@
-//! `[journal]`: where output is kept until every sink has it, and how much of it.
+//! `[journal]`: where output is kept until every sink has it, and how much of it; `[journal.disk]`: the same for what rules
+//! have on a disk.
 
 use std::{path::PathBuf, time::Duration};
 
 use super::{
     option::{Choice, Heading, Number, Text},
-    section::Document,
+    section::{Document, Section},
 };
 use crate::closed::closed;
 
@@ -88,6 +89,29 @@ const QUEUE_BYTES: Number = Number {
     default: 8 << 20,
 };
 
+const DISK_DIR: Text = Text {
+    key: "dir",
+    says: "The folder of its files, made with mode 0700; on a disk, and not that of [journal].",
+    default: "/var/lib/shimtap/journal",
+};
+const DISK_MAX_BYTES: Number = Number { default: 1 << 30, ..MAX_BYTES };
+
+pub(super) const DISK_HEADING: Heading = Heading {
+    name: "journal.disk",
+    says: "A second journal is there where this section is: on a disk, for what rules say store = \"disk\" of.",
+    is_comment: true,
+    options: &[
+        &DISK_DIR,
+        &DISK_MAX_BYTES,
+        &MAX_AGE_SECS,
+        &FSYNC,
+        &FSYNC_INTERVAL_MS,
+        &RESERVE_PERCENT,
+        &RESERVE_BYTES,
+        &QUEUE_BYTES,
+    ],
+};
+
 pub(super) const HEADING: Heading = Heading {
     name: "journal",
     says: "",
@@ -107,19 +131,29 @@ pub(super) const HEADING: Heading = Heading {
 // === impl Journal ===
 
 impl Journal {
-    pub(super) fn read(document: &mut Document<'_>) -> Self {
+    /// That of `[journal]`, and that of `[journal.disk]` where there is one.
+    pub(super) fn read(document: &mut Document<'_>) -> (Self, Option<Self>) {
         let mut section = document.section(&HEADING);
-        let journal = Self {
-            dir: section.path(&DIR),
-            max_bytes: section.whole(&MAX_BYTES),
+        let journal = Self::of(&mut section, &DIR, &MAX_BYTES);
+        let disk = section.section("disk").map(|mut section| {
+            let journal = Self::of(&mut section, &DISK_DIR, &DISK_MAX_BYTES);
+            section.finish();
+            journal
+        });
+        section.finish();
+        (journal, disk)
+    }
+
+    fn of(section: &mut Section<'_, '_>, dir: &Text, max_bytes: &Number) -> Self {
+        Self {
+            dir: section.path(dir),
+            max_bytes: section.whole(max_bytes),
             max_age: section.seconds(&MAX_AGE_SECS),
             fsync: section.choice(&FSYNC),
             fsync_interval: section.millis(&FSYNC_INTERVAL_MS),
             reserve_percent: section.whole(&RESERVE_PERCENT),
             reserve_bytes: section.whole(&RESERVE_BYTES),
             queue_bytes: section.size(&QUEUE_BYTES),
-        };
-        section.finish();
-        journal
+        }
     }
 }

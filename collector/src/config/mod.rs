@@ -55,6 +55,8 @@ pub struct Config {
     pub ingest: Ingest,
     /// Where output is kept until every sink has it.
     pub journal: Journal,
+    /// The same on a disk, for what rules have there.
+    pub journal_disk: Option<Journal>,
     /// The metrics listener.
     pub metrics: Metrics,
     /// The control socket.
@@ -118,11 +120,12 @@ pub enum ConfigFault {
 // === impl Config ===
 
 /// All sections that are tables, in the order in which they are shown.
-const HEADINGS: [&Heading; 13] = {
+const HEADINGS: [&Heading; 14] = {
     let [otlp, headers, tls] = otlp::HEADINGS;
     [
         &ingest::HEADING,
         &journal::HEADING,
+        &journal::DISK_HEADING,
         &metrics::HEADING,
         &control::HEADING,
         &containerd::HEADING,
@@ -158,9 +161,12 @@ impl Config {
         let otlp = Otlp::read(&mut document);
         let there = [Sink::FILE, Sink::STDOUT, Sink::OTLP];
         let there: Vec<_> = there.into_iter().filter(|name| document.has_had(name)).collect();
+        let (journal, journal_disk) = Journal::read(&mut document);
+        let has_disk = journal_disk.is_some();
         let config = Self {
             ingest: Ingest::read(&mut document),
-            journal: Journal::read(&mut document),
+            journal,
+            journal_disk,
             metrics: Metrics::read(&mut document),
             control: Control::read(&mut document),
             containerd: Containerd::read(&mut document),
@@ -172,12 +178,25 @@ impl Config {
             },
             stats: Stats::read(&mut document),
             spool: Spool::read(&mut document),
-            rules: rule::read(&mut document, &there),
+            rules: rule::read(&mut document, &there, has_disk),
         };
         document.reject_unknown_sections();
         let mut faults = document.into_faults();
-        if [&config.spool.disk_dir, &config.spool.memory_dir].contains(&&config.journal.dir) {
+        let spool = [&config.spool.disk_dir, &config.spool.memory_dir];
+        if spool.contains(&&config.journal.dir) {
             faults.push(None, "journal.dir", "is a directory of spool files; give it one of its own");
+        }
+        if let Some(disk) = &config.journal_disk {
+            if spool.contains(&&disk.dir) {
+                faults.push(
+                    None,
+                    "journal.disk.dir",
+                    "is a directory of spool files; give it one of its own",
+                );
+            }
+            if disk.dir == config.journal.dir {
+                faults.push(None, "journal.disk.dir", "is the same as journal.dir; give it one of its own");
+            }
         }
         if config.ingest.socket == config.control.socket {
             faults.push(None, "control.socket", "is the same path as ingest.socket; give it one of its own");
@@ -191,12 +210,24 @@ impl Config {
     #[must_use]
     pub fn sections_unlike(&self, other: &Self) -> Vec<&'static str> {
         // All fields, so that a new section is not forgotten here.
-        let Self { ingest, journal, metrics, control, containerd, node, sinks, stats, spool, rules: _ } =
-            self;
+        let Self {
+            ingest,
+            journal,
+            journal_disk,
+            metrics,
+            control,
+            containerd,
+            node,
+            sinks,
+            stats,
+            spool,
+            rules: _,
+        } = self;
         let of = |sinks: &[Sink], section| sinks.iter().find(|sink| sink.section() == section).cloned();
         let same = [
             ("ingest", *ingest == other.ingest),
             ("journal", *journal == other.journal),
+            ("journal.disk", *journal_disk == other.journal_disk),
             ("metrics", *metrics == other.metrics),
             ("control", *control == other.control),
             ("containerd", *containerd == other.containerd),

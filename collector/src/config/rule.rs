@@ -7,7 +7,8 @@ use super::{
     section::{At, Document, Section},
 };
 use crate::{
-    event::StreamKind,
+    closed::Closed,
+    event::{Store, StreamKind},
     rules::{Match, Names, Rate, Redactor, Rule, Rules},
 };
 
@@ -61,6 +62,12 @@ const BURST_LINES: Bound = Bound {
     range: 1..=100_000_000,
     example: 5_000,
 };
+const STORE: Sample = Sample {
+    key: "store",
+    says: "Where the journal keeps it until every sink has it: \"memory\", which is [journal] and where it is unless given, or \
+           \"disk\", which is [journal.disk].",
+    example: "\"memory\"",
+};
 const SINKS: Sample = Sample {
     key: "sinks",
     says: "Where it goes: names of sections of sinks in this file; to all of them unless given, [] = it stays in the \
@@ -86,14 +93,15 @@ pub(super) const HEADING: Heading = Heading {
         &REDACT,
         &LINES_PER_SEC,
         &BURST_LINES,
+        &STORE,
         &SINKS,
     ],
 };
 
 /// All of them. What a rule says wrongly is a fault and left out, so the result is of use only where there is none.
 ///
-/// `sinks` are those that the file has a section of.
-pub(super) fn read(document: &mut Document<'_>, sinks: &[&'static str]) -> Rules {
+/// `sinks` are those that the file has a section of; `disk` says whether it has one of the journal on a disk.
+pub(super) fn read(document: &mut Document<'_>, sinks: &[&'static str], disk: bool) -> Rules {
     let mut number = 0;
     Rules::new(document.each(&HEADING, |line, mut section| {
         number += 1;
@@ -106,10 +114,12 @@ pub(super) fn read(document: &mut Document<'_>, sinks: &[&'static str]) -> Rules
             collect: section.boolean(COLLECT.key).map(|at| at.value),
             redact: redactor(&mut section),
             rate: rate(&mut section),
+            store: store(&mut section, disk),
             sinks: route(&mut section, sinks),
         };
-        if rule.collect.is_none() && rule.redact.is_empty() && rule.rate.is_none() && rule.sinks.is_none() {
-            section.refuse(line, "", "changes nothing: give it collect, redact, lines_per_sec or sinks");
+        let is_idle = rule.collect.is_none() && rule.rate.is_none() && rule.store.is_none() && rule.sinks.is_none();
+        if is_idle && rule.redact.is_empty() {
+            section.refuse(line, "", "changes nothing: give it collect, redact, lines_per_sec, store or sinks");
         }
         if rule.sinks.is_some() && !rule.of.annotations.is_empty() {
             let message = "cannot go with annotations, which the journal does not keep: after a restart of the \
@@ -119,6 +129,22 @@ pub(super) fn read(document: &mut Document<'_>, sinks: &[&'static str]) -> Rules
         section.finish();
         rule
     }))
+}
+
+/// Where the journal keeps it.
+fn store(section: &mut Section<'_, '_>, disk: bool) -> Option<Store> {
+    let At { line, value } = section.string(STORE.key)?;
+    match Store::named(&value) {
+        Some(Store::Disk) if !disk => {
+            section.refuse(line, STORE.key, "is \"disk\", and there is no section [journal.disk]");
+            None
+        }
+        None => {
+            section.refuse(line, STORE.key, "must be \"memory\" or \"disk\"");
+            None
+        }
+        known => known,
+    }
 }
 
 /// Which sinks, each by the name of its section.

@@ -166,6 +166,30 @@ fn a_rule_names_sinks_that_are_there_and_none_by_annotations() {
 }
 
 #[test]
+fn a_rule_keeps_on_a_disk_what_there_is_a_journal_for() {
+    let rule = "[[rule]]\nstore = \"disk\"\n";
+    let faults = parse(rule).expect_err("faulty");
+    let seen: Vec<_> = faults.iter().map(|fault| (fault.line, fault.key.as_str())).collect();
+    assert_eq!(seen, [(Some(1), "rule"), (Some(2), "rule.store")], "and so it changes nothing");
+    assert!(faults.to_string().contains("there is no section [journal.disk]"), "{faults}");
+    let config = parse(&format!("[journal.disk]\nmax_bytes = 5_000_000\n{rule}")).expect("valid");
+    let disk = config.journal_disk.as_ref().expect("there is one");
+    assert_eq!((disk.dir.as_path(), disk.max_bytes), (Path::new("/var/lib/shimtap/journal"), 5_000_000));
+    assert_eq!((disk.reserve_percent, disk.reserve_bytes), (15, 2 << 30));
+    let without = parse("[[rule]]\nstore = \"memory\"\n").expect("valid");
+    assert_eq!((config.sections_unlike(&without), without.journal_disk), (vec!["journal.disk"], None));
+    for (text, key) in [
+        ("[journal.disk]\ndir = \"/run/shimtap/journal\"\n", "journal.disk.dir"),
+        ("[journal.disk]\ndir = \"/var/lib/shimtap/spool\"\n", "journal.disk.dir"),
+        ("[journal.disk]\nfsync = \"never\"\n", "journal.disk.fsync"),
+        ("[[rule]]\nstore = \"tape\"\n", "rule.store"),
+    ] {
+        let faults = parse(text).expect_err("faulty");
+        assert!(faults.iter().any(|fault| fault.key == key), "{text}: {faults}");
+    }
+}
+
+#[test]
 fn an_otlp_section_says_what_it_says() {
     let config = parse(concat!(
         "[node]\nname = \"n\"\n",

@@ -4,7 +4,7 @@ use super::{
     Evidence, Finding, Id,
     finding::{Severity, Whose},
 };
-use crate::admin::{Health, HealthSink};
+use crate::admin::{Health, HealthJournal, HealthSink};
 
 /// A sink that is further behind than this is worth a word: one long retry, or a backend that is too slow.
 const LAG_SECS: u64 = 60;
@@ -54,20 +54,28 @@ fn containerd(health: &Health) -> Option<Finding> {
 }
 
 fn journal(health: &Health) -> Vec<Finding> {
-    let Some(journal) = &health.journal else { return Vec::new() };
+    let heads = [("[journal]", &health.journal), ("[journal.disk]", &health.journal_disk)];
+    heads.into_iter().filter_map(|(section, head)| Some(head_of(section, head.as_ref()?))).flatten().collect()
+}
+
+/// One head of the journal, by its section.
+fn head_of(section: &str, journal: &HealthJournal) -> Vec<Finding> {
     let mut found = Vec::new();
     if journal.stalled {
         let what = "the journal cannot be written; wrappers keep what they can, then output is missing";
-        let remedy = "see shimtap_journal_errors_total for the errno, and the disk of [journal] dir";
-        found.push(Finding::new(Id::JournalStalled, Severity::Fault, Whose::Node, what, remedy));
+        let remedy = "see shimtap_journal_errors_total for the errno, and the disk of its dir";
+        let stalled = Finding::new(Id::JournalStalled, Severity::Fault, Whose::Node, what, remedy);
+        found.push(stalled.about([section.to_owned()]));
     }
     if journal.budget_bytes < journal.max_bytes {
         let what = format!(
             "the disk's reserve leaves the journal {} of its {} bytes: less of the past is kept, and a slow sink loses sooner",
             journal.budget_bytes, journal.max_bytes
         );
-        let remedy = "make room on that file system, or move [journal] dir, or lower reserve_percent and reserve_bytes";
-        found.push(Finding::new(Id::JournalReserve, Severity::Warning, Whose::Node, what, remedy));
+        let remedy =
+            "make room on that file system, or move its dir, or lower reserve_percent and reserve_bytes";
+        let reserve = Finding::new(Id::JournalReserve, Severity::Warning, Whose::Node, what, remedy);
+        found.push(reserve.about([section.to_owned()]));
     }
     found
 }
@@ -112,7 +120,7 @@ fn sink(sink: &HealthSink) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::{HealthContainerd, HealthJournal};
+    use crate::admin::HealthContainerd;
 
     fn ids(found: &[Finding]) -> Vec<Id> {
         found.iter().map(|one| one.id).collect()
@@ -154,5 +162,12 @@ mod tests {
         let short =
             HealthJournal { max_bytes: 5, budget_bytes: 4, stalled: true, ..HealthJournal::default() };
         assert_eq!(of(short), [Id::JournalStalled, Id::JournalReserve]);
+        // The same of its head on a disk, by its own section.
+        let full = HealthJournal { max_bytes: 5, budget_bytes: 4, ..HealthJournal::default() };
+        let well = HealthJournal { max_bytes: 5, budget_bytes: 5, ..HealthJournal::default() };
+        let both = Health { journal: Some(well), journal_disk: Some(full), ..Health::default() };
+        let found = super::journal(&both);
+        assert_eq!(ids(&found), [Id::JournalReserve]);
+        assert!(found.iter().all(|one| one.which == ["[journal.disk]"]), "{found:?}");
     }
 }

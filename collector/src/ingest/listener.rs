@@ -123,13 +123,13 @@ async fn sweep(ingest: Arc<Ingest>, mut stop: watch::Receiver<bool>) {
         for slot in ingest.streams.orphans(orphan) {
             let room = tokio::select! {
                 // Cancel-safe: nothing was taken off the stream yet.
-                room = ingest.outlet.room(2, slot.held()) => room,
+                room = ingest.outlets.of(slot.next_home()).room(2, slot.held()) => room,
                 _ = stop.wait_for(|stop| *stop) => return,
             };
             // Its wrapper may have come back while we waited for room.
             let Ok(batch) = slot.abandon() else { continue };
             if let Some(batch) = batch {
-                ingest.outlet.submit(batch, room);
+                ingest.outlets.of(slot.home()).submit(batch, room);
             }
             ingest.streams.ended(&slot.origin.name);
         }

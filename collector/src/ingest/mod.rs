@@ -1,7 +1,8 @@
 //! The ttrpc server that wrappers connect to, by docs/protocol.md.
 //!
 //! Layers: `frames` (bytes to frames, with limits), `connection` (handshake, the two directions of one
-//! connection), `data` and `session` (what messages mean), `streams` (positions, which outlive connections), `acks`.
+//! connection), `data` and `session` (what messages mean), `streams` (positions, which outlive connections), `home` (which
+//! head of the journal has a stream), `acks`.
 //! A peer can cause a count, a rate-limited log line and the end of its own connection, and nothing else.
 
 mod acks;
@@ -11,6 +12,7 @@ mod event_label;
 mod fault;
 mod frames;
 mod happened;
+mod home;
 mod listener;
 mod session;
 mod spool;
@@ -27,7 +29,7 @@ pub use listener::{ListenFault, Listener};
 pub use spool::{Aside, Spools};
 pub use streams::{Memory, Streams};
 
-use crate::{config, metrics::Registry, rules::Rules, sinks::Outlet};
+use crate::{config, metrics::Registry, rules::Rules, sinks::Outlets};
 
 /// What all connections share.
 #[derive(Debug)]
@@ -45,5 +47,5 @@ pub struct Ingest {
     /// What wrappers wrote to files.
     pub spools: Spools,
     /// Where records go.
-    pub outlet: Outlet,
+    pub outlets: Outlets,
 }

@@ -165,13 +165,19 @@ impl Session {
                 continue;
             }
             let before = slot.held();
-            let room = self.ingest.outlet.room(1, before).await;
+            let room = self.room(&slot, 1, before).await;
             let batch = slot.fragment(self.id, urgent).map_err(|refused| refusal(handle, &slot, refused))?;
             self.sent_on(handle, &slot, before, batch, room);
             // A CR that may be half of a line's end stays, and waits anew.
             self.unfinished.entry(handle).and_modify(|since| *since = now);
         }
         Ok(())
+    }
+
+    /// Waits for room in the queue of the head of the journal that the stream's next records go to. Cancel-safe.
+    async fn room(&self, slot: &Slot, records: usize, bytes: usize) -> Room {
+        slot.settled().await;
+        self.ingest.outlets.of(slot.next_home()).room(records, bytes).await
     }
 
     /// Hands on what a message made of stream `handle`, which held `before` bytes of an unfinished line.
@@ -184,7 +190,7 @@ impl Session {
             self.unfinished.insert(handle, Instant::now());
         }
         if let Some(batch) = batch {
-            self.ingest.outlet.submit(batch, room);
+            self.ingest.outlets.of(slot.home()).submit(batch, room);
             self.acks.expect();
         }
     }
@@ -332,7 +338,7 @@ impl Session {
         // A line per newline, a hole of two reasons and what it cuts, and the pieces of a long line.
         let records = memchr::memchr_iter(b'\n', bytes).count().saturating_add(5);
         let before = slot.held();
-        let room = self.ingest.outlet.room(records, bytes.len().saturating_add(before)).await;
+        let room = self.room(&slot, records, bytes.len().saturating_add(before)).await;
         let batch = slot.data(self.id, data, records).map_err(|refused| refusal(handle, &slot, refused))?;
         self.sent_on(handle, &slot, before, batch, room);
         Ok(())
@@ -341,7 +347,7 @@ impl Session {
     async fn gap(&mut self, gap: &link::Gap) -> Result<(), IngestFault> {
         let slot = self.slot(gap.handle)?;
         let before = slot.held();
-        let room = self.ingest.outlet.room(4, before).await;
+        let room = self.room(&slot, 4, before).await;
         let batch = slot.gap(self.id, gap).map_err(|refused| refusal(gap.handle, &slot, refused))?;
         self.sent_on(gap.handle, &slot, before, batch, room);
         Ok(())
@@ -350,7 +356,7 @@ impl Session {
     async fn close(&mut self, close: &link::Close) -> Result<(), IngestFault> {
         let slot = self.slot(close.handle)?;
         let before = slot.held();
-        let room = self.ingest.outlet.room(4, before).await;
+        let room = self.room(&slot, 4, before).await;
         let batch = slot.close(self.id, close).map_err(|refused| refusal(close.handle, &slot, refused))?;
         self.sent_on(close.handle, &slot, before, batch, room);
         self.acks.closed(close.handle);

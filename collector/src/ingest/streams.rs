@@ -14,12 +14,14 @@ use std::{
 };
 
 use shimtap_proto::link;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::data::Data;
+use super::{data::Data, home::Home};
 use crate::{
-    event::{Batch, Body, Ending, Flags, Hole, HoleReason, Origin, Progress, Receipt, Record, StreamName},
-    journal::Row,
+    event::{
+        Batch, Body, Ending, Flags, Hole, HoleReason, Origin, Progress, Receipt, Record, Store, StreamName,
+    },
+    journal::Known,
     metrics::{StreamCounts, Totals},
     process::{Clock, Edge, Tape, TapeFault, Times},
     rules::{Budget, Censor, Verdict},
@@ -29,7 +31,7 @@ use crate::{
 /// What an earlier process, or this one some time ago, knew of streams.
 pub trait Memory: std::fmt::Debug + Send + Sync {
     /// How far a stream was; `None` where it was never heard of.
-    fn stream(&self, name: &StreamName) -> Option<Row>;
+    fn stream(&self, name: &StreamName) -> Option<Known>;
 }
 
 /// All streams.
@@ -76,6 +78,8 @@ struct State {
     detached: Option<Instant>,
     /// The last record was a piece of a line that goes on.
     within: bool,
+    /// The head of the journal that has it.
+    home: Home,
 }
 
 /// Where a wrapper is to go on with a stream.
@@ -91,6 +95,11 @@ pub(super) struct Place {
 
 /// The owner of a stream that no connection carries; connections are numbered from 1.
 const NOBODY: u64 = 0;
+
+/// How long a stream's next bytes wait for those before them to be durable, where a rule moves it; then it is moved later.
+const MOVE_PATIENCE: Duration = Duration::from_millis(200);
+/// It takes one write of the journal; this often is looked.
+const MOVE_POLL: Duration = Duration::from_millis(2);
 
 /// Why a stream did not take a message.
 #[derive(Debug)]
@@ -111,11 +120,11 @@ impl Streams {
     }
 
     /// Takes streams that an earlier process left open: should their wrappers not come back, they end.
-    pub fn expect(&self, rows: Vec<Row>) {
+    pub fn expect(&self, open: Vec<Known>) {
         let mut table = self.table();
-        for row in rows {
-            let origin = Arc::clone(&row.origin);
-            let slot = Slot::new(&origin, Some(row), &self.totals);
+        for known in open {
+            let origin = Arc::clone(&known.row.origin);
+            let slot = Slot::new(&origin, Some(known), &self.totals);
             slot.state().detached = Some(Instant::now());
             table.slots.insert(origin.name.clone(), Arc::new(slot));
         }
@@ -187,12 +196,14 @@ impl State {
 
 impl Slot {
     /// A stream that an earlier process left as `known`, or a new one.
-    fn new(origin: &Arc<Origin>, known: Option<Row>, totals: &Arc<Totals>) -> Self {
+    fn new(origin: &Arc<Origin>, known: Option<Known>, totals: &Arc<Totals>) -> Self {
         let counts = Arc::new(StreamCounts::new(origin.name.stream, &origin.name.process, None));
         let clock = Clock::default();
         let (mut tape, mut progress) = (Tape::default(), Progress::default());
-        let (mut submitted, mut within) = (0, false);
-        if let Some(row) = known {
+        let (mut submitted, mut within, mut home) = (0, false, Home::default());
+        if let Some(known) = known {
+            home = Home::resumed(&known);
+            let row = known.row;
             within = matches!(row.edge, Edge::Within(_));
             let orderly = matches!(row.ending, Some(Ending::Exact | Ending::Inexact));
             tape = Tape::resumed(row.end, row.edge, orderly.then_some(row.end));
@@ -202,7 +213,7 @@ impl Slot {
             counts.resume(&row);
         }
         let censor = Censor::resumed(within);
-        let state = State { tape, censor, clock: Arc::new(clock), within, ..State::default() };
+        let state = State { tape, censor, clock: Arc::new(clock), within, home, ..State::default() };
         Self {
             origin: Arc::clone(origin),
             progress: Arc::new(progress),
@@ -217,12 +228,42 @@ impl Slot {
     pub(super) fn judge(&self, owner: u64, verdict: Verdict) -> Option<Place> {
         let mut state = self.owned(owner).ok()?;
         let before = state.place();
+        state.home.wanted = verdict.store();
         let switched = state.censor.judge(Arc::new(verdict));
         let now = state.place();
         self.counts.off.store(!now.capture, Ordering::Relaxed);
         // Switched on again: what was not collected is not asked for now. Else it goes on where it is.
         let next = now.next.filter(|_| switched && !now.capture);
         (switched || before.redacted != now.redacted).then_some(Place { next, ..now })
+    }
+
+    /// The head of the journal that its last records went to, and before the first the one that they will go to.
+    pub(super) fn home(&self) -> Store {
+        self.state().home.next(false)
+    }
+
+    /// The head that its next records go to as things are.
+    pub(super) fn next_home(&self) -> Store {
+        let state = self.state();
+        state.home.next(!state.within && self.is_durable())
+    }
+
+    /// Waits, where it is to be moved to the journal's other head, until it may; a while at most. Cancel-safe.
+    pub(super) async fn settled(&self) {
+        let begun = Instant::now();
+        while self.must_settle() && begun.elapsed() < MOVE_PATIENCE {
+            sleep(MOVE_POLL).await;
+        }
+    }
+
+    fn must_settle(&self) -> bool {
+        let state = self.state();
+        state.home.is_moving() && !state.within && !self.is_durable()
+    }
+
+    /// True where all that went out is durable.
+    fn is_durable(&self) -> bool {
+        self.progress.durable() >= self.submitted()
     }
 
     /// Raw offset of the next byte that was not taken.
@@ -352,6 +393,7 @@ impl Slot {
         last: bool,
     ) -> Option<Batch> {
         let stream = self.origin.name.stream;
+        let may_move = !state.within && self.is_durable();
         let redactions = state.censor.apply(&mut records, &state.budget, Instant::now());
         self.totals.redactions.add(redactions);
         let mut lines = 0;
@@ -381,6 +423,14 @@ impl Slot {
         }
         if records.is_empty() && ending.is_none() {
             return None;
+        }
+        if let Some(first) = records.first() {
+            let (at, time_ns) = (first.from, first.time_ns.saturating_sub(1));
+            let store = state.home.next(may_move);
+            if let Some(from) = state.home.go(store, at) {
+                let body = Body::hole(HoleReason::Moved);
+                records.insert(0, Record { from, to: at, time_ns, flags: Flags::NONE, body });
+            }
         }
         let end = records.last().map_or(self.submitted.load(Ordering::Relaxed), |record| record.to);
         self.counts.lines.fetch_add(lines, Ordering::Relaxed);

@@ -24,11 +24,10 @@ use super::{
 };
 use crate::{
     config::Fsync,
-    event::{Ending, Origin, Record},
+    event::{Ending, Origin, Record, Store},
     limited::Limited,
     priority,
     sinks::{Exit, Source, Waiting},
-    time::now_ns,
 };
 
 /// Payload after which a frame is appended without looking for more: what lz4 can refer back to.
@@ -108,11 +107,15 @@ impl JournalThread {
             packer: Packer::default(),
             frame: Frame::default(),
         };
+        let name = match journal.head.store {
+            Store::Memory => "journal",
+            Store::Disk => "journal-disk",
+        };
         let run = move || {
             priority::yield_to_workloads();
             runtime.block_on(appender.run(endings));
         };
-        let thread = thread::Builder::new().name("journal".into()).spawn(run).map_err(fault)?;
+        let thread = thread::Builder::new().name(name.into()).spawn(run).map_err(fault)?;
         let settled = watch::Sender::new(false);
         let settling = settle::start(journal, &settled.subscribe())?;
         Ok(Self { thread, settling, stop, settled })
@@ -230,8 +233,8 @@ impl Appender {
         let mut backoff = BACKOFF_MIN;
         let mut failing = false;
         while let Err(fault) = self.try_append(kind) {
-            self.journal.totals.journal.error(&fault.errno());
-            self.journal.totals.journal.stalled.set(1);
+            self.journal.counts().error(&fault.errno());
+            self.journal.counts().stalled.set(1);
             if !failing {
                 warn!(error = %fault, "the journal cannot be written; holding back acknowledgements");
             }
@@ -245,7 +248,7 @@ impl Appender {
             backoff = backoff.saturating_mul(2).min(BACKOFF_MAX);
         }
         if failing {
-            self.journal.totals.journal.stalled.set(0);
+            self.journal.counts().stalled.set(0);
             info!("the journal is writable again");
         }
         self.acknowledge();
@@ -256,7 +259,7 @@ impl Appender {
     /// Between frames: the table and the files agree.
     fn tidy(&self) {
         if let Err(fault) = self.journal.tidy() {
-            self.journal.totals.journal.error(&fault.errno());
+            self.journal.counts().error(&fault.errno());
             FAILED.say(|hidden| warn!(error = %fault, hidden, "cannot tidy the journal"));
         }
     }
@@ -270,7 +273,7 @@ impl Appender {
             Kind::Clean => (newest.next, newest.next),
         };
         let output = newest.output.saturating_add(self.frame.output);
-        let head = Head { kind, sole: self.frame.sole, first, next, time_ns: now_ns(), output };
+        let head = Head { kind, sole: self.frame.sole, first, next, time_ns: journal.frame_time(), output };
         let bytes = self.packer.frame(&head, &self.frame.payload);
         let written = (&*newest.file).write_all(bytes).and_then(|()| match journal.config.fsync {
             Fsync::Always => journal.sync(&newest.file),

@@ -19,7 +19,7 @@ pub struct Figures {
 }
 
 /// How far a sink is behind.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SinkFigures {
     /// Its name.
     pub name: &'static str,
@@ -30,6 +30,33 @@ pub struct SinkFigures {
     /// Raw bytes that were gone before it came to them, since this process began.
     pub lost: Vec<(HoleReason, u64)>,
 }
+
+// === impl SinkFigures ===
+
+impl SinkFigures {
+    /// Those of several heads of the journal as of one.
+    pub fn of_all<'f>(heads: impl Iterator<Item = &'f Figures>) -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        for sink in heads.flat_map(|figures| &figures.sinks) {
+            match all.iter_mut().find(|known| known.name == sink.name) {
+                Some(known) => known.add(sink),
+                None => all.push(sink.clone()),
+            }
+        }
+        all
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.lag_bytes = self.lag_bytes.saturating_add(other.lag_bytes);
+        self.oldest_ns = [self.oldest_ns, other.oldest_ns].into_iter().flatten().min();
+        // Every head has every reason, in one order.
+        for ((_, bytes), (_, more)) in self.lost.iter_mut().zip(&other.lost) {
+            *bytes = bytes.saturating_add(*more);
+        }
+    }
+}
+
+// === impl Journal ===
 
 impl Journal {
     /// What it shows of itself.
@@ -42,7 +69,7 @@ impl Journal {
             let position = cursor.given();
             let part = state.parts.iter().find(|part| part.next > position);
             let unread_ns = part.and_then(|part| part.time_of(position));
-            let lost = [HoleReason::Retention, HoleReason::JournalDamaged];
+            let lost = [HoleReason::Retention, HoleReason::JournalDamaged, HoleReason::JournalLost];
             let lost = lost.map(|reason| (reason, cursor.lost.get(reason))).to_vec();
             let oldest_ns = [open_ns, unread_ns].into_iter().flatten().min();
             sinks.push(SinkFigures { name, lag_bytes, oldest_ns, lost });

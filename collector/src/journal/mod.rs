@@ -5,6 +5,9 @@
 //! acknowledged to its wrapper when the write(2) of its frame has come back, and not before; what was appended is never
 //! changed, only dropped from the old end, and then counted. A slow reader holds nobody.
 //!
+//! A [`Journal`] is one head: one folder, one writer. `heads` puts two of them side by side, one on tmpfs and one on a disk,
+//! and `merged` reads both as one; nothing else knows that there are two.
+//!
 //! This is the journal's head level: whole files of frames. What is done later with a full file (blocks per stream, for
 //! long retention) begins at [`Journal::parts`].
 
@@ -12,6 +15,8 @@ mod append;
 mod cursor;
 mod figures;
 mod format;
+mod heads;
+mod merged;
 mod newest;
 mod part;
 mod reader;
@@ -35,9 +40,17 @@ use tracing::warn;
 pub use append::JournalThread;
 pub use figures::{Figures, SinkFigures};
 pub use format::Row;
+pub use heads::{Heads, Known};
+pub use merged::Merged;
 
 use crate::{
-    config, event::StreamName, ingest::Memory, limited::Limited, metrics::Totals, sinks::errno_name,
+    config,
+    event::{Store, StreamName},
+    limited::Limited,
+    metrics::{JournalTotals, Totals},
+    process::Clock,
+    sinks::errno_name,
+    time::now_ns,
 };
 use cursor::Cursor;
 use part::Part;
@@ -96,11 +109,21 @@ pub struct Journal {
     /// Ended streams without a record that are remembered.
     remembered: usize,
     totals: Arc<Totals>,
+    head: Head,
     state: Mutex<State>,
     /// Number behind the newest entry; told to readers that wait.
     grown: watch::Sender<u64>,
     /// Held as long as the journal is ours.
     _lock: Flock<fs::File>,
+}
+
+/// Which head of the journal it is.
+#[derive(Clone, Debug)]
+struct Head {
+    store: Store,
+    /// Gives frames of both heads their times, each later than any before: so that it is known which came first, whatever the
+    /// system's clock does. Not needed where there is one.
+    order: Option<Arc<Clock>>,
 }
 
 /// What changes.
@@ -163,9 +186,34 @@ impl JournalFault {
     }
 }
 
+// === impl Head ===
+
+#[cfg(test)]
+impl Head {
+    /// The only one.
+    const ALONE: Self = Self { store: Store::Memory, order: None };
+}
+
 // === impl Journal ===
 
 impl Journal {
+    /// How far a stream is in it; `None` where it never had it.
+    #[must_use]
+    pub fn stream(&self, name: &StreamName) -> Option<Row> {
+        self.state().table.find(name).cloned()
+    }
+
+    /// Its counters.
+    fn counts(&self) -> &JournalTotals {
+        self.totals.journal(self.head.store)
+    }
+
+    /// The time of a frame that is written now.
+    fn frame_time(&self) -> u64 {
+        let now = now_ns();
+        self.head.order.as_ref().map_or(now, |order| order.stamp(now))
+    }
+
     /// Every stream that has not ended.
     #[must_use]
     pub fn open_streams(&self) -> Vec<Row> {
@@ -182,7 +230,7 @@ impl Journal {
     fn settle(&self, has_grown: bool) {
         let file = self.state().parts.back().map(|part| Arc::clone(&part.file));
         if let Some(Err(error)) = file.filter(|_| has_grown).map(|file| self.sync(&file)) {
-            self.totals.journal.error(&errno_name(&error));
+            self.counts().error(&errno_name(&error));
         }
         self.write_places(|cursor| !cursor.waits());
     }
@@ -203,7 +251,7 @@ impl Journal {
             let written = cursor.write(|stream| self.state().table.get(stream).is_some());
             if let Err(error) = written {
                 static SAID: Limited = Limited::new();
-                self.totals.journal.error(&errno_name(&error));
+                self.counts().error(&errno_name(&error));
                 SAID.say(|hidden| {
                     warn!(
                         sink, dir = %self.dir().display(), %error, hidden,
@@ -248,12 +296,6 @@ impl Journal {
 
     fn dir(&self) -> &Path {
         &self.config.dir
-    }
-}
-
-impl Memory for Journal {
-    fn stream(&self, name: &StreamName) -> Option<Row> {
-        self.state().table.find(name).cloned()
     }
 }
 

@@ -60,8 +60,8 @@ impl Journal {
             tail.push(Fresh::new(head, batches));
         }
         drop(state);
-        self.totals.journal.frames.add(1);
-        self.totals.journal.bytes.add(length);
+        self.counts().frames.add(1);
+        self.counts().bytes.add(length);
         self.grown.send_replace(head.next);
     }
 
@@ -99,7 +99,7 @@ impl Journal {
     pub(super) fn sync(&self, file: &File) -> io::Result<()> {
         let start = Instant::now();
         file.sync_data()?;
-        self.totals.journal.fsync.observe(start.elapsed());
+        self.counts().fsync.observe(start.elapsed());
         Ok(())
     }
 }

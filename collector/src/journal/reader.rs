@@ -54,8 +54,8 @@ pub struct Reader {
     /// Below this only what an earlier process did not acknowledge is wanted.
     resumed: u64,
     wanted: BTreeMap<u64, Open>,
-    /// Read, and not taken yet.
-    ready: VecDeque<Batch>,
+    /// Read, and not taken yet, each with the time of its frame; 0 where that is gone.
+    ready: VecDeque<(u64, Batch)>,
     /// How often the journal had dropped something when this reader last looked for what it missed.
     drops: u64,
     /// What is missing from here on stood in a damaged file.
@@ -71,6 +71,15 @@ struct Step {
     ending: Option<Ending>,
     received: Instant,
     time_ns: u64,
+}
+
+/// What there is to know of a batch before it is taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Front {
+    /// When its frame was appended.
+    pub(super) time_ns: u64,
+    /// It goes on where the other head ends.
+    pub(super) has_moved: bool,
 }
 
 /// Told when a batch was delivered.
@@ -240,10 +249,10 @@ impl Reader {
         if let (Some(first), Some(promised)) = (step.records.first(), promised)
             && first.from > promised
         {
-            let hole = self.hole(promised, first.from, first.time_ns.saturating_sub(1));
-            step.records.insert(0, hole);
+            let missing = self.missing(step.stream, promised, first.from, first.time_ns.saturating_sub(1));
+            step.records.splice(0..0, missing);
         }
-        let from = step.records.first().map_or(0, |record| record.from);
+        let from = Batch::own_from(&step.records);
         let to = step.records.last().map_or(0, |record| record.to);
         if to > 0 {
             let end = self.ends.entry(step.stream).or_default();
@@ -258,7 +267,8 @@ impl Reader {
         }
         let mut parts = joined.finished;
         parts.push(step.seq);
-        self.ready.push_back(self.delivery(step.origin, joined.records, step.ending, step.received, parts));
+        let batch = self.delivery(step.origin, joined.records, step.ending, step.received, parts);
+        self.ready.push_back((step.time_ns, batch));
     }
 
     fn delivery(
@@ -281,6 +291,29 @@ impl Reader {
         Record { from, to, time_ns, flags: Flags::NONE, body: Body::hole(reason) }
     }
 
+    /// The same, of a range in which may be what the journal's other head has: that is not lost, and stays to be told apart.
+    fn missing(&self, stream: u32, from: u64, to: u64, time_ns: u64) -> Vec<Record> {
+        let moved = self.journal.state().table.get(stream).map(|row| row.moved.clone()).unwrap_or_default();
+        let mut records = Vec::new();
+        let mut at = from;
+        for (begin, end) in moved {
+            let (begin, end) = (begin.max(at), end.min(to));
+            if begin >= end {
+                continue;
+            }
+            if at < begin {
+                records.push(self.hole(at, begin, time_ns));
+            }
+            let body = Body::hole(HoleReason::Moved);
+            records.push(Record { from: begin, to: end, time_ns, flags: Flags::NONE, body });
+            at = end;
+        }
+        if at < to {
+            records.push(self.hole(at, to, time_ns));
+        }
+        records
+    }
+
     /// What was given to an earlier process, was not acknowledged, and is not here any more.
     fn give_up_wanted(&mut self) {
         let behind = self.wanted.split_off(&self.position);
@@ -291,7 +324,8 @@ impl Reader {
                 continue;
             };
             let hole = self.hole(open.from, open.to, open.time_ns);
-            self.ready.push_back(self.delivery(origin, vec![hole], None, Instant::now(), vec![seq]));
+            let batch = self.delivery(origin, vec![hole], None, Instant::now(), vec![seq]);
+            self.ready.push_back((open.time_ns, batch));
         }
     }
 
@@ -314,28 +348,56 @@ impl Reader {
         }
         for (stream, origin, from, to, time_ns) in missed {
             self.ends.insert(stream, to);
-            let hole = self.hole(from, to, time_ns);
+            let missing = self.missing(stream, from, to, time_ns);
             // A line that went on there does not any more.
-            let joined = self.joiner.take(stream, self.position, vec![hole], None);
+            let joined = self.joiner.take(stream, self.position, missing, None);
             self.cursor.skip(stream, to);
-            self.ready.push_back(self.delivery(
-                origin,
-                joined.records,
-                None,
-                Instant::now(),
-                joined.finished,
-            ));
+            let batch = self.delivery(origin, joined.records, None, Instant::now(), joined.finished);
+            self.ready.push_back((0, batch));
         }
         self.damaged = false;
     }
 
-    fn try_next(&mut self) -> Result<Batch, bool> {
+    /// The next batch; where there is none, whether there will be none.
+    pub(super) fn try_next(&mut self) -> Result<Batch, bool> {
         loop {
-            if let Some(batch) = self.ready.pop_front() {
+            if let Some((_, batch)) = self.ready.pop_front() {
                 return Ok(batch);
             }
             self.read_on()?;
         }
+    }
+
+    /// A look at the next batch, which stays the next.
+    pub(super) fn front(&mut self) -> Result<Front, bool> {
+        loop {
+            if let Some((time_ns, batch)) = self.ready.front() {
+                let has_moved = batch.records.iter().any(Record::is_moved);
+                return Ok(Front { time_ns: *time_ns, has_moved });
+            }
+            self.read_on()?;
+        }
+    }
+
+    /// What comes from here on wakes whoever waits for [`Reader::grown`].
+    pub(super) fn look(&mut self) {
+        self.grown.borrow_and_update();
+    }
+
+    /// Something was appended since [`Reader::look`], or nothing more will be. Cancel-safe.
+    pub(super) async fn grown(&mut self) {
+        // Refused only when the journal is gone, which we hold.
+        let _ = self.grown.changed().await;
+    }
+
+    /// The head that it reads.
+    pub(super) fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// So much that was promised is not here, though it was not dropped.
+    pub(super) fn lost(&self, reason: HoleReason, bytes: u64) {
+        self.cursor.lost.add(reason, bytes);
     }
 }
 
@@ -352,14 +414,13 @@ impl Source for Reader {
     async fn recv(&mut self) -> Option<Waiting> {
         loop {
             // Before looking: what comes meanwhile is looked for again.
-            self.grown.borrow_and_update();
+            self.look();
             match self.try_next() {
                 Ok(batch) => return Some(Waiting::without_room(batch)),
                 Err(true) => return None,
                 Err(false) => {}
             }
-            // Refused only when the journal is gone, which we hold.
-            self.grown.changed().await.ok()?;
+            self.grown().await;
         }
     }
 

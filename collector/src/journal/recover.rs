@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{
-    Journal, JournalFault, State,
+    Head, Journal, JournalFault, State,
     cursor::Reached,
     format::{
         Damage,
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     config,
-    event::{Ending, Origin},
+    event::{Batch, Ending, Origin},
     metrics::Totals,
 };
 
@@ -53,21 +53,34 @@ struct Walked {
 }
 
 impl Journal {
-    /// Opens the journal of `config`, or makes it. Of ended streams `remembered` are kept when none of their records is.
-    ///
-    /// # Errors
-    /// See [`JournalFault`].
+    /// Opens the only head that there is.
+    #[cfg(test)]
     pub fn open(
         config: &config::Journal,
         remembered: usize,
         totals: Arc<Totals>,
     ) -> Result<Recovered, JournalFault> {
-        Self::open_on(boot_id(), config, remembered, totals)
+        Self::open_as(Head::ALONE, config, remembered, totals)
+    }
+
+    /// Opens that head of the journal with its `config`, or makes it. Of ended streams `remembered` are kept when none of their
+    /// records is.
+    ///
+    /// # Errors
+    /// See [`JournalFault`].
+    pub(super) fn open_as(
+        head: Head,
+        config: &config::Journal,
+        remembered: usize,
+        totals: Arc<Totals>,
+    ) -> Result<Recovered, JournalFault> {
+        Self::open_on(boot_id(), head, config, remembered, totals)
     }
 
     /// The same on a given boot of the node.
     pub(super) fn open_on(
         boot: String,
+        head: Head,
         config: &config::Journal,
         remembered: usize,
         totals: Arc<Totals>,
@@ -108,7 +121,8 @@ impl Journal {
         let unclean = !clean_end;
         if !is_fresh {
             let streams = table.rows().count();
-            info!(streams, unclean, rebooted, files = parts.len(), "journal was found");
+            let store = head.store.label();
+            info!(store, streams, unclean, rebooted, files = parts.len(), "journal was found");
         }
         let ending = if unclean { Ending::PowerCut } else { Ending::Reboot };
         let open = table.rows().filter(|row| rebooted && row.ending.is_none());
@@ -130,6 +144,7 @@ impl Journal {
             unclean,
             remembered,
             totals,
+            head,
             state: Mutex::new(state),
             grown: watch::Sender::new(next),
             _lock: lock,
@@ -245,7 +260,7 @@ fn take(part: &mut Part, table: Option<&mut Table>, entry: Entry) {
         (Entry::Stream(_), None) => {}
         (Entry::Batch(batch), table) => {
             let bytes = batch.records.last().map_or(0, |record| record.to);
-            let from = batch.records.first().map_or(0, |record| record.from);
+            let from = Batch::own_from(&batch.records);
             part.holds(batch.stream, bytes.saturating_sub(from));
             if let Some(row) = table.and_then(|table| table.get_mut(batch.stream)) {
                 row.apply(&batch.records, batch.ending, batch.seq);

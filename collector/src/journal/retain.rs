@@ -164,7 +164,7 @@ impl Journal {
 
     fn dropped<'b>(&self, reason: DropReason, bytes: impl Iterator<Item = &'b u64>) {
         let sum = bytes.fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
-        self.totals.journal.dropped.add(reason, sum);
+        self.counts().dropped.add(reason, sum);
     }
 
     /// Rewrites file number `at` without these streams; with the file before it, where both together are small.

@@ -9,7 +9,7 @@ use std::{sync::Arc, thread};
 use tokio::{sync::watch, time::sleep};
 
 use super::{Journal, JournalFault};
-use crate::priority;
+use crate::{event::Store, priority};
 
 /// Starts the threads, which end after `stop`.
 pub(super) fn start(
@@ -17,7 +17,11 @@ pub(super) fn start(
     stop: &watch::Receiver<bool>,
 ) -> Result<Vec<thread::JoinHandle<()>>, JournalFault> {
     let mut settled = 0;
-    let own = now_and_then("journal-sync", journal, stop.clone(), move |journal| {
+    let (own, sinks) = match journal.head.store {
+        Store::Memory => ("journal-sync", "sink-sync"),
+        Store::Disk => ("disk-sync", "sink-disk-sync"),
+    };
+    let own = now_and_then(own, journal, stop.clone(), move |journal| {
         let next = journal.state().next;
         journal.settle(next != settled);
         settled = next;
@@ -25,7 +29,7 @@ pub(super) fn start(
     if !journal.has_waiting_sinks() {
         return Ok(vec![own]);
     }
-    Ok(vec![own, now_and_then("sink-sync", journal, stop.clone(), Journal::settle_sinks)?])
+    Ok(vec![own, now_and_then(sinks, journal, stop.clone(), Journal::settle_sinks)?])
 }
 
 /// Does it every `fsync_interval`, and once more at the end.

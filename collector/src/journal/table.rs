@@ -182,6 +182,11 @@ impl Row {
                         _ => Edge::Line,
                     };
                 }
+                // It is in the sums of the other head.
+                Body::Hole(_) if record.is_moved() => {
+                    self.moved.push((record.from, record.to));
+                    self.edge = Edge::Cut;
+                }
                 Body::Hole(Hole { reason, lines }) => {
                     self.hole(HoleSum { reason: *reason, bytes: raw, number: 1, lines: *lines });
                     self.edge = Edge::Cut;
@@ -199,6 +204,17 @@ impl Row {
             self.edge = Edge::Cut;
         }
         self.next_seq = seq.saturating_add(1);
+    }
+
+    /// The same row, with the sums of one of another head.
+    pub(super) fn with(mut self, other: Self) -> Self {
+        self.lines = self.lines.saturating_add(other.lines);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.last_ns = self.last_ns.max(other.last_ns);
+        for hole in other.holes {
+            self.hole(hole);
+        }
+        self
     }
 
     fn hole(&mut self, hole: HoleSum) {

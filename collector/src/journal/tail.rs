@@ -7,7 +7,7 @@ use std::{collections::VecDeque, sync::Arc};
 use tokio::time::Instant;
 
 use super::format::frame::Head;
-use crate::event::{Ending, Origin, Record};
+use crate::event::{Batch, Ending, Origin, Record};
 
 /// Most bytes of frames in memory, records included. A reader that is further behind than this has a file to read.
 const TAIL_MAX: usize = 4 << 20;
@@ -67,7 +67,7 @@ impl Fresh {
 impl FreshBatch {
     /// Raw bytes of output that it stands for.
     pub(super) fn output(&self) -> u64 {
-        let from = self.records.first().map_or(0, |record| record.from);
+        let from = Batch::own_from(&self.records);
         self.records.last().map_or(0, |record| record.to).saturating_sub(from)
     }
 }

@@ -15,14 +15,16 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
+mod heads;
 mod versions;
 
-use super::{Journal, JournalFault, JournalThread, Row, format::HoleSum, reader::Reader, recover::Recovered};
+use super::{
+    Head, Journal, JournalFault, JournalThread, Row, format::HoleSum, reader::Reader, recover::Recovered,
+};
 use crate::{
     config::{self, Fsync},
     enrich::Identity,
     event::{Batch, Body, Ending, Flags, HoleReason, Origin, Progress, Record, StreamKind, StreamName},
-    ingest::Memory,
     metrics::{DropReason, Totals},
     process::{Clock, Tape, Times},
     sinks::{Outlet, Source, Waiting},
@@ -74,7 +76,8 @@ impl Open {
 
     fn on(boot: &str, config: &config::Journal) -> Result<Self, JournalFault> {
         let totals: Arc<Totals> = Arc::default();
-        let Recovered { journal, endings } = Journal::open_on(boot.into(), config, 2, Arc::clone(&totals))?;
+        let Recovered { journal, endings } =
+            Journal::open_on(boot.into(), Head::ALONE, config, 2, Arc::clone(&totals))?;
         let (outlet, exit) = Outlet::queue(config.queue_bytes);
         let thread = JournalThread::start(&journal, exit, endings)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
@@ -117,7 +120,7 @@ fn wait<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn drain(reader: &mut Reader) -> Vec<Waiting> {
+fn drain(reader: &mut impl Source) -> Vec<Waiting> {
     std::iter::from_fn(|| reader.try_recv()).collect()
 }
 
@@ -432,7 +435,10 @@ fn the_largest_consumer_pays_and_a_slow_sink_is_told() {
     let gone = open.totals.journal.dropped.get(DropReason::Size);
     assert!((dropped..dropped + (4 << 20)).contains(&gone), "{dropped} of {gone}");
     let sink = &open.journal.figures().sinks[0];
-    assert_eq!(sink.lost, [(HoleReason::Retention, dropped), (HoleReason::JournalDamaged, 0)]);
+    assert_eq!(
+        sink.lost,
+        [(HoleReason::Retention, dropped), (HoleReason::JournalDamaged, 0), (HoleReason::JournalLost, 0)]
+    );
     // What was given and not acknowledged comes again, dropped or not.
     drop(slow);
     open.close();

@@ -36,7 +36,7 @@ mod wrapper;
 
 pub use container::{Container, Live, StreamCounts, Update};
 pub use containerd::{ContainerdCall, ContainerdResult, ContainerdState, ContainerdTotals};
-pub use journal::DropReason;
+pub use journal::{DropReason, JournalTotals};
 pub use lifecycle::{ExecOutcome, Happened};
 pub use machine::{FLOOR, MENDED, Machine};
 pub use notices::Notice;

@@ -7,7 +7,9 @@ use shimtap_proto::link;
 use super::{
     containerd, families as f,
     families::Family,
-    info, labels, lifecycle, process, quality,
+    info,
+    journal::JournalTotals,
+    labels, lifecycle, process, quality,
     registry::Registry,
     restarts::{RestartLabel, Survival},
     sandbox, sink,
@@ -17,8 +19,8 @@ use super::{
 };
 use crate::{
     closed::{Closed, Counts},
-    event::StreamKind,
-    journal::Figures,
+    event::{Store, StreamKind},
+    journal::{Figures, SinkFigures},
     time::now_ns,
 };
 
@@ -140,38 +142,82 @@ fn ingest(text: &mut Text, registry: &Registry) {
     quality::render(text, registry);
 }
 
+/// One head of the journal: that of `[journal]` has no label of its own, as long as there was no other.
+fn head_label(store: Store) -> String {
+    match store {
+        Store::Memory => String::new(),
+        Store::Disk => label("store", store.label()),
+    }
+}
+
 fn journal(text: &mut Text, registry: &Registry) {
-    let (totals, journal) = (&registry.totals, &registry.totals.journal);
-    if let Some(figures) = registry.journal.get().map(|journal| journal.figures()) {
+    let totals = &registry.totals;
+    let figures = registry.journal.get().map(|heads| heads.figures()).unwrap_or_default();
+    let figures: Vec<_> = figures.iter().map(|(store, figures)| (head_label(*store), figures)).collect();
+    if !figures.is_empty() {
         let age = |then_ns: u64| Value::Ns(now_ns().saturating_sub(then_ns));
         sinks_behind(text, &figures, &age);
-        text.family(&f::JOURNAL_BYTES).sample("", Value::Whole(figures.bytes), None);
-        text.family(&f::JOURNAL_FILES).sample("", Value::Whole(figures.files), None);
-        let mut oldest = text.family(&f::JOURNAL_OLDEST);
-        if let Some(then_ns) = figures.oldest_ns {
-            oldest.sample("", age(then_ns), None);
+        let mut each = |family: &'static Family, pick: &dyn Fn(&Figures) -> Option<Value>| {
+            let mut writer = text.family(family);
+            for (labels, figures) in &figures {
+                if let Some(value) = pick(figures) {
+                    writer.sample(labels, value, None);
+                }
+            }
+        };
+        each(&f::JOURNAL_BYTES, &|figures| Some(Value::Whole(figures.bytes)));
+        each(&f::JOURNAL_FILES, &|figures| Some(Value::Whole(figures.files)));
+        each(&f::JOURNAL_OLDEST, &|figures| figures.oldest_ns.map(&age));
+        each(&f::JOURNAL_UNCLEAN, &|figures| Some(Value::Whole(u64::from(figures.unclean))));
+    }
+    let disk = registry.disk_backlog.as_ref().map(|backlog| (Store::Disk, backlog));
+    let backlogs = [(Store::Memory, &registry.backlog)].into_iter().chain(disk);
+    let backlogs: Vec<_> = backlogs.map(|(store, backlog)| (head_label(store), store, backlog)).collect();
+    let heads: Vec<_> = backlogs.iter().map(|(labels, store, _)| (labels, totals.journal(*store))).collect();
+    let mut each = |family: &'static Family, pick: &dyn Fn(&JournalTotals) -> u64| {
+        let mut writer = text.family(family);
+        for (labels, head) in &heads {
+            writer.sample(labels, Value::Whole(pick(head)), None);
         }
-        text.family(&f::JOURNAL_UNCLEAN).sample("", Value::Whole(u64::from(figures.unclean)), None);
+    };
+    each(&f::JOURNAL_FRAMES, &|head| head.frames.get());
+    each(&f::JOURNAL_WRITTEN, &|head| head.bytes.get());
+    each(&f::JOURNAL_STALLED, &|head| head.stalled.get());
+    let and = |labels: &str, key: &str, value: &str| {
+        let mut labels = labels.to_owned();
+        labels::push(&mut labels, key, Some(value));
+        labels
+    };
+    let mut writer = text.family(&f::JOURNAL_DROPPED);
+    for (labels, head) in &heads {
+        for (reason, n) in head.dropped.iter() {
+            writer.sample(&and(labels, "reason", reason.label()), Value::Whole(n), None);
+        }
     }
-    text.family(&f::JOURNAL_FRAMES).sample("", Value::Whole(journal.frames.get()), None);
-    text.family(&f::JOURNAL_WRITTEN).sample("", Value::Whole(journal.bytes.get()), None);
-    by_label(text, &f::JOURNAL_DROPPED, "reason", &journal.dropped);
-    let (counts, sum_ns) = journal.fsync.read();
-    text.family(&f::JOURNAL_FSYNC).histogram("", &link::BUCKETS_NS, &counts, sum_ns);
+    let mut writer = text.family(&f::JOURNAL_FSYNC);
+    for (labels, head) in &heads {
+        let (counts, sum_ns) = head.fsync.read();
+        writer.histogram(labels, &link::BUCKETS_NS, &counts, sum_ns);
+    }
     let mut writer = text.family(&f::JOURNAL_ERRORS);
-    for (errno, n) in journal.errors() {
-        writer.sample(&label("error", &errno), Value::Whole(n), None);
+    for (labels, head) in &heads {
+        for (errno, n) in head.errors() {
+            writer.sample(&and(labels, "error", &errno), Value::Whole(n), None);
+        }
     }
-    text.family(&f::JOURNAL_STALLED).sample("", Value::Whole(journal.stalled.get()), None);
-    let waiting = u64::try_from(registry.backlog.bytes()).unwrap_or(u64::MAX);
-    text.family(&f::JOURNAL_QUEUE).sample("", Value::Whole(waiting), None);
+    let mut writer = text.family(&f::JOURNAL_QUEUE);
+    for (labels, _, backlog) in &backlogs {
+        let waiting = u64::try_from(backlog.bytes()).unwrap_or(u64::MAX);
+        writer.sample(labels, Value::Whole(waiting), None);
+    }
     let (counts, sum_ns) = totals.ack_delay.read();
     text.family(&f::ACK_DELAY).histogram("", &link::BUCKETS_NS, &counts, sum_ns);
 }
 
-/// How far each sink is behind the journal.
-fn sinks_behind(text: &mut Text, figures: &Figures, age: &dyn Fn(u64) -> Value) {
-    let sinks: Vec<_> = figures.sinks.iter().map(|sink| (label("sink", sink.name), sink)).collect();
+/// How far each sink is behind the journal, all heads together.
+fn sinks_behind(text: &mut Text, figures: &[(String, &Figures)], age: &dyn Fn(u64) -> Value) {
+    let sinks = SinkFigures::of_all(figures.iter().map(|(_, figures)| *figures));
+    let sinks: Vec<_> = sinks.iter().map(|sink| (label("sink", sink.name), sink)).collect();
     let mut writer = text.family(&f::SINK_LAG_BYTES);
     for (labels, sink) in &sinks {
         writer.sample(labels, Value::Whole(sink.lag_bytes), None);

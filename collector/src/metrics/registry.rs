@@ -26,7 +26,7 @@ use crate::{
     closed::Counts,
     config::Limits,
     enrich::{Details, Identity, ShimKind},
-    journal::Journal,
+    journal::Heads,
     node::Findings,
     sinks::Backlog,
     time::now_ns,
@@ -45,8 +45,10 @@ pub struct Registry {
     pub totals: Arc<Totals>,
     /// What waits for the journal.
     pub backlog: Backlog,
+    /// What waits for its head on a disk, where it has one.
+    pub disk_backlog: Option<Backlog>,
     /// The journal, once there is one.
-    pub journal: OnceLock<Arc<Journal>>,
+    pub journal: OnceLock<Arc<Heads>>,
     /// What each sink counts.
     pub sinks: Vec<Arc<SinkTotals>>,
     /// A living container's sample that is older than this is not shown.
@@ -108,6 +110,7 @@ impl Registry {
             bounds: Bounds::new(Limits::default(), Arc::clone(&totals)),
             totals,
             backlog,
+            disk_backlog: None,
             journal: OnceLock::new(),
             sinks,
             fresh,

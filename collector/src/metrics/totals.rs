@@ -10,7 +10,7 @@ use shimtap_proto::link;
 use super::{SampleSource, Undecoded, containerd::ContainerdTotals, journal::JournalTotals};
 use crate::{
     closed::{Counts, closed},
-    event::{HoleReason, StreamKind},
+    event::{HoleReason, Store, StreamKind},
     ingest::{Aside, EventLabel, FaultKind},
     node::Death,
 };
@@ -104,6 +104,8 @@ pub struct Totals {
     pub sandbox_deaths: Counts<Death>,
     /// The journal's.
     pub journal: JournalTotals,
+    /// Those of its head on a disk.
+    pub journal_disk: JournalTotals,
     /// From a batch's arrival to its being durable.
     pub ack_delay: Histogram,
 }
@@ -111,6 +113,15 @@ pub struct Totals {
 // === impl Totals ===
 
 impl Totals {
+    /// Those of that head of the journal.
+    #[must_use]
+    pub const fn journal(&self, store: Store) -> &JournalTotals {
+        match store {
+            Store::Memory => &self.journal,
+            Store::Disk => &self.journal_disk,
+        }
+    }
+
     /// A hole of that reason, in which so many lines begin.
     pub fn limited(&self, reason: HoleReason, lines: Option<u64>) {
         if reason == HoleReason::RateLimit {

@@ -1,6 +1,6 @@
 //! Collection rules: what of a container's output is collected, and what is taken out of it.
 //!
-//! An ordered list. Every rule that matches a stream has its say, in order: of `collect`, `rate` and
+//! An ordered list. Every rule that matches a stream has its say, in order: of `collect`, `rate`, `store` and
 //! `sinks` the last one holds, what is redacted adds up. A pod's own annotations come after all rules and may only narrow. Nothing here knows a
 //! connection, a file or the clock; whoever asks gets a [`Verdict`] with the reasons.
 
@@ -17,7 +17,10 @@ pub use names::Names;
 pub use rate::{Budget, Rate};
 pub use redact::Redactor;
 
-use crate::{enrich::Identity, event::StreamKind};
+use crate::{
+    enrich::Identity,
+    event::{Store, StreamKind},
+};
 
 /// All rules, in order. None: everything is collected as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +41,8 @@ pub struct Rule {
     pub redact: Redactor,
     /// How many lines their container may write.
     pub rate: Option<Rate>,
+    /// Where the journal keeps them.
+    pub store: Option<Store>,
     /// To which sinks they go, by name; to none where it is empty.
     pub sinks: Option<Vec<&'static str>>,
 }
@@ -70,6 +75,8 @@ pub struct Verdict {
     pub redact: Redactor,
     /// How many lines its container may write.
     pub rate: Option<Rate>,
+    /// Where the journal keeps it, where somebody says so: see [`Verdict::store`].
+    pub store: Option<Store>,
     /// To which sinks it goes; to all where nobody says.
     pub sinks: Option<Vec<&'static str>>,
     /// Who said so.
@@ -87,6 +94,8 @@ pub struct Reasons {
     pub redact: Vec<(String, By)>,
     /// Of `rate`.
     pub rate: Option<By>,
+    /// Of `store`.
+    pub store: Option<By>,
     /// Of `sinks`.
     pub sinks: Option<By>,
 }
@@ -158,6 +167,10 @@ impl Rule {
             verdict.rate = self.rate;
             reasons.rate = Some(by());
         }
+        if self.store.is_some() {
+            verdict.store = self.store;
+            reasons.store = Some(by());
+        }
         if self.sinks.is_some() {
             verdict.sinks.clone_from(&self.sinks);
             reasons.sinks = Some(by());
@@ -194,6 +207,12 @@ impl Verdict {
     #[must_use]
     pub fn goes_to(&self, sink: &str) -> bool {
         self.sinks.as_ref().is_none_or(|sinks| sinks.contains(&sink))
+    }
+
+    /// Where the journal keeps it: in memory where nobody says else.
+    #[must_use]
+    pub fn store(&self) -> Store {
+        self.store.unwrap_or(Store::Memory)
     }
 
     /// Adds what `by` wants to be taken out.

@@ -6,17 +6,19 @@
 use std::collections::BTreeMap;
 
 use super::{By, Rate, Redactor, Verdict};
+use crate::event::Store;
 
 const COLLECT: &str = "shimtap.io/collect";
 const REDACT: &str = "shimtap.io/redact";
 const RATE: &str = "shimtap.io/lines-per-sec";
+const STORE: &str = "shimtap.io/store";
 
 /// Follows one annotation's value, as far as it can be understood; else says what is wrong with it.
 type Narrow = fn(&str, &By, &mut Verdict) -> Result<(), String>;
 
 /// Narrows `verdict` as far as the annotations can be understood; what cannot be is said among its reasons.
 pub(super) fn apply(annotations: &BTreeMap<String, String>, verdict: &mut Verdict) {
-    let each: [(&str, Narrow); 3] = [(COLLECT, collect), (REDACT, redact), (RATE, rate)];
+    let each: [(&str, Narrow); 4] = [(COLLECT, collect), (REDACT, redact), (RATE, rate), (STORE, store)];
     for (key, narrow) in each {
         let Some(value) = annotations.get(key) else { continue };
         let by = |fault| By::Annotation { key: key.to_owned(), fault };
@@ -63,4 +65,18 @@ fn rate(value: &str, by: &By, verdict: &mut Verdict) -> Result<(), String> {
         verdict.rate = Some(narrowed);
     }
     Ok(())
+}
+
+/// `memory`: none of this pod is kept on a disk. `disk` changes nothing: only a rule says so.
+fn store(value: &str, by: &By, verdict: &mut Verdict) -> Result<(), String> {
+    match value.trim() {
+        "memory" => {
+            if verdict.store() != Store::Memory {
+                (verdict.store, verdict.reasons.store) = (Some(Store::Memory), Some(by.clone()));
+            }
+            Ok(())
+        }
+        "disk" => Ok(()),
+        other => Err(format!("{other:?} is neither memory nor disk")),
+    }
 }

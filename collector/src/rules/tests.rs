@@ -97,6 +97,21 @@ fn a_pod_may_narrow_and_not_widen() {
 }
 
 #[test]
+fn a_pod_may_keep_its_output_off_the_disk_and_not_put_it_there() {
+    let to_disk = || vec![Rule { store: Some(Store::Disk), ..rule(Match::default()) }];
+    let asks = |value| identity(&[("shimtap.io/store", value)]);
+    assert_eq!(stdout(to_disk(), &identity(&[])).store(), Store::Disk);
+    let verdict = stdout(to_disk(), &asks("memory"));
+    assert_eq!(verdict.store(), Store::Memory);
+    assert!(verdict.reasons.store.is_some_and(|by| by.to_string().contains("shimtap.io/store")));
+    let verdict = stdout(vec![], &asks("disk"));
+    assert_eq!((verdict.store(), verdict.store, verdict.reasons.store), (Store::Memory, None, None));
+    let verdict = stdout(to_disk(), &asks("tape"));
+    assert_eq!(verdict.store(), Store::Disk);
+    assert!(verdict.reasons.matched.iter().any(|by| by.to_string().contains("neither memory nor disk")));
+}
+
+#[test]
 fn an_annotation_that_cannot_be_followed_is_said() {
     let wrong = identity(&[
         ("shimtap.io/collect", "no"),

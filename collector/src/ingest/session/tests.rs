@@ -13,11 +13,11 @@ use crate::{
     config,
     event::{Body, Flags, StreamKind, StreamName},
     ingest::{Memory, Spools, Streams, acks::Outstanding},
-    journal::Row,
+    journal::Known,
     metrics::{Registry, Totals, render_own},
     node::Death,
     rules::{Rate, Redactor, Rule, Rules},
-    sinks::{Exit, Outlet, Source},
+    sinks::{Exit, Outlet, Outlets, Source},
 };
 
 /// A collector that starts for the first time.
@@ -25,7 +25,7 @@ use crate::{
 struct Blank;
 
 impl Memory for Blank {
-    fn stream(&self, _: &StreamName) -> Option<Row> {
+    fn stream(&self, _: &StreamName) -> Option<Known> {
         None
     }
 }
@@ -68,7 +68,7 @@ fn ruled() -> (Arc<Ingest>, Exit, watch::Sender<Arc<Rules>>) {
             memory_dir: PathBuf::from("/nowhere/memory"),
             budget_bytes: 1 << 20,
         }),
-        outlet,
+        outlets: Outlets::new(outlet, None),
     };
     (Arc::new(ingest), exit, sender)
 }

@@ -36,6 +36,8 @@ pub struct Row {
     pub ending: Option<Ending>,
     /// Number behind its last entry.
     pub next_seq: u64,
+    /// Ranges that the journal's other head has, in order.
+    pub moved: Vec<(u64, u64)>,
 }
 
 /// The holes of one reason.
@@ -68,6 +70,7 @@ mod field {
     pub(super) const HOLE: u32 = 14;
     pub(super) const ENDING: u32 = 15;
     pub(super) const NEXT_SEQ: u32 = 16;
+    pub(super) const MOVED: u32 = 17;
 }
 
 // === impl Row ===
@@ -87,6 +90,7 @@ impl Row {
             holes: Vec::new(),
             ending: None,
             next_seq: 0,
+            moved: Vec::new(),
         }
     }
 
@@ -127,6 +131,12 @@ impl Row {
             }
             put_len(out, field::HOLE, &hole);
         }
+        for (from, to) in &self.moved {
+            let mut range = Vec::new();
+            put_known(&mut range, 1, *from);
+            put_known(&mut range, 2, *to);
+            put_len(out, field::MOVED, &range);
+        }
         if let Some(ending) = self.ending {
             put_text(out, field::ENDING, ending.label());
         }
@@ -161,6 +171,7 @@ impl Row {
                 (field::WITHIN, Value::Varint(more)) => row.edge = Edge::Within(more.saturating_sub(1)),
                 (field::CUT, Value::Varint(_)) => row.edge = Edge::Cut,
                 (field::HOLE, Value::Len(hole)) => row.holes.push(take_hole(hole)?),
+                (field::MOVED, Value::Len(range)) => row.moved.push(take_range(range)?),
                 (field::ENDING, Value::Len(text)) => {
                     row.ending = Some(known(text).unwrap_or(Ending::Unknown));
                 }
@@ -186,6 +197,19 @@ fn take_hole(bytes: &[u8]) -> Result<HoleSum, Damage> {
         }
     }
     Ok(hole)
+}
+
+fn take_range(bytes: &[u8]) -> Result<(u64, u64), Damage> {
+    let (mut from, mut to) = (0, 0);
+    for field in fields(bytes) {
+        let field = field.map_err(|_| Damage::Payload)?;
+        match (field.number, field.value) {
+            (1, Value::Varint(offset)) => from = offset,
+            (2, Value::Varint(offset)) => to = offset,
+            _ => {}
+        }
+    }
+    Ok((from, to))
 }
 
 fn put_identity(out: &mut Vec<u8>, identity: &Identity) {

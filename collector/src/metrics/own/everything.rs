@@ -26,7 +26,7 @@ use crate::{
     config::{self, Config},
     enrich::{Details, Overhead, ShimKind},
     event::{Batch, Body, Ending, Flags, HoleReason, Origin, Progress, Record, StreamKind},
-    journal::{Journal, JournalThread},
+    journal::{Heads, Journal, JournalThread},
     node::{
         self, Component, Facts, Findings, HostFigures, HostUse, Hypervisor, Interface, Orphan, OrphanKind,
         Sandbox, Usage, Vcpus,
@@ -120,7 +120,7 @@ pub(super) fn everything() -> Everything {
     let queued = runtime.block_on(entrance.room(1, 1));
     let registry =
         Registry::new(Arc::clone(&totals), entrance.backlog(), vec![sink], Duration::from_secs(10));
-    registry.journal.set(journal).expect("the only one");
+    registry.journal.set(Arc::new(Heads::alone(journal))).expect("the only one");
     counted(&totals);
     told(&registry);
     machine(&registry);

@@ -1,0 +1,258 @@
+//! Two heads: however streams are moved, and however slow who reads, each reader gets each stream once, whole and in order;
+//! and what becomes of one head does not touch the other.
+
+use super::*;
+use crate::{
+    config::Config,
+    event::Store,
+    ingest::Memory,
+    journal::{Heads, Known},
+    sinks::Outlets,
+};
+
+/// Both heads with their writers.
+struct Two {
+    heads: Arc<Heads>,
+    writers: Vec<JournalThread>,
+    outlets: Outlets,
+    runtime: tokio::runtime::Runtime,
+    totals: Arc<Totals>,
+}
+
+/// A stream as the connections have it.
+struct Stream {
+    origin: Arc<Origin>,
+    progress: Arc<Progress>,
+    store: Option<Store>,
+    end: u64,
+    elsewhere: u64,
+}
+
+impl Two {
+    fn new(dir: &Path) -> Self {
+        let reserve = "reserve_percent = 0\nreserve_bytes = 0\n";
+        let text = format!(
+            "[journal]\ndir = \"{at}/memory\"\n{reserve}[journal.disk]\ndir = \"{at}/disk\"\n{reserve}",
+            at = dir.display()
+        );
+        let config = Config::parse(Path::new("c"), &text).expect("valid");
+        let totals: Arc<Totals> = Arc::default();
+        let opened = Heads::open(&config, &totals).expect("both open");
+        let heads = Arc::clone(&opened.heads);
+        let (outlets, writers) = opened.start(&config).expect("threads");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        Self { heads, writers, outlets, runtime, totals }
+    }
+
+    /// `count` lines of ten bytes, to that head.
+    fn append(&self, stream: &mut Stream, store: Store, count: u64) {
+        if stream.store.is_some_and(|before| before != store) {
+            stream.is_durable();
+        }
+        let mut records = Vec::new();
+        let before = stream.store.replace(store);
+        if before.is_some_and(|before| before != store) {
+            let from = std::mem::replace(&mut stream.elsewhere, stream.end);
+            let body = Body::hole(HoleReason::Moved);
+            records.push(Record { from, to: stream.end, time_ns: 1, flags: Flags::NONE, body });
+        }
+        for from in (0..count).map(|n| stream.end + n * 10) {
+            let body = Body::Line(Bytes::from(format!("{from:09}")));
+            records.push(Record { from, to: from + 10, time_ns: 1, flags: Flags::NONE, body });
+        }
+        stream.end += count * 10;
+        let outlet = self.outlets.of(store);
+        let room = self.runtime.block_on(outlet.room(records.len(), 0));
+        let receipt = Arc::clone(&stream.progress) as _;
+        let (origin, received, end) = (Arc::clone(&stream.origin), Instant::now(), stream.end);
+        outlet.submit(Batch { origin, records, end, ending: None, receipt, received, last: true }, room);
+    }
+
+    fn close(self) {
+        drop(self.outlets);
+        for writer in &self.writers {
+            wait("a writer's end", || writer.is_finished().then_some(()));
+            wait("the places of sinks", || writer.settle().then_some(()));
+        }
+    }
+}
+
+impl Stream {
+    fn new(container: &str) -> Self {
+        Self { origin: origin(container), progress: Arc::default(), store: None, end: 0, elsewhere: 0 }
+    }
+
+    fn is_durable(&self) {
+        wait("the acknowledgement", || (self.progress.durable() >= self.end).then_some(()));
+    }
+
+    fn known(&self, two: &Two) -> Known {
+        two.heads.stream(&self.origin.name).expect("known")
+    }
+}
+
+/// What a reader has had of each stream: its lines, and nothing out of place.
+#[derive(Default)]
+struct Had(BTreeMap<String, u64>);
+
+impl Had {
+    fn take(&mut self, waiting: &Waiting) {
+        let batch = &waiting.batch;
+        let at = self.0.entry(batch.origin.name.container.clone()).or_default();
+        for record in &batch.records {
+            assert_eq!(record.from, *at, "{record:?} of {}", batch.origin.name.container);
+            assert_eq!(record.body, Body::Line(Bytes::from(format!("{at:09}"))));
+            *at = record.to;
+        }
+        batch.done();
+    }
+
+    fn take_from(&mut self, source: &mut impl Source, most: usize) -> bool {
+        std::iter::from_fn(|| source.try_recv()).take(most).map(|waiting| self.take(&waiting)).count() == most
+    }
+}
+
+#[test]
+fn however_streams_are_moved_a_sink_gets_each_once_and_in_order() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut streams: Vec<_> = ["a", "b", "c"].into_iter().map(Stream::new).collect();
+    let mut had = Had::default();
+    let mut state = 88_172_645_463_325_252u64;
+    let mut random = |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 8) % below
+    };
+    for _ in 0..4 {
+        let two = Two::new(dir.path());
+        let mut sink = two.heads.reader("file");
+        let mut follower = (two.heads.glance(), Had::default());
+        for _ in 0..150 {
+            let stream = &mut streams[random(3) as usize];
+            let here = stream.store.unwrap_or(Store::Memory);
+            let other = if here == Store::Memory { Store::Disk } else { Store::Memory };
+            let store = if random(3) == 0 { other } else { here };
+            two.append(stream, store, 1 + random(3));
+            // Far behind for most of the time, and now and then with everything.
+            match random(12) {
+                0 => while had.take_from(&mut sink, 1) {},
+                1..4 => drop(had.take_from(&mut sink, 1 + random(4) as usize)),
+                _ => {}
+            }
+            if random(4) == 0 {
+                while follower.1.take_from(&mut follower.0, 1) {}
+            }
+        }
+        streams.iter().for_each(Stream::is_durable);
+        for (of, reader) in [(&mut follower.1, &mut follower.0)] {
+            while of.take_from(reader, 1) {}
+            assert!(streams.iter().all(|stream| of.0[&stream.origin.name.container] == stream.end));
+        }
+        for stream in &streams {
+            let known = stream.known(&two);
+            assert_eq!(
+                (known.row.end, Some(known.store), known.elsewhere),
+                (stream.end, stream.store, stream.elsewhere)
+            );
+            assert_eq!((known.row.bytes, known.row.lines), (stream.end, stream.end / 10));
+            assert_eq!(known.row.holes, []);
+        }
+        assert_eq!(two.heads.open_streams().len(), 3, "each once");
+        two.close();
+    }
+    let two = Two::new(dir.path());
+    let mut sink = two.heads.reader("file");
+    while had.take_from(&mut sink, 1) {}
+    assert!(streams.iter().all(|stream| had.0[&stream.origin.name.container] == stream.end));
+    let all = streams.iter().map(|stream| stream.end).sum::<u64>();
+    assert_eq!(two.totals.log_bytes.total(), all);
+    assert_eq!(two.totals.gap_bytes.of(StreamKind::Stdout).total(), 0);
+    two.close();
+}
+
+#[test]
+fn what_the_other_head_has_lost_is_said_and_not_taken_for_moved() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let two = Two::new(dir.path());
+    let mut stream = Stream::new("a");
+    two.append(&mut stream, Store::Memory, 10);
+    two.append(&mut stream, Store::Disk, 10);
+    stream.is_durable();
+    two.close();
+    // As after a boot of the node.
+    fs::remove_dir_all(dir.path().join("memory")).expect("it is there");
+    let two = Two::new(dir.path());
+    let known = stream.known(&two);
+    assert_eq!((known.row.end, known.store, known.elsewhere), (200, Store::Disk, 0));
+    let mut reader = two.heads.glance();
+    let records: Vec<_> = drain(&mut reader).into_iter().flat_map(|waiting| waiting.batch.records).collect();
+    assert_eq!((records[0].from, records[0].to), (0, 100));
+    assert_eq!(records[0].body, Body::hole(HoleReason::JournalLost));
+    assert_eq!((records[1].from, records.len()), (100, 11));
+    two.close();
+}
+
+/// What retention takes from one head is a gap; what lies between in the other one is not.
+#[test]
+fn what_retention_takes_from_one_head_is_told_apart_from_what_the_other_has() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let two = Two::new(dir.path());
+    let mut stream = Stream::new("a");
+    drop(two.heads.reader("file"));
+    for (store, count) in [(Store::Memory, 1), (Store::Disk, 2), (Store::Memory, 3), (Store::Disk, 4)] {
+        two.append(&mut stream, store, count);
+    }
+    stream.is_durable();
+    two.close();
+    let two = Two::new(dir.path());
+    let disk = Arc::clone(two.heads.of(Store::Disk).expect("there is one"));
+    disk.begin_part().expect("a new part");
+    assert!(disk.make_room(), "the older one goes");
+    two.append(&mut stream, Store::Disk, 1);
+    stream.is_durable();
+    let mut reader = two.heads.reader("file");
+    let records: Vec<_> = drain(&mut reader).into_iter().flat_map(|waiting| waiting.batch.records).collect();
+    let mut shown: Vec<_> =
+        records.iter().map(|record| (record.from, record.to, matches!(record.body, Body::Line(_)))).collect();
+    shown.sort_unstable();
+    let lines = |from: u64, to: u64| (from..to).map(|n| (n * 10, n * 10 + 10, true));
+    let gap = |from: u64, to: u64| [(from * 10, to * 10, false)];
+    let wanted: Vec<_> =
+        lines(0, 1).chain(gap(1, 3)).chain(lines(3, 6)).chain(gap(6, 10)).chain(lines(10, 11)).collect();
+    assert_eq!(shown, wanted);
+    two.close();
+}
+
+#[test]
+fn damage_of_one_head_does_not_touch_the_other() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let two = Two::new(dir.path());
+    let (mut kept, mut hit) = (Stream::new("kept"), Stream::new("hit"));
+    two.append(&mut kept, Store::Disk, 20);
+    two.append(&mut hit, Store::Memory, 20);
+    for stream in [&kept, &hit] {
+        stream.is_durable();
+    }
+    two.close();
+    for entry in fs::read_dir(dir.path().join("memory")).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|end| end == "sj") {
+            let mut bytes = fs::read(&path).expect("readable");
+            bytes.iter_mut().for_each(|byte| *byte ^= 0x55);
+            fs::write(&path, bytes).expect("writable");
+        }
+    }
+    let two = Two::new(dir.path());
+    assert_eq!(kept.known(&two).row.end, 200);
+    assert!(two.heads.stream(&hit.origin.name).is_none());
+    let unclean: Vec<_> =
+        two.heads.figures().iter().map(|(store, figures)| (*store, figures.unclean)).collect();
+    assert_eq!(unclean, [(Store::Memory, true), (Store::Disk, false)]);
+    let mut had = Had::default();
+    while had.take_from(&mut two.heads.glance(), 1) && had.0["kept"] < 200 {}
+    assert_eq!(had.0["kept"], 200);
+    two.append(&mut kept, Store::Disk, 1);
+    kept.is_durable();
+    two.close();
+}
