@@ -1,5 +1,5 @@
 //! `./dev` says in one sentence what is missing, builds with the toolchain of who called sudo, and leaves nothing in that one's
-//! home that only root may change.
+//! home that only root may change; and `./dev test` runs each test once, and says at the end what failed.
 //!
 //! The script runs in a copy of its own, with programs in PATH that only say who they are: nothing is built.
 
@@ -18,11 +18,13 @@ impl Place {
     fn new(name: &str) -> Result<Self> {
         let dir = std::env::temp_dir().join(format!("shimtap-dev-{name}-{}", std::process::id()));
         let place = Self(dir);
-        for sub in ["tree/target", "bin", "home"] {
+        for sub in ["tree/target", "tree/tests/dev", "bin", "home"] {
             fs::create_dir_all(place.0.join(sub)).with_context(|| format!("make {sub}"))?;
         }
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        for file in ["dev", "Cargo.toml"] {
+        let parts =
+            ["tools.sh", "test.sh", "suites.sh", "package.sh"].map(|part| format!("tests/dev/{part}"));
+        for file in ["dev", "Cargo.toml"].into_iter().chain(parts.iter().map(String::as_str)) {
             fs::copy(root.join(file), place.0.join("tree").join(file))
                 .with_context(|| format!("copy {file}"))?;
         }
@@ -50,12 +52,17 @@ impl Place {
         self.program(&format!("{bin}/rustc"), &format!("echo 'rustc {version} (0123456789 2024-01-01)'"))
     }
 
-    /// `dev model`, which needs a toolchain and nothing else.
-    fn model(&self, sudo: Option<&str>) -> Result<Output> {
+    fn dev(&self, word: &str) -> Command {
         let mut command = Command::new("sh");
-        command.arg(self.0.join("tree/dev")).arg("model").env_clear();
+        command.arg(self.0.join("tree/dev")).arg(word).env_clear();
         command.env("PATH", format!("{}:/usr/bin:/bin", self.0.join("bin").display()));
         command.env("HOME", self.0.join("no-home"));
+        command
+    }
+
+    /// `dev model`, which needs a toolchain and nothing else.
+    fn model(&self, sudo: Option<&str>) -> Result<Output> {
+        let mut command = self.dev("model");
         if let Some(uid) = sudo {
             command.envs([("SUDO_USER", "someone"), ("SUDO_UID", uid), ("SUDO_GID", uid)]);
         }
@@ -140,5 +147,88 @@ fn what_root_fetched_is_handed_back() -> Result<()> {
     }
     ensure!(owner("home/.cargo/theirs")? == 777, "what was not root's stays whose it is");
     ensure!(owner("home")? == 0, "nor is anything else touched");
+    Ok(())
+}
+
+/// Parts of `dev test` that need a network, a VM, or what go builds.
+const LEFT_OUT: [&str; 9] =
+    ["PACKAGED", "PINNED", "BACKENDS", "ONE_SEVEN", "CRICTL", "DOCKER", "NERDCTL", "VM", "DENY"];
+
+/// What libtest says at the end: passed, failed and filtered out.
+fn result(passed: u32, failed: u32, filtered: u32) -> String {
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    format!(
+        "echo 'test result: {word}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {filtered} filtered out'"
+    )
+}
+
+/// A machine on which cargo has built these test programs: name, and what each does.
+fn tested(place: &Place, suites: &[(&str, String)]) -> Result<Output> {
+    place.toolchain("bin", "1.95.0")?;
+    // Whatever it looks for is there, or installed in no time.
+    place.program("bin/apt-get", "exit 0")?;
+    let tests = place.0.join("tree/tests");
+    let mut built = String::new();
+    for (name, does) in suites {
+        let program = place.0.join("tree/target").join(name);
+        place.program(&format!("tree/target/{name}"), &format!("echo \"{name} is told $*\"\n{does}"))?;
+        built += &format!(
+            "{{\"reason\":\"compiler-artifact\",\"manifest_path\":\"{}/Cargo.toml\",\"target\":{{\"kind\":[\"test\"],\
+             \"name\":\"{name}\",\"test\":true}},\"profile\":{{\"test\":true}},\"features\":[],\"executable\":\"{}\"}}\n",
+            tests.display(),
+            program.display()
+        );
+    }
+    fs::write(place.0.join("built"), built).context("write what cargo says")?;
+    let says = format!("case \"$*\" in *--message-format*) cat {} ;; esac", place.0.join("built").display());
+    place.program("bin/cargo", &says)?;
+    let mut command = place.dev("test");
+    command.envs(LEFT_OUT.map(|part| (format!("SHIMTAP_SKIP_{part}"), "1")));
+    command.env("SHIMTAP_SKIP_PACKAGES", "1").env("SHIMTAP_SKIP_PROMTOOL", "1");
+    command.output().context("run dev")
+}
+
+#[test]
+fn each_test_runs_once_and_the_last_line_counts_them() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: `dev test` wants root (runs as root)");
+        return Ok(());
+    }
+    let place = Place::new("test")?;
+    // It has two that run alone, and four more.
+    let both = format!(
+        "case \"$*\" in *'--skip a_grandchild'*) {} ;; *) {} ;; esac",
+        result(4, 0, 2),
+        result(2, 0, 4)
+    );
+    let suites = [("streams", both), ("otlp", result(3, 0, 1)), ("good", result(5, 0, 0))];
+    let output = tested(&place, &suites)?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    // Format, lints and a build; four, two, three and five tests.
+    let last: Vec<&str> = said.lines().rev().take(2).collect();
+    ensure!(last.first() == Some(&"17 passed, 0 failed, 1 skipped"), "{said}");
+    ensure!(last.get(1).is_some_and(|line| line.starts_with("ran on containerd none, ")), "{said}");
+    let told = |name: &str| said.lines().filter(|line| line.starts_with(&format!("{name} is told "))).count();
+    ensure!([told("streams"), told("otlp"), told("good")] == [2, 1, 1], "{said}");
+    ensure!(said.contains("good 0 (0)") || said.contains("good 1 (0)"), "no seconds: {said}");
+    Ok(())
+}
+
+#[test]
+fn what_fails_is_named_at_the_end_and_shown_in_one_piece() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: `dev test` wants root (runs as root)");
+        return Ok(());
+    }
+    let place = Place::new("fails")?;
+    let fails = format!("echo one\nsleep 0.2\necho two\n{}\nexit 101", result(1, 1, 0));
+    let suites = [("fails", fails), ("good", result(5, 0, 0)), ("dies", "kill -9 $$".to_owned())];
+    let output = tested(&place, &suites)?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(!output.status.success(), "{said}");
+    ensure!(said.contains("\none\ntwo\ntest result: FAILED. 1 passed; 1 failed"), "{said}");
+    ensure!(said.contains("\nfailed: dies; fails\n"), "{said}");
+    ensure!(said.lines().last() == Some("9 passed, 2 failed, 0 skipped"), "{said}");
     Ok(())
 }

@@ -13,7 +13,7 @@ use shimtap_tests::rig::vm::{self, Plan, Report, Suite};
 /// From power-on to power-off, on a machine that does other things as well.
 const LIMIT: Duration = Duration::from_secs(2100);
 /// What one suite may take.
-const SUITE_LIMIT: Duration = Duration::from_secs(700);
+const SUITE_LIMIT: Duration = Duration::from_secs(1200);
 /// What a suite may take that has a boot of its own.
 const ALONE_LIMIT: Duration = Duration::from_secs(1800);
 /// What a boot from an image, and what is asked of it, may take.

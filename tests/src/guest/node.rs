@@ -90,11 +90,14 @@ pub fn start_containerd(version: Version) -> Result<Cri> {
     connect(&tools)
 }
 
-/// Connects to the CRI of the node's containerd, which then has the containers' images.
+/// Connects to the CRI of the node's containerd, which then has the containers' images: those of an earlier one stay in its root,
+/// and an import takes many seconds here.
 pub fn connect(tools: &Tools) -> Result<Cri> {
-    import(tools, "k8s.io")?;
     let logs = Path::new("/var/log/pods").join(tools.release.to_string());
     let cri = Cri::connect(Path::new(SOCKET), "rig.slice", &logs)?;
+    if !(cri.has_image(IMAGE)? && cri.has_image(PAUSE)?) {
+        import(tools, "k8s.io")?;
+    }
     cri.await_image(IMAGE)?;
     cri.await_image(PAUSE)?;
     Ok(cri)

@@ -133,11 +133,14 @@ impl Cri {
 
     /// Waits until CRI knows an image, which it learns from an event some time after the import.
     pub fn await_image(&self, name: &str) -> Result<()> {
-        eventually(LIMIT, &format!("CRI to know {name}"), || {
-            let request = ImageStatusRequest { image: Some(ImageSpec { image: name.to_owned() }) };
-            let answer: ImageStatusResponse = self.call_service("ImageService", "ImageStatus", request)?;
-            Ok(answer.image.map(drop))
-        })
+        eventually(LIMIT, &format!("CRI to know {name}"), || Ok(self.has_image(name)?.then_some(())))
+    }
+
+    /// Whether CRI knows an image now.
+    pub fn has_image(&self, name: &str) -> Result<bool> {
+        let request = ImageStatusRequest { image: Some(ImageSpec { image: name.to_owned() }) };
+        let answer: ImageStatusResponse = self.call_service("ImageService", "ImageStatus", request)?;
+        Ok(answer.image.is_some())
     }
 
     fn call<Q, A>(&self, method: &'static str, request: Q) -> Result<A>
