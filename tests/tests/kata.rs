@@ -101,7 +101,7 @@ fn a_real_shims_death_is_told_and_what_it_leaves_is_listed(version: Version) -> 
         told(node, &id)?;
         let ps = node.collector(|collector| collector.ps())?;
         let of = |list: &str, key: &str| {
-            let all = ps[list].as_array().into_iter().flatten();
+            let all = ps.get(list).and_then(|all| all.as_array()).into_iter().flatten();
             all.filter(|one| one[key] == id.as_str()).cloned().collect::<Vec<_>>()
         };
         let shim =
@@ -120,7 +120,7 @@ fn a_real_shims_death_is_told_and_what_it_leaves_is_listed(version: Version) -> 
         let left = of("sandboxes", "id").iter().any(|one| one["hypervisor_pids"].is_array());
         let orphans = eventually(LIMIT, "what it left", || {
             let ps = node.collector(|collector| collector.ps())?;
-            let all = ps["orphans"].as_array().into_iter().flatten();
+            let all = ps.get("orphans").and_then(|all| all.as_array()).into_iter().flatten();
             let pids = all.filter(|one| one["sandbox"] == id.as_str()).filter_map(|one| one["pid"].as_i64());
             let pids: Vec<i64> = pids.collect();
             Ok((!left || !pids.is_empty()).then_some(pids))

@@ -158,9 +158,12 @@ fn show(who: &str, window: &Window, pid: i32, containers: usize, report: &mut Re
     report.figure(&format!("{who}: of it per container"), "KiB", held / 1024.0 / float(containers), "")
 }
 
+/// How often a family's value was the same from both, how often not, and the first of those: ours and theirs.
+type Pairs = (usize, usize, Option<(f64, f64)>);
+
 /// Families that one of them has of these containers, and values that are not the same.
 fn differ(ids: &[&str], ours: &str, theirs: &str, report: &mut Report) -> Result<()> {
-    let mut pairs: BTreeMap<String, (usize, usize, Option<(f64, f64)>)> = BTreeMap::new();
+    let mut pairs: BTreeMap<String, Pairs> = BTreeMap::new();
     let (mut all_ours, mut all_theirs) = (BTreeSet::new(), BTreeSet::new());
     for id in ids {
         // The label that both give a container's id.

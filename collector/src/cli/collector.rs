@@ -241,7 +241,7 @@ impl Running {
             }
         }
         // All are told before any is waited for.
-        let settled = || self.journal.iter().map(JournalThread::settle).fold(true, |all, one| all && one);
+        let settled = || self.journal.iter().filter(|head| !head.settle()).count() == 0;
         ended(settled, Instant::now() + SETTLE).await;
         ended(|| self.admin.is_finished(), deadline).await;
     }

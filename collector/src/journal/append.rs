@@ -19,6 +19,7 @@ use super::{
         frame::{Head, Kind, Packer},
     },
     part::length,
+    recover::Endings,
     settle,
     tail::FreshBatch,
 };
@@ -92,11 +93,7 @@ impl JournalThread {
     ///
     /// # Errors
     /// The thread cannot be had.
-    pub fn start(
-        journal: &Arc<Journal>,
-        source: Exit,
-        endings: Vec<(Arc<Origin>, Ending)>,
-    ) -> Result<Self, JournalFault> {
+    pub fn start(journal: &Arc<Journal>, source: Exit, endings: Endings) -> Result<Self, JournalFault> {
         let fault = |source| JournalFault::Thread { source };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(fault)?;
         let stop = Stop(watch::Sender::new(false));
@@ -156,7 +153,7 @@ impl Stop {
 // === impl Appender ===
 
 impl Appender {
-    async fn run(mut self, endings: Vec<(Arc<Origin>, Ending)>) {
+    async fn run(mut self, endings: Endings) {
         let whole = self.run_until_told(endings).await;
         if !whole || !self.append(Kind::Clean).await {
             warn!(bytes = self.frame.output, "giving up unwritten output; it stays unacknowledged");
@@ -165,7 +162,7 @@ impl Appender {
     }
 
     /// Until the entrance is gone and everything was appended; false where it was told to give up.
-    async fn run_until_told(&mut self, endings: Vec<(Arc<Origin>, Ending)>) -> bool {
+    async fn run_until_told(&mut self, endings: Endings) -> bool {
         for (origin, ending) in endings {
             self.take_records(origin, Vec::new(), Some(ending), Instant::now());
         }

@@ -9,10 +9,13 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use super::{Figures, Head, Journal, JournalFault, JournalThread, Merged, Row, recover::Recovered};
+use super::{
+    Figures, Head, Journal, JournalFault, JournalThread, Merged, Row,
+    recover::{Endings, Recovered},
+};
 use crate::{
     config::Config,
-    event::{Ending, Origin, Store, StreamName},
+    event::{Store, StreamName},
     ingest::Memory,
     metrics::Totals,
     process::Clock,
@@ -31,7 +34,7 @@ pub struct Heads {
 pub struct Opened {
     /// The heads.
     pub heads: Arc<Heads>,
-    endings: Vec<(Store, Vec<(Arc<Origin>, Ending)>)>,
+    endings: Vec<(Store, Endings)>,
 }
 
 /// How far a stream is.
@@ -184,7 +187,7 @@ impl Heads {
 
     /// Streams that `store` has as open, and that ended in the other head: nothing else would ever say so there, and no row of
     /// an open stream is forgotten.
-    fn ended_elsewhere(&self, store: Store) -> Vec<(Arc<Origin>, Ending)> {
+    fn ended_elsewhere(&self, store: Store) -> Endings {
         let open = self.of(store).map(|journal| journal.open_streams()).unwrap_or_default();
         let ended = open.into_iter().filter_map(|row| {
             let known = self.known(&row.origin.name).filter(|known| known.store != store)?;

@@ -34,13 +34,16 @@ use crate::{
     metrics::Totals,
 };
 
+/// Streams that ended while nobody wrote this journal, and how.
+pub type Endings = Vec<(Arc<Origin>, Ending)>;
+
 /// A journal that is open, and what has to be appended first.
 #[derive(Debug)]
 pub struct Recovered {
     /// The journal.
     pub journal: Arc<Journal>,
     /// Streams that ended with an earlier boot of the node.
-    pub endings: Vec<(Arc<Origin>, Ending)>,
+    pub endings: Endings,
 }
 
 /// How a file's frames end.

@@ -226,12 +226,7 @@ fn identify(who: &Who<'_>, block: &Block) -> Result<(), Errno> {
 }
 
 /// Without it only the repair after a death of both is missing.
-fn describe(
-    who: &Who<'_>,
-    run_dir: &RunDir,
-    (starts_loggers, inner_build): (bool, String),
-    keeper_pid: i32,
-) {
+fn describe(who: &Who<'_>, run_dir: &RunDir, (starts_loggers, inner_build): (bool, String), keeper_pid: i32) {
     let description = Description {
         version: 1,
         namespace: who.arguments.namespace.clone(),

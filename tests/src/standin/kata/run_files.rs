@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::{
@@ -58,7 +58,7 @@ impl RunFiles {
             made(folder)?;
         }
         let files = Self { folders };
-        let state = &files.folders[0];
+        let [state, vm] = files.folders.as_slice() else { bail!("this shim has no folders of Kata's") };
         // `crates/persist`: written once, at the start. `virtcontainers/persist/fs`: mode 0600.
         let (name, text) = match profile {
             Profile::Rust => ("state.json", rust_state(sandbox, hypervisor)),
@@ -86,7 +86,6 @@ impl RunFiles {
         };
         listen(&state.join("shim-monitor.sock"), journal, answer)?;
         // QMP has one client, which is the shim; so has the console.
-        let vm = &files.folders[1];
         for name in ["qmp.sock", "console.sock"] {
             listen(&vm.join(name), journal, |_, _| {})?;
         }
