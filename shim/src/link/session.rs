@@ -118,7 +118,7 @@ impl Session {
             match rest {
                 Rest::Idle => {}
                 Rest::Until(_) => self.board.alarm.only_much(),
-                Rest::Full => self.board.alarm.disarm(),
+                Rest::Asleep(_) | Rest::Full => self.board.alarm.disarm(),
             }
             let until = rest.until().map_or(self.round, |at| at.min(self.round));
             // Cancel-safe: rung() forgets nothing before it returns, recv() of ttrpc waits on a channel only, sleep is a timer.

@@ -47,6 +47,8 @@ struct Cursor {
     closed: bool,
     /// When its last output went out.
     sent: Option<Instant>,
+    /// Until then nothing goes, because some was dropped: who writes faster than is taken brings a piece per tick.
+    rests_until: Option<Instant>,
 }
 
 /// Where it goes.
@@ -127,8 +129,9 @@ impl Cursors {
 
     /// Stream `handle` in entry `index` goes on at `at`; unless it is wanted, only its end is told.
     pub fn place(&mut self, handle: u32, index: usize, at: u64, wanted: bool) {
-        self.cursors
-            .insert(handle, Cursor { index, at, gather_until: None, wanted, closed: false, sent: None });
+        let cursor =
+            Cursor { index, at, gather_until: None, wanted, closed: false, sent: None, rests_until: None };
+        self.cursors.insert(handle, cursor);
     }
 
     /// Where that stream goes on; `None` where it was not announced.
@@ -170,6 +173,7 @@ impl Cursors {
                         is_done = false;
                     }
                     Some(Next::Later(at)) => rest = rest.or_at(at),
+                    Some(Next::Asleep(at)) => rest = rest.or_at(at).asleep(),
                     Some(Next::Full) => rest = Rest::Full,
                     None => {}
                 }
@@ -212,6 +216,9 @@ impl Cursors {
             let (end, reason) = missing(stream, cursor.at, there_is_none);
             let gap = gap(handle, cursor.at, end, reason);
             cursor.at = end;
+            if reason == GapReason::GAP_REASON_OVERFLOW && self.towards == Towards::Link {
+                cursor.rests_until = self.gathering.next_tick(monotonic_ns());
+            }
             self.towards.note_sent(stream, end);
             return Some(Next::body(from_wrapper::Body::Gap(gap)));
         }
@@ -221,6 +228,9 @@ impl Cursors {
             // Who has just written writes again: the timer looks, so that its next byte need not wake us.
             let look = cursor.gather_until.filter(|at| *at > Instant::now()).map(Next::Later);
             return if ended { Some(Next::body(from_wrapper::Body::Close(close))) } else { look };
+        }
+        if let Some(at) = cursor.rests_until.filter(|at| *at > Instant::now() && !ended) {
+            return Some(Next::Asleep(at));
         }
         let unsent = pos.saturating_sub(cursor.at);
         let gathers = cursor.gather_until.filter(|at| *at > Instant::now() && !ended);
@@ -283,6 +293,8 @@ pub enum Next {
     Body(Box<from_wrapper::Body>),
     /// Nothing before then.
     Later(Instant),
+    /// Nothing before then, however much there is.
+    Asleep(Instant),
     /// Nothing before the collector has acknowledged something.
     Full,
 }
@@ -294,6 +306,8 @@ pub enum Rest {
     Idle,
     /// For this time, or for much output.
     Until(Instant),
+    /// For this time.
+    Asleep(Instant),
     /// For an acknowledgement.
     Full,
 }
@@ -314,14 +328,20 @@ impl Rest {
         match self {
             Self::Idle => Self::Until(at),
             Self::Until(before) => Self::Until(before.min(at)),
+            Self::Asleep(before) => Self::Asleep(before.min(at)),
             Self::Full => Self::Full,
         }
+    }
+
+    /// The same, and not for output.
+    fn asleep(self) -> Self {
+        if let Self::Until(at) = self { Self::Asleep(at) } else { self }
     }
 
     /// The time that ends it.
     pub fn until(self) -> Option<Instant> {
         match self {
-            Self::Until(at) => Some(at),
+            Self::Until(at) | Self::Asleep(at) => Some(at),
             Self::Idle | Self::Full => None,
         }
     }

@@ -203,7 +203,7 @@ impl Writer {
         let missing = if self.gives_up { self.cursors.give_up(handle) } else { None };
         missing.or_else(|| match self.cursors.next_body(handle)? {
             Next::Body(body) => Some(*body),
-            Next::Later(_) | Next::Full => None,
+            Next::Later(_) | Next::Asleep(_) | Next::Full => None,
         })
     }
 
