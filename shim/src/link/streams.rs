@@ -229,14 +229,13 @@ impl Cursors {
             let look = cursor.gather_until.filter(|at| *at > Instant::now()).map(Next::Later);
             return if ended { Some(Next::body(from_wrapper::Body::Close(close))) } else { look };
         }
-        if let Some(at) = cursor.rests_until.filter(|at| *at > Instant::now() && !ended) {
-            return Some(Next::Asleep(at));
-        }
-        let unsent = pos.saturating_sub(cursor.at);
-        let gathers = cursor.gather_until.filter(|at| *at > Instant::now() && !ended);
-        if let Some(at) = gathers.filter(|_| unsent < wide(DATA_MAX)) {
-            return Some(Next::Later(at));
-        }
+        let waits = if ended { None } else { cursor.waits(pos) };
+        waits.or_else(|| self.next_data(handle, stream))
+    }
+
+    /// The next piece of what the ring has.
+    fn next_data(&mut self, handle: u32, stream: &Stream) -> Option<Next> {
+        let cursor = self.cursors.get_mut(&handle)?;
         let Some(bytes) = self.ring.read(stream, cursor.at, DATA_MAX) else {
             // Dropped while we looked: the next look, soon, sends the Gap.
             return Some(Next::Later(Instant::now() + LOOK_AGAIN));
@@ -284,6 +283,18 @@ impl Cursors {
             Towards::Link => self.cursors.iter().map(of).sum(),
             Towards::Spool => 0,
         }
+    }
+}
+
+// === impl Cursor ===
+
+impl Cursor {
+    /// What its output up to `pos` waits for, though there is room for it: the end of a rest, or company.
+    fn waits(&self, pos: u64) -> Option<Next> {
+        let now = Instant::now();
+        let rests = self.rests_until.filter(|at| *at > now).map(Next::Asleep);
+        let is_little = pos.saturating_sub(self.at) < wide(DATA_MAX);
+        rests.or_else(|| self.gather_until.filter(|at| *at > now && is_little).map(Next::Later))
     }
 }
 

@@ -135,8 +135,7 @@ impl Hands {
         if self.is_filled(operation, slot) {
             return Ok(());
         }
-        let fds = self.ask(operation, slot, 0, path, None)?;
-        self.fill(operation, slot, fds)
+        self.ensure_all(&[Wish { operation, slot, path }]).into_iter().collect()
     }
 
     fn fill(&mut self, operation: Operation, slot: Slot, fds: Vec<OwnedFd>) -> Kernel<()> {
