@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use shimtap_tests::line::tape;
 use shimtap_tests::on_each_containerd;
 use shimtap_tests::oracle::{Judgement, cri_log, one_tape};
+use shimtap_tests::rig::busy::Busy;
 use shimtap_tests::rig::cri::{ContainerState, Wanted};
 use shimtap_tests::rig::process::signal;
 use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually};
@@ -42,7 +43,9 @@ fn judged(node: &Node, container: &str, stream: &str, written: &[u8]) -> Result<
         reached = tape.map_or(0, |tape| tape.end());
         Ok(tape.filter(|tape| tape.end() >= end).cloned())
     });
-    let judgement = whole.with_context(|| format!("{reached} of {end} bytes"))?.judge(written)?;
+    let counted = || node.collector(|collector| Ok(collector.counted())).unwrap_or_default();
+    let whole = whole.with_context(|| format!("{reached} of {end} bytes\n{}", counted()))?;
+    let judgement = whole.judge(written)?;
     ensure!(judgement.accounted() == end, "{judgement:?} of {end} bytes");
     Ok(judgement)
 }
@@ -230,20 +233,18 @@ fn collectors_unit_is_stopped_and_containerd_restarted(version: Version) -> Resu
     wrapped(version).run(|node| {
         let cri = node.cri()?;
         let pod = cri.run_pod("p")?;
-        let command = ["speaker", "lines=6000", "rate=1000", "width=100", "exit=3"];
-        let id = cri.run(&pod, &Wanted { name: "c", command: &command, ..Wanted::default() })?;
+        let busy = Busy::start(node, cri, &pod)?;
         // What systemd does to a unit with a runtime directory: it ends, and the directory goes.
         node.collector(|collector| collector.end(Signal::SIGTERM))?;
         std::fs::remove_dir_all(node.dir().join("col")).context("remove its runtime directory")?;
         node.restart()?;
         cri.await_ready()?;
         ensure!(cri.is_ready(&pod)?, "the pod is lost");
-        ensure!(cri.status(&id)?.state == ContainerState::Running, "the container is lost");
+        ensure!(cri.status(&busy.id)?.state == ContainerState::Running, "the container is lost");
         node.start_collector()?;
-        ensure!(cri.await_exit(&id)?.exit_code == 3, "its exit status is lost");
-        let written = tape(1, 6000, 100);
-        node.complete(&cri_log(&cri.log_path(&pod, "c"))?.stdout, &written)?;
-        judged(node, &id, "stdout", &written)?;
+        let (_, written) = busy.finish(cri)?;
+        node.complete(&cri_log(&cri.log_path(&pod, Busy::NAME))?.stdout, &written)?;
+        judged(node, &busy.id, "stdout", &written)?;
         cri.remove_pod(&pod)
     })
 }

@@ -22,7 +22,7 @@ use shimtap_tests::standin::client::wrapped::{STANDIN, binary};
 use shimtap_tests::standin::journal::{self, Entry, Kind};
 use shimtap_tests::standin::procs::Process;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 on_each_containerd!(
     a_shim_that_announces_more_than_it_serves,

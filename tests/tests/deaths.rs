@@ -5,18 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use shimtap_tests::line::{line, tape};
+use shimtap_tests::line::tape;
 use shimtap_tests::on_each_containerd;
 use shimtap_tests::oracle::{cri_log, whole_but_for_ends_of_containerd};
+use shimtap_tests::rig::busy::Busy;
 use shimtap_tests::rig::cri::{ContainerState, Cri, Pod, Status, Wanted};
 use shimtap_tests::rig::process::{Process, end, signal, wait_gone};
 use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually, same_with_and_without};
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// Enough lines for every death, at a pace that containerd follows easily.
-const LINES: u64 = 4000;
-const BUSY: [&str; 6] = ["speaker", "lines=4000", "rate=1000", "width=100", "count=/host/count", "exit=3"];
 
 on_each_containerd!(
     inner_shim_is_killed,
@@ -32,48 +29,34 @@ on_each_containerd!(
     containerd_is_restarted_over_a_quiet_pod,
 );
 
-/// A pod with one container that writes numbered lines for some seconds.
-fn busy_pod(node: &Node) -> Result<(&Cri, Pod, String)> {
+/// A pod with one container that writes numbered lines.
+fn busy_pod(node: &Node) -> Result<(&Cri, Pod, Busy)> {
     let cri = node.cri()?;
     let pod = cri.run_pod("p")?;
-    let host = node.host_dir();
-    let wanted = Wanted { name: "busy", command: &BUSY, host: Some(&host), ..Wanted::default() };
-    let id = cri.run(&pod, &wanted)?;
-    Ok((cri, pod, id))
+    let busy = Busy::start(node, cri, &pod)?;
+    Ok((cri, pod, busy))
 }
 
-/// Waits until the container has written `lines` more lines, as it says itself.
-fn await_lines(node: &Node, lines: u64) -> Result<()> {
-    let count = node.host_dir().join("count");
-    let written = || -> u64 { std::fs::read_to_string(&count).unwrap_or_default().parse().unwrap_or(0) };
-    let start = written();
-    eventually(LIMIT, &format!("{lines} more lines"), || {
-        let now = written();
-        Ok((now >= start + lines || now == LINES).then_some(()))
-    })
-}
-
-/// The busy container ends by itself, with everything it wrote in containerd's log, once and in order.
-fn ends_well(cri: &Cri, pod: &Pod, id: &str) -> Result<Status> {
-    let status = cri.await_exit(id)?;
-    let log = cri_log(&cri.log_path(pod, "busy"))?;
-    let expected = tape(1, LINES, 100);
+/// The busy container ends when it is told to, with everything it wrote in containerd's log, once and in order.
+fn ends_well(cri: &Cri, pod: &Pod, busy: &Busy) -> Result<()> {
+    let (_, expected) = busy.finish(cri)?;
+    let log = cri_log(&cri.log_path(pod, Busy::NAME))?;
     let same = expected.iter().zip(&log.stdout).take_while(|(a, b)| a == b).count();
     ensure!(
         log.stdout == expected,
         "{} bytes written, {} in the log, the first difference in line {}",
         expected.len(),
         log.stdout.len(),
-        same / line(1, 0, 100).len()
+        same / Busy::WIDTH
     );
-    Ok(status)
+    Ok(())
 }
 
 /// The same where containerd was killed `kills` times.
-fn ends_but_for_kills(cri: &Cri, pod: &Pod, id: &str, kills: usize) -> Result<Status> {
-    let status = cri.await_exit(id)?;
-    let log = cri_log(&cri.log_path(pod, "busy"))?;
-    whole_but_for_ends_of_containerd(&log.stdout, &tape(1, LINES, 100), 100, kills)?;
+fn ends_but_for_kills(cri: &Cri, pod: &Pod, busy: &Busy, kills: usize) -> Result<Status> {
+    let (status, expected) = busy.finish(cri)?;
+    let log = cri_log(&cri.log_path(pod, Busy::NAME))?;
+    whole_but_for_ends_of_containerd(&log.stdout, &expected, Busy::WIDTH, kills)?;
     Ok(status)
 }
 
@@ -107,10 +90,10 @@ fn inner_shim_is_killed(version: Version) -> Result<()> {
 
 fn inner_shim_of_a_pod_is_killed(version: Version) -> Result<()> {
     same_with_and_without(version, Hook::Opt, |node| {
-        let (cri, pod, id) = busy_pod(node)?;
-        await_lines(node, 100)?;
+        let (cri, pod, busy) = busy_pod(node)?;
+        busy.await_lines(100)?;
         end(one(node.inner_shims()?)?)?;
-        let status = cri.await_exit(&id)?;
+        let status = cri.await_exit(&busy.id)?;
         eventually(LIMIT, "the sandbox to be not ready", || Ok((!cri.is_ready(&pod)?).then_some(())))?;
         cri.remove_pod(&pod)?;
         // containerd 2 leaves containers of a dead shim running, with or without us.
@@ -124,38 +107,36 @@ fn inner_shim_of_a_pod_is_killed(version: Version) -> Result<()> {
 
 fn worker_is_killed(version: Version) -> Result<()> {
     Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
-        let (cri, pod, id) = busy_pod(node)?;
+        let (cri, pod, busy) = busy_pod(node)?;
         let keeper = one(node.wrappers("tap-keeper")?)?;
         for _ in 0..5 {
-            await_lines(node, 200)?;
+            busy.await_lines(200)?;
             let worker = one(node.wrappers("tap-worker")?)?;
             end(worker)?;
-            let said = cri.exec(&id, &["sh", "-c", "exit 7"], 10)?;
+            let said = cri.exec(&busy.id, &["sh", "-c", "exit 7"], 10)?;
             ensure!(said.exit_code == 7, "exec after the death: {said:?}");
             let next = eventually(LIMIT, "the next worker", || Ok(one(node.wrappers("tap-worker")?).ok()))?;
             ensure!(next != worker, "the worker is the old one");
             ensure!(one(node.wrappers("tap-keeper")?)? == keeper, "the keeper has changed");
         }
-        let status = ends_well(cri, &pod, &id)?;
-        ensure!(status.exit_code == 3, "{status:?}");
+        ends_well(cri, &pod, &busy)?;
         cri.remove_pod(&pod)
     })
 }
 
 fn keeper_is_killed(version: Version) -> Result<()> {
     Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
-        let (cri, pod, id) = busy_pod(node)?;
+        let (cri, pod, busy) = busy_pod(node)?;
         for _ in 0..3 {
-            await_lines(node, 200)?;
+            busy.await_lines(200)?;
             let keeper = one(node.wrappers("tap-keeper")?)?;
             end(keeper)?;
             let next = eventually(LIMIT, "the next keeper", || Ok(one(node.wrappers("tap-keeper")?).ok()))?;
             ensure!(next != keeper, "the keeper is the old one");
-            let said = cri.exec(&id, &["sh", "-c", "exit 7"], 10)?;
+            let said = cri.exec(&busy.id, &["sh", "-c", "exit 7"], 10)?;
             ensure!(said.exit_code == 7, "exec after the death: {said:?}");
         }
-        let status = ends_well(cri, &pod, &id)?;
-        ensure!(status.exit_code == 3, "{status:?}");
+        ends_well(cri, &pod, &busy)?;
         cri.remove_pod(&pod)
     })
 }
@@ -231,36 +212,36 @@ fn worker_and_keeper_are_killed_together(version: Version) -> Result<()> {
 
 fn worker_and_keeper_of_a_pod_are_killed_together(version: Version) -> Result<()> {
     Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
-        let (cri, pod, id) = busy_pod(node)?;
-        await_lines(node, 100)?;
+        let (cri, pod, busy) = busy_pod(node)?;
+        busy.await_lines(100)?;
         kill_both(node)?;
-        nothing_is_unmanaged(node, cri, &pod, &id)
+        nothing_is_unmanaged(node, cri, &pod, &busy.id)
     })
 }
 
 /// The shim answers nothing any more, so it is ended, and so is what would run on under it.
 fn worker_and_keeper_are_killed_while_their_shim_is_stopped(version: Version) -> Result<()> {
     Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
-        let (cri, pod, id) = busy_pod(node)?;
+        let (cri, pod, busy) = busy_pod(node)?;
         let beside = Wanted { name: "beside", command: &["sleep", "1000"], ..Wanted::default() };
         cri.run(&pod, &beside)?;
-        await_lines(node, 100)?;
+        busy.await_lines(100)?;
         signal(one(node.inner_shims()?)?, Signal::SIGSTOP)?;
         kill_both(node)?;
-        nothing_is_unmanaged(node, cri, &pod, &id)
+        nothing_is_unmanaged(node, cri, &pod, &busy.id)
     })
 }
 
 /// Nobody looks until containerd is there again, and then it does what it does over a shim that died meanwhile.
 fn worker_and_keeper_are_killed_while_containerd_is_down(version: Version) -> Result<()> {
     Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
-        let (cri, pod, id) = busy_pod(node)?;
-        await_lines(node, 100)?;
+        let (cri, pod, busy) = busy_pod(node)?;
+        busy.await_lines(100)?;
         node.stop_daemon(Signal::SIGKILL)?;
         kill_both(node)?;
         node.start_daemon()?;
         cri.await_ready()?;
-        nothing_is_unmanaged(node, cri, &pod, &id)
+        nothing_is_unmanaged(node, cri, &pod, &busy.id)
     })
 }
 
@@ -276,16 +257,16 @@ fn nothing_is_unmanaged(node: &Node, cri: &Cri, pod: &Pod, id: &str) -> Result<(
 
 fn containerd_is_restarted_under_load(version: Version) -> Result<()> {
     let answer = same_with_and_without(version, Hook::Opt, |node| {
-        let (cri, pod, id) = busy_pod(node)?;
+        let (cri, pod, busy) = busy_pod(node)?;
         for how in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGKILL] {
-            await_lines(node, 200)?;
+            busy.await_lines(200)?;
             node.stop_daemon(how)?;
             node.start_daemon()?;
             node.cri()?.await_ready()?;
             ensure!(cri.is_ready(&pod)?, "the pod is lost");
-            ensure!(cri.status(&id)?.state == ContainerState::Running, "the container is lost");
+            ensure!(cri.status(&busy.id)?.state == ContainerState::Running, "the container is lost");
         }
-        let status = ends_but_for_kills(cri, &pod, &id, 3)?;
+        let status = ends_but_for_kills(cri, &pod, &busy, 3)?;
         cri.remove_pod(&pod)?;
         Ok(status.exit_code)
     })?;

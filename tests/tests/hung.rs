@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use shimtap_tests::line::tape;
 use shimtap_tests::on_each_containerd;
 use shimtap_tests::oracle::{cri_log, one_tape};
+use shimtap_tests::rig::busy::Busy;
 use shimtap_tests::rig::cri::{Cri, Pod, Wanted};
 use shimtap_tests::rig::deaths::{Death, deaths, told};
 use shimtap_tests::rig::process::signal;
@@ -20,8 +20,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 const HUNG: Duration = Duration::from_secs(6);
 /// containerd 2 itself gives up a State after this; what asked for it is then asked again.
 const GIVEN_UP: Duration = Duration::from_secs(2);
-const LINES: u64 = 12_000;
-const BUSY: [&str; 5] = ["speaker", "lines=12000", "rate=1000", "width=100", "exit=3"];
 
 on_each_containerd!(
     a_worker_is_stopped,
@@ -31,11 +29,11 @@ on_each_containerd!(
     faults_mean_safe_mode,
 );
 
-fn pod(node: &Node) -> Result<(&Cri, Pod, String)> {
+fn pod(node: &Node) -> Result<(&Cri, Pod, Busy)> {
     let cri = node.cri()?;
     let pod = cri.run_pod("p")?;
-    let id = cri.run(&pod, &Wanted { name: "busy", command: &BUSY, ..Wanted::default() })?;
-    Ok((cri, pod, id))
+    let busy = Busy::start(node, cri, &pod)?;
+    Ok((cri, pod, busy))
 }
 
 fn role(node: &Node, name: &str) -> Result<i32> {
@@ -49,9 +47,9 @@ fn role(node: &Node, name: &str) -> Result<i32> {
 /// All that containerd does to a pod, in time, while `hang` has its effect.
 fn goes_on(version: Version, name: &'static str, hang: fn(i32) -> Result<()>) -> Result<()> {
     Setup::new(version, Shim::Wrapped(Hook::Opt)).with_collector().run(|node| {
-        let (cri, pod, id) = pod(node)?;
+        let (cri, pod, busy) = pod(node)?;
         let victim = role(node, name)?;
-        let exec = || cri.exec(&id, &["sh", "-c", "exit 7"], 10);
+        let exec = || cri.exec(&busy.id, &["sh", "-c", "exit 7"], 10);
         let began = Instant::now();
         exec()?;
         // What an exec takes here and now, by containerd and runc.
@@ -74,10 +72,9 @@ fn goes_on(version: Version, name: &'static str, hang: fn(i32) -> Result<()>) ->
         let next =
             eventually(LIMIT, "a successor", || Ok(role(node, name).ok().filter(|next| *next != victim)))?;
         ensure!(next != victim, "the old one");
-        let status = cri.await_exit(&id)?;
-        ensure!(status.exit_code == 3, "{status:?}");
-        let log = cri_log(&cri.log_path(&pod, "busy"))?;
-        ensure!(log.stdout == tape(1, LINES, 100), "{} bytes in the log", log.stdout.len());
+        let (_, written) = busy.finish(cri)?;
+        let log = cri_log(&cri.log_path(&pod, Busy::NAME))?;
+        ensure!(log.stdout == written, "{} bytes in the log, of {}", log.stdout.len(), written.len());
         cri.remove_pod(&pod)
     })
 }
@@ -110,7 +107,7 @@ fn a_keeper_spins(version: Version) -> Result<()> {
 fn faults_mean_safe_mode(version: Version) -> Result<()> {
     let setup = Setup::new(version, Shim::Wrapped(Hook::Opt)).with_collector();
     setup.shim_toml("[start]\nready_ms = 20000\n[stats]\ninterval_ms = 500\n").run(|node| {
-        let (cri, pod, id) = pod(node)?;
+        let (cri, pod, busy) = pod(node)?;
         for _ in 0..5 {
             let worker = role(node, "tap-worker")?;
             signal(worker, Signal::SIGSEGV)?;
@@ -136,7 +133,7 @@ fn faults_mean_safe_mode(version: Version) -> Result<()> {
         ensure!(said("shimtap_wrapper_generation")?.is_some_and(|n| n >= 6.0), "generation");
         let without = said("shimtap_wrapper_without_worker_seconds_total")?;
         ensure!(without.is_some_and(|s| s > 0.0 && s < 5.0), "time without a worker: {without:?}");
-        let exec = cri.exec(&id, &["sh", "-c", "exit 7"], 10)?;
+        let exec = cri.exec(&busy.id, &["sh", "-c", "exit 7"], 10)?;
         ensure!(exec.exit_code == 7, "exec in safe mode: {exec:?}");
         node.stop_daemon(Signal::SIGKILL)?;
         node.start_daemon()?;
@@ -146,16 +143,14 @@ fn faults_mean_safe_mode(version: Version) -> Result<()> {
         eventually(LIMIT, "safe mode to end", || {
             Ok((said("shimtap_wrapper_safe_mode")? == Some(0.0)).then_some(()))
         })?;
-        let status = cri.await_exit(&id)?;
-        ensure!(status.exit_code == 3, "{status:?}");
-        let log = cri_log(&cri.log_path(&pod, "busy"))?;
-        let written = tape(1, LINES, 100);
+        let (_, written) = busy.finish(cri)?;
+        let log = cri_log(&cri.log_path(&pod, Busy::NAME))?;
         ensure!(log.stdout == written, "{} bytes in the log", log.stdout.len());
         // What safe mode passed on without a copy is admitted, by its name.
         let end = u64::try_from(written.len())?;
         let tape = eventually(LIMIT, "all of it in the sink", || {
             let tapes = node.collector(|collector| collector.sink())?;
-            Ok(one_tape(&tapes, &id, "stdout")?.filter(|tape| tape.end() >= end).cloned())
+            Ok(one_tape(&tapes, &busy.id, "stdout")?.filter(|tape| tape.end() >= end).cloned())
         })?;
         let judgement = tape.judge(&written)?;
         ensure!(judgement.accounted() == end && !judgement.gaps.is_empty(), "{judgement:?} of {end} bytes");

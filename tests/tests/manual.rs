@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use shimtap_tests::rig::run::run;
 use shimtap_tests::rig::tools;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A folder that goes with it.
 struct Folder(PathBuf);

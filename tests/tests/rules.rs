@@ -54,6 +54,7 @@ fn kept(node: &Node, container: &str, end: usize) -> Result<Tape> {
         let tapes = node.collector(|collector| collector.sink())?;
         Ok(one_tape(&tapes, container, "stdout")?.filter(|tape| tape.end() >= end).cloned())
     })
+    .with_context(|| node.collector(|collector| Ok(collector.counted())).unwrap_or_default())
 }
 
 fn lines(tape: &Tape) -> Vec<String> {

@@ -7,9 +7,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use shimtap_tests::on_each_containerd;
 use shimtap_tests::oracle::families::documented;
 use shimtap_tests::rig::cri::Wanted;
+use shimtap_tests::rig::process::signal;
 use shimtap_tests::rig::run::Running;
 use shimtap_tests::rig::{Hook, Setup, Shim, Version, eventually};
 use shimtap_tests::standin::client::kata::wrapped_as_kata;
@@ -47,8 +49,13 @@ fn a_pod_that_runs_unwrapped_is_named(version: Version) -> Result<()> {
     // No folder can be made there.
     let nowhere = Path::new("/proc/no-such-folder");
     Setup::new(version, Shim::Wrapped(Hook::Path)).with_collector().run_dir(nowhere).run(|node| {
+        // A collector that does not answer for longer than one greeting may take.
+        let collector = node.collector(|collector| Ok(collector.pid()))?;
+        signal(collector, Signal::SIGSTOP)?;
         let said = node.run("bare", &["sh", "-c", "exit 4"])?;
         ensure!(said.code == 4, "it ended with {}: {}", said.code, said.stderr);
+        std::thread::sleep(Duration::from_secs(6));
+        signal(collector, Signal::SIGCONT)?;
         let pod = eventually(LIMIT, "the unwrapped pod in ps", || {
             let ps = node.collector(|collector| collector.ps())?;
             Ok(ps.pointer("/unwrapped/0").cloned())

@@ -20,7 +20,7 @@ use shimtap_tests::{
     },
 };
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 const QUOTA: &str = "container_spec_cpu_quota";
 const PERIOD: &str = "container_spec_cpu_period";
 const SHARES: &str = "container_spec_cpu_shares";

@@ -31,7 +31,7 @@ use shimtap_tests::{
     },
 };
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn script(guest: &Guest) -> Script {
     Script { guest: Some(guest.clone()), ..Script::stayer() }

@@ -44,7 +44,7 @@ use shimtap_tests::{
     },
 };
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 /// What lies at least between two Stats of ours to an old release, and after three that were refused; less what the
 /// asking and the writing down of a request differ by.
 const FLOOR: Duration = Duration::from_millis(29_900);

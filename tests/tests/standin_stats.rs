@@ -27,7 +27,7 @@ use shimtap_tests::{
     },
 };
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 /// gRPC's DeadlineExceeded.
 const DEADLINE_EXCEEDED: i32 = 4;
 /// Two requests for one container within this mean a caller that asks in a loop (`FREQUENT_NS` of the wrapper).

@@ -10,21 +10,20 @@ use shimtap_proto::control::{Outcome, Upgraded};
 use shimtap_tests::line::tape;
 use shimtap_tests::on_each_containerd;
 use shimtap_tests::oracle::{cri_log, one_tape};
+use shimtap_tests::rig::busy::Busy;
 use shimtap_tests::rig::cri::{Cri, Pod, Wanted};
 use shimtap_tests::rig::run::run;
 use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually, tools};
 
 const LIMIT: Duration = Duration::from_secs(60);
-const LINES: u64 = 8000;
-const BUSY: [&str; 5] = ["speaker", "lines=8000", "rate=1000", "width=100", "exit=3"];
 
 on_each_containerd!(a_pod_under_output_goes_to_the_next_release_and_back, all_wrappers_without_a_collector);
 
-fn busy_pod(node: &Node) -> Result<(&Cri, Pod, String)> {
+fn busy_pod(node: &Node) -> Result<(&Cri, Pod, Busy)> {
     let cri = node.cri()?;
     let pod = cri.run_pod("p")?;
-    let id = cri.run(&pod, &Wanted { name: "busy", command: &BUSY, ..Wanted::default() })?;
-    Ok((cri, pod, id))
+    let busy = Busy::start(node, cri, &pod)?;
+    Ok((cri, pod, busy))
 }
 
 /// Runs `shimtap upgrade` on this node; each wrapper must have come there.
@@ -58,35 +57,35 @@ fn await_ps(node: &Node, pod: &str, version: &str, generation: u64) -> Result<()
     shown.with_context(|| last)
 }
 
-fn ends_well(node: &Node, cri: &Cri, pod: &Pod, id: &str) -> Result<()> {
-    let status = cri.await_exit(id)?;
-    ensure!(status.exit_code == 3, "{status:?}");
-    let log = cri_log(&cri.log_path(pod, "busy"))?;
-    node.complete(&log.stdout, &tape(1, LINES, 100))
+/// Ends the container; what it wrote.
+fn ends_well(node: &Node, cri: &Cri, pod: &Pod, busy: &Busy) -> Result<Vec<u8>> {
+    let (_, written) = busy.finish(cri)?;
+    let log = cri_log(&cri.log_path(pod, Busy::NAME))?;
+    node.complete(&log.stdout, &written)?;
+    Ok(written)
 }
 
 fn a_pod_under_output_goes_to_the_next_release_and_back(version: Version) -> Result<()> {
     let setup = Setup::new(version, Shim::Wrapped(Hook::Opt)).with_collector();
     setup.run(|node| {
-        let (cri, pod, id) = busy_pod(node)?;
+        let (cri, pod, busy) = busy_pod(node)?;
         await_ps(node, &pod.id, "0.1.0", 1)?;
         for (generation, next, release) in [(2, true, "0.2.0"), (3, false, "0.1.0"), (4, true, "0.2.0")] {
             // By the beginning of the pod's id, and of the container's.
-            let by = if next { &pod.id } else { &id };
+            let by = if next { &pod.id } else { &busy.id };
             bring(node, &[by.get(..12).context("an id")?], next)?;
             await_ps(node, &pod.id, release, generation)?;
-            let said = cri.exec(&id, &["sh", "-c", "exit 7"], 10)?;
+            let said = cri.exec(&busy.id, &["sh", "-c", "exit 7"], 10)?;
             ensure!(said.exit_code == 7, "exec after generation {generation}: {said:?}");
         }
         let second = Wanted { name: "second", command: &["sh", "-c", "exit 5"], ..Wanted::default() };
         let second = cri.run(&pod, &second).context("a container after the upgrades")?;
         ensure!(cri.await_exit(&second)?.exit_code == 5, "its exit");
-        ends_well(node, cri, &pod, &id)?;
-        let written = tape(1, LINES, 100);
+        let written = ends_well(node, cri, &pod, &busy)?;
         let end = u64::try_from(written.len())?;
         let tape = eventually(LIMIT, "all of it in the sink", || {
             let tapes = node.collector(|collector| collector.sink())?;
-            Ok(one_tape(&tapes, &id, "stdout")?.filter(|tape| tape.end() >= end).cloned())
+            Ok(one_tape(&tapes, &busy.id, "stdout")?.filter(|tape| tape.end() >= end).cloned())
         })?;
         let judgement = tape.judge(&written)?;
         ensure!(judgement.accounted() == end && judgement.gaps.is_empty(), "{judgement:?} of {end} bytes");
@@ -97,7 +96,7 @@ fn a_pod_under_output_goes_to_the_next_release_and_back(version: Version) -> Res
 /// A pod and a container of `ctr`'s, and a containerd that is killed afterwards and finds all of it again.
 fn all_wrappers_without_a_collector(version: Version) -> Result<()> {
     Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
-        let (cri, pod, id) = busy_pod(node)?;
+        let (cri, pod, busy) = busy_pod(node)?;
         let command = ["speaker", "lines=200000", "batch=20", "exit=4"];
         let client = node.run_beside("a", &["--rm"], &command)?;
         eventually(LIMIT, "its output", || Ok((client.stdout_so_far().len() > 1 << 16).then_some(())))?;
@@ -110,7 +109,7 @@ fn all_wrappers_without_a_collector(version: Version) -> Result<()> {
         let said = client.finish(LIMIT)?;
         ensure!(said.code == 4, "{} {}", said.code, said.stderr);
         node.complete(&said.stdout, &tape(1, 200_000, 64))?;
-        ends_well(node, cri, &pod, &id)?;
+        ends_well(node, cri, &pod, &busy)?;
         node.stop_daemon(Signal::SIGKILL)?;
         node.start_daemon()?;
         node.cri()?.await_ready()?;

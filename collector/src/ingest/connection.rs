@@ -152,8 +152,9 @@ async fn read_all(
     loop {
         let due = session.fragments_due();
         let next = tokio::select! {
-            // Cancel-safe: bytes of an unfinished frame stay in the reader.
-            next = reader.next() => next?,
+            // In this order: what is written after a reload was answered is judged by what was loaded, and who never pauses does not
+            // keep others' beginnings of lines waiting.
+            biased;
             () = &mut stopped => return Ok(End::Stopped),
             // Cancel-safe, and ends with an error only where the collector ends.
             Ok(()) = rules.changed() => {
@@ -172,6 +173,8 @@ async fn read_all(
                 }
                 continue;
             }
+            // Cancel-safe: bytes of an unfinished frame stay in the reader.
+            next = reader.next() => next?,
         };
         let Some(frame) = next else { return Ok(End::Closed) };
         check(&frame, stream_id)?;

@@ -24,7 +24,7 @@ use shimtap_proto::link::{self, from_collector::Body as Down, from_wrapper::Body
 use ttrpc::r#async::{Client, ClientStream};
 
 /// Longest wait for anything in a test.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running collector.
 pub struct Collector {

@@ -20,6 +20,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A collector that does not greet within this time is treated as absent.
 const GREETING: Duration = Duration::from_secs(5);
+/// How long somebody tries whom nobody waits for.
+const TELLING: Duration = Duration::from_secs(60);
 /// A spool writer looks before each record whether it is still wanted; its disk may take its time over one.
 const WRITER_END: Duration = Duration::from_secs(1);
 const WRITER_LOOK: Duration = Duration::from_millis(2);
@@ -123,7 +125,8 @@ async fn greet(socket: &str, hello: Hello) -> Option<Attachment> {
     Some(Attachment { sender, receiver, welcome, _client: client })
 }
 
-/// Attaches once to say that a pod runs unwrapped and why, and leaves. Best effort, within [`GREETING`].
+/// Attaches to say once that a pod runs unwrapped and why, and leaves. One that does not greet is asked again, for as long as
+/// [`TELLING`]; one that is away learns it from nobody.
 pub fn tell_unwrapped(socket: &str, namespace: &str, id: &str, why: &str) {
     let hello = Hello {
         protocol: PROTOCOL,
@@ -141,7 +144,15 @@ pub fn tell_unwrapped(socket: &str, namespace: &str, id: &str, why: &str) {
     };
     runtime.block_on(async {
         let told = async {
-            let attachment = greet(socket, hello).await?;
+            let attachment = loop {
+                if let Some(attachment) = greet(socket, hello.clone()).await {
+                    break attachment;
+                }
+                if !std::path::Path::new(socket).exists() {
+                    return None;
+                }
+                sleep(FIRST_PAUSE).await;
+            };
             attachment.sender.send(&up(from_wrapper::Body::Report(report))).await.ok()?;
             attachment.sender.close_send().await.ok()?;
             // Its end of the stream says that it has read ours.
@@ -149,7 +160,7 @@ pub fn tell_unwrapped(socket: &str, namespace: &str, id: &str, why: &str) {
             while receiver.recv().await.is_ok() {}
             Some(())
         };
-        let _ = timeout(GREETING, told).await;
+        let _ = timeout(TELLING, told).await;
     });
 }
 

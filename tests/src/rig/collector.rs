@@ -19,7 +19,7 @@ use crate::rig::process::{self, MARK};
 use crate::rig::run::run;
 use crate::rig::{Node, eventually, tools};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// What a collector is told beside where its sockets are.
 #[derive(Clone, Debug, Default)]
@@ -174,6 +174,13 @@ impl Collector {
             moved::note(&page);
         }
         Ok(page)
+    }
+
+    /// Everything that `/metrics` counts and that is not 0, for whoever has to find out why a wait was in vain.
+    pub fn counted(&self) -> String {
+        let text = self.get("/metrics").unwrap_or_else(|fault| format!("/metrics: {fault:#}"));
+        let rows = text.lines().filter(|row| !row.starts_with('#') && !row.ends_with(" 0"));
+        rows.filter(|row| !row.contains("_bucket{")).collect::<Vec<_>>().join("\n")
     }
 
     /// What `shimtap ps` prints, with these options.

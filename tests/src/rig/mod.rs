@@ -5,6 +5,7 @@
 //! processes that carry its own mark.
 
 pub mod backend;
+pub mod busy;
 pub mod collector;
 mod config;
 pub mod cri;

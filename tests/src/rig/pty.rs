@@ -16,6 +16,9 @@ use nix::sys::termios::{LocalFlags, tcgetattr};
 
 use crate::rig::eventually;
 
+/// A terminal takes NUL for nothing.
+const LAST: &[u8] = b"\0";
+
 /// A program that runs at a terminal of its own. Killed when dropped.
 pub struct Terminal {
     child: Child,
@@ -107,6 +110,9 @@ impl Terminal {
         let child = &mut self.child;
         let ended = eventually(limit, "its end", || child.try_wait().context("ask for its exit"));
         let status = ended.with_context(|| format!("the screen:\n{}", self.screen().join("\n")))?;
+        // What it wrote last is on its way: behind it comes a byte that nobody shows.
+        self.terminal.write_all(LAST).context("write to the terminal")?;
+        eventually(limit, "all that it wrote", || Ok(self.bytes().ends_with(LAST).then_some(())))?;
         Ok(status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1))
     }
 }

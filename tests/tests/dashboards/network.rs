@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use shimtap_tests::rig::run::{Running, run};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A network namespace with `eth0`, whose other end is on this host, and with `tap0_kata`; something passes both as long as it is
 /// there.

@@ -13,7 +13,7 @@ use crate::rig::process::{self, Process};
 use crate::rig::{eventually, leftovers};
 
 /// How long processes may take to vanish after their containers were deleted.
-const SETTLE: Duration = Duration::from_secs(10);
+const SETTLE: Duration = Duration::from_secs(60);
 
 impl Node {
     /// All living processes of this node.

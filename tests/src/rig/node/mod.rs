@@ -30,7 +30,7 @@ use crate::rig::tools::{self, Tools};
 use crate::rig::{Hook, Shim, eventually, image};
 
 /// How long a daemon may take to answer its first call, on a busy machine with two cores.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(60);
 
 /// The containerd namespaces of what `ctr` runs; a node holds one for itself. runc keeps its containers by namespace and id
 /// for the whole machine, so that two nodes with one namespace could not both have a container `a`.

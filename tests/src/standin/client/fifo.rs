@@ -200,10 +200,12 @@ fn read_all(mut file: File, stop: &PipeReader, shared: &(Mutex<Shared>, Condvar)
         if fifo.revents().is_none_or(|r| r.is_empty()) {
             continue;
         }
+        // Under the lock, so that what has left the FIFO is always told: it never blocks.
+        let mut guard = lock(&shared.0);
         match file.read(buffer.get_mut(..room).unwrap_or_default()) {
             Ok(0) => return Ok(()),
             Ok(n) => {
-                lock(&shared.0).bytes.extend_from_slice(buffer.get(..n).unwrap_or_default());
+                guard.bytes.extend_from_slice(buffer.get(..n).unwrap_or_default());
                 shared.1.notify_all();
             }
             // Another reader of the same FIFO was faster.

@@ -26,4 +26,4 @@ use std::time::Duration;
 
 /// How long anything may take before the client gives up on it. Far above what any of it needs, far below what
 /// a person waits.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(60);
