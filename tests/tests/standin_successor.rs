@@ -1,9 +1,20 @@
 //! The successor can always start: without the binary, without a process to be had, without a descriptor to be had; and
 //! where workers die one after the other, in safe mode.
 //!
-//! Processes are refused by a pids cgroup of the test's own, descriptors by prlimit(2) from outside.
+//! Processes are refused by a pids cgroup of the test's own, or to another user than root by prlimit(2) from outside, as descriptors.
 
-use std::{fs, os::unix::process::ExitStatusExt, path::PathBuf, process::Command, thread, time::Duration};
+use std::{
+    cell::Cell,
+    fs,
+    os::unix::{
+        fs::chown,
+        process::{CommandExt, ExitStatusExt},
+    },
+    path::PathBuf,
+    process::Command,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use containerd_shim_protos::api;
@@ -14,7 +25,7 @@ use nix::{
         signal::{Signal, kill},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::Pid,
+    unistd::{Pid, geteuid},
 };
 use shimtap_tests::standin::{
     client::{
@@ -23,7 +34,7 @@ use shimtap_tests::standin::{
         barren::Barren,
         launch::Flavour,
         pod::{self, Fifos, Pod},
-        wrapped::{WRAPPER, binary, faulty, five_faults, wrapped, wrapping},
+        wrapped::{STANDIN, WRAPPER, binary, faulty, five_faults, wrapped, wrapping},
     },
     procs::{self, Process},
     script::{Output, Script},
@@ -112,12 +123,22 @@ fn no_process_is_to_be_had() -> Result<()> {
         );
         return Ok(());
     };
+    let refuse = |both: [Pid; 2]| {
+        barren.allow("1")?;
+        both.into_iter().try_for_each(|pid| barren.take_in(pid))
+    };
+    goes_on_without_processes(&pod, refuse, |_| barren.allow("max"))
+}
+
+/// The worker dies while processes are refused to both; `allow` is told who stands in.
+fn goes_on_without_processes(
+    pod: &Pod,
+    refuse: impl FnOnce([Pid; 2]) -> Result<()>,
+    allow: impl FnOnce(Pid) -> Result<()>,
+) -> Result<()> {
     let fifos = pod.run()?;
     let (keeper, worker) = (pod.keeper()?, pod.worker()?);
-    barren.allow("1")?;
-    for pid in [keeper.pid, worker.pid] {
-        barren.take_in(pid)?;
-    }
+    refuse([keeper.pid, worker.pid])?;
     procs::kill(worker.pid)?;
     let stands_in = || Process::read(keeper.pid).filter(|p| p.name == "tap-worker");
     procs::wait(PATIENCE, || "the keeper to stand in".to_owned(), stands_in)?;
@@ -130,13 +151,63 @@ fn no_process_is_to_be_had() -> Result<()> {
     shimtap_tests::rig::patience::throughout(Duration::from_secs(1), "a second", || Ok(true))?;
     let spent = ticks(keeper.pid)? - idle;
     ensure!(spent < 60, "it spins: {spent} ticks in a second");
-    barren.allow("max")?;
-    next_keeper(&pod, keeper.pid).context("a keeper, once it is allowed")?;
+    allow(keeper.pid)?;
+    next_keeper(pod, keeper.pid).context("a keeper, once it is allowed")?;
     let relieved = || (!keeper.alive()).then_some(());
     procs::wait(PATIENCE, || "the stand-in to be relieved".to_owned(), relieved)?;
-    is_well(&pod, &fifos)?;
-    both_die_in_turn(&pod, &fifos)?;
-    ends_well(&pod, &fifos)
+    is_well(pod, &fifos)?;
+    both_die_in_turn(pod, &fifos)?;
+    ends_well(pod, &fifos)
+}
+
+/// Whose processes are counted: nobody's of a machine.
+const ANOTHER_USER: u32 = 64_977;
+
+/// Fork is refused by the limit of a user. The kernel spares root that limit, so this program runs itself again as somebody else, and
+/// with it wrapper and shim, as they run under a containerd without root.
+#[test]
+fn no_process_is_to_be_had_by_a_user() -> Result<()> {
+    if geteuid().is_root() {
+        return as_another_user("no_process_is_to_be_had_by_a_user");
+    }
+    let pod = wrapped(&talker())?;
+    let allowed = Cell::new(0);
+    let refuse = |both: [Pid; 2]| {
+        for pid in both {
+            allowed.set(set_limit(pid, libc::RLIMIT_NPROC, 1)?);
+        }
+        Ok(())
+    };
+    goes_on_without_processes(&pod, refuse, |stand_in| {
+        set_limit(stand_in, libc::RLIMIT_NPROC, allowed.get()).map(drop)
+    })
+}
+
+/// Runs one test of this program as [`ANOTHER_USER`], from a folder of that user's that has all that it needs.
+fn as_another_user(test: &str) -> Result<()> {
+    let dir = std::env::temp_dir().join(format!("tap-user-{}", std::process::id()));
+    let ran = (|| {
+        fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
+        chown(&dir, Some(ANOTHER_USER), Some(ANOTHER_USER))?;
+        let program = dir.join("test");
+        fs::copy(std::env::current_exe()?, &program)?;
+        for name in [WRAPPER, STANDIN] {
+            fs::copy(binary(name)?, dir.join(name)).with_context(|| format!("copying {name}"))?;
+        }
+        let mut command = Command::new(&program);
+        command
+            .args(["--exact", "--include-ignored", "--nocapture", test])
+            .uid(ANOTHER_USER)
+            .gid(ANOTHER_USER);
+        command.env("TMPDIR", &dir).env("SHIMTAP_BIN_DIR", &dir).current_dir(&dir);
+        command.output().with_context(|| format!("running {} as user {ANOTHER_USER}", program.display()))
+    })();
+    let _left = fs::remove_dir_all(&dir);
+    let ran = ran?;
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    ensure!(ran.status.success(), "{}{}", said(&ran.stdout), said(&ran.stderr));
+    ensure!(said(&ran.stdout).contains("1 passed"), "it did not run: {}", said(&ran.stdout));
+    Ok(())
 }
 
 /// CPU time of a process in ticks of 10 ms.

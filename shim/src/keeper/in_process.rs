@@ -33,6 +33,29 @@ pub struct Heirloom {
     pub slots: BTreeMap<Slot, OwnedFd>,
 }
 
+// === impl Keeper ===
+
+impl Keeper {
+    /// With nothing in its hands, and without a worker.
+    pub(super) fn idle(block: Block) -> Self {
+        Self {
+            block,
+            slots: BTreeMap::new(),
+            worker: None,
+            unannounced: VecDeque::new(),
+            ready: None,
+            accept_again_ns: 0,
+            worker_began_ns: 0,
+            stillborn: 0,
+            spares: Vec::new(),
+            asked: None,
+            to_become: false,
+            trial: None,
+            spooler: None,
+        }
+    }
+}
+
 // === impl InProcess ===
 
 impl InProcess {
@@ -47,22 +70,7 @@ impl InProcess {
     }
 
     fn with(block: Block) -> Self {
-        let keeper = Keeper {
-            block,
-            slots: BTreeMap::new(),
-            worker: None,
-            unannounced: VecDeque::new(),
-            ready: None,
-            accept_again_ns: 0,
-            worker_began_ns: 0,
-            stillborn: 0,
-            spares: Vec::new(),
-            asked: None,
-            to_become: false,
-            trial: None,
-            spooler: None,
-        };
-        Self { keeper: Arc::new(Mutex::new(keeper)), server: None }
+        Self { keeper: Arc::new(Mutex::new(Keeper::idle(block))), server: None }
     }
 
     /// containerd's end of a connection that was accepted just now.

@@ -5,6 +5,14 @@
 
 use std::{os::fd::AsFd, sync::atomic::Ordering};
 
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        wait::waitpid,
+    },
+    unistd::Pid,
+};
+
 use super::{FD_FLOOR, GRACE_NS, Inheritance, Keeper, WorkerEnd};
 use crate::{
     block::{Slot, care::Mode},
@@ -69,8 +77,8 @@ impl Keeper {
                 drop(room);
                 match process::pidfd(pid) {
                     Ok(pidfd) => self.worker = Some(WorkerEnd::new(ours, pidfd, pid)),
-                    // Never one that cannot be watched: it would be a second one beside the next.
-                    Err(_) => drop(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)),
+                    // Never one that cannot be watched: it would be a second one beside the next, which begins when it is gone.
+                    Err(_) => end_child(pid),
                 }
                 self.keep_spares();
                 Ok(self)
@@ -112,5 +120,56 @@ impl Keeper {
             return Ok(());
         }
         timer::countdown().and_then(|switch| self.hold(Slot::SWITCH, switch)).map_err(|_| Errno::EMFILE)
+    }
+}
+
+/// Kills a child that was forked just now, and waits for its end.
+fn end_child(pid: Pid) {
+    let _ = kill(pid, Signal::SIGKILL);
+    while waitpid(pid, None) == Err(Errno::EINTR) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::block::Block;
+
+    /// A keeper whose worker began so long before now, and has died since.
+    fn buried(keeper: &mut Keeper, lived_ns: u64) {
+        keeper.worker_began_ns = monotonic_ns().saturating_sub(lived_ns);
+        keeper.note_life();
+    }
+
+    #[test]
+    fn whoever_dies_at_once_again_and_again_is_replaced_later_and_later() {
+        const LONG: u64 = 1_000_000_000;
+        let mut keeper = Keeper::idle(Block::create().unwrap());
+        for _ in 0..3 {
+            buried(&mut keeper, LONG);
+            assert!(keeper.may_fork(), "one that has lived has its successor at once");
+        }
+        for times in 1..=20u64 {
+            // It is to begin only now: nothing here depends on how fast the machine is.
+            keeper.worker_began_ns = u64::MAX / 2;
+            keeper.note_life();
+            assert_eq!(keeper.stillborn, times);
+            assert!(!keeper.may_fork(), "not at once");
+            let waits = times.min(10) * STILLBORN_PAUSE_NS;
+            keeper.worker_began_ns = monotonic_ns().saturating_sub(waits);
+            assert!(keeper.may_fork(), "but after {waits} ns");
+        }
+        buried(&mut keeper, LONG);
+        assert!(keeper.stillborn == 0 && keeper.may_fork(), "the next one has lived");
+    }
+
+    #[test]
+    fn a_child_that_cannot_be_watched_is_gone_before_another_one_comes() {
+        let mut child = Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        end_child(pid);
+        assert_eq!(kill(pid, None), Err(Errno::ESRCH), "neither there nor a zombie");
+        assert!(child.wait().is_err(), "nobody is left to be waited for");
     }
 }

@@ -79,6 +79,8 @@ pub struct Sample {
 pub use announce::look as look_at;
 pub use client::{hello, tell_unwrapped, up};
 pub use inner::{pid as inner_pid, runs as runs_inner};
+#[cfg(test)]
+pub use streams::Gathering;
 pub use streams::{Cursors, Next, Towards};
 
 /// Starts the thread; one that panics is started again.
@@ -145,7 +147,7 @@ impl Switchboard {
         self.about.store(true, Ordering::Release);
     }
 
-    fn set_attached(&self, attached: bool) {
+    pub(crate) fn set_attached(&self, attached: bool) {
         self.set_busy(true);
         self.attached.store(attached, Ordering::Release);
     }

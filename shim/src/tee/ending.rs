@@ -172,6 +172,10 @@ impl Worker {
         if TaskState::load(&task.state) != TaskState::Deleted {
             self.remove_task_dir(task);
         }
+        // The answer to a Wait may come later than all of this, and would mark the entry as a task that has ended, for ever.
+        for pending in self.block.tables().pendings().iter().filter(|p| linked(&p.task) == Some(index)) {
+            pending.task.store(0, Ordering::Release);
+        }
         TaskState::Free.store(&task.state);
     }
 

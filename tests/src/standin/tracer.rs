@@ -12,7 +12,7 @@
 //! at once, because its parent sees the death only then.
 
 use std::{
-    fmt,
+    fmt, fs,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -35,6 +35,10 @@ use nix::{
 
 use super::stall;
 use crate::fault::Fault;
+
+mod child;
+
+pub use child::{Whose, arm_child};
 
 /// Which side of a syscall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,11 +113,23 @@ pub fn arm(pid: Pid, at: u32) -> Result<Armed> {
 /// # Errors
 /// As [`arm`].
 pub fn arm_with(pid: Pid, at: u32, fault: Fault) -> Result<Armed> {
+    begin(pid, move |signs| trace(pid, (at, fault), signs))
+}
+
+/// What a tracing thread and the test say to each other.
+struct Signs {
+    ready: Sender<()>,
+    go: Receiver<()>,
+    over: Arc<AtomicBool>,
+}
+
+/// A thread that traces, and stands ready when this returns.
+fn begin(pid: Pid, trace: impl FnOnce(&Signs) -> Result<Outcome> + Send + 'static) -> Result<Armed> {
     let (go, started) = mpsc::channel();
     let (ready, is_ready) = mpsc::channel();
     let over = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&over);
-    let thread = thread::spawn(move || trace(pid, (at, fault), &started, &ready, &flag));
+    let signs = Signs { ready, go: started, over: Arc::clone(&over) };
+    let thread = thread::spawn(move || trace(&signs));
     if is_ready.recv().is_err() {
         let died = thread.join().map_err(|_| anyhow!("the tracer panicked"))?;
         return Err(died.err().unwrap_or_else(|| anyhow!("the tracer ended early")));
@@ -152,14 +168,9 @@ impl Armed {
     }
 }
 
-fn trace(
-    pid: Pid,
-    (at, fault): (u32, Fault),
-    go: &Receiver<()>,
-    ready: &Sender<()>,
-    over: &AtomicBool,
-) -> Result<Outcome> {
-    ptrace::seize(pid, Options::PTRACE_O_TRACESYSGOOD).with_context(|| format!("seizing {pid}"))?;
+/// Seizes the thread, brings it to the entry of its waiting call, and lets it go on from there once the operation was sent.
+fn stand_ready(pid: Pid, options: Options, signs: &Signs) -> Result<()> {
+    ptrace::seize(pid, options).with_context(|| format!("seizing {pid}"))?;
     ptrace::interrupt(pid).context("interrupting")?;
     loop {
         match next(pid)? {
@@ -167,19 +178,23 @@ fn trace(
             _ => resume(pid)?,
         }
     }
-    ready.send(()).context("nobody waits for the tracer")?;
-    if go.recv().is_err() {
+    signs.ready.send(()).context("nobody waits for the tracer")?;
+    if signs.go.recv().is_err() {
         ptrace::detach(pid, None).context("detaching")?;
         bail!("the operation was never sent");
     }
-    resume(pid)?;
+    resume(pid)
+}
+
+fn trace(pid: Pid, (at, fault): (u32, Fault), signs: &Signs) -> Result<Outcome> {
+    stand_ready(pid, Options::PTRACE_O_TRACESYSGOOD, signs)?;
     let mut stops = Vec::new();
     loop {
         let Event::Syscall(mut stop) = next(pid)? else {
             resume(pid)?;
             continue;
         };
-        let finishing = over.load(Ordering::SeqCst);
+        let finishing = signs.over.load(Ordering::SeqCst);
         if finishing && stop.edge == Edge::Exit && waits(stop.call) && interrupted(stop.result) {
             ptrace::detach(pid, None).context("detaching")?;
             return Ok(Outcome { stops, killed: false });
@@ -215,21 +230,30 @@ fn befall(pid: Pid, fault: Fault) -> Result<()> {
 /// What a wait for the traced thread brought.
 enum Event {
     Syscall(Stop),
+    /// It has made a child that it waits for, which is traced as well.
+    Child(Pid),
     /// A signal, or the interruption that we asked for.
     Other,
 }
 
 fn next(pid: Pid) -> Result<Event> {
     match waitpid(pid, Some(WaitPidFlag::__WALL)).context("waiting for the traced thread")? {
-        WaitStatus::PtraceSyscall(_) => {
-            let op = ptrace::syscall_info(pid).context("syscall info")?.op;
-            let edge = if op == libc::PTRACE_SYSCALL_INFO_ENTRY { Edge::Entry } else { Edge::Exit };
-            let (call, result) = registers(pid)?;
-            Ok(Event::Syscall(Stop { n: 0, call, edge, result }))
+        WaitStatus::PtraceSyscall(_) => Ok(Event::Syscall(stop_of(pid)?)),
+        WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_VFORK) => {
+            let child = ptrace::getevent(pid).context("the child's number")?;
+            Ok(Event::Child(Pid::from_raw(i32::try_from(child)?)))
         }
         WaitStatus::PtraceEvent(..) | WaitStatus::Stopped(..) => Ok(Event::Other),
         ended => bail!("the traced process ended: {ended:?}"),
     }
+}
+
+/// Where a thread stands, that is stopped at a system call; not yet counted.
+fn stop_of(pid: Pid) -> Result<Stop> {
+    let op = ptrace::syscall_info(pid).context("syscall info")?.op;
+    let edge = if op == libc::PTRACE_SYSCALL_INFO_ENTRY { Edge::Entry } else { Edge::Exit };
+    let (call, result) = registers(pid)?;
+    Ok(Stop { n: 0, call, edge, result })
 }
 
 /// To the next entry or exit. Signals are not delivered: nobody but the tracer sends any here.
@@ -259,6 +283,14 @@ fn registers(pid: Pid) -> Result<(i64, i64)> {
     let [result, .., call, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
         ptrace::getregs(pid).context("registers")?.regs;
     Ok((call.cast_signed(), result.cast_signed()))
+}
+
+/// Whether a process waits for work at the moment, whoever asks.
+#[must_use]
+pub fn is_waiting(pid: Pid) -> bool {
+    // Of one that runs, or would if it had a processor, no call is shown.
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    call.split(' ').next().and_then(|number| number.parse().ok()).is_some_and(waits)
 }
 
 /// The calls in which a single-threaded loop waits for work.
@@ -330,6 +362,7 @@ pub fn name(call: i64) -> String {
         libc::SYS_ppoll => "ppoll",
         libc::SYS_eventfd2 => "eventfd2",
         libc::SYS_timerfd_settime => "timerfd_settime",
+        libc::SYS_timerfd_gettime => "timerfd_gettime",
         libc::SYS_fallocate => "fallocate",
         libc::SYS_ftruncate => "ftruncate",
         libc::SYS_mmap => "mmap",
@@ -354,6 +387,8 @@ pub fn name(call: i64) -> String {
         libc::SYS_set_robust_list => "set_robust_list",
         libc::SYS_sched_getaffinity => "sched_getaffinity",
         libc::SYS_getdents64 => "getdents64",
+        libc::SYS_prctl => "prctl",
+        libc::SYS_exit_group => "exit_group",
         libc::SYS_pidfd_open => "pidfd_open",
         libc::SYS_pidfd_send_signal => "pidfd_send_signal",
         other => return format!("syscall {other}"),

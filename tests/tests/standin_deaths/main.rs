@@ -8,6 +8,7 @@
 //!
 //! `cargo test --test standin_deaths -- --nocapture` prints where the deaths were.
 
+mod beside;
 mod connections;
 mod execs;
 mod keeper;

@@ -15,8 +15,9 @@ use shimtap_tests::standin::{
         pod::{self, Fifos, Pod},
         wrapped::wrapped,
     },
+    procs,
     script::{Output, Script},
-    tracer::{self, Armed, Edge, Outcome, Stop, name},
+    tracer::{self, Armed, Edge, Outcome, Stop, Whose, name},
 };
 
 /// No operation has that many stops; a sweep that gets here is a loop.
@@ -29,6 +30,8 @@ const ENOUGH: usize = 4;
 enum Victim {
     Worker,
     Keeper,
+    /// The first child that the keeper makes beside itself, or the keeper while that stands at a call.
+    Beside(Whose),
 }
 
 /// One operation's deaths.
@@ -49,6 +52,11 @@ impl<'a> Sweep<'a> {
     /// The keeper dies, at each stop.
     pub fn of_keeper(what: &'a str) -> Self {
         Self { victim: Victim::Keeper, ..Self::of_worker(what) }
+    }
+
+    /// One of the two, at each stop of the child that the keeper makes beside itself (docs/adr/0008).
+    pub fn of_child_beside(what: &'a str, whose: Whose) -> Self {
+        Self { victim: Victim::Beside(whose), ..Self::of_worker(what) }
     }
 
     /// Not before stop number `first`.
@@ -130,9 +138,16 @@ impl Trap<'_> {
     pub fn set(&self) -> Result<Armed> {
         let victim = match self.victim {
             Victim::Worker => self.pod.worker()?,
-            Victim::Keeper => self.pod.keeper()?,
+            Victim::Keeper | Victim::Beside(_) => self.pod.keeper()?,
         };
-        tracer::arm(victim.pid, self.at)
+        let Victim::Beside(whose) = self.victim else { return tracer::arm(victim.pid, self.at) };
+        let worker = self.pod.worker()?.pid;
+        // It asks for what it wants together before it waits for an answer.
+        let rests = move || {
+            let what = || "the worker to wait".to_owned();
+            procs::wait(PATIENCE, what, || tracer::is_waiting(worker).then_some(()))
+        };
+        tracer::arm_child(victim.pid, self.at, whose, rests)
     }
 
     /// To be called once the operation is over, however it ended.

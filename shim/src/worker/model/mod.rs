@@ -4,10 +4,11 @@
 //! `tests/tests/standin_deaths.rs` kills the real program at each of its system calls, once per run, in operations that were
 //! thought of. Here a death may also fall between two writes of memory, in a state that a long random history has led to, and
 //! the successor may die as well. Real: the worker, its block, its pipes, FIFOs and sockets, the keeper's service. Played by
-//! the test: containerd, the inner shim, the container, the link thread. Not here: another process, a keeper's death, safe
-//! mode, the second thread (`shim/model`).
+//! the test: containerd, the inner shim, the container, the collector; of the link thread its cursors are real. Not here: another process,
+//! a keeper's death, safe mode, the second thread (`shim/loom`).
 
 mod calls;
+mod collector;
 mod output;
 mod script;
 pub(crate) mod stage;
@@ -29,10 +30,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 fn play(script: Vec<Act>) {
     let mut world = World::new();
-    for act in script {
-        world.act(act);
-        world.check();
-    }
+    script.iter().for_each(|act| world.play(act));
+    end(world);
+}
+
+fn end(mut world: World) {
     // Everybody does what is left to do.
     let deadline = Instant::now() + PATIENCE;
     while !world.settle() {
@@ -108,6 +110,71 @@ fn an_answer_that_a_delete_lets_go_waits_for_its_connection_to_be_taken_up() {
             Act::Die { after, again: None },
         ]);
     }
+}
+
+/// The rest of a Wait's answer came when its task had been deleted, taken by the collector and forgotten: its free entry
+/// in the table was marked as a task that has ended, for ever.
+#[test]
+fn an_exit_that_comes_late_marks_no_forgotten_entry() {
+    let all = usize::MAX;
+    play(vec![
+        Act::Attach,
+        Act::Create { conn: 0, both: false },
+        Act::Send { conn: 0, most: all },
+        Act::Turn,
+        Act::Answer { nth: 0, refuses: false },
+        Act::Reply { conn: 0, most: all },
+        Act::Turn,
+        Act::Ask { conn: 1, task: 0, method: Method::Wait, filler: 0 },
+        Act::Send { conn: 1, most: all },
+        Act::Turn,
+        Act::Exit { task: 0 },
+        Act::Answer { nth: 0, refuses: false },
+        Act::Reply { conn: 1, most: 5 },
+        Act::Ask { conn: 0, task: 0, method: Method::Delete, filler: 0 },
+        Act::Send { conn: 0, most: all },
+        Act::Turn,
+        Act::Answer { nth: 0, refuses: false },
+        Act::Reply { conn: 0, most: all },
+        Act::Turn,
+        Act::Turn,
+        Act::Take { most: all },
+        Act::Turn,
+        Act::Reply { conn: 1, most: all },
+        Act::Turn,
+    ]);
+}
+
+/// What came while a full ring was being taken has no copy: a Gap says so, no longer and no shorter, whenever its worker dies, or
+/// where none does; what the ring had arrives, and what comes when that is acknowledged is copied again (docs/adr/0027).
+#[test]
+fn what_has_passed_a_full_ring_is_a_gap_whenever_its_worker_dies() {
+    let all = usize::MAX;
+    let before = [
+        Act::Create { conn: 0, both: false },
+        Act::Send { conn: 0, most: all },
+        Act::Turn,
+        Act::Answer { nth: 0, refuses: false },
+        Act::Reply { conn: 0, most: all },
+        Act::Turn,
+        Act::Attach,
+        Act::Flood { output: 0, rounds: 28, takes: 1, part: 10 },
+    ];
+    let taking = [Act::Take { most: all }, Act::Acknowledge { output: 0, part: 128 }];
+    let mut after = vec![Act::Attach, Act::Write { output: 0, len: 9_000 }, Act::Turn];
+    after.extend(std::iter::repeat_n(taking, 8).flatten());
+    after.push(Act::Flood { output: 0, rounds: 2, takes: 0, part: 0 });
+    let mut left = 0;
+    for death in [None].into_iter().chain((0..40).map(Some)) {
+        let mut world = World::new();
+        before.iter().for_each(|act| world.play(act));
+        left += u32::from(world.leaves_a_ring());
+        death.into_iter().for_each(|after| world.play(&Act::Die { after, again: None }));
+        after.iter().for_each(|act| world.play(act));
+        end(world);
+    }
+    // Where the machine has no time for a fifth of a second the collector counts as away, and the oldest are dropped.
+    assert!(left > 0, "no ring was ever left to the collector");
 }
 
 /// How many histories: SHIMTAP_MODEL_CASES, else as many as a suite has time for.

@@ -22,8 +22,16 @@ pub enum Act {
     Exit { task: usize },
     /// containerd reads.
     Read { output: usize, most: usize },
-    /// The collector acknowledges.
+    /// The collector comes, or comes anew.
+    Attach,
+    /// It goes; perhaps what it had not acknowledged is lost with it.
+    Detach { forgets: bool },
+    /// It takes at most so many messages of each stream.
+    Take { most: usize },
+    /// It acknowledges part of what it has of a stream.
     Acknowledge { output: usize, part: u8 },
+    /// A container writes much, faster than is taken.
+    Flood { output: usize, rounds: u8, takes: usize, part: u8 },
     /// The worker gets a round of its loop.
     Turn,
     /// It dies before one of its next steps, perhaps its successor too.
@@ -78,8 +86,13 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (0usize..2).prop_map(|task| Act::Exit { task }),
         5 => (output.clone(), prop_oneof![Just(1 << 20), 1usize..9000])
             .prop_map(|(output, most)| Act::Read { output, most }),
-        3 => (output, prop_oneof![Just(255u8), any::<u8>()])
+        2 => Just(Act::Attach),
+        1 => any::<bool>().prop_map(|forgets| Act::Detach { forgets }),
+        5 => prop_oneof![Just(usize::MAX), 1usize..4].prop_map(|most| Act::Take { most }),
+        4 => (output.clone(), prop_oneof![Just(255u8), any::<u8>()])
             .prop_map(|(output, part)| Act::Acknowledge { output, part }),
+        2 => (output, 1u8..30, 0usize..3, prop_oneof![1u8..30, any::<u8>()])
+            .prop_map(|(output, rounds, takes, part)| Act::Flood { output, rounds, takes, part }),
         12 => Just(Act::Turn),
         8 => die(),
     ]
@@ -88,9 +101,9 @@ fn act() -> impl Strategy<Value = Act> {
 /// A history; it begins with a Create, in half of them with a death on its way.
 pub fn acts() -> impl Strategy<Value = Vec<Act>> {
     let create = (0..CONNS, any::<bool>()).prop_map(|(conn, both)| (conn, Act::Create { conn, both }));
-    let first = (create, prop::option::of(die()));
-    (first, prop::collection::vec(act(), 20..250)).prop_map(|(((conn, create), die), rest)| {
+    let first = (create, prop::option::of(die()), prop::option::of(Just(Act::Attach)));
+    (first, prop::collection::vec(act(), 20..250)).prop_map(|(((conn, create), die, attach), rest)| {
         let send = Act::Send { conn, most: usize::MAX };
-        [create, send].into_iter().chain(die).chain(rest).collect()
+        [create, send].into_iter().chain(die).chain(attach).chain(rest).collect()
     })
 }

@@ -119,6 +119,8 @@ impl Stage {
     }
 
     fn succeed(&mut self, fuse: Option<u32>) {
+        // The link thread died with it.
+        self.board.set_attached(false);
         let heirloom = self.keeper.next_worker();
         if let Some(steps) = fuse {
             mortal::light(steps);

@@ -1,16 +1,12 @@
 //! Everybody around the worker, and what each of them has a right to.
 
-use std::{
-    collections::BTreeMap,
-    io::ErrorKind,
-    os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
-    sync::atomic::Ordering,
-    time::Instant,
-};
+mod ends;
+mod heard;
+
+use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, time::Instant};
 
 use shimtap_proto::{
-    link::{Event, EventKind, RestartReason},
+    link::EventKind,
     ttrpc::{
         Method, ResponseView,
         task::{Kill, TaskRef},
@@ -20,20 +16,18 @@ use shimtap_proto::{
 
 use super::{
     calls::{self, Call, Stage as At},
-    output::{Output, ROOM_OF_ALL},
+    collector::Collector,
+    output::{self, Output},
     script::{Act, CONNS},
     stage::Stage,
     wire::Wire,
 };
-use crate::{
-    block::{Block, ConnState, DirState, PendingState, Phase, Slot, StreamState, TaskState, linked},
-    events::EventRing,
-    sys::fd,
-    worker::hands::pipes_in_use,
-};
+use crate::block::Block;
 
 /// Tasks that are there at a time.
 const TASKS: usize = 2;
+/// Nearly what a FIFO holds, and no part of a ring: the last piece that still has room has it in part.
+const GUSH: usize = 60_000;
 /// A held answer leaves after this, whatever its streams say.
 const HOLD: std::time::Duration = std::time::Duration::from_millis(1900);
 
@@ -65,6 +59,7 @@ type Seen = (String, EventKind);
 
 pub struct World {
     stage: Stage,
+    collector: Collector,
     clients: Vec<Wire>,
     /// The inner shim's ends, by connection.
     shims: BTreeMap<usize, Wire>,
@@ -76,6 +71,8 @@ pub struct World {
     answered: usize,
     /// Events that there must be.
     events: Vec<Seen>,
+    /// Deaths up to the last check.
+    checked: u32,
 }
 
 // === impl World ===
@@ -83,9 +80,11 @@ pub struct World {
 impl World {
     pub fn new() -> Self {
         let stage = Stage::new();
+        let collector = Collector::new(stage.block, stage.board);
         let clients = (0..CONNS).map(|_| Wire::new(stage.keeper.accept())).collect();
         Self {
             stage,
+            collector,
             clients,
             shims: BTreeMap::new(),
             quiet: Vec::new(),
@@ -94,10 +93,17 @@ impl World {
             next_stream: 1,
             answered: 0,
             events: Vec::new(),
+            checked: 0,
         }
     }
 
-    pub fn act(&mut self, act: Act) {
+    /// One thing happens, and all is as it must be.
+    pub fn play(&mut self, act: &Act) {
+        self.act(act.clone());
+        self.check();
+    }
+
+    fn act(&mut self, act: Act) {
         match act {
             Act::Create { conn, both } => self.create(conn, both),
             Act::Ask { conn, task, method, filler } => self.ask(conn, task, method, filler),
@@ -111,9 +117,14 @@ impl World {
             Act::Write { output, len } => self.with_output(output, |o, _| o.write(len)),
             Act::Exit { task } => self.exit(task),
             Act::Read { output, most } => self.with_output(output, |o, _| _ = o.read(most)),
-            Act::Acknowledge { output, part } => {
-                self.with_output(output, |o, block| o.acknowledge(block, part))
+            Act::Attach => self.collector.attach(self.stage.deaths),
+            Act::Detach { forgets } => {
+                self.collector.detach();
+                self.outputs().filter(|_| forgets).for_each(|o| o.copy.forget());
             }
+            Act::Take { most } => self.take(most),
+            Act::Acknowledge { output, part } => self.acknowledge(output, part),
+            Act::Flood { output, rounds, takes, part } => self.flood(output, rounds, takes, part),
             Act::Turn => self.stage.turn(),
             Act::Die { after, again } => self.stage.die(after, again, 4),
         }
@@ -135,6 +146,49 @@ impl World {
         if count > 0 {
             act(outputs.swap_remove(nth % count), self.stage.block);
         }
+    }
+
+    fn outputs(&mut self) -> impl Iterator<Item = &mut Output> {
+        self.tasks.iter_mut().flat_map(|t| &mut t.outputs)
+    }
+
+    /// The collector takes at most so many messages of each stream.
+    fn take(&mut self, most: usize) {
+        self.account();
+        let (collector, deaths) = (&mut self.collector, self.stage.deaths);
+        for output in self.tasks.iter_mut().flat_map(|t| &mut t.outputs) {
+            collector.take(deaths, output, most);
+        }
+        collector.finish_tasks(deaths);
+    }
+
+    fn acknowledge(&mut self, nth: usize, part: u8) {
+        let (collector, deaths) = (&mut self.collector, self.stage.deaths);
+        let mut outputs: Vec<_> = self.tasks.iter_mut().flat_map(|t| &mut t.outputs).collect();
+        let count = outputs.len();
+        if count > 0 {
+            collector.acknowledge(deaths, outputs.swap_remove(nth % count), part);
+        }
+    }
+
+    /// A container writes without a pause and containerd reads all of it, while the collector takes so many messages a round and
+    /// acknowledges that part of what it has; what was written last waits.
+    fn flood(&mut self, output: usize, rounds: u8, takes: usize, part: u8) {
+        for _ in 0..rounds {
+            self.with_output(output, |o, _| o.write(GUSH));
+            self.stage.turn();
+            self.with_output(output, |o, _| _ = o.read(1 << 20));
+            self.take(takes);
+            (0..self.outputs().count()).for_each(|n| self.acknowledge(n, part));
+        }
+        self.with_output(output, |o, _| o.write(GUSH));
+        self.account();
+    }
+
+    /// Has any stream a ring that is left to the collector at the moment (docs/adr/0027)?
+    pub fn leaves_a_ring(&mut self) -> bool {
+        let block = self.stage.block;
+        self.outputs().any(|o| o.entry(block).is_some_and(output::is_left))
     }
 
     fn create(&mut self, conn: usize, both: bool) {
@@ -288,231 +342,5 @@ impl World {
             task.exited = true;
             task.outputs.iter_mut().for_each(Output::close);
         }
-    }
-
-    /// What has come, against what had to come; the figures in the block.
-    pub fn check(&mut self) {
-        // First, since what arrives now left before anybody reads on.
-        self.hear_as_containerd();
-        self.hear_as_shim();
-        let block = self.stage.block;
-        let unacked: u64 = self.tasks.iter().flat_map(|t| &t.outputs).map(|o| o.unacked(block)).sum();
-        for output in self.tasks.iter_mut().flat_map(|t| &mut t.outputs) {
-            output.check(block, unacked > ROOM_OF_ALL);
-        }
-    }
-
-    fn hear_as_containerd(&mut self) {
-        for conn in 0..self.clients.len() {
-            for frame in self.clients[conn].frames() {
-                let id = calls::stream_id_of(&frame);
-                let index = self.calls.iter().position(|c| c.stream_id == id && c.conn == conn);
-                let index = index.expect("an answer to what was asked here");
-                let call = &self.calls[index];
-                assert_eq!(call.stage, At::Answered, "{:?} {id} was answered once", call.method);
-                assert!(frame == call.answer, "the answer to {:?} {id} as it was given", call.method);
-                let earlier = |c: &&Call| {
-                    c.conn == conn
-                        && c.stage == At::Answered
-                        && c.method != Method::Wait
-                        && c.answered_as < call.answered_as
-                };
-                let overtaken = self.calls.iter().find(earlier).filter(|_| call.method != Method::Wait);
-                assert!(overtaken.is_none(), "{id} overtook {:?}", overtaken.map(|c| c.stream_id));
-                self.take_answer(index);
-            }
-        }
-    }
-
-    fn take_answer(&mut self, index: usize) {
-        let call = &mut self.calls[index];
-        call.stage = At::Done;
-        let (method, ok) = (call.method, call.code == 0);
-        let task = &mut self.tasks[call.task];
-        let kind = match method {
-            Method::Create => Some(EventKind::EVENT_KIND_CREATE),
-            Method::Start => Some(EventKind::EVENT_KIND_START),
-            Method::Kill => Some(EventKind::EVENT_KIND_KILL),
-            Method::Delete => Some(EventKind::EVENT_KIND_DELETE),
-            Method::Pause => Some(EventKind::EVENT_KIND_PAUSE),
-            Method::Update => Some(EventKind::EVENT_KIND_UPDATE),
-            _ => None,
-        };
-        self.events.extend(kind.map(|kind| (task.id.clone(), kind)));
-        match method {
-            Method::Create => (task.created, task.over) = (ok, !ok),
-            Method::Delete => task.over = true,
-            Method::Wait => {
-                let held = task.exit_told.is_some_and(|at| at.elapsed() >= HOLD);
-                let drained = task.outputs.iter().all(Output::is_delivered);
-                assert!(drained || held || task.delete_asked, "a Wait was answered before the last byte");
-            }
-            _ => {}
-        }
-    }
-
-    fn hear_as_shim(&mut self) {
-        loop {
-            match self.stage.inner.accept() {
-                Ok((socket, _)) => {
-                    socket.set_nonblocking(true).unwrap();
-                    self.quiet.push(OwnedFd::from(socket));
-                }
-                Err(e) => {
-                    assert_eq!(e.kind(), ErrorKind::WouldBlock);
-                    break;
-                }
-            }
-        }
-        for socket in std::mem::take(&mut self.quiet) {
-            if fd::unread(socket.as_fd()).unwrap() < 10 {
-                self.quiet.push(socket);
-                continue;
-            }
-            let mut head = [0; 10];
-            fd::peek(socket.as_fd(), &mut head).unwrap();
-            let id = calls::stream_id_of(&head);
-            let conn = self.calls.iter().find(|c| c.stream_id == id).expect("a request's frame").conn;
-            assert!(self.shims.insert(conn, Wire::new(socket)).is_none(), "one connection each");
-        }
-        for conn in self.shims.keys().copied().collect::<Vec<_>>() {
-            for frame in self.shims.get_mut(&conn).expect("just named").frames() {
-                let next = self.calls.iter_mut().find(|c| c.conn == conn && c.stage == At::Asked);
-                let call = next.expect("no more arrives than was sent");
-                call.stage = At::There;
-                let task = &mut self.tasks[call.task];
-                match call.method {
-                    Method::Create => {
-                        let fifos = calls::changed_create(&call.frame, &frame);
-                        task.outputs.iter_mut().zip(&fifos).for_each(|(o, path)| o.open(path.as_ref()));
-                    }
-                    _ => assert!(frame == call.frame, "{:?} {} as it was sent", call.method, call.stream_id),
-                }
-                if call.method == Method::Exec {
-                    self.events.push((task.id.clone(), EventKind::EVENT_KIND_EXEC));
-                }
-            }
-        }
-    }
-
-    /// Everybody does what there is to do; whether nothing is left.
-    pub fn settle(&mut self) -> bool {
-        (0..self.tasks.len()).for_each(|_| self.answer(0, false));
-        for wire in self.clients.iter_mut().chain(self.shims.values_mut()) {
-            while wire.flow(usize::MAX) > 0 {}
-        }
-        for output in self.tasks.iter_mut().flat_map(|t| &mut t.outputs) {
-            while output.read(1 << 20) > 0 {}
-        }
-        self.stage.turn();
-        let waits = |c: &Call| {
-            // Nobody can answer a Wait for a task that runs.
-            c.method == Method::Wait && c.stage == At::There && !self.tasks[c.task].exited
-        };
-        self.calls.iter().all(|c| c.stage == At::Done || waits(c))
-            && self.clients.iter().chain(self.shims.values()).all(Wire::is_idle)
-            && self.tasks.iter().all(Task::is_through)
-    }
-
-    /// What has not come to its end.
-    pub fn left(&self) -> String {
-        let calls = self.calls.iter().filter(|c| c.stage != At::Done);
-        let calls: Vec<String> =
-            calls.map(|c| format!("{:?} {} {:?}", c.method, c.stream_id, c.stage)).collect();
-        let outputs = self.tasks.iter().flat_map(|t| &t.outputs);
-        let outputs: Vec<_> =
-            outputs.map(|o| (o.written.len(), o.delivered, o.closed, o.has_ended())).collect();
-        let tables = self.stage.block.tables();
-        let tasks: Vec<_> = tables.tasks().iter().map(|t| (t.id.get(), TaskState::load(&t.state))).collect();
-        let streams = tables.streams().iter();
-        let streams: Vec<_> = streams.map(|s| (StreamState::load(&s.state), Phase::load(&s.phase))).collect();
-        format!(
-            "{calls:?}, outputs (written, delivered, closed, ended) {outputs:?}, tasks {tasks:?}, streams {streams:?}"
-        )
-    }
-
-    /// Nothing is on its way: so nothing may be held for it.
-    pub fn check_settled(&mut self) {
-        let tables = self.stage.block.tables();
-        assert_eq!(pipes_in_use(self.stage.block), [0usize; 0], "pipes with nothing in them");
-        let open =
-            tables.pendings().iter().filter(|p| PendingState::load(&p.state) != PendingState::Free).count();
-        let waits = self.calls.iter().filter(|c| c.stage == At::There).count();
-        assert_eq!(open, waits, "requests in flight");
-        for conn in tables.conns().iter().filter(|c| ConnState::load(&c.state) == ConnState::Up) {
-            assert!(conn.dirs.iter().all(|d| DirState::load(&d.state) == DirState::Idle));
-        }
-        self.check_events();
-    }
-
-    fn check_events(&mut self) {
-        let ring = EventRing::new(self.stage.block).unwrap();
-        let mut events: Vec<Event> = Vec::new();
-        let mut at = ring.tail();
-        while let Some((event, behind)) = ring.at(at) {
-            events.push(event);
-            at = behind;
-        }
-        let numbers: Vec<u64> = events.iter().map(|e| e.seq).collect();
-        assert_eq!(numbers, (1..=u64::try_from(events.len()).unwrap()).collect::<Vec<_>>(), "without holes");
-        let mut wanted = self.events.clone();
-        for task in self.tasks.iter().filter(|t| t.exit_told.is_some()) {
-            wanted.push((task.id.clone(), EventKind::EVENT_KIND_EXIT));
-        }
-        // On a busy machine the keeper that is played here may answer too late, and is replaced: nobody has died for that.
-        events.retain(|event| event.restart != RestartReason::RESTART_REASON_KEEPER_HUNG.into());
-        let name = |(id, kind): &Seen| format!("{id} {kind:?}");
-        let mut wanted: Vec<String> = wanted.iter().map(name).collect();
-        let mut seen: Vec<String> =
-            events.iter().map(|e| name(&(e.container.clone(), e.kind.enum_value().unwrap()))).collect();
-        wanted.sort();
-        seen.sort();
-        assert_eq!(seen, wanted, "each event once");
-    }
-
-    /// containerd ends and deletes all that is there.
-    pub fn end_tasks(&mut self) {
-        for task in self.living().collect::<Vec<_>>() {
-            assert!(self.tasks[task].created, "settled");
-            self.tasks[task].exited = true;
-            self.tasks[task].outputs.iter_mut().for_each(Output::close);
-            if !self.tasks[task].delete_asked {
-                self.ask_about(0, task, Method::Delete, 0);
-            }
-        }
-    }
-
-    /// The collector takes everything, as the link thread has it: is every entry free again?
-    pub fn is_forgotten(&mut self) -> bool {
-        let tables = self.stage.block.tables();
-        for task in tables.tasks().iter().filter(|t| TaskState::load(&t.state) == TaskState::Deleted) {
-            let streams = || task.streams.iter().filter_map(linked).map(|s| &tables.streams[s]);
-            for stream in streams() {
-                let pos = stream.pos.load(Ordering::Acquire);
-                stream.acked.fetch_max(pos, Ordering::AcqRel);
-            }
-            if streams().all(|s| StreamState::load(&s.state) == StreamState::Ended) {
-                task.link_done.store(1, Ordering::Release);
-            }
-        }
-        tables.tasks().iter().all(|t| TaskState::load(&t.state) == TaskState::Free)
-    }
-
-    /// All is as it was before the first task, but for the connections.
-    pub fn check_forgotten(&mut self) {
-        let tables = self.stage.block.tables();
-        assert!(tables.streams().iter().all(|s| StreamState::load(&s.state) == StreamState::Free));
-        self.check_settled();
-        let conns = (0..crate::block::CONNS).flat_map(|n| [Slot::outer(n), Slot::inner(n)]);
-        let mut wanted: Vec<Slot> = conns.collect();
-        wanted.extend([Slot::WATCH, Slot::TAP, Slot::TAP.plus(1)]);
-        let pipes = (0..crate::block::PIPES).flat_map(|n| [Slot::pipe(n), Slot::pipe(n).plus(1)]);
-        let pipes: Vec<Slot> = pipes.collect();
-        let held = self.stage.keeper.held();
-        let strange: Vec<_> =
-            held.iter().filter(|slot| !wanted.contains(slot) && !pipes.contains(slot)).collect();
-        assert!(strange.is_empty(), "still held: {strange:?}");
-        let spare = held.iter().filter(|slot| pipes.contains(slot)).count();
-        assert!(spare <= 4, "{spare} ends of spare pipes");
     }
 }
