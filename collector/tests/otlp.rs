@@ -315,10 +315,18 @@ async fn secrets_come_from_files_and_the_environment_and_are_never_shown() {
         dir.path().display()
     );
     let config = dir.path().join("c.toml");
-    fs::write(&config, &section).expect("writable");
-    let checked =
-        Command::new(env!("CARGO_BIN_EXE_shimtap")).args(["check", "--config"]).arg(&config).output();
-    let checked = checked.expect("shimtap runs");
+    let check = |section: &str| {
+        fs::write(&config, section).expect("writable");
+        let checked =
+            Command::new(env!("CARGO_BIN_EXE_shimtap")).args(["check", "--config"]).arg(&config).output();
+        checked.expect("shimtap runs")
+    };
+    // A collector would not start with it.
+    let absent = check(&section.replace("/token", "/absent"));
+    let said = String::from_utf8_lossy(&absent.stderr);
+    assert!(!absent.status.success() && said.contains("otlp.headers.authorization"), "{said}");
+    assert!(said.contains("/absent"), "{said}");
+    let checked = check(&section);
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
     let collector = Collector::with(move |_| section.clone());
     endpoint.script([Do::Answer(401, String::new(), "who?".into())]);

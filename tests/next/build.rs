@@ -1,6 +1,8 @@
-//! Makes this build of the wrapper's source the next release: its block has a layout of its own. No other build sets this.
+//! Makes this build of wrapper and collector the next release: a block with a layout of its own, a link that says more. No other
+//! build sets these.
 
 fn main() {
     println!("cargo::rustc-cfg=next_layout");
+    println!("cargo::rustc-cfg=next_link");
     println!("cargo::rerun-if-changed=build.rs");
 }

@@ -82,6 +82,8 @@ pub(super) async fn serve(
     let floor = session.poll_floor();
     let acks = session.acks();
     send(&mut write, stream_id, &encode(&welcome)?).await?;
+    #[cfg(next_link)]
+    send(&mut write, stream_id, &encode(&super::next::body())?).await?;
 
     // Encoded, because the channel takes memory for 32 at once.
     let (answers, to_send) = mpsc::channel(16);
@@ -274,6 +276,8 @@ async fn send(write: &mut OwnedWriteHalf, stream_id: u32, message: &[u8]) -> Res
 }
 
 fn encode(message: &link::FromCollector) -> Result<Vec<u8>, IngestFault> {
+    #[cfg(next_link)]
+    let message = &super::next::fields(message);
     message.write_to_bytes().map_err(IngestFault::Decode)
 }
 

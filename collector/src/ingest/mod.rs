@@ -14,6 +14,8 @@ mod frames;
 mod happened;
 mod home;
 mod listener;
+#[cfg(next_link)]
+mod next;
 mod session;
 mod spool;
 mod stream_counts;

@@ -52,6 +52,18 @@ pub fn name(config: &config::Sink) -> &'static str {
     }
 }
 
+/// Whether the files that its configuration names are there and hold what they should. Opens nothing that it writes, and
+/// connects to nobody.
+///
+/// # Errors
+/// A start would fail for the same reason.
+pub fn check(config: &config::Sink) -> Result<(), SinkFault> {
+    match config {
+        config::Sink::Otlp(config) => Ok(otlp::check(config)?),
+        config::Sink::File(_) | config::Sink::Stdout(_) => Ok(()),
+    }
+}
+
 /// Starts the sink of that configuration.
 ///
 /// # Errors

@@ -26,8 +26,7 @@ use anyhow::{Context, Result};
 
 use self::load::Load;
 pub use self::load::Work;
-pub use self::site::Disks;
-use self::site::Site;
+pub use self::site::{Disks, Site};
 pub use self::trouble::{Terms, Trouble, has_own_clock};
 pub use self::verdict::Seen;
 use crate::chaos::dice::Dice;

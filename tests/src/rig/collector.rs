@@ -20,6 +20,8 @@ use crate::rig::run::run;
 use crate::rig::{Node, eventually, tools};
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// What an answer over HTTP may take: in an emulated machine on a busy one a Prometheus has taken more than 20 s.
+const ANSWER: Duration = Duration::from_secs(120);
 
 /// What a collector is told beside where its sockets are.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +38,8 @@ pub struct Settings {
     pub containerd: String,
     /// Sections of anything else.
     pub sections: String,
+    /// The collector of the next release.
+    pub next: bool,
 }
 
 /// A collector that runs, or that ran: its folder and its file stay.
@@ -60,7 +64,7 @@ impl Collector {
         let here = dir.display();
         let spool_dir = spool_dir(mark);
         let spool = spool_dir.display();
-        let Settings { ingest, journal, sinks, file_too, containerd, sections } = settings;
+        let Settings { ingest, journal, sinks, file_too, containerd, sections, next } = settings;
         let mut text = format!(
             "[ingest]\nsocket = \"{here}/col/collector.sock\"\n{ingest}\
              [control]\nsocket = \"{here}/col/control.sock\"\n\
@@ -78,7 +82,7 @@ impl Collector {
         fs::write(&config, &text).context("write collector.toml")?;
         let log = fs::File::options().create(true).append(true).open(dir.join("collector.log"));
         let log = log.context("open collector.log")?;
-        let mut command = Command::new(tools::collector()?);
+        let mut command = Command::new(if *next { tools::next_collector()? } else { tools::collector()? });
         command.args(["collector", "--config"]).arg(&config).env(MARK, mark);
         // Ctrl-C at a terminal is for us; we end it.
         command.process_group(0);
@@ -247,12 +251,13 @@ pub fn spool_dir(mark: &str) -> PathBuf {
 /// Body of `GET path` at `address` (`host:port`); an error where the answer is not 200.
 pub fn get(address: &str, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address).context("connect to the metrics")?;
-    stream.set_read_timeout(Some(LIMIT)).context("set a limit")?;
+    stream.set_read_timeout(Some(ANSWER)).context("set a limit")?;
     // Of 1.0, so that the answer comes in one piece.
     let request = format!("GET {path} HTTP/1.0\r\nHost: rig\r\n\r\n");
     stream.write_all(request.as_bytes()).context("ask for the metrics")?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).context("read the metrics")?;
+    let read = stream.read_to_string(&mut answer);
+    read.with_context(|| format!("read GET {path} of {address}, for {ANSWER:?} at most"))?;
     let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a head")?;
     ensure!(head.split(' ').nth(1) == Some("200"), "GET {path}: {head}\n{body}");
     Ok(body.to_owned())

@@ -1,6 +1,6 @@
 //! Packages of this test's own build, made by the same packagers as `./dev package`, which builds for a release.
 //!
-//! Nothing is installed here. The next release's is the same with the next wrapper in it, for upgrades.
+//! Nothing is installed here. The next release's is the same with the next collector and wrapper in it, for upgrades.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// The version of what is built here.
 pub const THIS: &str = env!("CARGO_PKG_VERSION");
-/// The version of the next wrapper (`tests/next`), and of a package that holds it.
+/// The version of the next collector and wrapper (`tests/next`), and of a package that holds them.
 pub const NEXT: &str = "0.2.0";
 
 /// What must be in a package of any format, and its mode.
@@ -38,7 +38,7 @@ pub const HELD: [(&str, &str); 10] = [
 pub enum Release {
     /// This build.
     This,
-    /// This build's collector and the next wrapper.
+    /// The next collector and the next wrapper (`tests/next`).
     Next,
 }
 
@@ -81,8 +81,11 @@ pub fn rpm(rpm: &Path, release: Release) -> Result<()> {
 fn packager(program: &str, dir: &Path, release: Release) -> Result<Command> {
     let built = dir.join("target/release");
     fs::create_dir_all(&built).with_context(|| format!("create {}", built.display()))?;
-    let wrapper = if release == Release::Next { tools::next()? } else { tools::wrapper()? };
-    for (file, name) in [(tools::collector()?, "shimtap"), (wrapper, "containerd-shim-tap-v2")] {
+    let (collector, wrapper) = match release {
+        Release::This => (tools::collector()?, tools::wrapper()?),
+        Release::Next => (tools::next_collector()?, tools::next()?),
+    };
+    for (file, name) in [(collector, "shimtap"), (wrapper, "containerd-shim-tap-v2")] {
         // As small as a release's: packagers digest and compress it.
         let mut strip = Command::new("strip");
         strip.arg("-o").arg(built.join(name)).arg(&file);

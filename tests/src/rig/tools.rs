@@ -180,6 +180,11 @@ pub fn collector() -> Result<PathBuf> {
     ours("shimtap")
 }
 
+/// The collector as its next release: another version, and a link that says what this release does not know.
+pub fn next_collector() -> Result<PathBuf> {
+    ours("shimtap-next")
+}
+
 /// The line generator that was built together with this test.
 pub fn speaker() -> Result<PathBuf> {
     ours("speaker")

@@ -53,8 +53,8 @@ const BUSY: &str = "gw=$(ip route | sed -n 's/.* via \\([^ ]*\\).*/\\1/p' | head
 
 const RULES: &str = "[[rule]]\npod = \"chatty\"\nlines_per_sec = 1\nburst_lines = 1\nredact = [\"email\"]\n";
 
-/// What fires by these faults; the others are only demanded to be answerable.
-const FIRES: [&str; 10] = [
+/// What fires by these faults; the others are only demanded to be answerable, and fire in `fires`.
+pub const FIRES: [&str; 10] = [
     "ShimtapCollectorDown",
     "ShimtapContainerNearMemoryLimit",
     "ShimtapContainerOOMKilled",

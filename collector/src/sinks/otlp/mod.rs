@@ -84,6 +84,15 @@ pub enum OtlpFault {
     },
 }
 
+/// Reads certificates and secrets as a start does, and does nothing with them.
+///
+/// # Errors
+/// As [`start`].
+pub fn check(config: &config::Otlp) -> Result<(), OtlpFault> {
+    Connect::new(config)?;
+    headers::Headers::read(&config.headers).map(drop)
+}
+
 /// Reads certificates and secrets and starts the sink. Nobody is connected to yet.
 ///
 /// # Errors

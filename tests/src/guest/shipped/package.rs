@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::guest::node::{LIMIT, property};
 use crate::rig::run::{Finished, run};
@@ -46,6 +48,7 @@ pub fn purge() -> Result<()> {
 
 /// Takes away what a check that failed has left, whatever that breaks, so that those after it say something of their own.
 pub fn sweep() -> Result<()> {
+    end_leftovers();
     if !Path::new("/usr/bin/shimtap").exists() {
         return Ok(());
     }
@@ -57,6 +60,23 @@ pub fn sweep() -> Result<()> {
         let _ = fs::remove_file(path);
     }
     purge()
+}
+
+/// Ends containers of a check that failed, with what stands before them, and what watched them: in an emulated machine a busy one
+/// leaves nothing to those after it.
+fn end_leftovers() {
+    let is_left = |dir: &Path| {
+        let text = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
+        let name = text("comm");
+        let ours = ["containerd-shim", "tap-keeper", "tap-worker", "prometheus"];
+        ours.contains(&name.trim()) || text("cgroup").contains("cri-containerd-")
+    };
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(pid) = pid.filter(|_| is_left(&entry.path())) {
+            let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
 }
 
 /// The installed `shimtap`, and not one that lies about.

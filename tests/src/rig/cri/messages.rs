@@ -82,6 +82,8 @@ pub struct LinuxPodSandboxConfig {
     pub cgroup_parent: String,
     #[prost(message, optional, tag = "2")]
     pub security_context: Option<LinuxSandboxSecurityContext>,
+    #[prost(message, optional, tag = "4")]
+    pub overhead: Option<LinuxContainerResources>,
 }
 
 /// A sandbox.

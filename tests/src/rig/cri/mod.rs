@@ -180,6 +180,13 @@ impl Cri {
         self.run_sandbox(name, namespaces(messages::MODE_CONTAINER), &[], "")
     }
 
+    /// The same with so many bytes promised for what runs beside its containers, as a RuntimeClass says it by `podFixed`.
+    pub fn run_pod_with_overhead(&self, name: &str, bytes: i64) -> Result<Pod> {
+        let overhead = LinuxContainerResources { memory_limit_in_bytes: bytes, ..Default::default() };
+        let config = self.sandbox(name, &namespaces(messages::MODE_CONTAINER), &[], Some(overhead));
+        self.run_configured(config, namespaces(messages::MODE_CONTAINER), "")
+    }
+
     /// The same by another handler than the default one.
     pub fn run_pod_of_handler(&self, name: &str, handler: &str) -> Result<Pod> {
         self.run_sandbox(name, namespaces(messages::MODE_CONTAINER), &[], handler)
@@ -208,16 +215,24 @@ impl Cri {
         annotations: &[(&str, &str)],
         handler: &str,
     ) -> Result<Pod> {
-        let logs = self.logs.join(name);
-        std::fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
-        let config = PodSandboxConfig {
+        self.run_configured(self.sandbox(name, &namespaces, annotations, None), namespaces, handler)
+    }
+
+    fn sandbox(
+        &self,
+        name: &str,
+        namespaces: &NamespaceOption,
+        annotations: &[(&str, &str)],
+        overhead: Option<LinuxContainerResources>,
+    ) -> PodSandboxConfig {
+        PodSandboxConfig {
             metadata: Some(PodSandboxMetadata {
                 name: name.to_owned(),
                 uid: format!("uid-{name}"),
                 namespace: "rig".to_owned(),
                 attempt: 0,
             }),
-            log_directory: logs.to_string_lossy().into_owned(),
+            log_directory: self.logs.join(name).to_string_lossy().into_owned(),
             labels: [("app".to_owned(), name.to_owned())].into(),
             annotations: annotations
                 .iter()
@@ -228,9 +243,20 @@ impl Cri {
                 security_context: Some(LinuxSandboxSecurityContext {
                     namespace_options: Some(namespaces.clone()),
                 }),
+                overhead,
             }),
             ..PodSandboxConfig::default()
-        };
+        }
+    }
+
+    fn run_configured(
+        &self,
+        config: PodSandboxConfig,
+        namespaces: NamespaceOption,
+        handler: &str,
+    ) -> Result<Pod> {
+        let logs = &config.log_directory;
+        std::fs::create_dir_all(logs).with_context(|| format!("create {logs}"))?;
         let request =
             RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.to_owned() };
         let id = self.call::<_, PodSandboxId>("RunPodSandbox", request)?.id;

@@ -1,6 +1,9 @@
 //! An upgrade in place, from one release to the next and back, and nobody notices.
 //!
-//! The next release is the same source built with another version and another layout of its block (tests/next).
+//! The next release is the same source built with another version and another layout of its block (tests/next). `collectors` has its
+//! collector.
+
+mod collectors;
 
 use std::{
     fs::{self, File},
