@@ -30,7 +30,7 @@ pub const USAGE: &str = "[--quick] [--packaged] [--turns N] [--favour] [--only P
   --favour    takes most of the CPU from whoever else uses the machine
   --only PART of node: heavy, flood or slow; of throughput: absent, attached or file; of start: absent or attached;
               of death: worker or keeper;
-              of cadvisor: 50 or 250;
+              of cadvisor: how many pods, instead of 50 and then 250;
               of sink: busy, json, steady, slow or many; of latency: file or http
   --against PROGRAM  of sink and latency: another build of the collector, measured in turns with this one";
 

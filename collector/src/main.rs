@@ -12,6 +12,7 @@ mod containerd;
 mod doctor;
 mod enrich;
 mod event;
+mod few;
 mod ingest;
 mod install;
 mod journal;

@@ -60,10 +60,8 @@ pub fn run(options: &Options) -> Result<()> {
     let mut report = Report::start("cadvisor", options)?;
     let mut fleet = Fleet::on(one_side(options.version, Side::Wrapped, SHIM)?)?;
     let mut pods = Vec::new();
-    for many in options.pick(vec![5], vec![50, 250]) {
-        if !options.wants(&many.to_string()) && !options.quick {
-            continue;
-        }
+    let asked = options.only.as_deref().map(str::parse).transpose().context("--only names how many pods")?;
+    for many in asked.map_or_else(|| options.pick(vec![5], vec![50, 250]), |many| vec![many]) {
         while pods.len() < many {
             pods.push(pod(fleet.node(), pods.len())?);
         }

@@ -148,8 +148,8 @@ fn one(
         about: about(container, &live),
         role: container.identity.role.label().to_owned(),
         memory_limit_bytes: live.spec.memory_limit(),
-        newest: live.said.as_ref().filter(shown).map(TopSample::from),
-        earlier: live.said_earlier.as_ref().filter(shown).map(TopSample::from),
+        newest: live.said.as_deref().filter(shown).map(TopSample::from),
+        earlier: live.said_earlier.as_deref().filter(shown).map(TopSample::from),
         network: network(&live, oldest_ns),
         overhead: overheads.get(&key).filter(|_| live.is_running()).cloned(),
     }
@@ -196,8 +196,7 @@ mod tests {
         let device = |minor| Device { major: 8, minor, name: String::new() };
         let mut sample = Sample { time_ns: 7, cpu_ns: Some(1), ..Sample::default() };
         assert_eq!(TopSample::from(&Said::from(&sample)).read_bytes, None);
-        sample.devices.insert(device(0), io(Some(5), None));
-        sample.devices.insert(device(16), io(Some(6), None));
+        sample.devices = [(device(0), io(Some(5), None)), (device(16), io(Some(6), None))].into();
         let top = TopSample::from(&Said::from(&sample));
         assert_eq!((top.read_bytes, top.written_bytes, top.cpu_ns), (Some(11), None, Some(1)));
         let text = serde_json::to_string(&top).expect("json");

@@ -184,5 +184,6 @@ fn cgroup_id(cgroups_path: &str) -> String {
         path.push_str(name);
         path.push_str(".scope");
     }
+    path.shrink_to_fit();
     path
 }

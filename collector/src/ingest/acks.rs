@@ -16,6 +16,8 @@ pub(super) struct Acks {
     inner: Mutex<Inner>,
     /// True while the writing side looks again by itself after a while.
     armed: AtomicBool,
+    /// Nothing more is read.
+    finished: AtomicBool,
     /// Calls when there is something to acknowledge now, and when the first thing to wait for appears.
     pub(super) due: Arc<Due>,
 }
@@ -51,6 +53,17 @@ struct Stream {
 // === impl Acks ===
 
 impl Acks {
+    /// Nothing more is read: what is outstanding is all that there will be.
+    pub(super) fn finish(&self) {
+        self.finished.store(true, Ordering::Release);
+        self.due.wake();
+    }
+
+    /// Is nothing more read?
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire)
+    }
+
     /// From here on this connection acknowledges that stream.
     pub(super) fn watch(&self, task: u32, handle: u32, slot: &Arc<Slot>) {
         slot.progress.report_to(Arc::clone(&self.due));

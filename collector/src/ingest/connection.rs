@@ -1,9 +1,10 @@
 //! One connection: the request, the hello, then both directions until one of them ends.
 //!
 //! Reading and acknowledging are two futures of one task. Reading may wait for the sink; acknowledging never waits
-//! for reading, so that a wrapper whose bytes are durable always learns it.
+//! for reading, so that a wrapper whose bytes are durable always learns it: they share nothing but the right to write one
+//! message.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use protobuf::Message;
 use shimtap_proto::{
@@ -15,7 +16,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{mpsc, watch},
+    sync::{Mutex, watch},
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 
@@ -25,7 +26,7 @@ use super::{
     data::Data,
     fault::IngestFault,
     frames::{self, Frame, FrameReader},
-    session::{Session, millis},
+    session::{Session, answer, millis},
 };
 
 /// How long what is durable may go unacknowledged where nobody waits for it; the protocol promises 500 ms. Each
@@ -59,6 +60,13 @@ struct Told {
 
 type Reader = FrameReader<OwnedReadHalf>;
 
+/// The writing half of a connection.
+struct Writer {
+    to: OwnedWriteHalf,
+    /// The stream that all messages are of.
+    stream_id: u32,
+}
+
 /// Serves a connection until it ends.
 pub(super) async fn serve(
     stream: UnixStream,
@@ -67,29 +75,29 @@ pub(super) async fn serve(
     mut stop: watch::Receiver<bool>,
 ) -> Result<End, IngestFault> {
     let limits = &ingest.config;
-    let (read, mut write) = stream.into_split();
+    let (read, write) = stream.into_split();
     let mut reader = FrameReader::new(read, limits.message_bytes, limits.message);
-    let late = |_| IngestFault::HelloTimeout(limits.hello);
-    let greeting = timeout_at(Instant::now() + limits.hello, greet(&mut reader, &mut write));
+    let mut writer = Writer { to: write, stream_id: 0 };
+    // What happens once, or while a message is taken, has memory of its own: a connection waits nearly always, there is one
+    // per pod, and it holds what its largest step needs for as long as it is there.
+    let greeting = Box::pin(timeout_at(Instant::now() + limits.hello, greet(&mut reader, &mut writer)));
     let greeted = tokio::select! {
-        greeted = greeting => greeted.map_err(late)??,
+        greeted = greeting => greeted.map_err(|_| IngestFault::HelloTimeout(limits.hello))??,
         _ = stop.wait_for(|stop| *stop) => return Ok(End::Stopped),
     };
-    let Some((stream_id, hello)) = greeted else { return Ok(End::Closed) };
-    let (session, welcome) = Session::begin(&ingest, id, &hello)?;
-    // What it is now stands in the welcome.
-    let share = ingest.spools.share();
-    let floor = session.poll_floor();
-    let acks = session.acks();
-    send(&mut write, stream_id, &encode(&welcome)?).await?;
-    #[cfg(next_link)]
-    send(&mut write, stream_id, &encode(&super::next::body())?).await?;
-
-    // Encoded, because the channel takes memory for 32 at once.
-    let (answers, to_send) = mpsc::channel(16);
-    let writing = write_all(write, stream_id, Arc::clone(&acks), to_send, Told { share, floor });
-    let spooled = spooled_first(Arc::clone(&ingest), hello.wrapper);
-    let reading = read_all(reader, stream_id, session, spooled, answers, stop);
+    let Some(hello) = greeted else { return Ok(End::Closed) };
+    let wrapper = hello.wrapper;
+    let (session, told) = Box::pin(welcome(&ingest, id, hello, &mut writer)).await?;
+    let (acks, stream_id) = (session.acks(), writer.stream_id);
+    // Both directions write: answers, and acknowledgements. Who waits for the other waits for the peer to take a message.
+    let writer = Mutex::new(writer);
+    let writing = write_all(&writer, Arc::clone(&acks), told);
+    let spooled = Box::pin(spooled_first(Arc::clone(&ingest), wrapper));
+    let reading = async {
+        let end = read_all(reader, stream_id, session, spooled, &writer, stop).await;
+        acks.finish();
+        end
+    };
     tokio::pin!(reading, writing);
     tokio::select! {
         // Neither loses anything by being dropped when the other has ended: the connection is over then.
@@ -102,11 +110,8 @@ pub(super) async fn serve(
     }
 }
 
-/// Reads the request and the hello; `None` where the peer went away before.
-async fn greet(
-    reader: &mut Reader,
-    write: &mut OwnedWriteHalf,
-) -> Result<Option<(u32, link::Hello)>, IngestFault> {
+/// Reads the request and the hello; `None` where the peer went away before. The writer knows its stream then.
+async fn greet(reader: &mut Reader, writer: &mut Writer) -> Result<Option<link::Hello>, IngestFault> {
     let Some(request) = reader.next().await? else { return Ok(None) };
     let stream_id = request.header.stream_id;
     if request.header.kind != Kind::Request || stream_id % 2 != 1 {
@@ -116,7 +121,7 @@ async fn greet(
     if view.service != link::SERVICE || view.method != link::METHOD {
         let fault = IngestFault::Service { service: shortened(view.service), method: shortened(view.method) };
         let answer = status_frame(stream_id, Code::UNIMPLEMENTED, &fault.to_string());
-        frames::write(write, &answer, WRITE_TIME).await?;
+        frames::write(&mut writer.to, &answer, WRITE_TIME).await?;
         return Err(fault);
     }
     let body = if view.payload.is_empty() {
@@ -127,9 +132,28 @@ async fn greet(
         view.payload.to_vec()
     };
     match decode(&body)?.body {
-        Some(from_wrapper::Body::Hello(hello)) => Ok(Some((stream_id, hello))),
+        Some(from_wrapper::Body::Hello(hello)) => {
+            writer.stream_id = stream_id;
+            Ok(Some(hello))
+        }
         _ => Err(IngestFault::Order("the first message must be a hello")),
     }
+}
+
+/// Begins a session with whoever said hello, and welcomes it.
+async fn welcome(
+    ingest: &Arc<Ingest>,
+    id: u64,
+    hello: link::Hello,
+    writer: &mut Writer,
+) -> Result<(Box<Session>, Told), IngestFault> {
+    let (session, welcome) = Session::begin(ingest, id, &hello)?;
+    // What it is now stands in the welcome.
+    let told = Told { share: ingest.spools.share(), floor: session.poll_floor() };
+    writer.send(&welcome).await?;
+    #[cfg(next_link)]
+    writer.send(&super::next::body()).await?;
+    Ok((Box::new(session), told))
 }
 
 /// What the wrapper wrote to files comes before what it says now.
@@ -141,16 +165,15 @@ async fn spooled_first(ingest: Arc<Ingest>, wrapper: u64) {
 async fn read_all(
     mut reader: Reader,
     stream_id: u32,
-    mut session: Session,
-    spooled: impl Future<Output = ()>,
-    answers: mpsc::Sender<Vec<u8>>,
+    mut session: Box<Session>,
+    spooled: Pin<Box<impl Future<Output = ()>>>,
+    writer: &Mutex<Writer>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<End, IngestFault> {
-    let acks = session.acks();
     let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
     tokio::pin!(stopped);
     let mut rules = session.watch_rules();
-    let mut spooled = Some(Box::pin(spooled));
+    let mut spooled = Some(spooled);
     loop {
         let due = session.fragments_due();
         let next = tokio::select! {
@@ -160,17 +183,14 @@ async fn read_all(
             () = &mut stopped => return Ok(End::Stopped),
             // Cancel-safe, and ends with an error only where the collector ends.
             Ok(()) = rules.changed() => {
-                for answer in session.judge_again() {
-                    if answers.send(encode(&answer)?).await.is_err() {
-                        return Ok(End::Closed);
-                    }
-                }
+                Box::pin(judge_again(&session, writer)).await?;
                 continue;
             }
             // Not polled where nothing waits.
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                let fragments = Box::pin(session.fragments());
                 tokio::select! {
-                    done = session.fragments() => done?,
+                    done = fragments => done?,
                     () = &mut stopped => return Ok(End::Stopped),
                 }
                 continue;
@@ -189,17 +209,15 @@ async fn read_all(
             }
         }
         if frame.header.flags & FLAG_NO_DATA == 0 {
+            let taking = Box::pin(take(&mut session, &frame));
             let taken = tokio::select! {
                 // Cancel-safe: see `Session::take`.
-                taken = take(&mut session, &frame) => taken?,
+                taken = taking => taken?,
                 () = &mut stopped => return Ok(End::Stopped),
             };
             if let Some(answer) = taken {
-                // Refused only when the writing side has ended, which ends the connection.
-                if answers.send(encode(&answer)?).await.is_err() {
-                    return Ok(End::Closed);
-                }
-                acks.announced();
+                Box::pin(tell(writer, &answer)).await?;
+                session.announced();
             }
         }
         if frame.is_last() {
@@ -216,18 +234,20 @@ async fn take(session: &mut Session, frame: &Frame) -> Result<Option<link::FromC
     }
 }
 
-/// Sends answers and acknowledgements; ends when the other side was dropped and nothing is left to acknowledge.
-async fn write_all(
-    mut write: OwnedWriteHalf,
-    stream_id: u32,
-    acks: Arc<Acks>,
-    mut answers: mpsc::Receiver<Vec<u8>>,
-    mut told: Told,
-) -> Result<(), IngestFault> {
-    let mut reading = true;
+/// Other rules hold: tells the wrapper what it must know of that.
+async fn judge_again(session: &Session, writer: &Mutex<Writer>) -> Result<(), IngestFault> {
+    for answer in session.judge_again() {
+        tell(writer, &answer).await?;
+    }
+    Ok(())
+}
+
+/// Sends acknowledgements, and settings that change; ends when nothing more is read and nothing is left to acknowledge.
+async fn write_all(writer: &Mutex<Writer>, acks: Arc<Acks>, mut told: Told) -> Result<(), IngestFault> {
     // When what is durable is acknowledged at the latest.
     let mut due: Option<Instant> = None;
     loop {
+        let reading = !acks.is_finished();
         due = match acks.outstanding() {
             None if !reading => return Ok(()),
             None => None,
@@ -237,17 +257,9 @@ async fn write_all(
             }
         };
         tokio::select! {
-            // Answers first: an acknowledgement comes behind the announcement of what it is of.
-            biased;
             // Each of these only says that it is time to look again.
-            answer = answers.recv(), if reading => match answer {
-                Some(answer) => send(&mut write, stream_id, &answer).await?,
-                None => reading = false,
-            },
             () = acks.due.called() => {}
-            Ok(settings) = told.changed(), if reading => {
-                send(&mut write, stream_id, &encode(&settings)?).await?;
-            }
+            Ok(settings) = told.changed(), if reading => Box::pin(tell(writer, &settings)).await?,
             // Not polled where nothing is outstanding.
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
@@ -255,12 +267,20 @@ async fn write_all(
             continue;
         }
         due = None;
-        if let Some(ack) = acks.collect() {
-            let ack =
-                link::FromCollector { body: Some(from_collector::Body::Ack(ack)), ..Default::default() };
-            send(&mut write, stream_id, &encode(&ack)?).await?;
-        }
+        Box::pin(acknowledge(writer, &acks)).await?;
     }
+}
+
+/// Sends what can be acknowledged now, if anything.
+async fn acknowledge(writer: &Mutex<Writer>, acks: &Acks) -> Result<(), IngestFault> {
+    let mut writer = writer.lock().await;
+    let Some(ack) = acks.collect() else { return Ok(()) };
+    writer.send(&answer(from_collector::Body::Ack(ack))).await
+}
+
+/// Sends one message.
+async fn tell(writer: &Mutex<Writer>, message: &link::FromCollector) -> Result<(), IngestFault> {
+    writer.lock().await.send(message).await
 }
 
 /// How long what is outstanding may wait where nothing calls.
@@ -269,16 +289,6 @@ const fn delay(what: Outstanding) -> Duration {
         Outstanding::Output => ACK_DELAY,
         Outstanding::Event => EVENT_DELAY,
     }
-}
-
-async fn send(write: &mut OwnedWriteHalf, stream_id: u32, message: &[u8]) -> Result<(), IngestFault> {
-    frames::write_data(write, stream_id, message, WRITE_TIME).await
-}
-
-fn encode(message: &link::FromCollector) -> Result<Vec<u8>, IngestFault> {
-    #[cfg(next_link)]
-    let message = &super::next::fields(message);
-    message.write_to_bytes().map_err(IngestFault::Decode)
 }
 
 fn check(frame: &Frame, stream_id: u32) -> Result<(), IngestFault> {
@@ -300,6 +310,17 @@ fn shortened(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
+// === impl Writer ===
+
+impl Writer {
+    async fn send(&mut self, message: &link::FromCollector) -> Result<(), IngestFault> {
+        #[cfg(next_link)]
+        let message = &super::next::fields(message);
+        let message = message.write_to_bytes().map_err(IngestFault::Decode)?;
+        frames::write_data(&mut self.to, self.stream_id, &message, WRITE_TIME).await
+    }
+}
+
 // === impl Told ===
 
 impl Told {
@@ -317,6 +338,6 @@ impl Told {
                 link::Settings { stats_poll_floor_ms: floor, ..Default::default() }
             }
         };
-        Ok(link::FromCollector { body: Some(from_collector::Body::Settings(settings)), ..Default::default() })
+        Ok(answer(from_collector::Body::Settings(settings)))
     }
 }

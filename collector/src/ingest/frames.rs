@@ -67,8 +67,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         if self.buffer.is_empty() && self.fill().await? == 0 {
             return Ok(None);
         }
+        if let Some(frame) = self.whole()? {
+            return Ok(Some(frame));
+        }
         let limit = self.frame_time;
-        timeout(limit, self.rest()).await.map_err(|_| IngestFault::MessageTimeout(limit))?
+        // In memory of its own: seldom, and every connection would have room for it.
+        Box::pin(timeout(limit, self.rest())).await.map_err(|_| IngestFault::MessageTimeout(limit))?
     }
 
     async fn rest(&mut self) -> Result<Option<Frame>, IngestFault> {

@@ -149,6 +149,11 @@ impl Session {
         Arc::clone(&self.acks)
     }
 
+    /// The answers to all announcements so far were sent.
+    pub(super) fn announced(&self) {
+        self.acks.announced();
+    }
+
     /// When unfinished lines have waited long enough; `None` where there are none.
     pub(super) fn fragments_due(&self) -> Option<Instant> {
         self.unfinished.values().min().map(|since| *since + FRAGMENT_DELAY)
@@ -228,7 +233,7 @@ impl Session {
                 stream.slot.counts.stalled(stall.ns);
             }
         }
-        for notice in self.wrapper.reported(report) {
+        for notice in self.wrapper.reported(&report) {
             let about = self.wrapper.about();
             notice.say(&about);
             if let Notice::Unwrapped(why) = notice {
@@ -458,7 +463,8 @@ impl Drop for Session {
     }
 }
 
-fn answer(body: from_collector::Body) -> link::FromCollector {
+/// A message to a wrapper.
+pub(super) fn answer(body: from_collector::Body) -> link::FromCollector {
     link::FromCollector { body: Some(body), ..link::FromCollector::default() }
 }
 

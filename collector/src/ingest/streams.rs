@@ -229,7 +229,7 @@ impl Slot {
         let mut state = self.owned(owner).ok()?;
         let before = state.place();
         state.home.wanted = verdict.store();
-        let switched = state.censor.judge(Arc::new(verdict));
+        let switched = state.censor.judge(verdict);
         let now = state.place();
         self.counts.off.store(!now.capture, Ordering::Relaxed);
         // Switched on again: what was not collected is not asked for now. Else it goes on where it is.

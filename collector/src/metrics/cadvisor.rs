@@ -72,7 +72,7 @@ static DEVICES: &[(&Family, PickIo)] = &[
 struct View {
     container: Arc<Container>,
     /// The newest sample, unless it is too old.
-    sample: Option<Sample>,
+    sample: Option<Box<Sample>>,
     /// What this host's kernel said, unless that is too long ago.
     host: Option<HostFigures>,
     /// Its block devices, as far as they are shown.
@@ -135,7 +135,7 @@ pub fn render(registry: &Registry, wanted: Wanted, packing: Packing) -> io::Resu
     let mut text = Text::new(packing, registry.bounds.limits.series, only);
     seconds(&mut text, &views);
     for (family, pick) in COUNTS {
-        write_samples(&mut text, family, &views, |view| view.sample.as_ref().and_then(pick));
+        write_samples(&mut text, family, &views, |view| view.sample.as_deref().and_then(pick));
     }
     for (family, pick) in GAUGES {
         write_samples(&mut text, family, &views, |view| view.gauge().and_then(pick));
@@ -153,7 +153,7 @@ fn seconds(text: &mut Text, views: &[View]) {
     for (family, pick, extra) in SECONDS {
         let mut writer = text.family(family);
         for view in views {
-            let Some(ns) = view.sample.as_ref().and_then(pick) else { continue };
+            let Some(ns) = view.sample.as_deref().and_then(pick) else { continue };
             writer.sample_of(extra, &view.container.labels, Value::Ns(ns), view.at_ms);
         }
     }
@@ -282,7 +282,7 @@ impl View {
 
     /// The sample as a source of gauges: gone with the container.
     fn gauge(&self) -> Option<&Sample> {
-        self.sample.as_ref().filter(|_| self.running)
+        self.sample.as_deref().filter(|_| self.running)
     }
 }
 

@@ -1,14 +1,14 @@
 //! What is known of one container's task: names, state, newest statistics, and what its streams delivered.
 
+mod execs;
+mod live;
+
 use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
+pub use live::{Live, State};
 use shimtap_proto::link;
 use tokio::time::Instant;
 
@@ -16,16 +16,13 @@ use super::{
     labels,
     limits::Bounds,
     sample::{Said, Sample, SampleSource},
-    shortage::Shortage,
     spec::Spec,
+    stream::StreamCounts,
     usage::Used,
 };
 use crate::{
-    closed::{Counts, closed},
     enrich::{Identity, Later, ShimKind},
-    event::{Ending, HoleReason, StreamKind},
-    journal::Row,
-    node::HostFigures,
+    event::Ending,
     process::Clock,
     rules::Budget,
 };
@@ -41,61 +38,8 @@ pub struct ContainerKey {
     pub incarnation: u64,
 }
 
-closed! {
-    /// Where a task is in its life.
-    pub enum State {
-        /// Create was answered, Start was not.
-        Created => "created",
-        /// Start was answered.
-        Running => "running",
-        /// Its init process has ended.
-        Exited => "exited",
-        /// It was deleted.
-        Deleted => "deleted",
-        /// Its wrapper went away and did not come back.
-        Lost => "lost",
-    }
-}
-
 /// How long a task's counters are shown after its end, so that a scraper sees the final ones.
 pub const KEEP_ENDED: Duration = Duration::from_secs(120);
-
-/// Execs of one container that are timed at once; more are counted and not timed.
-const EXECS: usize = 256;
-
-/// No time that anything lasts.
-const NOT_TOLD: u64 = u64::MAX;
-
-/// An exec as far as it was told of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ExecState {
-    /// It was started at this Unix ns.
-    Runs { since_ns: u64 },
-    /// It ended.
-    Ended,
-}
-
-/// What one stream delivered.
-#[derive(Debug)]
-pub struct StreamCounts {
-    /// Which output.
-    pub stream: StreamKind,
-    /// Empty = the init process.
-    pub process: String,
-    /// Why it is not captured; `None` = it is.
-    pub not_captured: Option<&'static str>,
-    /// A rule says that it is not collected.
-    pub off: AtomicBool,
-    /// Bytes taken.
-    pub bytes: AtomicU64,
-    /// Lines made of them.
-    pub lines: AtomicU64,
-    /// Bytes that are not here, by reason.
-    pub gap_bytes: Counts<HoleReason>,
-    /// How long containerd took nothing of it, in ns; [`NOT_TOLD`] where its wrapper does not say.
-    stalled_ns: AtomicU64,
-    ending: Mutex<Option<Ending>>,
-}
 
 /// One task.
 #[derive(Debug)]
@@ -108,8 +52,6 @@ pub struct Container {
     pub key: ContainerKey,
     /// cAdvisor's labels, rendered once: `container="…",id="…",…`.
     pub labels: String,
-    /// The labels of our own families: `container="…",id="…",name="…",…`.
-    pub(super) names: String,
     /// What containerd's records say of it.
     pub extra: Later,
     /// Unix ns when its wrapper made it; 0 = unknown.
@@ -132,55 +74,6 @@ pub(super) struct Counted {
     /// CPU time in ns up to which it was counted before its first sample here: 0 where it began under our eyes. `None` = nobody
     /// knows, and what the first sample says is not counted.
     pub(super) from_ns: Option<u64>,
-}
-
-/// The part that changes.
-#[derive(Debug, Default)]
-pub struct Live {
-    /// Where it is in its life.
-    pub state: Option<State>,
-    /// Unix ns of Create's answer; 0 = unknown.
-    pub created_ns: u64,
-    /// Unix ns of Start's answer; 0 = not yet.
-    pub started_ns: u64,
-    /// Unix ns of the exit; 0 = not known.
-    pub exited_ns: u64,
-    /// Exit status of the init process.
-    pub exit_status: Option<u32>,
-    /// Process id on this host; 0 = unknown.
-    pub pid: u32,
-    /// Somebody has sent its init process a signal.
-    pub killed: bool,
-    /// Its shim died while it ran; that is counted once.
-    shim_died: bool,
-    /// Its shim refuses its statistics again and again.
-    pub stats_refused: bool,
-    /// Limits, as far as they are known.
-    pub spec: Spec,
-    /// What this host's kernel said of it last.
-    pub host: Option<HostFigures>,
-    /// The newest statistics; no counter is below, or absent after, an earlier one.
-    pub sample: Option<Sample>,
-    /// What the newest said itself, and nothing that was said before: for differences, which of a counter that was only
-    /// kept would be 0 and known to nobody.
-    pub said: Option<Said>,
-    /// The same of those before them, so that what they count can be shown per second at the first look.
-    pub said_earlier: Option<Said>,
-    /// How often containerd said that the kernel killed a process of it for want of memory.
-    pub oom_events: u64,
-    shortage: Shortage,
-    /// Its execs that are not deleted.
-    execs: HashMap<String, ExecState>,
-    /// How the newest statistics were obtained.
-    pub source: Option<SampleSource>,
-    /// Its streams.
-    pub streams: Vec<Arc<StreamCounts>>,
-    /// When its end was learnt.
-    pub ended: Option<Instant>,
-    /// The connection that told of it last; 0 = that has ended.
-    owner: u64,
-    /// Since when no connection tells of it.
-    detached: Option<Instant>,
 }
 
 /// What became of a task.
@@ -210,73 +103,6 @@ pub enum Update {
     Lost,
 }
 
-// === impl State ===
-
-impl State {
-    /// True where the task has ended, whatever way.
-    #[must_use]
-    pub const fn is_over(self) -> bool {
-        matches!(self, Self::Exited | Self::Deleted | Self::Lost)
-    }
-}
-
-// === impl StreamCounts ===
-
-impl StreamCounts {
-    /// For one stream; `not_captured` says why it delivers nothing.
-    #[must_use]
-    pub fn new(stream: StreamKind, process: &str, not_captured: Option<&'static str>) -> Self {
-        Self {
-            stream,
-            process: process.to_owned(),
-            not_captured,
-            off: AtomicBool::new(false),
-            bytes: AtomicU64::new(0),
-            lines: AtomicU64::new(0),
-            gap_bytes: Counts::default(),
-            stalled_ns: AtomicU64::new(NOT_TOLD),
-            ending: Mutex::new(None),
-        }
-    }
-
-    /// Why nothing of it comes; `None` = it does.
-    pub fn silent(&self) -> Option<&'static str> {
-        self.not_captured.or_else(|| self.off.load(Ordering::Relaxed).then_some("rule"))
-    }
-
-    /// Takes over what an earlier process counted.
-    pub fn resume(&self, row: &Row) {
-        self.bytes.store(row.bytes, Ordering::Relaxed);
-        self.lines.store(row.lines, Ordering::Relaxed);
-        for hole in &row.holes {
-            self.gap_bytes.add(hole.reason, hole.bytes);
-        }
-        *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = row.ending;
-    }
-
-    /// Its wrapper says for how long containerd took nothing of it, in ns, all times together.
-    pub fn stalled(&self, ns: u64) {
-        self.stalled_ns.store(ns, Ordering::Relaxed);
-    }
-
-    /// What it said last.
-    #[must_use]
-    pub fn stalled_ns(&self) -> Option<u64> {
-        Some(self.stalled_ns.load(Ordering::Relaxed)).filter(|ns| *ns != NOT_TOLD)
-    }
-
-    /// The stream ended.
-    pub fn close(&self, ending: Ending) {
-        *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = Some(ending);
-    }
-
-    /// How it ended; `None` while it has not, as far as is known.
-    #[must_use]
-    pub fn ending(&self) -> Option<Ending> {
-        *self.ending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 // === impl Container ===
 
 impl Container {
@@ -292,7 +118,6 @@ impl Container {
         let live = Live { created_ns: open.created_ns, ..Live::default() };
         Self {
             labels: labels::cadvisor(&identity, bounds),
-            names: labels::own(&identity, bounds),
             extra: Later::default(),
             created_ns: open.created_ns,
             counted,
@@ -372,7 +197,7 @@ impl Container {
         let sample = sample.doubt(self.shim);
         let mut guard = self.live();
         let live = &mut *guard;
-        let sample = sample.with_devices(live.sample.as_ref(), self.identity.host_visible);
+        let sample = sample.with_devices(live.sample.as_deref(), self.identity.host_visible);
         let said = Said::from(&sample);
         let sample = match &live.sample {
             Some(old) if old.time_ns >= sample.time_ns => return false,
@@ -382,9 +207,9 @@ impl Container {
         if let Some(now) = sample.cpu_ns {
             self.counted.used.add(now.saturating_sub(self.counted_cpu(live).unwrap_or(now)));
         }
-        live.shortage.sampled(live.sample.as_ref(), &sample, self.counted.from_ns == Some(0));
-        live.sample = Some(sample);
-        live.said_earlier = live.said.replace(said);
+        live.shortage.sampled(live.sample.as_deref(), &sample, self.counted.from_ns == Some(0));
+        live.sample = Some(Box::new(sample));
+        live.said_earlier = live.said.replace(Box::new(said));
         live.source = Some(source);
         true
     }
@@ -401,27 +226,17 @@ impl Container {
 
     /// An exec was started; false where so many run that its duration will not be known.
     pub fn exec_started(&self, id: &str, at_ns: u64) -> bool {
-        let mut live = self.live();
-        // The answers to Start and Wait may come in either order.
-        live.execs.contains_key(id) || live.note_exec(id, ExecState::Runs { since_ns: at_ns })
+        self.live().execs.started(id, at_ns)
     }
 
-    /// An exec ended; gives when it was started where that is known, and `None` where its end was told before: each
-    /// client that waits for it is told.
+    /// An exec ended; gives when it was started where that is known, and `None` where its end was told before.
     pub fn exec_ended(&self, id: &str) -> Option<Option<u64>> {
-        let mut live = self.live();
-        let since_ns = match live.execs.get(id) {
-            Some(ExecState::Ended) => return None,
-            Some(ExecState::Runs { since_ns }) => Some(*since_ns),
-            None => None,
-        };
-        live.note_exec(id, ExecState::Ended);
-        Some(since_ns)
+        self.live().execs.ended(id)
     }
 
     /// An exec was deleted: nothing more is told of it.
     pub fn exec_deleted(&self, id: &str) {
-        self.live().execs.remove(id);
+        self.live().execs.deleted(id);
     }
 
     /// containerd says that the kernel killed a process of it for want of memory.
@@ -485,38 +300,5 @@ impl Container {
     #[must_use]
     pub fn is_stale(&self, now: Instant) -> bool {
         self.live().ended.is_some_and(|ended| now.duration_since(ended) >= KEEP_ENDED)
-    }
-}
-
-// === impl Live ===
-
-impl Live {
-    /// True from Create to the exit.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        self.state.is_some_and(|state| state == State::Running || state == State::Created)
-    }
-
-    /// True where it runs and a wrapper is there that would tell of its end.
-    #[must_use]
-    pub fn is_told_of(&self) -> bool {
-        self.is_running() && self.owner != 0
-    }
-
-    fn note_exec(&mut self, id: &str, state: ExecState) -> bool {
-        if self.execs.len() >= EXECS && !self.execs.contains_key(id) {
-            // Whose deletion did not come by now will not come.
-            self.execs.retain(|_, state| matches!(state, ExecState::Runs { .. }));
-        }
-        let room = self.execs.len() < EXECS || self.execs.contains_key(id);
-        if room {
-            self.execs.insert(id.to_owned(), state);
-        }
-        room
-    }
-
-    fn end(&mut self, state: State) {
-        self.state = Some(state);
-        self.ended.get_or_insert_with(Instant::now);
     }
 }

@@ -55,7 +55,7 @@ fn of_sandbox(registry: &Registry, container: &Container) -> String {
 }
 
 fn row(registry: &Registry, container: &Container, details: &Details) -> String {
-    let mut row = container.names.clone();
+    let mut row = labels::own(&container.identity, &registry.bounds);
     let attempt = details.attempt.map(|attempt| attempt.to_string());
     for (key, value) in [
         ("handler", details.handler.as_deref()),

@@ -30,7 +30,7 @@ pub(super) fn cadvisor(identity: &Identity, bounds: &Bounds) -> String {
 
 /// The labels of our own families about one container: `container`, `id`, `name`, `namespace`, `pod`, empty where not known,
 /// so that each row of a family has the same ones. `id` tells two containers with one id in two of containerd's namespaces
-/// apart.
+/// apart. Made where it is asked for: it is long, and few rows have it.
 pub(super) fn own(identity: &Identity, bounds: &Bounds) -> String {
     let mut out = String::with_capacity(256);
     let container = match identity.role {
@@ -44,9 +44,8 @@ pub(super) fn own(identity: &Identity, bounds: &Bounds) -> String {
         ("namespace", identity.namespace.as_deref()),
         ("pod", identity.pod.as_deref()),
     ] {
-        push(&mut out, key, Some(&bounds.value(value.unwrap_or_default())));
+        push(&mut out, key, Some(&bounds.known(value.unwrap_or_default())));
     }
-    out.shrink_to_fit();
     out
 }
 

@@ -22,11 +22,19 @@ impl Bounds {
     /// A label's value as it is shown. One that is too long keeps its beginning, and ends in a number made of all of it: two
     /// that differ stay two.
     pub(super) fn value<'v>(&self, value: &'v str) -> Cow<'v, str> {
+        let shown = self.known(value);
+        if matches!(shown, Cow::Owned(_)) {
+            self.totals.cuts.add(Cut::LabelLength, 1);
+        }
+        shown
+    }
+
+    /// The same of a value that is shown elsewhere as well: where it is cut, that was counted there.
+    pub(super) fn known<'v>(&self, value: &'v str) -> Cow<'v, str> {
         let most = self.limits.label_value_bytes;
         if value.len() <= most {
             return Cow::Borrowed(value);
         }
-        self.totals.cuts.add(Cut::LabelLength, 1);
         let mark = format!("~{:08x}", crc32fast::hash(value.as_bytes()));
         let mut end = most.saturating_sub(mark.len());
         while !value.is_char_boundary(end) {

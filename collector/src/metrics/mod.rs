@@ -23,18 +23,20 @@ mod own;
 mod process;
 mod quality;
 mod registry;
+mod report;
 mod restarts;
 mod sample;
 mod sandbox;
 mod shortage;
 mod sink;
 mod spec;
+mod stream;
 mod text;
 mod totals;
 mod usage;
 mod wrapper;
 
-pub use container::{Container, Live, StreamCounts, Update};
+pub use container::{Container, Live, Update};
 pub use containerd::{ContainerdCall, ContainerdResult, ContainerdState, ContainerdTotals};
 pub use journal::{DropReason, JournalTotals};
 pub use lifecycle::{ExecOutcome, Happened};
@@ -43,11 +45,12 @@ pub use notices::Notice;
 pub use registry::{Registry, Unwrapped};
 pub use restarts::Death;
 #[cfg(test)]
-pub(crate) use sample::{Device, Io, Layout};
+pub(crate) use sample::{Device, Devices, Io, Layout};
 pub use sample::{Said, Sample, SampleSource, Undecoded};
 pub use sandbox::is_ended_by_a_scrape;
 pub use sink::{SinkTotals, Status};
 pub use spec::Spec;
+pub use stream::StreamCounts;
 pub use totals::{Cut, Totals};
 pub use wrapper::{About, Wrapper};
 

@@ -6,13 +6,13 @@
 
 use std::time::Duration;
 
-use shimtap_proto::link;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
+    report::{Report, WrapperCount},
     restarts::{Death, RestartLabel},
-    wrapper::{About, WrapperCount},
+    wrapper::About,
 };
 use crate::limited::Limited;
 
@@ -48,17 +48,19 @@ pub(super) struct Watch {
 // === impl Watch ===
 
 impl Watch {
-    /// What `now` says that `before` did not.
-    pub fn look(&mut self, before: &link::Report, now: &link::Report) -> Vec<Notice> {
+    /// What `now` says that `before` did not; `why` is what it says of a pod that runs unwrapped.
+    pub fn look(&mut self, before: &Report, now: &Report, why: &str) -> Vec<Notice> {
         let mut notices = Vec::new();
         match (before.safe_mode, now.safe_mode) {
             (false, true) => notices.push(Notice::SafeModeEntered),
             (true, false) => notices.push(Notice::SafeModeLeft),
             _ => {}
         }
-        notices.extend(self.often(now.restarts.iter().fold(0, |sum, r| r.count.saturating_add(sum))));
-        if unwrapped(now) > unwrapped(before) {
-            notices.push(Notice::Unwrapped(now.unwrapped_why.clone()));
+        let restarts = now.survival.restarts.values();
+        notices.extend(self.often(restarts.fold(0, |sum, count| count.saturating_add(sum))));
+        let unwrapped = WrapperCount::UnwrappedStarts;
+        if now.count(unwrapped) > before.count(unwrapped) {
+            notices.push(Notice::Unwrapped(why.to_owned()));
         }
         notices
     }
@@ -79,11 +81,6 @@ impl Watch {
         }
         Some(Notice::RestartsOften(within))
     }
-}
-
-fn unwrapped(report: &link::Report) -> u64 {
-    let name = WrapperCount::UnwrappedStarts.label();
-    report.counts.iter().filter(|count| count.name == name).fold(0, |sum, count| count.value.max(sum))
 }
 
 // === impl Notice ===
@@ -128,35 +125,36 @@ impl Notice {
 
 #[cfg(test)]
 mod tests {
+    use shimtap_proto::link;
+
     use super::*;
 
-    fn report(safe_mode: bool, restarts: u64) -> link::Report {
+    fn report(safe_mode: bool, restarts: u64) -> Report {
         let restarts = link::Restarts { count: restarts, ..Default::default() };
-        link::Report { safe_mode, restarts: vec![restarts], ..Default::default() }
+        Report::of(&link::Report { safe_mode, restarts: vec![restarts], ..Default::default() })
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_news_is_told() {
         let mut watch = Watch::default();
-        let nothing = link::Report::new();
+        let nothing = Report::default();
         // Restarts of an earlier time are no news, safe mode is.
-        assert_eq!(watch.look(&nothing, &report(true, 9)), [Notice::SafeModeEntered]);
-        assert_eq!(watch.look(&report(true, 9), &report(true, 9)), []);
-        assert_eq!(watch.look(&report(true, 9), &report(false, 11)), [Notice::SafeModeLeft]);
-        assert_eq!(watch.look(&report(false, 11), &report(false, 12)), [Notice::RestartsOften(3)]);
-        assert_eq!(watch.look(&report(false, 12), &report(false, 15)), [], "said once in ten minutes");
+        assert_eq!(watch.look(&nothing, &report(true, 9), ""), [Notice::SafeModeEntered]);
+        assert_eq!(watch.look(&report(true, 9), &report(true, 9), ""), []);
+        assert_eq!(watch.look(&report(true, 9), &report(false, 11), ""), [Notice::SafeModeLeft]);
+        assert_eq!(watch.look(&report(false, 11), &report(false, 12), ""), [Notice::RestartsOften(3)]);
+        assert_eq!(watch.look(&report(false, 12), &report(false, 15), ""), [], "said once in ten minutes");
         tokio::time::advance(WINDOW).await;
-        assert_eq!(watch.look(&report(false, 15), &report(false, 17)), [], "a window of its own");
-        assert_eq!(watch.look(&report(false, 17), &report(false, 20)), [Notice::RestartsOften(3)]);
+        assert_eq!(watch.look(&report(false, 15), &report(false, 17), ""), [], "a window of its own");
+        assert_eq!(watch.look(&report(false, 17), &report(false, 20), ""), [Notice::RestartsOften(3)]);
     }
 
     #[tokio::test]
     async fn a_pod_without_a_wrapper_is_told_once() {
         let count = link::Count { name: "unwrapped_starts".to_owned(), value: 1, ..Default::default() };
-        let told =
-            link::Report { counts: vec![count], unwrapped_why: "why".to_owned(), ..Default::default() };
+        let told = Report::of(&link::Report { counts: vec![count], ..Default::default() });
         let mut watch = Watch::default();
-        assert_eq!(watch.look(&link::Report::new(), &told), [Notice::Unwrapped("why".to_owned())]);
-        assert_eq!(watch.look(&told, &told), []);
+        assert_eq!(watch.look(&Report::default(), &told, "why"), [Notice::Unwrapped("why".to_owned())]);
+        assert_eq!(watch.look(&told, &told, "why"), []);
     }
 }

@@ -11,11 +11,11 @@ use super::{
     journal::JournalTotals,
     labels, lifecycle, process, quality,
     registry::Registry,
+    report::{Rpc, WrapperCount},
     restarts::{RestartLabel, Survival},
     sandbox, sink,
     text::{Packing, Text, Value},
     usage,
-    wrapper::{Rpc, WrapperCount},
 };
 use crate::{
     closed::{Closed, Counts},

@@ -17,10 +17,11 @@ use super::{
     container::{Container, ContainerKey, Counted, State},
     lifecycle::Lifecycle,
     limits::Bounds,
+    report::Rpcs,
     sink::SinkTotals,
     totals::Totals,
     usage::{Forgotten, Usage},
-    wrapper::{Rpcs, Wrapper},
+    wrapper::Wrapper,
 };
 use crate::{
     closed::Counts,

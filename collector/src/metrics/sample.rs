@@ -13,15 +13,13 @@ mod said;
 mod v1;
 mod v2;
 
-use std::collections::BTreeMap;
-
 use containerd_shim_protos::{cgroups::metrics, cgroups_v2::metrics as metrics_v2, protobuf::Message};
 use shimtap_proto::link;
 
 pub use fault::{Fault, Faults};
 pub use said::Said;
 
-use crate::{closed::closed, enrich::ShimKind};
+use crate::{closed::closed, enrich::ShimKind, few::Few};
 
 closed! {
     /// How a wrapper got a sample.
@@ -91,7 +89,7 @@ pub struct Sample {
     /// Most threads allowed.
     pub threads_max: Option<u64>,
     /// Block IO by device.
-    pub devices: BTreeMap<Device, Io>,
+    pub devices: Devices,
     /// Which version's message it came in.
     pub layout: Layout,
     /// What was wrong with the message.
@@ -118,6 +116,9 @@ pub struct Device {
     /// As `/dev/sda`; empty = not said.
     pub name: String,
 }
+
+/// Block IO by device.
+pub type Devices = Few<Device, Io>;
 
 /// Page faults: of a container's own cgroup, and with those below it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -251,7 +252,7 @@ impl Sample {
             self.faults.insert(Fault::UserSystemDoubted);
         }
         if !self.devices.is_empty() {
-            self.devices.clear();
+            self.devices = Devices::default();
             self.faults.insert(Fault::DevicesDoubted);
         }
     }

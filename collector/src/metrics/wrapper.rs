@@ -1,15 +1,8 @@
-//! What one wrapper reports of itself: its counters, and the RPCs that pass through it.
-//!
-//! Reports are absolute since the wrapper's keeper was started, so the newest replaces the one before; sums over
-//! wrappers keep what those that are gone had said last.
+//! One wrapper: its connections, how far its events were taken, and what it said last.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
 };
 
 use shimtap_proto::link;
@@ -18,118 +11,10 @@ use tokio::time::Instant;
 use super::{
     machine::Machine,
     notices::{Notice, Watch},
-    restarts::{Death, Deaths, Survival},
+    report::{Report, RpcMethod, Rpcs},
+    restarts::{Death, Deaths},
 };
-use crate::{
-    closed::{Closed, closed},
-    node::FileFacts,
-};
-
-closed! {
-    /// The counters of docs/protocol.md.
-    pub enum WrapperCount {
-        /// ttrpc frames relayed.
-        Frames => "frames",
-        /// Of these, changed.
-        FramesRewritten => "frames_rewritten",
-        /// Whose body did not decode.
-        FramesUnparsed => "frames_unparsed",
-        /// Larger than 4 MiB.
-        FramesOversize => "frames_oversize",
-        /// Connections that fell back to raw moving.
-        RawConnections => "raw_connections",
-        /// Requests forwarded unobserved.
-        TableOverflow => "table_overflow",
-        /// Stats answered by the wrapper.
-        SyntheticAnswers => "synthetic_answers",
-        /// Wait answers held.
-        WaitHeld => "wait_held",
-        /// Of these, released by the limit.
-        WaitHoldExpired => "wait_hold_expired",
-        /// Events lost.
-        EventsDropped => "events_dropped",
-        /// shim.toml could not be used.
-        ConfigFaults => "config_faults",
-        /// Streams left alone.
-        NotCaptured => "not_captured",
-        /// Connections after the first.
-        LinkReconnects => "link_reconnects",
-        /// New connections that waited for a descriptor.
-        AcceptsDelayed => "accepts_delayed",
-        /// Output of killed tasks that containerd's end did not take.
-        DiscardedAfterKill => "discarded_after_kill_bytes",
-        /// Output that no collector had taken when its place was needed.
-        Evicted => "evicted_bytes",
-        /// Bytes of spool files.
-        SpoolBytes => "spool_bytes",
-        /// Children made to write them.
-        SpoolWriters => "spool_writers",
-        /// Times that a bound ended writing.
-        SpoolFull => "spool_full",
-        /// Times that the disk had no room.
-        SpoolRefusedSpace => "spool_refused_space",
-        /// Times that it could not be written to.
-        SpoolRefusedAccess => "spool_refused_access",
-        /// Times that it failed.
-        SpoolRefusedIo => "spool_refused_io",
-        /// Times that it refused for another reason.
-        SpoolRefusedOther => "spool_refused_other",
-        /// Times that a directory was not root's alone, or not in memory.
-        SpoolUnsafe => "spool_unsafe",
-        /// Output that a logger had not taken at its end.
-        DiscardedLoggerGone => "discarded_logger_gone_bytes",
-        /// Stats answers that left mended.
-        StatsRepaired => "stats_repaired",
-        /// Stats answers that could not be mended.
-        StatsUnrepaired => "stats_unrepaired",
-        /// Pods that run unwrapped.
-        UnwrappedStarts => "unwrapped_starts",
-        /// What a newer wrapper counts and this release does not know.
-        Other => "other",
-    }
-}
-
-closed! {
-    /// The methods of the Task service.
-    pub enum RpcMethod {
-        /// State.
-        State => "State",
-        /// Create.
-        Create => "Create",
-        /// Start.
-        Start => "Start",
-        /// Delete.
-        Delete => "Delete",
-        /// Pids.
-        Pids => "Pids",
-        /// Pause.
-        Pause => "Pause",
-        /// Resume.
-        Resume => "Resume",
-        /// Checkpoint.
-        Checkpoint => "Checkpoint",
-        /// Kill.
-        Kill => "Kill",
-        /// Exec.
-        Exec => "Exec",
-        /// ResizePty.
-        ResizePty => "ResizePty",
-        /// CloseIO.
-        CloseIo => "CloseIO",
-        /// Update.
-        Update => "Update",
-        /// Wait.
-        Wait => "Wait",
-        /// Stats.
-        Stats => "Stats",
-        /// Connect.
-        Connect => "Connect",
-        /// Shutdown.
-        Shutdown => "Shutdown",
-        /// Any other.
-        Other => "other",
-    }
-}
+use crate::node::FileFacts;
 
 /// One wrapper.
 #[derive(Debug)]
@@ -148,7 +33,7 @@ pub struct Wrapper {
 #[derive(Debug)]
 struct Told {
     hello: link::Hello,
-    report: link::Report,
+    report: Report,
     at: Instant,
     watch: Watch,
     deaths: Deaths,
@@ -177,34 +62,6 @@ pub struct About {
     pub id: String,
 }
 
-/// Figures of one method.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rpc {
-    /// Calls answered.
-    pub count: u64,
-    /// Of these, with a status other than OK.
-    pub errors: u64,
-    /// Sum of durations in ns.
-    pub sum_ns: u64,
-    /// Not cumulative, by the link's buckets.
-    pub buckets: Vec<u64>,
-    /// Calls without an answer yet.
-    pub in_flight: u64,
-    /// Age of the oldest of them.
-    pub oldest: Option<Duration>,
-}
-
-/// Figures of one or more wrappers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rpcs {
-    /// By method.
-    pub methods: BTreeMap<RpcMethod, Rpc>,
-    /// Wrappers' own counters.
-    pub counts: BTreeMap<WrapperCount, u64>,
-    /// Their restarts.
-    pub survival: Survival,
-}
-
 // === impl Wrapper ===
 
 impl Wrapper {
@@ -213,7 +70,7 @@ impl Wrapper {
     pub fn new(hello: &link::Hello) -> Self {
         let told = Told {
             hello: hello.clone(),
-            report: link::Report::new(),
+            report: Report::default(),
             at: Instant::now(),
             watch: Watch::default(),
             deaths: Deaths::default(),
@@ -261,14 +118,14 @@ impl Wrapper {
     }
 
     /// Takes a report; gives what of it is news to a person.
-    pub fn reported(&self, report: link::Report) -> Vec<Notice> {
-        let stats = report.methods.iter().find(|method| method.method == RpcMethod::Stats.label());
-        if let Some(stats) = stats {
-            self.machine.asked(stats.count);
+    pub fn reported(&self, said: &link::Report) -> Vec<Notice> {
+        let report = Report::of(said);
+        if let Some(stats) = report.calls(RpcMethod::Stats) {
+            self.machine.asked(stats);
         }
         let mut told = self.told();
         let told = &mut *told;
-        let notices = told.watch.look(&told.report, &report);
+        let notices = told.watch.look(&told.report, &report, &said.unwrapped_why);
         told.report = report;
         told.at = Instant::now();
         notices
@@ -317,21 +174,14 @@ impl Wrapper {
     /// The file that its inner shim runs.
     #[must_use]
     pub fn inner_file(&self) -> Option<FileFacts> {
-        let told = self.told();
-        let file = told.report.inner_file.as_ref()?;
-        Some(FileFacts {
-            device: file.device,
-            inode: file.inode,
-            size: file.size,
-            changed_ns: file.changed_ns.into(),
-        })
+        self.told().report.inner_file.as_ref().map(|file| file.facts)
     }
 
     /// What the linker of that file called its build; `None` = it has no name, or nobody said.
     #[must_use]
     pub fn inner_build(&self) -> Option<String> {
         let told = self.told();
-        Some(told.report.inner_file.as_ref()?.build_id.clone()).filter(|build| !build.is_empty())
+        told.report.inner_file.as_ref().map(|file| file.build.clone()).filter(|build| !build.is_empty())
     }
 
     /// Its figures. What is in flight counts only while it is connected, for only then it is known to be true.
@@ -339,63 +189,10 @@ impl Wrapper {
     pub fn report(&self) -> Rpcs {
         let attached = self.is_attached();
         let told = self.told();
-        let since = told.at.elapsed();
-        let mut rpcs = Rpcs { survival: Survival::of(&told.report), ..Rpcs::default() };
-        for count in &told.report.counts {
-            let known = WrapperCount::ALL.iter().copied().find(|known| known.label() == count.name);
-            let sum = rpcs.counts.entry(known.unwrap_or(WrapperCount::Other)).or_default();
-            *sum = sum.saturating_add(count.value);
-        }
-        for method in &told.report.methods {
-            let known = RpcMethod::ALL.iter().copied().find(|known| known.label() == method.method);
-            let oldest = method.oldest_ns.filter(|_| attached && method.in_flight > 0);
-            let rpc = Rpc {
-                count: method.count,
-                errors: method.errors,
-                sum_ns: method.sum_ns,
-                buckets: method.buckets.clone(),
-                in_flight: if attached { u64::from(method.in_flight) } else { 0 },
-                oldest: oldest.map(|ns| Duration::from_nanos(ns).saturating_add(since)),
-            };
-            rpcs.methods.entry(known.unwrap_or(RpcMethod::Other)).or_default().add(&rpc);
-        }
-        rpcs
+        told.report.figures(attached.then(|| told.at.elapsed()))
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-// === impl Rpcs ===
-
-impl Rpcs {
-    /// Adds another's figures.
-    pub fn add(&mut self, other: &Self) {
-        for (name, value) in &other.counts {
-            let sum = self.counts.entry(*name).or_default();
-            *sum = sum.saturating_add(*value);
-        }
-        for (method, rpc) in &other.methods {
-            self.methods.entry(*method).or_default().add(rpc);
-        }
-        self.survival.add(&other.survival);
-    }
-}
-
-// === impl Rpc ===
-
-impl Rpc {
-    fn add(&mut self, other: &Self) {
-        self.count = self.count.saturating_add(other.count);
-        self.errors = self.errors.saturating_add(other.errors);
-        self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
-        // One more bucket than bounds; a peer's further ones mean nothing.
-        self.buckets.resize(link::BUCKETS_NS.len().saturating_add(1), 0);
-        for (sum, value) in self.buckets.iter_mut().zip(&other.buckets) {
-            *sum = sum.saturating_add(*value);
-        }
-        self.in_flight = self.in_flight.saturating_add(other.in_flight);
-        self.oldest = self.oldest.max(other.oldest);
     }
 }

@@ -8,9 +8,10 @@
 use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt, path::Path};
 
 use super::process::{self, Born};
+use crate::few::Few;
 
 /// Interfaces of a pod by name.
-pub type Interfaces = BTreeMap<String, Interface>;
+pub type Interfaces = Few<String, Interface>;
 
 /// What the kernel counts of one interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,7 +66,7 @@ fn namespace(root: &Path, process: &str) -> Option<(u64, u64)> {
 
 /// The text of /proc/PID/net/dev; `None` where it is not that.
 fn parse(text: &str) -> Option<Interfaces> {
-    let mut found = Interfaces::new();
+    let mut found = BTreeMap::new();
     for row in text.lines().skip(2) {
         let (name, numbers) = row.split_once(':')?;
         let numbers: Vec<u64> = numbers.split_whitespace().map_while(|n| n.parse().ok()).collect();
@@ -84,7 +85,7 @@ fn parse(text: &str) -> Option<Interfaces> {
             found.insert(name.to_owned(), interface);
         }
     }
-    Some(found)
+    Some(found.into())
 }
 
 /// cAdvisor leaves out the same, except for the tap devices: `tap0_kata` and `br0_kata` are Kata's.
@@ -154,8 +155,8 @@ mod tests {
         for rows in ["eth0 1000\n", "eth0: 1 2 3\n", "eth0: a b c d e f g h 1 2 3 4\n", ":\n"] {
             assert_eq!(parse(&format!("{HEAD}{rows}")), None, "{rows}");
         }
-        assert_eq!(parse(HEAD), Some(Interfaces::new()));
+        assert_eq!(parse(HEAD), Some(Interfaces::default()));
         let many: String = (0..300).map(|n| ETH0.replace("eth0", &format!("eth{n}"))).collect();
-        assert_eq!(parse(&format!("{HEAD}{many}")).map(|found| found.len()), Some(MOST));
+        assert_eq!(parse(&format!("{HEAD}{many}")).map(|found| found.iter().len()), Some(MOST));
     }
 }

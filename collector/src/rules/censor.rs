@@ -3,17 +3,18 @@
 //! What is dropped stays a hole in the tape, with its reason: records that come in tile a range, and those that go out
 //! tile the same range. Nothing is kept between calls but what belongs to an unfinished line.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
-use super::{Budget, Verdict};
+use super::{Budget, Rate, Redactor, Verdict};
 use crate::event::{Body, Flags, Hole, HoleReason, Record};
 
 /// One stream's.
 #[derive(Debug, Default)]
 pub struct Censor {
-    verdict: Arc<Verdict>,
+    /// What the verdict says of its lines.
+    off: bool,
+    redact: Redactor,
+    rate: Option<Rate>,
     /// The pieces of the line at hand are dropped: its first one was.
     dropping: bool,
     /// The next missing bytes are missing because the stream was switched off.
@@ -32,29 +33,29 @@ impl Censor {
     }
 
     /// A verdict that holds from the next record on; true where it switches the stream on or off.
-    pub fn judge(&mut self, verdict: Arc<Verdict>) -> bool {
-        let switched = self.verdict.off != verdict.off;
-        self.was_off |= verdict.off;
-        self.verdict = verdict;
+    pub fn judge(&mut self, verdict: Verdict) -> bool {
+        let Verdict { off, redact, rate, .. } = verdict;
+        let switched = self.off != off;
+        self.was_off |= off;
+        (self.off, self.redact, self.rate) = (off, redact, rate);
         switched
     }
 
     /// True where nothing is to be sent.
     #[must_use]
     pub fn is_off(&self) -> bool {
-        self.verdict.off
+        self.off
     }
 
     /// True where something is taken out of lines: a secret could lie across the pieces of one, and none may reach a disk.
     #[must_use]
     pub fn redacts(&self) -> bool {
-        !self.verdict.redact.is_empty()
+        !self.redact.is_empty()
     }
 
     /// True where records pass as they are.
     fn is_idle(&self) -> bool {
-        let Verdict { off, redact, rate, .. } = &*self.verdict;
-        !off && !self.was_off && redact.is_empty() && rate.is_none() && !self.dropping
+        !self.off && !self.was_off && self.redact.is_empty() && self.rate.is_none() && !self.dropping
     }
 
     /// Does to `records` what the verdict says; gives how many secrets were taken out. `now` is the time by which lines are
@@ -74,7 +75,7 @@ impl Censor {
                 Body::Line(line) => match self.drops(record.flags, budget, now) {
                     Some(hole) => Body::Hole(hole),
                     None => {
-                        let (line, taken) = self.verdict.redact.apply(line);
+                        let (line, taken) = self.redact.apply(line);
                         redactions = redactions.saturating_add(taken);
                         Body::Line(line)
                     }
@@ -92,20 +93,20 @@ impl Censor {
     fn hole(&mut self, reason: HoleReason) -> HoleReason {
         (self.inside, self.dropping) = (false, false);
         let ours = reason == HoleReason::Missing && self.was_off;
-        self.was_off = self.verdict.off;
+        self.was_off = self.off;
         if ours { HoleReason::RuleDrop } else { reason }
     }
 
     /// What a line leaves that is dropped, or a piece of one: pieces go the way of their first, which is where it is counted.
     fn drops(&mut self, flags: Flags, budget: &Budget, now: Instant) -> Option<Hole> {
-        self.was_off = self.verdict.off;
+        self.was_off = self.off;
         let begins = !std::mem::replace(&mut self.inside, goes_on(flags));
         let lines = Some(u64::from(begins));
-        if self.verdict.off {
+        if self.off {
             return Some(Hole { reason: HoleReason::RuleDrop, lines });
         }
         if begins {
-            self.dropping = self.verdict.rate.is_some_and(|rate| !budget.take(rate, now));
+            self.dropping = self.rate.is_some_and(|rate| !budget.take(rate, now));
         }
         self.dropping.then_some(Hole { reason: HoleReason::RateLimit, lines })
     }
@@ -134,7 +135,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::rules::{Rate, Redactor};
 
     fn lines(from: u64, texts: &[&str]) -> Vec<Record> {
         let mut at = from;
@@ -176,7 +176,7 @@ mod tests {
     fn lines_above_the_rate_are_one_hole_and_pieces_go_with_their_line() {
         let mut censor = Censor::default();
         let rate = Some(Rate { lines_per_sec: 1, burst_lines: 1 });
-        censor.judge(Arc::new(Verdict { rate, ..Verdict::default() }));
+        censor.judge(Verdict { rate, ..Verdict::default() });
         let (budget, now) = (Budget::default(), Instant::now());
         let mut records = lines(0, &["a\\", "a", "b", "c\\", "c", "d\\"]);
         censor.apply(&mut records, &budget, now);
@@ -193,11 +193,11 @@ mod tests {
     #[test]
     fn a_line_that_came_in_pieces_is_judged_and_counted_once() {
         let rate = Some(Rate { lines_per_sec: 1, burst_lines: 1 });
-        let verdict = Arc::new(Verdict { rate, ..Verdict::default() });
+        let verdict = Verdict { rate, ..Verdict::default() };
         let (mut censor, budget, now) = (Censor::default(), Budget::default(), Instant::now());
         // Its first piece went out before there was a rule.
         censor.apply(&mut lines(0, &["a~"]), &budget, now);
-        censor.judge(Arc::clone(&verdict));
+        censor.judge(verdict.clone());
         let mut records = lines(2, &["a~", "a", "b", "c~", "c"]);
         censor.apply(&mut records, &budget, now);
         assert_eq!(shown(&records), ["2..4 a~", "4..5 a", "5..6 b", "6..9 -rate_limit of 1"]);
@@ -213,25 +213,25 @@ mod tests {
     fn what_a_switched_off_stream_lacks_is_the_rule_s_doing() {
         let mut censor = Censor::default();
         let (budget, now) = (Budget::default(), Instant::now());
-        assert!(censor.judge(Arc::new(Verdict { off: true, ..Verdict::default() })));
+        assert!(censor.judge(Verdict { off: true, ..Verdict::default() }));
         let mut late = lines(0, &["late"]);
         late.push(hole(4, 6, HoleReason::Overflow));
         censor.apply(&mut late, &budget, now);
         assert_eq!(shown(&late), ["0..4 -rule_drop of 1", "4..6 -overflow"]);
-        assert!(censor.judge(Arc::default()));
+        assert!(censor.judge(Verdict::default()));
         let mut back = vec![hole(6, 90, HoleReason::Missing)];
         back.extend(lines(90, &["x"]));
         back.push(hole(91, 95, HoleReason::Missing));
         censor.apply(&mut back, &budget, now);
         assert_eq!(shown(&back), ["6..90 -rule_drop", "90..91 x", "91..95 -missing"]);
-        assert!(!censor.judge(Arc::default()));
+        assert!(!censor.judge(Verdict::default()));
     }
 
     #[test]
     fn offsets_stay_those_of_the_stream_whatever_is_taken_out() {
         let mut censor = Censor::default();
         let redact = Redactor::of("email").expect("preset");
-        censor.judge(Arc::new(Verdict { redact, ..Verdict::default() }));
+        censor.judge(Verdict { redact, ..Verdict::default() });
         let mut records = lines(7, &["a@b.cd", "plain"]);
         let redactions = censor.apply(&mut records, &Budget::default(), Instant::now());
         assert_eq!(shown(&records), ["7..13 [redacted:email]", "13..18 plain"]);

@@ -36,6 +36,8 @@ pub struct Settings {
     pub file_too: bool,
     /// More lines of `[containerd]`.
     pub containerd: String,
+    /// More lines of `[metrics]`.
+    pub metrics: String,
     /// Sections of anything else.
     pub sections: String,
     /// The collector of the next release.
@@ -64,14 +66,14 @@ impl Collector {
         let here = dir.display();
         let spool_dir = spool_dir(mark);
         let spool = spool_dir.display();
-        let Settings { ingest, journal, sinks, file_too, containerd, sections, next } = settings;
+        let Settings { ingest, journal, sinks, file_too, containerd, metrics, sections, next } = settings;
         let mut text = format!(
             "[ingest]\nsocket = \"{here}/col/collector.sock\"\n{ingest}\
              [control]\nsocket = \"{here}/col/control.sock\"\n\
              [spool]\ndisk_dir = \"{spool}/disk\"\nmemory_dir = \"{spool}/memory\"\n\
              [journal]\ndir = \"{here}/kept/journal\"\nreserve_percent = 0\nreserve_bytes = 0\n{journal}\
              [containerd]\nsocket = \"{here}/c.sock\"\n{containerd}\
-             [metrics]\nlisten = \"{address}\"\npage_age_ms = 0\n"
+             [metrics]\nlisten = \"{address}\"\npage_age_ms = 0\n{metrics}"
         );
         if sinks.is_none() || *file_too {
             text += &format!("[file]\npath = \"{here}/kept/lines.jsonl\"\nrotate_bytes = 1073741824\n");

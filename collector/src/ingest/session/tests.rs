@@ -435,3 +435,14 @@ async fn what_a_dead_shim_took_along_is_counted_once_and_by_whom_it_outlived() {
         assert_eq!(told, containers == 0);
     }
 }
+
+/// There is one per pod, and nearly all of them wait: what one message needs is not held for the next.
+#[tokio::test]
+async fn a_connection_that_waits_is_small() {
+    let (ingest, _exit) = ingest();
+    let (near, _far) = tokio::net::UnixStream::pair().expect("a pair");
+    let (_stop, stopped) = watch::channel(false);
+    let connection = crate::ingest::connection::serve(near, ingest, 1, stopped);
+    let bytes = std::mem::size_of_val(&connection);
+    assert!(bytes <= 3_072, "{bytes}");
+}

@@ -12,7 +12,7 @@ use super::Wanted;
 use crate::{
     config::{Profile, Scope},
     metrics::{
-        Container, Layout, Sample, SampleSource, Spec, Undecoded, Update,
+        Container, Devices, Layout, Sample, SampleSource, Spec, Undecoded, Update,
         exposition::{self, Sample as Shown},
         registry::Registry,
         render_cadvisor,
@@ -272,11 +272,11 @@ fn the_first_cgroup_version_is_read_by_its_rules() {
         ..Default::default()
     };
     let got = sample(V1, &metrics, 9);
-    let (device, io) = got.devices.first_key_value().expect("a device");
-    assert_eq!((device.name.as_str(), got.devices.len()), ("/dev/vda", 1));
+    let (device, io) = got.devices.iter().next().expect("a device");
+    assert_eq!((device.name.as_str(), got.devices.iter().len()), ("/dev/vda", 1));
     assert_eq!((io.reads, io.writes, io.read_bytes, io.written_bytes), (Some(1), None, Some(10), Some(0)));
     assert_eq!(
-        Sample { devices: BTreeMap::new(), ..got },
+        Sample { devices: Devices::default(), ..got },
         Sample {
             time_ns: 9,
             cpu_ns: Some(2_000_000_000),

@@ -249,9 +249,40 @@ fn counted(totals: &Totals) {
 /// What wrappers say, and containerd.
 fn told(registry: &Registry) {
     registry.enrich();
-    registry.attach(&hello(1)).reported(report(3));
+    registry.attach(&hello(1)).reported(&report(3));
     let container =
         registry.container(&open(), &link::InnerShim { binary: "runc".into(), ..Default::default() });
+    let stats = stats();
+    let mut sample = Sample::decode(&stats).expect("decodes");
+    // Only the first cgroup version counts these.
+    sample.failcnt = Some(1);
+    let earlier = Sample { time_ns: sample.time_ns - 1, cpu_ns: Some(1), ..sample.clone() };
+    assert!(container.sampled(earlier, SampleSource::Polled));
+    assert!(container.sampled(sample, SampleSource::Polled));
+    container.live().host = Some(figures());
+    container.live().streams.push(Arc::new(written()));
+    container.extra.settle(Details::default());
+    for what in [
+        Happened::Created(1),
+        Happened::Started(1),
+        Happened::Exec(ExecOutcome::Success, Some(1)),
+        Happened::Exited(0),
+    ] {
+        registry.lifecycle.note(&container, what);
+    }
+    let pause = ("io.kubernetes.cri.container-type".to_owned(), "sandbox".to_owned());
+    let sandbox = link::Open { container: "s".into(), annotations: [pause].into(), ..open() };
+    let sandbox = registry.container(&sandbox, &link::InnerShim::default());
+    let overhead = Overhead { memory_bytes: Some(1 << 27), cpu_millis: Some(250) };
+    sandbox.extra.settle(Details { overhead, ..Details::default() });
+    let kata =
+        link::InnerShim { binary: "/opt/kata/bin/containerd-shim-kata-v2".into(), ..Default::default() };
+    let doubted = registry.container(&link::Open { container: "k".into(), ..open() }, &kata);
+    assert!(doubted.sampled(Sample::decode(&stats).expect("decodes"), SampleSource::Polled));
+}
+
+/// What a shim answers: nothing that the second cgroup version has is 0.
+fn stats() -> link::Stats {
     let cpu = v2::CPUStat {
         usage_usec: 3_000_000,
         user_usec: 2_000_000,
@@ -282,52 +313,35 @@ fn told(registry: &Registry) {
         io: MessageField::some(v2::IOStat { usage: vec![io], ..Default::default() }),
         ..Default::default()
     };
-    let stats = link::Stats {
+    link::Stats {
         time_ns: now_ns(),
         type_url: "io.containerd.cgroups.v2.Metrics".into(),
         value: metrics.write_to_bytes().expect("encodes"),
         source: EnumOrUnknown::new(link::StatsSource::STATS_SOURCE_POLLED),
         ..Default::default()
-    };
-    let mut sample = Sample::decode(&stats).expect("decodes");
-    // Only the first cgroup version counts these.
-    sample.failcnt = Some(1);
-    let earlier = Sample { time_ns: sample.time_ns - 1, cpu_ns: Some(1), ..sample.clone() };
-    assert!(container.sampled(earlier, SampleSource::Polled));
-    assert!(container.sampled(sample, SampleSource::Polled));
+    }
+}
+
+/// What this host's kernel says.
+fn figures() -> HostFigures {
     let counts = node::Counts { bytes: 1, packets: 2, errors: 3, dropped: 4 };
     let interface = Interface { received: counts, sent: counts };
-    let host = HostFigures {
+    HostFigures {
         time_ns: now_ns(),
         processes: Some(1),
         interfaces: Some([("eth0".to_owned(), interface)].into()),
         ..HostFigures::default()
-    };
-    container.live().host = Some(host);
+    }
+}
+
+/// What a stream of it has delivered.
+fn written() -> StreamCounts {
     let stream = StreamCounts::new(StreamKind::Stdout, "", None);
     stream.bytes.store(2, Ordering::Relaxed);
     stream.lines.store(1, Ordering::Relaxed);
     once(&stream.gap_bytes);
     stream.stalled(1);
-    container.live().streams.push(Arc::new(stream));
-    container.extra.settle(Details::default());
-    for what in [
-        Happened::Created(1),
-        Happened::Started(1),
-        Happened::Exec(ExecOutcome::Success, Some(1)),
-        Happened::Exited(0),
-    ] {
-        registry.lifecycle.note(&container, what);
-    }
-    let pause = ("io.kubernetes.cri.container-type".to_owned(), "sandbox".to_owned());
-    let sandbox = link::Open { container: "s".into(), annotations: [pause].into(), ..open() };
-    let sandbox = registry.container(&sandbox, &link::InnerShim::default());
-    let overhead = Overhead { memory_bytes: Some(1 << 27), cpu_millis: Some(250) };
-    sandbox.extra.settle(Details { overhead, ..Details::default() });
-    let kata =
-        link::InnerShim { binary: "/opt/kata/bin/containerd-shim-kata-v2".into(), ..Default::default() };
-    let doubted = registry.container(&link::Open { container: "k".into(), ..open() }, &kata);
-    assert!(doubted.sampled(Sample::decode(&stats).expect("decodes"), SampleSource::Polled));
+    stream
 }
 
 /// A pod that is a VM, and what was found beside it.

@@ -7,11 +7,12 @@
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use super::super::{
-    container::{Container, StreamCounts},
+    container::Container,
     families as f,
     families::Family,
     labels,
     registry::Registry,
+    stream::StreamCounts,
     text::{Text, Value},
 };
 
@@ -57,7 +58,7 @@ fn rows(registry: &Registry) -> BTreeMap<String, (u64, Figures)> {
             live.streams.iter().filter(|counts| counts.process.is_empty() && counts.silent().is_none());
         for counts in shown {
             let row = (live.created_ns, Figures::of(counts));
-            let known = rows.entry(names(&container, counts)).or_insert(row);
+            let known = rows.entry(names(registry, &container, counts)).or_insert(row);
             if known.0 < row.0 {
                 *known = row;
             }
@@ -67,8 +68,8 @@ fn rows(registry: &Registry) -> BTreeMap<String, (u64, Figures)> {
 }
 
 /// The labels of a stream.
-fn names(container: &Container, counts: &StreamCounts) -> String {
-    let mut out = container.names.clone();
+fn names(registry: &Registry, container: &Container, counts: &StreamCounts) -> String {
+    let mut out = labels::own(&container.identity, &registry.bounds);
     labels::push(&mut out, "stream", Some(counts.stream.label()));
     out
 }

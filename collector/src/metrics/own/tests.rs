@@ -87,9 +87,9 @@ fn names_follow_the_template() {
 fn durations_stay_when_their_wrapper_goes_and_what_is_in_flight_does_not() {
     let registry = Registry::new(Arc::default(), Backlog::default(), Vec::new(), Duration::from_secs(10));
     let wrapper = registry.attach(&hello(1));
-    wrapper.reported(report(3));
+    wrapper.reported(&report(3));
     let other = registry.attach(&hello(2));
-    other.reported(report(4));
+    other.reported(&report(4));
     let find = |name: &str, method: &str| {
         let shown = exposition::parse(&render_own(&registry));
         let all: Vec<_> = shown.into_iter().flat_map(|family| family.samples).collect();
@@ -114,9 +114,9 @@ fn durations_stay_when_their_wrapper_goes_and_what_is_in_flight_does_not() {
     assert_eq!(value("shimtap_rpc_duration_seconds_count", "Create"), Some(7.0));
     // One that comes back replaces its report instead of adding to it.
     let again = registry.attach(&hello(1_050));
-    again.reported(report(5));
+    again.reported(&report(5));
     registry.detach(&again);
-    registry.attach(&hello(1_050)).reported(report(6));
+    registry.attach(&hello(1_050)).reported(&report(6));
     assert_eq!(value("shimtap_rpc_duration_seconds_count", "Create"), Some(13.0));
 }
 
@@ -133,7 +133,7 @@ fn pods_without_a_wrapper_are_counted_from_none_on() {
     for n in 1..=2 {
         let start = registry.attach(&hello(n));
         let count = link::Count { name: "unwrapped_starts".into(), value: 1, ..Default::default() };
-        start.reported(link::Report { counts: vec![count], ..Default::default() });
+        start.reported(&link::Report { counts: vec![count], ..Default::default() });
         registry.detach(&start);
         assert_eq!(told(), rows(n));
     }

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, mem};
 
-use super::{Device, Fault, Io, Sample};
+use super::{Device, Devices, Fault, Io, Sample};
 
 /// Devices of one container whose guest names them: those that it named first, for as long as it lives.
 pub(super) const DEVICES: usize = 64;
@@ -16,19 +16,20 @@ const NAME_BYTES: usize = 64;
 pub(super) fn bound(sample: &mut Sample) {
     let said = mem::take(&mut sample.devices);
     let plain = said.into_iter().map(|(device, io)| (Device { name: plain(&device.name), ..device }, io));
-    sample.devices = plain.take(HOST_DEVICES.saturating_add(1)).collect();
-    if sample.devices.len() > HOST_DEVICES {
-        sample.devices.pop_last();
+    let mut kept: BTreeMap<Device, Io> = plain.take(HOST_DEVICES.saturating_add(1)).collect();
+    if kept.len() > HOST_DEVICES {
+        kept.pop_last();
         sample.faults.insert(Fault::DevicesDropped);
     }
+    sample.devices = kept.into();
 }
 
 /// Devices are those of before, and as many others as there is room for: a container that names others in each answer has no
 /// more series in a week than in one page. A device is its numbers; a name is only taken of this host.
-pub(super) fn settle(sample: &mut Sample, before: Option<&BTreeMap<Device, Io>>, host_visible: bool) {
+pub(super) fn settle(sample: &mut Sample, before: Option<&Devices>, host_visible: bool) {
     let most = if host_visible { HOST_DEVICES } else { DEVICES };
     let mut kept: BTreeMap<(u64, u64), (String, Io)> = BTreeMap::new();
-    let old = before.into_iter().flatten().map(|(device, io)| (device.clone(), *io));
+    let old = before.into_iter().flat_map(Devices::iter).map(|(device, io)| (device.clone(), *io));
     for (device, io) in old.chain(mem::take(&mut sample.devices)) {
         let numbers = (device.major, device.minor);
         let name = if host_visible { device.name } else { String::new() };
@@ -157,10 +158,10 @@ mod tests {
                 let type_url = name.to_owned();
                 let stats = link::Stats { time_ns: now_ns() + n, type_url, value, ..Default::default() };
                 if let Ok(sample) = Sample::decode(&stats) {
-                    prop_assert!(sample.devices.len() <= HOST_DEVICES);
+                    prop_assert!(sample.devices.iter().len() <= HOST_DEVICES);
                     container.sampled(sample, SampleSource::Polled);
                 }
-                let kept = container.live().sample.as_ref().map_or(0, |sample| sample.devices.len());
+                let kept = container.live().sample.as_ref().map_or(0, |sample| sample.devices.iter().len());
                 prop_assert!(kept <= DEVICES, "{kept} devices");
             }
             let all = Wanted { scope: Scope::All, profile: Profile::Full, times: true };
@@ -194,9 +195,9 @@ mod tests {
         }
         let live = container.live();
         let sample = live.sample.as_ref().expect("the last");
-        assert_eq!(sample.devices.len(), DEVICES);
+        assert_eq!(sample.devices.iter().len(), DEVICES);
         assert!(sample.faults.has(Fault::DevicesDropped));
-        assert!(sample.devices.keys().all(|device| device.major < 64), "those that it had first");
+        assert!(sample.devices.iter().all(|(device, _)| device.major < 64), "those that it had first");
     }
 
     #[test]

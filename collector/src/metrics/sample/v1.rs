@@ -3,6 +3,8 @@
 //! The message does not say which rows of memory.stat its sender has filled in, and a v2 guest has few of them. So each
 //! figure that may be 0 is held against what the rest of the message proves.
 
+use std::collections::BTreeMap;
+
 use containerd_shim_protos::cgroups::metrics::{BlkIOEntry, BlkIOStat, MemoryEntry, MemoryStat, Metrics};
 
 use super::{Device, Fault, Io, Layout, PageFaults, Sample, known, limit};
@@ -114,8 +116,9 @@ fn failcnt(count: u64, proof: &Proof) -> Option<u64> {
 fn block_io(sample: &mut Sample, blkio: &BlkIOStat) {
     // Of a v2 guest everything stands in one list.
     let alone = blkio.io_serviced_recursive.is_empty();
+    let mut devices: BTreeMap<Device, Io> = BTreeMap::new();
     for entry in &blkio.io_service_bytes_recursive {
-        let io = sample.devices.entry(device(entry)).or_default();
+        let io = devices.entry(device(entry)).or_default();
         match Operation::of(&entry.op) {
             Operation::Read => io.read_bytes = Some(entry.value),
             Operation::Write => io.written_bytes = Some(entry.value),
@@ -131,7 +134,7 @@ fn block_io(sample: &mut Sample, blkio: &BlkIOStat) {
         }
     }
     for entry in &blkio.io_serviced_recursive {
-        let io = sample.devices.entry(device(entry)).or_default();
+        let io = devices.entry(device(entry)).or_default();
         match Operation::of(&entry.op) {
             Operation::Read => io.reads = Some(entry.value),
             Operation::Write => io.writes = Some(entry.value),
@@ -139,7 +142,7 @@ fn block_io(sample: &mut Sample, blkio: &BlkIOStat) {
         }
     }
     // Rows of sums and discards alone say nothing of a device.
-    sample.devices.retain(|_, io| *io != Io::default());
+    sample.devices = devices.into_iter().filter(|(_, io)| *io != Io::default()).collect();
 }
 
 /// What a row of block IO counts.

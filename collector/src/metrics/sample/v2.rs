@@ -24,18 +24,17 @@ pub(super) fn read(metrics: &Metrics) -> Sample {
         sample.threads = known(pids.current);
         sample.threads_max = limit(pids.limit);
     }
-    for entry in metrics.io.iter().flat_map(|io| &io.usage) {
+    let devices = metrics.io.iter().flat_map(|io| &io.usage).map(|entry| {
         let device = Device { major: entry.major, minor: entry.minor, name: String::new() };
-        sample.devices.insert(
-            device,
-            Io {
-                reads: Some(entry.rios),
-                writes: Some(entry.wios),
-                read_bytes: Some(entry.rbytes),
-                written_bytes: Some(entry.wbytes),
-            },
-        );
-    }
+        let io = Io {
+            reads: Some(entry.rios),
+            writes: Some(entry.wios),
+            read_bytes: Some(entry.rbytes),
+            written_bytes: Some(entry.wbytes),
+        };
+        (device, io)
+    });
+    sample.devices = devices.collect();
     sample
 }
 

@@ -44,7 +44,7 @@ fn a_captured_answer_with_page_cache_has_the_right_working_set() {
     assert_eq!((got.cpu_user_ns, got.cpu_system_ns), (Some(7_297_484_000), Some(1_422_830_000)));
     assert_eq!((got.max_usage, got.threads, got.threads_max), (Some(66_269_184), Some(1), None));
     assert_eq!((got.rss, got.cache, got.mapped_file, got.swap, got.failcnt), (None, None, None, None, None));
-    assert_eq!((got.periods, got.oom_kills, got.devices.len()), (None, None, 0));
+    assert_eq!((got.periods, got.oom_kills, got.devices.iter().len()), (None, None, 0));
     assert_eq!(faults(&got), [Fault::InactiveFileRepaired, Fault::MemoryRowsMissing]);
 }
 

@@ -57,6 +57,6 @@ fn what_katas_go_shim_is_feared_to_say_wrongly_is_absent_and_its_total_is_given(
     for kind in [ShimKind::Host, ShimKind::Other] {
         let got = read().doubt(kind);
         assert_eq!((got.cpu_user_ns, got.cpu_system_ns), (Some(600_000), Some(300_000)), "{kind:?}");
-        assert_eq!((got.devices.len(), faults(&got)), (1, Vec::new()));
+        assert_eq!((got.devices.iter().len(), faults(&got)), (1, Vec::new()));
     }
 }
