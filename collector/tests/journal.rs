@@ -257,6 +257,15 @@ impl Mounted {
         Self::mount(&["-t", "tmpfs", "-o", "size=6m"], "none".as_ref(), at)
     }
 
+    /// An ext4 of 64 MiB that lies in `image`, made with these options.
+    fn on_loop(options: &[&str], image: &std::path::Path, at: &std::path::Path) -> Option<Self> {
+        fs::File::create(image).and_then(|file| file.set_len(64 << 20)).expect("an image");
+        let made = Command::new("/sbin/mkfs.ext4").args(["-q", "-F"]).args(options).arg(image).output();
+        made.is_ok_and(|made| made.status.success())
+            .then(|| Self::mount(&["-o", "loop"], image, at))
+            .flatten()
+    }
+
     /// Takes all the room it has left.
     fn fill(&self) -> std::path::PathBuf {
         let ballast = self.0.join("ballast");
@@ -283,17 +292,10 @@ struct Thin {
 impl Thin {
     fn mount(dir: &std::path::Path) -> Option<Self> {
         let under = Mounted::small(&dir.join("under"))?;
-        let image = under.0.join("image");
-        fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).expect("an image");
         // Without a journal of its own, which would give up at the first fault.
-        let made = Command::new("/sbin/mkfs.ext4")
-            .args(["-q", "-F", "-N", "64", "-b", "4096", "-O", "^has_journal"])
-            .arg(&image)
-            .output();
-        made.is_ok_and(|made| made.status.success())
-            .then(|| Mounted::mount(&["-o", "loop"], &image, &dir.join("disk")))
-            .flatten()
-            .map(|disk| Self { disk, under })
+        let options = ["-N", "64", "-b", "4096", "-O", "^has_journal"];
+        let disk = Mounted::on_loop(&options, &under.0.join("image"), &dir.join("disk"))?;
+        Some(Self { disk, under })
     }
 }
 

@@ -9,6 +9,7 @@ pub mod cgroup;
 mod cri_log;
 pub mod exposition;
 pub mod families;
+mod heads;
 mod holes;
 mod journal;
 pub mod moved;

@@ -25,7 +25,7 @@ macro_rules! cases {
 }
 
 cases! {
-    pinned Pinned: processes, sinks, refuses, damage, spool_full;
+    pinned Pinned: processes, sinks, refuses, damage, spool_full, heads;
     packaged Packaged: limited, file_disk, journal_disk, output, spool_damage;
 }
 

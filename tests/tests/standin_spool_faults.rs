@@ -5,15 +5,14 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
-    process::Command,
     time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use shimtap_tests::oracle::one_tape;
 use shimtap_tests::rig::collector::Collector;
+use shimtap_tests::rig::disk::Disk;
 use shimtap_tests::rig::eventually;
 use shimtap_tests::standin::{
     client::{
@@ -220,19 +219,9 @@ fn what_a_spoilt_file_has_cost_is_a_hole() -> Result<()> {
     collector.stop()
 }
 
-/// Unmounted when dropped.
-struct Mounted(PathBuf);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("fsfreeze").arg("-u").arg(&self.0).output();
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-    }
-}
-
 /// A pod that runs and whose output may be spooled to this disk, and no collector any more. The disk is to be let go of first:
 /// the pod's lab removes what is on it.
-fn abandoned(script: &Script, disk: impl FnOnce(&Path) -> Result<Mounted>) -> Result<(Pod, Fifos, Mounted)> {
+fn abandoned(script: &Script, disk: impl FnOnce(&Path) -> Result<Disk>) -> Result<(Pod, Fifos, Disk)> {
     let text = "deaths = 0\n[spool]\ndisk_free_percent = 0\ndisk_free_bytes = 0\n";
     let pod = wrapped_in(script, |lab| lab.reconfigure("deaths = 0\n", text))?;
     let path = pod.lab.spool_dir().join("disk");
@@ -248,7 +237,7 @@ fn abandoned(script: &Script, disk: impl FnOnce(&Path) -> Result<Mounted>) -> Re
 }
 
 /// The same, when all was written.
-fn on_disk(script: &Script, disk: impl FnOnce(&Path) -> Result<Mounted>) -> Result<(Pod, Mounted)> {
+fn on_disk(script: &Script, disk: impl FnOnce(&Path) -> Result<Disk>) -> Result<(Pod, Disk)> {
     let (pod, fifos, mounted) = abandoned(script, disk)?;
     let all = script.stdout.bytes("stdout").len();
     let began = Instant::now();
@@ -260,11 +249,7 @@ fn on_disk(script: &Script, disk: impl FnOnce(&Path) -> Result<Mounted>) -> Resu
 #[test]
 fn a_disk_that_is_full() -> Result<()> {
     let script = Script { until_killed: true, ..steady(30_000) };
-    let (pod, _mounted) = on_disk(&script, |path| {
-        let options = Some("size=512k,mode=700");
-        mount(Some("none"), path, Some("tmpfs"), MsFlags::empty(), options).context("mount a small disk")?;
-        Ok(Mounted(path.to_owned()))
-    })?;
+    let (pod, _mounted) = on_disk(&script, |path| Disk::in_memory(path, 512 << 10))?;
     let collector = pod.lab.collector()?;
     let judgement = judged(&collector, "task", "stdout", &script.stdout.bytes("stdout"))?;
     ensure!(judgement.gaps.keys().all(|reason| reason == "overflow"), "{judgement:?}");
@@ -275,20 +260,10 @@ fn a_disk_that_is_full() -> Result<()> {
 }
 
 /// A file system that takes no write: fsfreeze(8) on a loop device. Whoever writes to it hangs until it is thawed.
-fn frozen_disk(path: &Path) -> Result<Mounted> {
-    let image = &path.with_file_name("disk.image");
-    let run = |command: &mut Command| -> Result<()> {
-        let ran = command.output().with_context(|| format!("{command:?}"))?;
-        ensure!(ran.status.success(), "{command:?}: {}", String::from_utf8_lossy(&ran.stderr));
-        Ok(())
-    };
-    fs::File::create(image)?.set_len(64 << 20)?;
-    run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image))?;
-    run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(path))?;
-    let mounted = Mounted(path.to_owned());
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    run(Command::new("fsfreeze").arg("-f").arg(path))?;
-    Ok(mounted)
+fn frozen_disk(path: &Path) -> Result<Disk> {
+    let disk = Disk::on_loop(path, 64 << 20)?;
+    disk.freeze()?;
+    Ok(disk)
 }
 
 /// The child that writes, where there is one and it hangs.

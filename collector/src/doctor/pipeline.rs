@@ -63,7 +63,7 @@ fn head_of(section: &str, journal: &HealthJournal) -> Vec<Finding> {
     let mut found = Vec::new();
     if journal.stalled {
         let what = "the journal cannot be written; wrappers keep what they can, then output is missing";
-        let remedy = "see shimtap_journal_errors_total for the errno, and the disk of its dir";
+        let remedy = "see shimtap_journal_errors_total for the errno, and the disk of its dir: where there is none, a write hangs";
         let stalled = Finding::new(Id::JournalStalled, Severity::Fault, Whose::Node, what, remedy);
         found.push(stalled.about([section.to_owned()]));
     }

@@ -7,7 +7,7 @@ use tokio::{
     net::UnixStream,
     sync::{Semaphore, watch},
     task::JoinSet,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tracing::{debug, warn};
 
@@ -24,6 +24,9 @@ pub type ListenFault = SocketFault;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often ended tasks and orphaned streams are looked for, at least.
 const SWEEP: Duration = Duration::from_secs(5);
+/// A head of the journal that has no room within this time is asked again with the next sweep: its disk may be full or hang, and
+/// streams of the other one end all the same.
+const ROOM_TIME: Duration = Duration::from_secs(1);
 
 /// A bound socket that nobody is accepted from yet.
 #[derive(Debug)]
@@ -120,11 +123,20 @@ async fn sweep(ingest: Arc<Ingest>, mut stop: watch::Receiver<bool>) {
             _ = stop.wait_for(|stop| *stop) => return,
         }
         ingest.registry.sweep(orphan);
+        let mut full = Vec::new();
         for slot in ingest.streams.orphans(orphan) {
+            let home = slot.next_home();
+            if full.contains(&home) {
+                continue;
+            }
             let room = tokio::select! {
                 // Cancel-safe: nothing was taken off the stream yet.
-                room = ingest.outlets.of(slot.next_home()).room(2, slot.held()) => room,
+                room = timeout(ROOM_TIME, ingest.outlets.of(home).room(2, slot.held())) => room,
                 _ = stop.wait_for(|stop| *stop) => return,
+            };
+            let Ok(room) = room else {
+                full.push(home);
+                continue;
             };
             // Its wrapper may have come back while we waited for room.
             let Ok(batch) = slot.abandon() else { continue };

@@ -1,5 +1,7 @@
 //! What the messages of one wrapper mean. No IO: it takes decoded messages and says what goes back.
 
+mod output;
+
 use std::{
     collections::HashMap,
     path::Path,
@@ -14,19 +16,17 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Ingest,
     acks::Acks,
-    data::Data,
     event_label::EventLabel,
     fault::IngestFault,
     happened::happened,
     stream_counts::{not_captured, show},
-    streams::{Place, Refused, Slot},
+    streams::{Place, Slot},
 };
 use crate::{
     enrich::ShimKind,
-    event::{Batch, Origin, StreamKind, StreamName, URGENT_BYTES},
+    event::{Origin, StreamKind, StreamName},
     metrics::{About, Container, Death, Notice, Sample, SampleSource, Undecoded, Unwrapped, Update, Wrapper},
     rules::Rules,
-    sinks::Room,
     time::now_ns,
 };
 
@@ -56,12 +56,6 @@ pub(super) struct Session {
 
 /// The version of the link that this release speaks; `next_link` is the tests' next one and set by no build of ours.
 const PROTOCOL: u32 = if cfg!(next_link) { link::PROTOCOL + 1 } else { link::PROTOCOL };
-/// How long an unfinished line waits for its end before what is there of it is made durable.
-const FRAGMENT_DELAY: Duration = Duration::from_millis(200);
-/// A line of which something is to be taken out is not made durable in pieces, unless its wrapper's window is filling.
-/// Whether it is, is looked at this often.
-const WHOLE_DELAY: Duration = Duration::from_millis(800);
-
 /// Most events kept for tasks that are still to be announced; a pod has few containers.
 const EARLY: usize = 256;
 
@@ -152,54 +146,6 @@ impl Session {
     /// The answers to all announcements so far were sent.
     pub(super) fn announced(&self) {
         self.acks.announced();
-    }
-
-    /// When unfinished lines have waited long enough; `None` where there are none.
-    pub(super) fn fragments_due(&self) -> Option<Instant> {
-        self.unfinished.values().min().map(|since| *since + FRAGMENT_DELAY)
-    }
-
-    /// Sends on what is there of lines that have waited long enough. Cancel-safe as `take` is.
-    pub(super) async fn fragments(&mut self) -> Result<(), IngestFault> {
-        // The wrapper's window may be full of such lines; what it waits for is then the acknowledgement of these bytes.
-        let urgent = u64::try_from(self.held).is_ok_and(|held| held >= URGENT_BYTES);
-        let now = Instant::now();
-        let due = self.unfinished.iter().filter(|(_, since)| **since + FRAGMENT_DELAY <= now);
-        for handle in due.map(|(handle, _)| *handle).collect::<Vec<_>>() {
-            let slot = self.slot(handle)?;
-            if !urgent && slot.wants_whole_lines() {
-                self.unfinished.entry(handle).and_modify(|since| *since = now + WHOLE_DELAY);
-                continue;
-            }
-            let before = slot.held();
-            let room = self.room(&slot, 1, before).await;
-            let batch = slot.fragment(self.id, urgent).map_err(|refused| refusal(handle, &slot, refused))?;
-            self.sent_on(handle, &slot, before, batch, room);
-            // A CR that may be half of a line's end stays, and waits anew.
-            self.unfinished.entry(handle).and_modify(|since| *since = now);
-        }
-        Ok(())
-    }
-
-    /// Waits for room in the queue of the head of the journal that the stream's next records go to. Cancel-safe.
-    async fn room(&self, slot: &Slot, records: usize, bytes: usize) -> Room {
-        slot.settled().await;
-        self.ingest.outlets.of(slot.next_home()).room(records, bytes).await
-    }
-
-    /// Hands on what a message made of stream `handle`, which held `before` bytes of an unfinished line.
-    fn sent_on(&mut self, handle: u32, slot: &Slot, before: usize, batch: Option<Batch>, room: Room) {
-        let held = slot.held();
-        self.held = self.held.saturating_sub(before).saturating_add(held);
-        if held == 0 {
-            self.unfinished.remove(&handle);
-        } else if batch.is_some() || before == 0 {
-            self.unfinished.insert(handle, Instant::now());
-        }
-        if let Some(batch) = batch {
-            self.ingest.outlets.of(slot.home()).submit(batch, room);
-            self.acks.expect();
-        }
     }
 
     /// Takes a message; gives what it is answered, if anything. Waits for room in the sink's queue and for nothing
@@ -335,41 +281,6 @@ impl Session {
         answers
     }
 
-    /// Takes bytes, as `take` does.
-    pub(super) async fn data(&mut self, data: Data) -> Result<(), IngestFault> {
-        let Data { handle, ref bytes, .. } = data;
-        let slot = self.slot(handle)?;
-        if bytes.len() > link::DATA_MAX {
-            return Err(IngestFault::Order("a Data of more than 64 KiB"));
-        }
-        // A line per newline, a hole of two reasons and what it cuts, and the pieces of a long line.
-        let records = memchr::memchr_iter(b'\n', bytes).count().saturating_add(5);
-        let before = slot.held();
-        let room = self.room(&slot, records, bytes.len().saturating_add(before)).await;
-        let batch = slot.data(self.id, data, records).map_err(|refused| refusal(handle, &slot, refused))?;
-        self.sent_on(handle, &slot, before, batch, room);
-        Ok(())
-    }
-
-    async fn gap(&mut self, gap: &link::Gap) -> Result<(), IngestFault> {
-        let slot = self.slot(gap.handle)?;
-        let before = slot.held();
-        let room = self.room(&slot, 4, before).await;
-        let batch = slot.gap(self.id, gap).map_err(|refused| refusal(gap.handle, &slot, refused))?;
-        self.sent_on(gap.handle, &slot, before, batch, room);
-        Ok(())
-    }
-
-    async fn close(&mut self, close: &link::Close) -> Result<(), IngestFault> {
-        let slot = self.slot(close.handle)?;
-        let before = slot.held();
-        let room = self.room(&slot, 4, before).await;
-        let batch = slot.close(self.id, close).map_err(|refused| refusal(close.handle, &slot, refused))?;
-        self.sent_on(close.handle, &slot, before, batch, room);
-        self.acks.closed(close.handle);
-        Ok(())
-    }
-
     fn stats(&self, stats: &link::Stats) -> Result<(), IngestFault> {
         let task = self.tasks.get(&stats.task).ok_or(IngestFault::Handle(stats.task))?;
         let totals = &self.ingest.registry.totals;
@@ -471,15 +382,6 @@ pub(super) fn answer(body: from_collector::Body) -> link::FromCollector {
 /// As the wire has it.
 pub(super) fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
-}
-
-fn refusal(handle: u32, slot: &Slot, refused: Refused) -> IngestFault {
-    match refused {
-        Refused::Superseded => IngestFault::Superseded(handle),
-        Refused::Fault(source) => {
-            IngestFault::Position { handle, container: slot.origin.name.container.clone(), source }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -227,11 +227,14 @@ impl Appender {
 
     /// Appends the frame, however long the disk refuses it, and acknowledges; false where it was told to give up.
     async fn append(&mut self, kind: Kind) -> bool {
+        let journal = Arc::clone(&self.journal);
+        // Until there is room in the files again: a disk that hangs does so anywhere.
+        let _at_it = journal.counts().stalled.begin();
         let mut backoff = BACKOFF_MIN;
         let mut failing = false;
         while let Err(fault) = self.try_append(kind) {
             self.journal.counts().error(&fault.errno());
-            self.journal.counts().stalled.set(1);
+            self.journal.counts().stalled.refused(true);
             if !failing {
                 warn!(error = %fault, "the journal cannot be written; holding back acknowledgements");
             }
@@ -245,7 +248,7 @@ impl Appender {
             backoff = backoff.saturating_mul(2).min(BACKOFF_MAX);
         }
         if failing {
-            self.journal.counts().stalled.set(0);
+            self.journal.counts().stalled.refused(false);
             info!("the journal is writable again");
         }
         self.acknowledge();

@@ -3,19 +3,18 @@
 //! A reader holds nobody: what retention drops before it came to it, it finds missing, and says so with a hole of its
 //! own. Fragments are joined here, so that whoever takes from it sees lines.
 
+mod missing;
+mod source;
+
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout},
-};
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     Fetch, Journal,
@@ -25,13 +24,9 @@ use super::{
     tail::Fresh,
 };
 use crate::{
-    event::{Batch, Body, Ending, Flags, HoleReason, Origin, Receipt, Record},
+    event::{Batch, Ending, HoleReason, Origin, Receipt, Record},
     process::Joiner,
-    sinks::{Settle, Source, Waiting},
 };
-
-/// A reader that is this far behind does not wait for more. It is below what a wrapper sends ahead.
-const ENOUGH: u64 = 128 << 10;
 
 /// One reader's place, and what it has read ahead.
 #[derive(Debug)]
@@ -284,80 +279,6 @@ impl Reader {
         Batch { origin, records, end, ending, receipt, received, last: false }
     }
 
-    /// What this reader does not get any more.
-    fn hole(&self, from: u64, to: u64, time_ns: u64) -> Record {
-        let reason = if self.damaged { HoleReason::JournalDamaged } else { HoleReason::Retention };
-        self.cursor.lost.add(reason, to.saturating_sub(from));
-        Record { from, to, time_ns, flags: Flags::NONE, body: Body::hole(reason) }
-    }
-
-    /// The same, of a range in which may be what the journal's other head has: that is not lost, and stays to be told apart.
-    fn missing(&self, stream: u32, from: u64, to: u64, time_ns: u64) -> Vec<Record> {
-        let moved = self.journal.state().table.get(stream).map(|row| row.moved.clone()).unwrap_or_default();
-        let mut records = Vec::new();
-        let mut at = from;
-        for (begin, end) in moved {
-            let (begin, end) = (begin.max(at), end.min(to));
-            if begin >= end {
-                continue;
-            }
-            if at < begin {
-                records.push(self.hole(at, begin, time_ns));
-            }
-            let body = Body::hole(HoleReason::Moved);
-            records.push(Record { from: begin, to: end, time_ns, flags: Flags::NONE, body });
-            at = end;
-        }
-        if at < to {
-            records.push(self.hole(at, to, time_ns));
-        }
-        records
-    }
-
-    /// What was given to an earlier process, was not acknowledged, and is not here any more.
-    fn give_up_wanted(&mut self) {
-        let behind = self.wanted.split_off(&self.position);
-        for (seq, open) in std::mem::replace(&mut self.wanted, behind) {
-            let origin = self.journal.state().table.get(open.stream).map(|row| Arc::clone(&row.origin));
-            let Some(origin) = origin.filter(|_| open.to > open.from) else {
-                self.cursor.acknowledge(seq);
-                continue;
-            };
-            let hole = self.hole(open.from, open.to, open.time_ns);
-            let batch = self.delivery(origin, vec![hole], None, Instant::now(), vec![seq]);
-            self.ready.push_back((open.time_ns, batch));
-        }
-    }
-
-    /// At the end everything that was appended was read: what is not there was dropped.
-    fn look_for_missed(&mut self) {
-        let mut missed = Vec::new();
-        {
-            let state = self.journal.state();
-            if state.drops == self.drops || self.position < state.next {
-                return;
-            }
-            self.drops = state.drops;
-            for row in state.table.rows() {
-                let promised = self.ends.get(&row.id).copied();
-                let promised = promised.or_else(|| (row.id >= self.born).then_some(0));
-                if let Some(from) = promised.filter(|from| *from < row.end) {
-                    missed.push((row.id, Arc::clone(&row.origin), from, row.end, row.last_ns));
-                }
-            }
-        }
-        for (stream, origin, from, to, time_ns) in missed {
-            self.ends.insert(stream, to);
-            let missing = self.missing(stream, from, to, time_ns);
-            // A line that went on there does not any more.
-            let joined = self.joiner.take(stream, self.position, missing, None);
-            self.cursor.skip(stream, to);
-            let batch = self.delivery(origin, joined.records, None, Instant::now(), joined.finished);
-            self.ready.push_back((0, batch));
-        }
-        self.damaged = false;
-    }
-
     /// The next batch; where there is none, whether there will be none.
     pub(super) fn try_next(&mut self) -> Result<Batch, bool> {
         loop {
@@ -398,54 +319,6 @@ impl Reader {
     /// So much that was promised is not here, though it was not dropped.
     pub(super) fn lost(&self, reason: HoleReason, bytes: u64) {
         self.cursor.lost.add(reason, bytes);
-    }
-}
-
-impl Source for Reader {
-    /// Where the journal is in memory, no place of a sink outlives a power cut: then there is nothing to be done.
-    fn settle_first(&mut self, settle: Arc<dyn Settle>) -> bool {
-        let outlives = !self.journal.is_in_memory();
-        if outlives {
-            self.cursor.settle_first(settle);
-        }
-        outlives
-    }
-
-    async fn recv(&mut self) -> Option<Waiting> {
-        loop {
-            // Before looking: what comes meanwhile is looked for again.
-            self.look();
-            match self.try_next() {
-                Ok(batch) => return Some(Waiting::without_room(batch)),
-                Err(true) => return None,
-                Err(false) => {}
-            }
-            self.grown().await;
-        }
-    }
-
-    fn try_recv(&mut self) -> Option<Waiting> {
-        self.try_next().ok().map(Waiting::without_room)
-    }
-
-    async fn gather(&mut self, limit: Duration) {
-        let enough = async {
-            loop {
-                self.grown.borrow_and_update();
-                let (output, closed) = {
-                    let state = self.journal.state();
-                    (state.output, state.closed)
-                };
-                if closed || output.saturating_sub(self.output) >= ENOUGH {
-                    return;
-                }
-                if self.grown.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        // Out of time or not: what is there is taken.
-        let _ = timeout(limit, enough).await;
     }
 }
 

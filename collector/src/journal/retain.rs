@@ -10,7 +10,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -154,9 +154,13 @@ impl Journal {
         };
         let Some(path) = path else { return Ok(()) };
         fs::remove_file(&path).map_err(|source| JournalFault::Io { doing: "removing", path, source })?;
-        let mut state = self.state();
-        state.drops = state.drops.wrapping_add(1);
-        if let Some(part) = state.parts.pop_front() {
+        let gone = {
+            let mut state = self.state();
+            state.drops = state.drops.wrapping_add(1);
+            state.parts.pop_front()
+        };
+        // Closed without the lock, here: the last one to close a removed file may wait for its disk.
+        if let Some(part) = gone {
             self.dropped(reason, part.streams.values());
         }
         Ok(())
@@ -182,21 +186,34 @@ impl Journal {
             path: plan.path.clone(),
             source,
         })?;
+        let spent = self.rewritten(at, &plan, gone, reason, has_frames.then_some((file, size)));
+        if let Some(path) = &spent.merged {
+            let _ = fs::remove_file(path);
+        }
+        Ok(())
+    }
+
+    /// A rewritten file (or none, where nothing was left) is in the place of number `at`, and of the one before it where the
+    /// plan said so.
+    fn rewritten(
+        &self,
+        at: usize,
+        plan: &Plan,
+        gone: &HashSet<u32>,
+        reason: DropReason,
+        fresh: Option<(File, u64)>,
+    ) -> Spent {
         let mut state = self.state();
         state.drops = state.drops.wrapping_add(1);
-        let Some(mut part) = state.parts.remove(at) else { return Ok(()) };
-        self.dropped(
-            reason,
-            part.streams
-                .extract_if(|stream, _| gone.contains(stream))
-                .map(|(_, n)| n)
-                .collect::<Vec<_>>()
-                .iter(),
-        );
-        if plan.merges
-            && let Some(before) = state.parts.remove(at.saturating_sub(1))
-        {
-            let _ = fs::remove_file(&part.path);
+        let Some(mut part) = state.parts.remove(at) else { return Spent::default() };
+        let mut spent = Spent { merged: None, files: vec![Arc::clone(&part.file)] };
+        let dropped: Vec<u64> =
+            part.streams.extract_if(|stream, _| gone.contains(stream)).map(|(_, bytes)| bytes).collect();
+        self.dropped(reason, dropped.iter());
+        let before = at.checked_sub(1).filter(|_| plan.merges);
+        if let Some(before) = before.and_then(|before| state.parts.remove(before)) {
+            spent.merged = Some(part.path.clone());
+            spent.files.push(before.file);
             for (stream, bytes) in before.streams {
                 part.holds(stream, bytes);
             }
@@ -205,13 +222,13 @@ impl Journal {
             part.first = before.first;
             part.damaged |= before.damaged;
         }
-        if has_frames {
-            (part.path, part.file, part.body, part.size) = (plan.path, Arc::new(file), plan.body, size);
+        if let Some((file, size)) = fresh {
+            (part.path, part.file, part.body, part.size) =
+                (plan.path.clone(), Arc::new(file), plan.body, size);
             part.version = VERSION;
-            let at = if plan.merges { at.saturating_sub(1) } else { at };
-            state.parts.insert(at, part);
+            state.parts.insert(before.unwrap_or(at), part);
         }
-        Ok(())
+        spent
     }
 
     fn plan(&self, at: usize, gone: &HashSet<u32>) -> Option<Plan> {
@@ -238,9 +255,19 @@ impl Journal {
     }
 }
 
+/// What is left of files when another one has taken their place: to be removed and closed without the journal's lock, for the
+/// last one to do so may wait for its disk.
+#[derive(Default)]
+struct Spent {
+    /// Of the file that went into the one before it.
+    merged: Option<PathBuf>,
+    /// Held for their end.
+    files: Vec<Arc<File>>,
+}
+
 /// What a rewritten file is made of.
 struct Plan {
-    path: std::path::PathBuf,
+    path: PathBuf,
     /// The file whose header it gets.
     header: Arc<File>,
     body: u64,

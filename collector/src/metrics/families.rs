@@ -189,7 +189,7 @@ families! {
     JOURNAL_DROPPED Own Counter "shimtap_journal_dropped_bytes_total" ["reason"] "Bytes of output that were dropped from the journal, delivered or not.";
     JOURNAL_FSYNC Own Histogram "shimtap_journal_fsync_seconds" [] "Time that fdatasync took.";
     JOURNAL_ERRORS Own Counter "shimtap_journal_errors_total" ["error"] "Failures of the journal, by errno.";
-    JOURNAL_STALLED Own Gauge "shimtap_journal_stalled" [] "1 while the journal cannot be written and acknowledgements are held back.";
+    JOURNAL_STALLED Own Gauge "shimtap_journal_stalled" [] "1 while the journal cannot be written, or a write of it has not come back for 5 s, and acknowledgements are held back.";
     JOURNAL_QUEUE Own Gauge "shimtap_journal_queue_bytes" [] "Bytes waiting for the journal, memory of their records included.";
     ACK_DELAY Own Histogram "shimtap_ack_delay_seconds" [] "From the arrival of bytes to their being durable.";
     SANDBOX_INFO Own Gauge "shimtap_sandbox_info" ["namespace", "pod", "sandbox", "shim", "shim_version", "shim_build_id", "hypervisor", "guest_kernel", "guest_image", "sandbox_cgroup_only", "confidential"] "Always 1: what a pod that is a VM consists of; what is not known is empty.";

@@ -2,10 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
-use super::totals::{Counter, Gauge, Histogram};
+use tokio::time::Instant;
+
+use super::totals::{Counter, Histogram};
 use crate::closed::{Counts, closed};
 
 closed! {
@@ -31,9 +37,56 @@ pub struct JournalTotals {
     pub dropped: Counts<DropReason>,
     /// Time that fdatasync(2) took.
     pub fsync: Histogram,
-    /// 1 while it cannot be written.
-    pub stalled: Gauge,
+    /// Whether it can be written.
+    pub stalled: Stall,
     errors: Mutex<BTreeMap<String, u64>>,
+}
+
+/// Whether the journal can be written: the system refuses it, or does not come back to say.
+#[derive(Debug, Default)]
+pub struct Stall {
+    refused: AtomicBool,
+    /// Since when the writer is at it, while it is.
+    since: Mutex<Option<Instant>>,
+}
+
+/// The writer is at it as long as this is there.
+#[derive(Debug)]
+pub struct AtIt<'a>(&'a Stall);
+
+/// A frame whose write has not come back for so long hangs: a disk with a full queue of its own takes a second or two.
+const HANGS: Duration = Duration::from_secs(5);
+
+// === impl Stall ===
+
+impl Stall {
+    /// The writer begins: a disk that hangs says nothing, so that others have to see it by the time that passes.
+    pub fn begin(&self) -> AtIt<'_> {
+        *self.since() = Some(Instant::now());
+        AtIt(self)
+    }
+
+    /// The system has refused a write, or has taken one.
+    pub fn refused(&self, refused: bool) {
+        self.refused.store(refused, Ordering::Relaxed);
+    }
+
+    /// 1 while it cannot be written.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        let hangs = self.since().is_some_and(|since| since.elapsed() >= HANGS);
+        u64::from(hangs || self.refused.load(Ordering::Relaxed))
+    }
+
+    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for AtIt<'_> {
+    fn drop(&mut self) {
+        *self.0.since() = None;
+    }
 }
 
 // === impl JournalTotals ===
@@ -50,5 +103,24 @@ impl JournalTotals {
     #[must_use]
     pub fn errors(&self) -> BTreeMap<String, u64> {
         self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_does_not_come_back_stalls_as_one_that_is_refused() {
+        let stall = Stall::default();
+        let at_it = stall.begin();
+        tokio::time::advance(HANGS - Duration::from_millis(1)).await;
+        assert_eq!(stall.get(), 0, "a busy disk");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(stall.get(), 1);
+        drop(at_it);
+        assert_eq!(stall.get(), 0, "it came back");
+        stall.refused(true);
+        assert_eq!(stall.get(), 1);
     }
 }

@@ -1,6 +1,8 @@
 //! A journal of two heads under the real collector: rules decide which one has a stream, and what becomes of one does not
 //! touch the other.
 
+mod left_behind;
+
 use std::{
     io::{BufRead, BufReader},
     path::Path,
@@ -12,7 +14,7 @@ use serde_json::Value;
 
 use super::{
     Mounted, journaled, line, lines,
-    peer::{Collector, PATIENCE, Peer, close, data, open, wait},
+    peer::{Collector, PATIENCE, Peer, close, data, gap, open, wait},
     step,
 };
 
@@ -181,4 +183,70 @@ async fn a_full_disk_holds_what_goes_there_and_nothing_else() {
     let records = journaled(&collector);
     is_whole(&records, "c", all, false);
     is_whole(&records, "other", all, false);
+}
+
+/// A disk on which every write hangs in the kernel as long as this is there.
+struct Frozen<'a>(&'a Mounted);
+
+impl<'a> Frozen<'a> {
+    fn freeze(disk: &'a Mounted) -> Self {
+        let said = Command::new("fsfreeze").arg("-f").arg(&disk.0).output().expect("fsfreeze is there");
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        Self(disk)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("-u").arg(&self.0.0).output();
+    }
+}
+
+/// A disk that hangs gives no error: nobody who writes comes back to say so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_holds_what_goes_there_and_nothing_else_and_is_named() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let Some(disk) = Mounted::on_loop(&[], &dir.path().join("image"), &dir.path().join("disk")) else {
+        eprintln!(
+            "skipped: mounting an ext4 on a loop device was refused; it runs as root where loop devices are"
+        );
+        return;
+    };
+    let on_disk = disk.0.join("journal");
+    let collector = Collector::with(|dir| two_heads(dir, &on_disk, TO_DISK));
+    let (mut held, _) = Peer::greet(&collector, 1).await;
+    let (mut free, _) = Peer::greet(&collector, 2).await;
+    held.open(open(0, "c", 1)).await;
+    free.open(open(0, "other", 2)).await;
+    let text = lines(0, 1_000);
+    let end = text.len() as u64;
+    held.send(data(1, 0, &text)).await;
+    free.send(data(1, 0, &text)).await;
+    held.acked(1, end).await;
+    let frozen = Frozen::freeze(&disk);
+    held.send(data(1, end, &lines(1_000, 1_100))).await;
+    collector.wait_metric("shimtap_journal_stalled{store=\"disk\"}", 1);
+    assert_eq!(collector.metric("shimtap_journal_stalled"), 0);
+    // What goes to memory is acknowledged and delivered as ever, and everybody is answered.
+    free.send(data(1, end, &lines(1_000, 2_000))).await;
+    free.acked(1, 2 * end).await;
+    wait("the file to have it", || {
+        let records = collector.records();
+        let of = |record: &&Value| record["container_id"] == "other";
+        records.iter().rfind(of).filter(|last| last["offset"]["to"] == 2 * end).map(drop)
+    });
+    is_whole(&journaled(&collector), "other", 2 * end, false);
+    let reached = 1_100 * step();
+    assert!(held.acked_by_now(1).await < Some(reached), "it is not written");
+    reload(&collector, TO_DISK, NO_RULE);
+    drop(frozen);
+    // What its wrapper had no room for meanwhile it says now, and that is counted.
+    held.send(gap(1, reached, reached + 30 * step())).await;
+    held.send(data(1, reached + 30 * step(), &lines(1_130, 1_200))).await;
+    held.acked(1, 1_200 * step()).await;
+    wait("the disk to be well", || {
+        (collector.metric("shimtap_journal_stalled{store=\"disk\"}") == 0).then_some(())
+    });
+    let dropped = "shimtap_log_gap_bytes_total{stream=\"stdout\",reason=\"overflow\"}";
+    assert_eq!(collector.metric(dropped), 30 * step());
 }

@@ -1,6 +1,6 @@
 //! The cases, by name: what `./dev test` runs of them is short, `./dev soak` runs all of them in turns with new seeds.
 
-use super::{Case, Disks, Trouble, Work};
+use super::{Case, Disks, Trouble, Work, heads};
 use crate::chaos::dice::Dice;
 use crate::rig::Version;
 
@@ -16,7 +16,7 @@ const SMALL_SPOOL: &str = "[spool]\nlimit_bytes = 1048576\ndisk_free_bytes = 0\n
 pub type Made = (&'static str, fn(Version, u64) -> Case);
 
 /// All of them, the short ones first.
-pub const ALL: [Made; 17] = [
+pub const ALL: [Made; 20] = [
     ("collector_dies", collector_dies),
     ("processes", processes),
     ("sinks", sinks),
@@ -25,6 +25,9 @@ pub const ALL: [Made; 17] = [
     ("file_disk", file_disk),
     ("journal_disk", journal_disk),
     ("damage", damage),
+    ("heads", heads),
+    ("head_disk_full", head_disk_full),
+    ("head_disk_hangs", head_disk_hangs),
     ("spool", spool),
     ("spool_full", spool_full),
     ("spool_disk", spool_disk),
@@ -53,6 +56,7 @@ impl Case {
             works: vec![TALK],
             troubles: Vec::new(),
             journal: "",
+            head: None,
             rules: "",
             shim: "",
             disks: Disks::default(),
@@ -135,6 +139,44 @@ pub fn journal_disk(version: Version, seed: u64) -> Case {
 pub fn damage(version: Version, seed: u64) -> Case {
     let troubles = vec![Trouble::JournalTruncated, Trouble::JournalFlipped, Trouble::JournalFlipped];
     Case { troubles, ..Case::new("damage", version, seed) }
+}
+
+/// A journal of two heads: rules move streams between them while they write, and the collector dies over it.
+#[must_use]
+pub fn heads(version: Version, seed: u64) -> Case {
+    let troubles = vec![
+        Trouble::StreamsMove,
+        Trouble::CollectorDiesOverAMove,
+        Trouble::CollectorDiesOverAMove,
+        Trouble::CollectorAway,
+        Trouble::CollectorHungUp,
+    ];
+    Case { works: vec![TALK, Work::Brief], troubles, ..two_heads("heads", version, seed) }
+}
+
+/// The disk under one head is full: what goes there waits and is counted where it is dropped, and the other head goes on.
+#[must_use]
+pub fn head_disk_full(version: Version, seed: u64) -> Case {
+    let disks = Disks { head_bytes: 12 << 20, ..Disks::default() };
+    let troubles = vec![Trouble::HeadDiskFull, Trouble::StreamsMove];
+    Case { troubles, disks, ..two_heads("head_disk_full", version, seed) }
+}
+
+/// That disk hangs, for longer than wrappers have room for what goes there.
+#[must_use]
+pub fn head_disk_hangs(version: Version, seed: u64) -> Case {
+    let disks = Disks { head_bytes: 64 << 20, ..Disks::default() };
+    // A second's worth in the collector, and as little in files of wrappers.
+    let head = Some("max_bytes = 67108864\nqueue_bytes = 1048576\n");
+    let troubles = vec![Trouble::HeadDiskHangs];
+    let works = vec![Work::Steady { containers: 2, rate: 3000 }];
+    let case = two_heads("head_disk_hangs", version, seed);
+    Case { works, troubles, disks, head, shim: SMALL_SPOOL, journal: "max_bytes = 268435456\n", ..case }
+}
+
+/// A journal of two heads, with streams in both from the beginning.
+fn two_heads(name: &'static str, version: Version, seed: u64) -> Case {
+    Case { head: Some("max_bytes = 67108864\n"), rules: heads::RULES, ..Case::new(name, version, seed) }
 }
 
 /// The collector is away until wrappers write files, and pods end meanwhile.

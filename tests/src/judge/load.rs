@@ -185,8 +185,9 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// So many containers that write a little and end, one after the other.
-    pub fn some_briefs(&self, pod: &Pod, dice: &mut Dice, count: u32) -> Result<()> {
+    /// So many containers that write a little and end, one after the other; gives their ids.
+    pub fn some_briefs(&self, pod: &Pod, dice: &mut Dice, count: u32) -> Result<Vec<String>> {
+        let mut ids = Vec::new();
         for _ in 0..count {
             let name = self.fresh("brief");
             let lines = 1 + dice.roll(60);
@@ -198,8 +199,9 @@ impl<'a> Load<'a> {
             ensure!(status == 0 || forgotten, "{name} ended with {status}");
             self.note_marked(pod, &id, &name, lines);
             self.ask(|cri| cri.remove(&id))?;
+            ids.push(id);
         }
-        Ok(())
+        Ok(ids)
     }
 
     /// In pods of ten: as many shims as a node may have.

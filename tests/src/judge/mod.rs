@@ -8,6 +8,7 @@
 //! Deaths of wrappers in great number, and what requests become of them, are the business of `chaos`.
 
 pub mod cases;
+mod heads;
 pub(crate) mod held;
 mod load;
 pub(crate) mod site;
@@ -49,6 +50,8 @@ pub struct Case {
     pub troubles: Vec<Trouble>,
     /// More lines of the collector's `[journal]`.
     pub journal: &'static str,
+    /// Lines of its `[journal.disk]`, where it has one.
+    pub head: Option<&'static str>,
     /// Rules of its collector.
     pub rules: &'static str,
     /// More sections of the wrapper's configuration.
@@ -67,7 +70,7 @@ const PAUSE: Duration = Duration::from_millis(700);
 pub fn run(case: &Case) -> Result<Seen> {
     let endpoint = Endpoint::start()?;
     let setup = Setup::new(case.version, Shim::Wrapped(Hook::Opt));
-    let setup = setup.telling(site::settings(&endpoint, case.journal, case.rules));
+    let setup = setup.telling(site::settings(&endpoint, case));
     let setup = setup.shim_toml(&format!("{PATIENT}{}", case.shim));
     let judged = setup.run(|node| {
         let judged = on_node(case, node, &endpoint);
@@ -94,7 +97,7 @@ fn on_node(case: &Case, node: &Node, endpoint: &Endpoint) -> Result<Seen> {
     let site = Site::start(node, endpoint, case.disks)?;
     let mut dice = Dice::new(case.seed, case.name);
     let mut terms = Terms::default();
-    if !case.rules.is_empty() {
+    if case.rules.contains("lines_per_sec") {
         terms.holes.insert(held::LIMITED);
         terms.must.insert(held::LIMITED);
     }

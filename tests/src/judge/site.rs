@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
+use super::Case;
 use crate::oracle::{Journal, exposition::family, journal};
 use crate::rig::collector::Settings;
 use crate::rig::cri::Cri;
+use crate::rig::disk::Disk;
 use crate::rig::endpoint::{Endpoint, Mood};
 use crate::rig::{Node, eventually, process};
 
@@ -28,6 +29,8 @@ pub struct Disks {
     pub journal_bytes: u64,
     /// The same for the wrappers' spool on the disk.
     pub spool_bytes: u64,
+    /// Of a real file system for the journal's second head alone, which can be frozen.
+    pub head_bytes: u64,
 }
 
 /// A node under trouble.
@@ -42,24 +45,21 @@ pub struct Site<'a> {
     disks: Vec<Disk>,
 }
 
-/// A file system in memory, unmounted when dropped.
-#[derive(Debug)]
-struct Disk(PathBuf);
-
 /// What a case's collector is told, with an endpoint that may be in any mood: all that waits waits for a second at most, and
 /// a stream whose wrapper is gone is given up soon.
 #[must_use]
-pub fn settings(endpoint: &Endpoint, journal: &str, rules: &str) -> Settings {
+pub fn settings(endpoint: &Endpoint, case: &Case) -> Settings {
     let otlp = format!(
         "[otlp]\nendpoint = \"{}\"\ncompression = \"none\"\nretry_most_secs = 1\ntimeout_secs = 2\n",
         endpoint.url()
     );
     Settings {
         ingest: "orphan_secs = 8\n".to_owned(),
-        journal: format!("fsync_interval_ms = 200\n{journal}"),
+        journal: format!("fsync_interval_ms = 200\n{}", case.journal),
+        journal_disk: case.head.map(|head| format!("fsync_interval_ms = 200\n{head}")),
         sinks: Some(otlp),
         file_too: true,
-        sections: rules.to_owned(),
+        sections: case.rules.to_owned(),
         ..Settings::default()
     }
 }
@@ -70,16 +70,17 @@ impl<'a> Site<'a> {
         let kept = node.dir().join("kept");
         let mut mounted = Vec::new();
         let wanted = [
-            (disks.file_bytes, kept.clone()),
-            (disks.journal_bytes, kept.join("journal")),
-            (disks.spool_bytes, node.spool_dir().join("disk")),
+            (disks.file_bytes, kept.clone(), Disk::in_memory as fn(&Path, u64) -> Result<Disk>),
+            (disks.journal_bytes, kept.join("journal"), Disk::in_memory),
+            (disks.spool_bytes, node.spool_dir().join("disk"), Disk::in_memory),
+            (disks.head_bytes, kept.join("disk"), Disk::on_loop),
         ];
-        for (bytes, dir) in wanted {
+        for (bytes, dir, mount) in wanted {
             if bytes == 0 {
                 continue;
             }
             fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-            mounted.push(Disk::mount(&dir, bytes)?);
+            mounted.push(mount(&dir, bytes)?);
         }
         node.start_collector()?;
         Ok(Self { node, cri: node.cri()?, endpoint, disks: mounted })
@@ -110,15 +111,31 @@ impl<'a> Site<'a> {
         sum(&self.page()?, name, label)
     }
 
-    /// What the journal's files hold.
+    /// What the journal's files hold, in both heads where there are two.
     pub fn journal(&self) -> Result<Journal> {
-        journal(&self.journal_dir())
+        let memory = journal(&self.journal_dir())?;
+        let disk = self.head_dir();
+        if disk.exists() { memory.with(journal(&disk)?) } else { Ok(memory) }
     }
 
     /// Where they are.
     #[must_use]
     pub fn journal_dir(&self) -> PathBuf {
         self.node.dir().join("kept/journal")
+    }
+
+    /// Where those of its second head are.
+    #[must_use]
+    pub fn head_dir(&self) -> PathBuf {
+        self.node.dir().join("kept/disk/journal")
+    }
+
+    /// Other rules beside the case's, at once; a collector that starts later does not know them.
+    pub fn judge_by(&self, rules: &str) -> Result<()> {
+        self.node.collector(|collector| {
+            collector.configure(rules)?;
+            collector.shimtap(&["reload"]).map(drop)
+        })
     }
 
     /// The file sink's file.
@@ -141,9 +158,15 @@ impl<'a> Site<'a> {
         })
     }
 
+    /// The disk of this case that is mounted there.
+    pub fn disk(&self, dir: &Path) -> Result<&Disk> {
+        let found = self.disks.iter().find(|disk| disk.dir() == dir);
+        found.with_context(|| format!("{} is no disk of this case", dir.display()))
+    }
+
     /// Fills the file system of `dir` to its last block; the ballast goes when it is dropped.
     pub fn fill(&self, dir: &Path) -> Result<Ballast> {
-        ensure!(self.disks.iter().any(|disk| disk.0 == dir), "{} is no disk of this case", dir.display());
+        self.disk(dir)?;
         let ballast = Ballast(dir.join("ballast"));
         ballast.grow()?;
         Ok(ballast)
@@ -186,20 +209,5 @@ impl Ballast {
 impl Drop for Ballast {
     fn drop(&mut self) {
         let _gone_with_its_disk = fs::remove_file(&self.0);
-    }
-}
-
-impl Disk {
-    fn mount(dir: &Path, bytes: u64) -> Result<Self> {
-        let options = format!("size={bytes},mode=0700");
-        mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
-            .with_context(|| format!("mount a file system of {bytes} bytes at {}", dir.display()))?;
-        Ok(Self(dir.to_owned()))
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
     }
 }

@@ -14,7 +14,7 @@ use crate::rig::eventually;
 /// What [`super::cases::spool_full`] lets one wrapper write to files.
 pub const LIMIT_BYTES: u64 = 1 << 20;
 /// What its rings hold, all together.
-const RINGS: u64 = 4 << 20;
+pub const RINGS: u64 = 4 << 20;
 /// A file with so much in it has bytes of containers.
 const SOME: u64 = 128 << 10;
 
@@ -54,7 +54,7 @@ pub fn disk_full(site: &Site<'_>, load: &Load<'_>) -> Result<()> {
 }
 
 /// Waits until the steady containers have written so many bytes more.
-fn written(load: &Load<'_>, bytes: u64) -> Result<()> {
+pub fn written(load: &Load<'_>, bytes: u64) -> Result<()> {
     let wanted = load.steady_bytes() + bytes;
     eventually(LIMIT, &format!("{bytes} bytes more"), || Ok((load.steady_bytes() >= wanted).then_some(())))
 }

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 
 use super::load::Load;
 use super::site::{LIMIT, Site};
-use super::spool;
+use super::{heads, spool};
 use crate::chaos::dice::Dice;
 use crate::chaos::pair::{Pair, Struck};
 use crate::chaos::real::keepers;
@@ -63,6 +63,14 @@ pub enum Trouble {
     JournalTruncated,
     /// The collector dies, and a bit of its journal's newest file is not what it was.
     JournalFlipped,
+    /// Rules move streams from one head of the journal to the other and back, while they write.
+    StreamsMove,
+    /// The collector dies while they do; another one starts, with the rules of before.
+    CollectorDiesOverAMove,
+    /// The disk under the journal's second head is full until it is stalled.
+    HeadDiskFull,
+    /// That disk hangs until wrappers have no room.
+    HeadDiskHangs,
     /// It is killed, and away until wrappers have written files.
     Spooled,
     /// It is away until they may write no more, and rings are full as well.
@@ -96,6 +104,8 @@ pub struct Terms {
     pub refused: bool,
     /// The endpoint took requests that it never answered: what it refused when they came again it has all the same.
     pub unanswered: bool,
+    /// Streams were moved between the journal's heads, or the trouble was none.
+    pub moved: bool,
     /// A collector was started after another: counters that are not sums over the journal began anew.
     pub restarted: bool,
 }
@@ -146,6 +156,17 @@ impl Trouble {
             | Self::CollectorAway
             | Self::PodsEndMeanwhile
             | Self::Spooled => terms.restarted = true,
+            Self::StreamsMove => terms.moved = true,
+            Self::CollectorDiesOverAMove => terms.restarted = true,
+            // Wrappers may have room for as long as it takes, or not.
+            Self::HeadDiskFull => {
+                terms.dropped = true;
+                terms.holes.insert("overflow");
+            }
+            Self::HeadDiskHangs => {
+                terms.holes.insert("overflow");
+                terms.must.insert("overflow");
+            }
             Self::SpoolOverflows | Self::SpoolDiskFull => {
                 terms.restarted = true;
                 terms.holes.insert("overflow");
@@ -220,6 +241,10 @@ impl Trouble {
             Self::JournalDiskFull => journal_disk_full(site),
             Self::JournalTruncated => damaged(site, |path| cut(path, dice)),
             Self::JournalFlipped => damaged(site, |path| flip(path, dice)),
+            Self::StreamsMove => heads::streams_move(site, dice),
+            Self::CollectorDiesOverAMove => heads::dies_over_a_move(site, dice),
+            Self::HeadDiskFull => heads::disk_full(site, load, dice),
+            Self::HeadDiskHangs => heads::disk_hangs(site, load, dice),
             Self::Spooled => spool::fills(site, |_| Ok(())),
             Self::SpoolOverflows => spool::overflows(site, load),
             Self::SpoolDiskFull => spool::disk_full(site, load),

@@ -60,7 +60,7 @@ impl Turns {
     /// # Errors
     /// None: writing into memory does not fail.
     pub fn page(&self) -> Result<String> {
-        let Seen { streams, written, kept, holes, missing, delivered, counted, logged } = &self.seen;
+        let Seen { streams, written, kept, holes, missing, delivered, counted, moves, logged } = &self.seen;
         let mut out = String::from("\n## The judge\n\n| | |\n|---|---|\n");
         let list = |rows: Vec<String>| if rows.is_empty() { "0".to_owned() } else { rows.join(", ") };
         for (what, value) in [
@@ -77,6 +77,7 @@ impl Turns {
             ("bytes that they were told they do not get, or refused", {
                 list(counted.iter().map(|(who, n)| format!("{who} {n}")).collect())
             }),
+            ("streams moved between the journal's heads, so often", moves.to_string()),
             ("bytes in containerd's own logs", logged.to_string()),
             ("troubles", list(self.troubles.iter().map(|(what, n)| format!("{what} {n}")).collect())),
         ] {
@@ -96,6 +97,7 @@ impl Seen {
         self.written += other.written;
         self.kept += other.kept;
         self.missing += other.missing;
+        self.moves += other.moves;
         self.logged += other.logged;
         for (why, bytes) in other.holes {
             *self.holes.entry(why).or_default() += bytes;

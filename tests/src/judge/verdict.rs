@@ -31,6 +31,8 @@ pub struct Seen {
     pub delivered: BTreeMap<&'static str, u64>,
     /// Per sink: bytes that it was told it does not get, and bytes that it refused.
     pub counted: BTreeMap<&'static str, u64>,
+    /// How often a stream was moved between the journal's heads.
+    pub moves: u64,
     /// Bytes that containerd's own logs have.
     pub logged: u64,
 }
@@ -96,7 +98,7 @@ pub fn verdict(site: &Site<'_>, spoken: &[Spoken], terms: &Terms) -> Result<Seen
     let journal = site.journal().context("read the journal")?;
     let sinks = [("file", sink(&site.file())?), ("otlp", site.endpoint.tapes()?)];
     let evidence = Evidence { terms, page, journal, sinks, shown };
-    let mut seen = Seen::default();
+    let mut seen = Seen { moves: evidence.journal.moves, ..Seen::default() };
     let mut faults = Vec::new();
     for one in spoken {
         for (stream, written) in one.streams() {
@@ -302,6 +304,7 @@ impl Evidence<'_> {
         for reason in &self.terms.must {
             ensure!(seen.holes.contains_key(*reason), "no hole of reason {reason}: the trouble was none");
         }
+        ensure!(!self.terms.moved || seen.moves > 0, "no stream was moved: the trouble was none");
         let Terms { refused, unanswered, dropped, damaged, restarted, .. } = self.terms;
         for (name, _) in &self.sinks {
             let label = format!("sink=\"{name}\"");

@@ -30,6 +30,8 @@ pub struct Journal {
     pub clean: bool,
     /// Files that were read.
     pub parts: Vec<PathBuf>,
+    /// Holes of reason `moved`: so often a stream went on in here that another head had until then.
+    pub moves: u64,
     /// Streams whose sums in a header are not those of the records before it: right only where files were dropped,
     /// rewritten or damaged.
     pub unlike: Vec<String>,
@@ -156,6 +158,8 @@ const PARTIAL: u8 = 1;
 const FRAGMENT: u8 = 16;
 const HOLE: u8 = 0x80;
 const LINES_SAID: u8 = 0x20;
+/// The reason of a hole that stands for what another head of the journal has.
+const MOVED: &str = "moved";
 
 /// Reads the journal in `dir`. It may be written meanwhile: what is not whole yet shows as damage of the newest file.
 pub fn journal(dir: &Path) -> Result<Journal> {
@@ -183,6 +187,8 @@ pub fn journal(dir: &Path) -> Result<Journal> {
         found.damaged.extend(damage.map(|why| (path.clone(), why)));
     }
     (found.clean, found.unlike) = (reading.clean, reading.unlike);
+    let records = reading.streams.values().flat_map(|(_, kept, _)| &kept.records);
+    found.moves = u64::try_from(records.filter(|record| record.is_moved()).count())?;
     found.streams = reading.streams.into_values().map(|(key, kept, _)| (key, kept)).collect();
     Ok(found)
 }
@@ -332,6 +338,16 @@ impl Row {
     }
 }
 
+// === impl Record ===
+
+impl Record {
+    /// True where it stands for what another head has.
+    #[must_use]
+    pub fn is_moved(&self) -> bool {
+        self.piece == Piece::Gap(MOVED.to_owned())
+    }
+}
+
 // === impl Kept ===
 
 impl Kept {
@@ -352,6 +368,8 @@ impl Kept {
                     self.sums.lines += 1;
                 }
             }
+            // What another head has is in no sum of this one.
+            Piece::Gap(reason) if reason == MOVED => *within = false,
             Piece::Gap(reason) => {
                 let (bytes, number) = self.sums.holes.entry(reason.clone()).or_default();
                 (*bytes, *number) = (*bytes + raw, *number + 1);

@@ -30,6 +30,8 @@ pub struct Settings {
     pub ingest: String,
     /// More lines of `[journal]`.
     pub journal: String,
+    /// Lines of a `[journal.disk]`, whose folder is `kept/disk/journal`; none, and there is no such section.
+    pub journal_disk: Option<String>,
     /// Sections of sinks, instead of the file's.
     pub sinks: Option<String>,
     /// A file sink as well, where other sinks are named.
@@ -66,7 +68,8 @@ impl Collector {
         let here = dir.display();
         let spool_dir = spool_dir(mark);
         let spool = spool_dir.display();
-        let Settings { ingest, journal, sinks, file_too, containerd, metrics, sections, next } = settings;
+        let Settings { ingest, journal, journal_disk, sinks, file_too, containerd, metrics, sections, next } =
+            settings;
         let mut text = format!(
             "[ingest]\nsocket = \"{here}/col/collector.sock\"\n{ingest}\
              [control]\nsocket = \"{here}/col/control.sock\"\n\
@@ -75,6 +78,11 @@ impl Collector {
              [containerd]\nsocket = \"{here}/c.sock\"\n{containerd}\
              [metrics]\nlisten = \"{address}\"\npage_age_ms = 0\n{metrics}"
         );
+        if let Some(disk) = journal_disk {
+            text += &format!(
+                "[journal.disk]\ndir = \"{here}/kept/disk/journal\"\nreserve_percent = 0\nreserve_bytes = 0\n{disk}"
+            );
+        }
         if sinks.is_none() || *file_too {
             text += &format!("[file]\npath = \"{here}/kept/lines.jsonl\"\nrotate_bytes = 1073741824\n");
         }

@@ -11,6 +11,7 @@ mod config;
 pub mod cri;
 pub mod ctr;
 pub mod deaths;
+pub mod disk;
 pub mod docker;
 pub mod endpoint;
 pub mod image;

@@ -10,6 +10,7 @@
 mod dir;
 mod file;
 mod replay;
+mod turn;
 
 use std::{
     collections::HashMap,
@@ -29,6 +30,7 @@ use self::{
     dir::{Found, SpoolDir},
     file::SpoolFile,
     replay::{Replayed, replay},
+    turn::Turn,
 };
 use super::{Ingest, streams::Slot};
 use crate::{config, limited::Limited};
@@ -52,8 +54,7 @@ pub struct Spools {
     /// What wrappers are told.
     pub config: config::Spool,
     dirs: [SpoolDir; 2],
-    /// One file at a time, so that each wrapper's are taken in order.
-    turn: tokio::sync::Mutex<()>,
+    turns: tokio::sync::Mutex<()>,
     /// What one wrapper may keep, in bytes.
     share: watch::Sender<u64>,
     ids: AtomicU64,
@@ -83,7 +84,7 @@ impl Spools {
             config,
             dirs,
             share,
-            turn: tokio::sync::Mutex::default(),
+            turns: tokio::sync::Mutex::default(),
             ids: AtomicU64::new(FIRST_ID),
             pending: Mutex::default(),
             put_off: Mutex::default(),
@@ -109,8 +110,8 @@ impl Spools {
         // Also one that was put off: its writer has ended by now, or the bytes behind it are lost.
         files.retain(|found| found.wrapper == wrapper);
         for found in files {
-            let _turn = self.turn.lock().await;
-            self.take(ingest, found, true).await;
+            let turn = Turn::of(&self.turns, true).await;
+            self.take(ingest, found, turn).await;
         }
     }
 
@@ -142,10 +143,10 @@ impl Spools {
             if self.pending().len() >= PENDING_MAX {
                 return;
             }
-            let _turn = self.turn.lock().await;
+            let turn = Turn::of(&self.turns, false).await;
             // Asked with the turn: one that attaches now waits for it before its streams are opened.
             if !ingest.registry.is_attached(found.wrapper) {
-                self.take(ingest, found, false).await;
+                self.take(ingest, found, turn).await;
             }
         }
     }
@@ -169,13 +170,14 @@ impl Spools {
         put_off.contains_key(found)
     }
 
-    /// `attached`: whoever writes it, if anybody does, hangs in its disk, and what it still completes the wrapper has too.
-    async fn take(&self, ingest: &Arc<Ingest>, found: Found, attached: bool) {
+    /// Where its wrapper waits for it: whoever writes it, if anybody does, hangs in its disk, and what it still completes the wrapper
+    /// has too.
+    async fn take(&self, ingest: &Arc<Ingest>, found: Found, mut turn: Turn<'_>) {
         let totals = &ingest.registry.totals;
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
-        match replay(ingest, &found, id).await {
+        match replay(ingest, &found, id, &mut turn).await {
             // It grows, and is looked at again.
-            Replayed::Taken(file, _) if file.is_being_written() && !attached => {}
+            Replayed::Taken(file, _) if file.is_being_written() && !turn.is_awaited() => {}
             Replayed::Taken(file, reached) => {
                 totals.spool_files.add(1);
                 info!(file = %found.path().display(), "took a spool file");

@@ -11,6 +11,7 @@ use shimtap_proto::{
 use super::{
     dir::{Aside, Found, OpenFault},
     file::{ReadFault, SpoolFile},
+    turn::Turn,
 };
 use crate::{
     event::HoleReason,
@@ -25,7 +26,8 @@ pub(super) enum Replayed {
     Taken(SpoolFile, Vec<(Arc<Slot>, u64)>),
     /// Somebody has removed it.
     Gone,
-    /// Its disk does not answer, or its wrapper is back: taken as far as it went, and to be tried again.
+    /// Its disk does not answer, or that of the journal does not take it, or its wrapper is back: taken as far as it went, and to
+    /// be tried again.
     Later,
     /// It was taken as far as it is right.
     Wrong(Aside, WrongFile),
@@ -44,10 +46,12 @@ pub(super) enum WrongFile {
     Decode(#[from] protobuf::Error),
     #[error("{0}")]
     Session(#[from] IngestFault),
+    #[error("the journal has no room for it")]
+    Held,
 }
 
 /// Takes a file to its end or to its first fault.
-pub(super) async fn replay(ingest: &Arc<Ingest>, found: &Found, id: u64) -> Replayed {
+pub(super) async fn replay(ingest: &Arc<Ingest>, found: &Found, id: u64, turn: &mut Turn<'_>) -> Replayed {
     let mut file = match found.open().await {
         Ok(file) => file,
         Err(OpenFault::Gone) => return Replayed::Gone,
@@ -57,13 +61,13 @@ pub(super) async fn replay(ingest: &Arc<Ingest>, found: &Found, id: u64) -> Repl
     };
     let being_written = file.is_being_written();
     let mut session = None;
-    let taken = take_all(ingest, found, id, &mut file, &mut session).await;
+    let taken = take_all(ingest, found, id, turn, &mut file, &mut session).await;
     let reached = session.as_ref().map(Session::reached).unwrap_or_default();
     match taken {
         Ok(()) => Replayed::Taken(file, reached),
         // Its wrapper has come back and did not wait: what is left is in its ring or declared lost by now.
         Err(WrongFile::Session(IngestFault::Superseded(_))) => Replayed::Later,
-        Err(WrongFile::Read(ReadFault::Stuck)) => Replayed::Later,
+        Err(WrongFile::Read(ReadFault::Stuck) | WrongFile::Held) => Replayed::Later,
         Err(_) if being_written => Replayed::Later,
         Err(fault) => {
             // A later offset shows how much it was.
@@ -77,6 +81,7 @@ async fn take_all(
     ingest: &Arc<Ingest>,
     found: &Found,
     id: u64,
+    turn: &mut Turn<'_>,
     file: &mut SpoolFile,
     session: &mut Option<Session>,
 ) -> Result<(), WrongFile> {
@@ -89,7 +94,9 @@ async fn take_all(
             let message = FromWrapper::parse_from_bytes(&message)?;
             ingest.registry.totals.spool_records.add(1);
             match (session.as_mut(), message) {
-                (Some(session), message) => drop(session.take(message).await?),
+                (Some(session), message) => {
+                    drop(turn.take(session.take(message)).await.ok_or(WrongFile::Held)??)
+                }
                 (None, FromWrapper { body: Some(from_wrapper::Body::Hello(hello)), .. })
                     if is_its(&hello, file, found) =>
                 {
@@ -112,7 +119,9 @@ impl WrongFile {
     fn aside(&self) -> Aside {
         match self {
             Self::Open(OpenFault::Unsafe) => Aside::Unsafe,
-            Self::Open(_) | Self::Read(ReadFault::System(_) | ReadFault::Stuck) => Aside::Unreadable,
+            Self::Open(_) | Self::Held | Self::Read(ReadFault::System(_) | ReadFault::Stuck) => {
+                Aside::Unreadable
+            }
             Self::Read(ReadFault::Format(fault)) => match fault {
                 SpoolFault::Foreign => Aside::Foreign,
                 SpoolFault::Version(_) => Aside::Version,

@@ -241,7 +241,7 @@ fn counted(totals: &Totals) {
     once(&totals.sandbox_deaths);
     totals.containerd.called(ContainerdCall::Get, ContainerdResult::Ok);
     totals.containerd.set(ContainerdState::Up, "");
-    totals.journal.stalled.set(1);
+    totals.journal.stalled.refused(true);
     totals.journal.error("ENOSPC");
     totals.journal.fsync.observe(Duration::from_millis(3));
 }

@@ -1,0 +1,119 @@
+//! What a wrapper says of output: bytes, gaps, ends; and lines that wait for theirs.
+//!
+//! Each waits for room on the way to the journal before anything of its stream moves.
+
+use std::time::Duration;
+
+use shimtap_proto::link;
+use tokio::time::Instant;
+
+use super::Session;
+use crate::{
+    event::{Batch, URGENT_BYTES},
+    ingest::{
+        data::Data,
+        fault::IngestFault,
+        streams::{Refused, Slot},
+    },
+    sinks::Room,
+};
+
+/// How long an unfinished line waits for its end before what is there of it is made durable.
+const FRAGMENT_DELAY: Duration = Duration::from_millis(200);
+/// A line of which something is to be taken out is not made durable in pieces, unless its wrapper's window is filling.
+/// Whether it is, is looked at this often.
+const WHOLE_DELAY: Duration = Duration::from_millis(800);
+
+impl Session {
+    /// When unfinished lines have waited long enough; `None` where there are none.
+    pub(in crate::ingest) fn fragments_due(&self) -> Option<Instant> {
+        self.unfinished.values().min().map(|since| *since + FRAGMENT_DELAY)
+    }
+
+    /// Sends on what is there of lines that have waited long enough. Cancel-safe as `take` is.
+    pub(in crate::ingest) async fn fragments(&mut self) -> Result<(), IngestFault> {
+        // The wrapper's window may be full of such lines; what it waits for is then the acknowledgement of these bytes.
+        let urgent = u64::try_from(self.held).is_ok_and(|held| held >= URGENT_BYTES);
+        let now = Instant::now();
+        let due = self.unfinished.iter().filter(|(_, since)| **since + FRAGMENT_DELAY <= now);
+        for handle in due.map(|(handle, _)| *handle).collect::<Vec<_>>() {
+            let slot = self.slot(handle)?;
+            if !urgent && slot.wants_whole_lines() {
+                self.unfinished.entry(handle).and_modify(|since| *since = now + WHOLE_DELAY);
+                continue;
+            }
+            let before = slot.held();
+            let room = self.room(&slot, 1, before).await;
+            let batch = slot.fragment(self.id, urgent).map_err(|refused| refusal(handle, &slot, refused))?;
+            self.sent_on(handle, &slot, before, batch, room);
+            // A CR that may be half of a line's end stays, and waits anew.
+            self.unfinished.entry(handle).and_modify(|since| *since = now);
+        }
+        Ok(())
+    }
+
+    /// Waits for room in the queue of the head of the journal that the stream's next records go to. Cancel-safe.
+    async fn room(&self, slot: &Slot, records: usize, bytes: usize) -> Room {
+        slot.settled().await;
+        self.ingest.outlets.of(slot.next_home()).room(records, bytes).await
+    }
+
+    /// Hands on what a message made of stream `handle`, which held `before` bytes of an unfinished line.
+    fn sent_on(&mut self, handle: u32, slot: &Slot, before: usize, batch: Option<Batch>, room: Room) {
+        let held = slot.held();
+        self.held = self.held.saturating_sub(before).saturating_add(held);
+        if held == 0 {
+            self.unfinished.remove(&handle);
+        } else if batch.is_some() || before == 0 {
+            self.unfinished.insert(handle, Instant::now());
+        }
+        if let Some(batch) = batch {
+            self.ingest.outlets.of(slot.home()).submit(batch, room);
+            self.acks.expect();
+        }
+    }
+
+    /// Takes bytes, as `take` does.
+    pub(in crate::ingest) async fn data(&mut self, data: Data) -> Result<(), IngestFault> {
+        let Data { handle, ref bytes, .. } = data;
+        let slot = self.slot(handle)?;
+        if bytes.len() > link::DATA_MAX {
+            return Err(IngestFault::Order("a Data of more than 64 KiB"));
+        }
+        // A line per newline, a hole of two reasons and what it cuts, and the pieces of a long line.
+        let records = memchr::memchr_iter(b'\n', bytes).count().saturating_add(5);
+        let before = slot.held();
+        let room = self.room(&slot, records, bytes.len().saturating_add(before)).await;
+        let batch = slot.data(self.id, data, records).map_err(|refused| refusal(handle, &slot, refused))?;
+        self.sent_on(handle, &slot, before, batch, room);
+        Ok(())
+    }
+
+    pub(super) async fn gap(&mut self, gap: &link::Gap) -> Result<(), IngestFault> {
+        let slot = self.slot(gap.handle)?;
+        let before = slot.held();
+        let room = self.room(&slot, 4, before).await;
+        let batch = slot.gap(self.id, gap).map_err(|refused| refusal(gap.handle, &slot, refused))?;
+        self.sent_on(gap.handle, &slot, before, batch, room);
+        Ok(())
+    }
+
+    pub(super) async fn close(&mut self, close: &link::Close) -> Result<(), IngestFault> {
+        let slot = self.slot(close.handle)?;
+        let before = slot.held();
+        let room = self.room(&slot, 4, before).await;
+        let batch = slot.close(self.id, close).map_err(|refused| refusal(close.handle, &slot, refused))?;
+        self.sent_on(close.handle, &slot, before, batch, room);
+        self.acks.closed(close.handle);
+        Ok(())
+    }
+}
+
+fn refusal(handle: u32, slot: &Slot, refused: Refused) -> IngestFault {
+    match refused {
+        Refused::Superseded => IngestFault::Superseded(handle),
+        Refused::Fault(source) => {
+            IngestFault::Position { handle, container: slot.origin.name.container.clone(), source }
+        }
+    }
+}

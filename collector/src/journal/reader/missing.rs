@@ -1,0 +1,85 @@
+//! What a reader does not find any more: dropped by retention, or lost with a file. It is said with a hole, and counted, for
+//! each byte that was promised.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::Reader;
+use crate::event::{Body, Flags, HoleReason, Record};
+
+impl Reader {
+    /// What this reader does not get any more.
+    fn hole(&self, from: u64, to: u64, time_ns: u64) -> Record {
+        let reason = if self.damaged { HoleReason::JournalDamaged } else { HoleReason::Retention };
+        self.cursor.lost.add(reason, to.saturating_sub(from));
+        Record { from, to, time_ns, flags: Flags::NONE, body: Body::hole(reason) }
+    }
+
+    /// The same, of a range in which may be what the journal's other head has: that is not lost, and stays to be told apart.
+    pub(super) fn missing(&self, stream: u32, from: u64, to: u64, time_ns: u64) -> Vec<Record> {
+        let moved = self.journal.state().table.get(stream).map(|row| row.moved.clone()).unwrap_or_default();
+        let mut records = Vec::new();
+        let mut at = from;
+        for (begin, end) in moved {
+            let (begin, end) = (begin.max(at), end.min(to));
+            if begin >= end {
+                continue;
+            }
+            if at < begin {
+                records.push(self.hole(at, begin, time_ns));
+            }
+            let body = Body::hole(HoleReason::Moved);
+            records.push(Record { from: begin, to: end, time_ns, flags: Flags::NONE, body });
+            at = end;
+        }
+        if at < to {
+            records.push(self.hole(at, to, time_ns));
+        }
+        records
+    }
+
+    /// What was given to an earlier process, was not acknowledged, and is not here any more.
+    pub(super) fn give_up_wanted(&mut self) {
+        let behind = self.wanted.split_off(&self.position);
+        for (seq, open) in std::mem::replace(&mut self.wanted, behind) {
+            let origin = self.journal.state().table.get(open.stream).map(|row| Arc::clone(&row.origin));
+            let Some(origin) = origin.filter(|_| open.to > open.from) else {
+                self.cursor.acknowledge(seq);
+                continue;
+            };
+            let hole = self.hole(open.from, open.to, open.time_ns);
+            let batch = self.delivery(origin, vec![hole], None, Instant::now(), vec![seq]);
+            self.ready.push_back((open.time_ns, batch));
+        }
+    }
+
+    /// At the end everything that was appended was read: what is not there was dropped.
+    pub(super) fn look_for_missed(&mut self) {
+        let mut missed = Vec::new();
+        {
+            let state = self.journal.state();
+            if state.drops == self.drops || self.position < state.next {
+                return;
+            }
+            self.drops = state.drops;
+            for row in state.table.rows() {
+                let promised = self.ends.get(&row.id).copied();
+                let promised = promised.or_else(|| (row.id >= self.born).then_some(0));
+                if let Some(from) = promised.filter(|from| *from < row.end) {
+                    missed.push((row.id, Arc::clone(&row.origin), from, row.end, row.last_ns));
+                }
+            }
+        }
+        for (stream, origin, from, to, time_ns) in missed {
+            self.ends.insert(stream, to);
+            let missing = self.missing(stream, from, to, time_ns);
+            // A line that went on there does not any more.
+            let joined = self.joiner.take(stream, self.position, missing, None);
+            self.cursor.skip(stream, to);
+            let batch = self.delivery(origin, joined.records, None, Instant::now(), joined.finished);
+            self.ready.push_back((0, batch));
+        }
+        self.damaged = false;
+    }
+}
