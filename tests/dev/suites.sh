@@ -7,7 +7,7 @@
 # What begins first, the longest before the others: at the end nobody is to wait for one that began last.
 FIRST="standin_deaths standin_upgrade_deaths judge chaos dashboards collector shim.containerd_shim_tap collector.shimtap deaths"
 # What needs programs that are built beside the other tests (`part_programs`).
-LAST="docker otlp crictl packages rpm install"
+LAST="docker other_shims otlp crictl packages rpm install"
 # Tests that compare times, with and without us, run alone: program, and what their names contain.
 ALONE="collector:stopped_in_its_tracks_under_load streams:a_grandchild_that_holds_stdout"
 # How many programs at a time.

@@ -117,11 +117,13 @@ $(for_rpm)
 PROGRAMS
     fi
     no_packagers=$no_cargo
+    no_shims=
+    [ -z "${SHIMTAP_OTHER_SHIMS:-}" ] || build_shims
     no_cargo="as asked"
     [ "${SHIMTAP_SKIP_DENY:-}" ] || find_cargo cargo-deny "$CARGO_DENY" || :
     no_deny=$no_cargo
-    keep_why no_packagers no_deny
-    stop_clock "cargo: the packagers and cargo-deny"
+    keep_why no_packagers no_deny no_shims
+    stop_clock "cargo: the packagers, cargo-deny, other shims"
     [ "$no_deny" ] ||
         step "licences, duplicates, sources" cargo deny --log-level error check bans licenses sources
 }
@@ -247,6 +249,10 @@ early_arguments() {
     not_asked_for "./dev package" "what a release's files are"
     # Nowhere is it expected: real Kata pods need a machine that starts VMs.
     [ "${SHIMTAP_KATA:-}" ] || not_asked_for SHIMTAP_KATA=/path/of/its/shim "real Kata pods"
+    if [ -z "${SHIMTAP_OTHER_SHIMS:-}" ]; then
+        not_asked_for SHIMTAP_OTHER_SHIMS=1 "gVisor and the Rust runc shim"
+        set -- "$@" --skip another_shim_
+    fi
     set -- "$@" --skip in_the_vm:: --skip in_a_release_
     begin_vm
     beside 19 part_sources
@@ -257,7 +263,7 @@ early_arguments() {
 late_arguments() {
     # shellcheck disable=SC2046 # a list of words
     set -- $(cat "$work/arguments")
-    why no_backends no_one_seven no_crictl no_nerdctl no_packagers no_deny
+    why no_backends no_one_seven no_crictl no_nerdctl no_packagers no_deny no_shims
     while read -r variable reason tests; do
         eval "reason=\$$reason"
         [ "$reason" ] || continue
@@ -271,6 +277,11 @@ CRICTL no_crictl crictl_
 NERDCTL no_nerdctl nerdctl_
 PACKAGES no_packagers in_a_package_
 PARTS
+    # On request only, like those of the VM.
+    if [ "$no_shims" ]; then
+        skip SHIMTAP_OTHER_SHIMS "$no_shims"
+        set -- "$@" --skip another_shim_
+    fi
     echo "$@" >"$work/arguments"
     [ -z "$no_deny" ] || skip SHIMTAP_SKIP_DENY "$no_deny"
 }

@@ -177,6 +177,42 @@ build_nerdctl() {
         in_a_module github.com/containerd/nerdctl "$NERDCTL" cmd/nerdctl || no_nerdctl=$no_program
 }
 
+# Shims that are neither containerd's own nor Kata's: gVisor's with its runtime, and the Rust runc shim. Says why not on failure, in
+# the variable no_shims.
+build_shims() {
+    no_shims=
+    if build_with_go runsc "$GVISOR" in_a_module gvisor.dev/gvisor "$GVISOR" runsc &&
+        build_with_go containerd-shim-runsc-v1 "$GVISOR" gvisors_shim; then
+        rust_runc_shim
+    else
+        no_shims=$no_program
+    fi
+}
+
+# Its shim asks for an OOM score of -999 for itself and ends where it may not have it, which takes CAP_SYS_RESOURCE; containerd's own
+# goes on without. So does this one: containerd's function that sets the score takes the refusal for an answer. Nothing else is changed.
+gvisors_shim() {
+    containerd=github.com/containerd/containerd
+    printf 'module rig\n\ngo 1.26\n\nrequire gvisor.dev/gvisor %s\n' "$GVISOR" >go.mod &&
+        go mod download "$containerd" &&
+        cp -r "$(go list -mod=mod -m -f '{{.Dir}}' "$containerd")" containerd && chmod -R u+w containerd &&
+        sed -i 's/os\.IsPermission(err) && (/&true || /' containerd/sys/oom_linux.go &&
+        grep -q 'true ||' containerd/sys/oom_linux.go &&
+        echo "replace $containerd => ./containerd" >>go.mod &&
+        go build -mod=mod -o "$program" gvisor.dev/gvisor/shim
+}
+
+rust_runc_shim() {
+    stamp=$rig/cargo/.containerd-runc-shim-$RUST_RUNC_SHIM
+    [ ! -e "$stamp" ] || return 0
+    if build_with_cargo containerd-runc-shim "$RUST_RUNC_SHIM"; then
+        : >"$stamp"
+    else
+        no_shims="containerd-runc-shim could not be built"
+    fi
+    rm -rf "$rig/cargo/target"
+}
+
 # dockerd and its client out of the distribution's package, which is unpacked and not installed: its installation starts a
 # daemon. Says why not on failure, in the variable no_docker.
 fetch_docker() {

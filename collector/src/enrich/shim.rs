@@ -12,6 +12,10 @@ closed! {
     pub enum ShimKind {
         /// Its containers are processes of this host in cgroups of their own: runc, crun.
         Host => "host",
+        /// The one in Rust of `containerd-runc-shim`; its containers are as runc's are.
+        RuncRust => "runc_rust",
+        /// gVisor's: a kernel in user space, with what runs in it in one cgroup of this host.
+        Gvisor => "gvisor",
         /// Kata's in Go.
         KataGo => "kata_go",
         /// Kata's in Rust (runtime-rs).
@@ -35,7 +39,10 @@ impl ShimKind {
     pub fn of(binary: &str, sandbox: &str, root: &Path) -> Self {
         let name = Path::new(binary).file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if is_host_visible(name) {
-            return Self::Host;
+            return if is_in_rust(name) { Self::RuncRust } else { Self::Host };
+        }
+        if name.starts_with("containerd-shim-runsc") {
+            return Self::Gvisor;
         }
         // kata-deploy puts the Rust shim into /opt/kata/runtime-rs/bin, and the Go one into /opt/kata/bin.
         if name.contains("kata") && binary.contains("/runtime-rs/") {
@@ -49,6 +56,18 @@ impl ShimKind {
         }
     }
 
+    /// True where containers are processes of this host in cgroups of their own.
+    #[must_use]
+    pub const fn is_host(self) -> bool {
+        matches!(self, Self::Host | Self::RuncRust)
+    }
+
+    /// True where a pod is told from others by its shim alone: no VM, and not containerd's own.
+    #[must_use]
+    pub const fn is_another(self) -> bool {
+        matches!(self, Self::RuncRust | Self::Gvisor)
+    }
+
     /// True for each of Kata's.
     #[must_use]
     pub const fn is_kata(self) -> bool {
@@ -59,6 +78,12 @@ impl ShimKind {
 /// True for shims whose containers are processes of this host in cgroups of their own.
 pub(super) fn is_host_visible(name: &str) -> bool {
     name.contains("runc") || name.contains("crun")
+}
+
+/// `containerd-shim-runc-v2-rs` is the name that its authors give it, `containerd-shim-runc-rs-v2` what containerd makes of
+/// `io.containerd.runc-rs.v2`.
+fn is_in_rust(name: &str) -> bool {
+    name.starts_with("containerd-shim-runc-") && (name.ends_with("-rs") || name.contains("-rs-"))
 }
 
 /// The id comes from a client: it must be a folder's name and not a way elsewhere.
@@ -81,13 +106,17 @@ mod tests {
         fs::create_dir_all(root.path().join("run/kata/rust")).expect("a folder");
         for (binary, sandbox, kind) in [
             ("/usr/bin/containerd-shim-runc-v2", "rust", ShimKind::Host),
+            ("/usr/local/bin/containerd-shim-runc-v2-rs", "x", ShimKind::RuncRust),
+            ("/usr/local/bin/containerd-shim-runc-rs-v1", "x", ShimKind::RuncRust),
+            ("/usr/local/bin/containerd-shim-crun-rs", "x", ShimKind::Host),
             ("/opt/kata/runtime-rs/bin/containerd-shim-kata-v2", "x", ShimKind::KataRust),
             ("/opt/kata/bin/containerd-shim-kata-v2", "x", ShimKind::Kata),
             ("/opt/kata/bin/containerd-shim-kata-v2", "go", ShimKind::KataGo),
             ("/opt/kata/bin/containerd-shim-kata-qemu-v2", "rust", ShimKind::KataRust),
             ("/usr/local/bin/containerd-shim-kata-cc-v2", "x", ShimKind::Kata),
             ("/usr/local/bin/by-another-name", "go", ShimKind::KataGo),
-            ("/usr/local/bin/containerd-shim-runsc-v1", "x", ShimKind::Other),
+            ("/usr/local/bin/containerd-shim-runsc-v1", "x", ShimKind::Gvisor),
+            ("/usr/local/bin/runsc", "x", ShimKind::Other),
             ("/usr/local/bin/by-another-name", "../kata/rust", ShimKind::Other),
             ("/usr/local/bin/by-another-name", "", ShimKind::Other),
             ("", "x", ShimKind::Other),

@@ -226,7 +226,7 @@ impl Sample {
     /// This sample without what shims of that kind are known or must be feared to say wrongly.
     #[must_use]
     pub fn doubt(mut self, kind: ShimKind) -> Self {
-        if kind == ShimKind::Host {
+        if kind.is_host() {
             return self;
         }
         if kind.is_kata() && self.layout == Layout::V2 {

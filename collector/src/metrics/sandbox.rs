@@ -1,11 +1,13 @@
-//! Families about pods that are virtual machines. Of a node without one there are none.
+//! Families about pods that are virtual machines, and which shim a pod has that is known to be another than containerd's own and
+//! Kata's. Of a node without one there are none.
 //!
 //! What a host sees of a VM is shown under names of its own and never under cAdvisor's: those are what its containers use. A
 //! figure that nobody read is absent.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{
+    container::Container,
     families as f,
     families::Family,
     labels,
@@ -15,7 +17,7 @@ use super::{
 use crate::{
     closed::Closed,
     enrich::ShimKind,
-    node::{Component, Hypervisor, OrphanKind, Sandbox, Usage},
+    node::{Component, Hypervisor, OrphanKind, Sandbox, Usage, plain_text},
 };
 
 /// Pods that are shown: more than a node can have, so that nobody's ids can fill a page.
@@ -34,7 +36,7 @@ struct View {
 /// Writes the families.
 pub(super) fn render(text: &mut Text, registry: &Registry) {
     let views = views(registry);
-    info(text, &views);
+    info(text, registry, &views);
     components(text, &views);
     machine(text, &views);
     let mut one = |family: &'static Family, pick: &dyn Fn(&View) -> Option<Value>| {
@@ -65,15 +67,7 @@ fn views(registry: &Registry) -> Vec<View> {
         };
         let about = wrapper.about();
         let containers = registry.of_sandbox(&about.namespace, &about.id);
-        let named = containers.iter().map(|container| &container.identity);
-        let named = named
-            .filter(|identity| identity.pod.is_some())
-            .max_by_key(|identity| identity.namespace.is_some());
-        let mut labels = String::new();
-        let word = |word: Option<&String>| word.cloned().unwrap_or_default();
-        labels::push(&mut labels, "namespace", Some(&word(named.and_then(|n| n.namespace.as_ref()))));
-        labels::push(&mut labels, "pod", Some(&word(named.and_then(|n| n.pod.as_ref()))));
-        labels::push(&mut labels, "sandbox", Some(&about.id));
+        let labels = named(&about.id, &containers);
         let redacted = containers.iter().map(|container| container.silent_streams()).sum();
         views.push(View { sandbox, labels, redacted });
         if views.len() == MOST {
@@ -83,8 +77,57 @@ fn views(registry: &Registry) -> Vec<View> {
     views
 }
 
-fn info(text: &mut Text, views: &[View]) {
+/// The labels of a sandbox with these containers.
+fn named(sandbox: &str, containers: &[Arc<Container>]) -> String {
+    let named = containers.iter().map(|container| &container.identity);
+    let named =
+        named.filter(|identity| identity.pod.is_some()).max_by_key(|identity| identity.namespace.is_some());
+    let mut labels = String::new();
+    let word = |word: Option<&String>| word.cloned().unwrap_or_default();
+    labels::push(&mut labels, "namespace", Some(&word(named.and_then(|n| n.namespace.as_ref()))));
+    labels::push(&mut labels, "pod", Some(&word(named.and_then(|n| n.pod.as_ref()))));
+    labels::push(&mut labels, "sandbox", Some(sandbox));
+    labels
+}
+
+/// Sandboxes that are no VMs and whose shim is known to be another than containerd's own: their labels, kind and build.
+fn others(registry: &Registry) -> Vec<(String, ShimKind, Option<String>)> {
+    let mut others = Vec::new();
+    for wrapper in registry.attached() {
+        let about = wrapper.about();
+        let kind = ShimKind::of(&wrapper.inner().binary, &about.id, Path::new("/"));
+        if !kind.is_another() {
+            continue;
+        }
+        // gVisor has a shim for each container: the sandbox's own speaks for the pod.
+        let containers = registry.of_sandbox(&about.namespace, &about.id);
+        if containers.is_empty() {
+            continue;
+        }
+        let labels = named(&about.id, &containers);
+        others.push((labels, kind, wrapper.inner_build().and_then(|build| plain_text(&build))));
+        if others.len() == MOST {
+            break;
+        }
+    }
+    others
+}
+
+fn info(text: &mut Text, registry: &Registry, views: &[View]) {
     let mut writer = text.family(&f::SANDBOX_INFO);
+    for (mut labels, kind, build) in others(registry) {
+        let build = build.unwrap_or_default();
+        // In the order of the family's own labels.
+        for key in f::SANDBOX_INFO.labels.iter().skip(3) {
+            let value = match *key {
+                "shim" => kind.label(),
+                "shim_build_id" => &build,
+                _ => "",
+            };
+            labels::push(&mut labels, key, Some(value));
+        }
+        writer.sample(&labels, Value::Whole(1), None);
+    }
     for view in views {
         let Sandbox { shim, release, build, facts, .. } = &*view.sandbox;
         let mut labels = view.labels.clone();

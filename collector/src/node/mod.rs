@@ -27,7 +27,9 @@ use tokio::{sync::watch, time::Instant};
 pub use network::Counts;
 pub use network::{Interface, Interfaces};
 pub use process::Born;
-pub use vm::{Component, Death, FileFacts, Findings, Hypervisor, Orphan, OrphanKind, Sandbox, Usage};
+pub use vm::{
+    Component, Death, FileFacts, Findings, Hypervisor, Orphan, OrphanKind, Sandbox, Usage, plain_text,
+};
 #[cfg(test)]
 pub use vm::{Facts, HostUse, Release, Vcpus};
 

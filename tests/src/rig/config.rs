@@ -3,7 +3,7 @@
 //!
 //! Keys that differ between releases stand here and nowhere else.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::rig::image::PAUSE;
 use crate::rig::tools::Tools;
@@ -28,6 +28,30 @@ pub enum Hook {
     Opt,
 }
 
+/// A shim that is not containerd's own, behind the wrapper or without it. Its hook is its name, whatever the other hooks are.
+#[derive(Debug, Clone)]
+pub struct Foreign {
+    /// As containerd knows it: `runsc.v1` of `io.containerd.runsc.v1`.
+    pub name: &'static str,
+    /// The shim.
+    pub program: PathBuf,
+    /// Programs that it looks for in PATH.
+    pub beside: Vec<PathBuf>,
+}
+
+impl Foreign {
+    /// The file that containerd looks for, here with a word in front of the shim's name.
+    pub fn file(&self, front: &str) -> String {
+        format!("containerd-shim-{front}{}", self.name.replace('.', "-"))
+    }
+
+    /// What containerd is told to run, with `shim`.
+    pub fn runtime(&self, shim: Shim) -> String {
+        let front = if shim == Shim::Unwrapped { "" } else { "tap-" };
+        format!("io.containerd.{front}{}", self.name)
+    }
+}
+
 /// Where one containerd has its things.
 #[derive(Debug)]
 pub struct Layout<'a> {
@@ -37,6 +61,8 @@ pub struct Layout<'a> {
     pub wrapper: &'a Path,
     /// More lines of CRI's runtime handler.
     pub runtime_lines: &'a str,
+    /// Another shim than containerd's own.
+    pub foreign: Option<&'a Foreign>,
 }
 
 /// The configuration file for `tools` with `shim`.
@@ -47,9 +73,12 @@ pub fn containerd_toml(tools: &Tools, shim: Shim, at: &Layout<'_>) -> String {
         Shim::Wrapped(Hook::Name) => ("io.containerd.tap-runc.v2", ""),
         Shim::Unwrapped | Shim::Wrapped(Hook::Opt) => ("io.containerd.runc.v2", ""),
     };
+    let foreign = at.foreign.map(|foreign| foreign.runtime(shim));
+    let (kind, path) = foreign.as_deref().map_or((kind, path), |kind| (kind, ""));
     // A handler called runc has options by default, which come in a form that the runc shim does not take as
     // soon as the type is not its own.
-    let handler = if shim == Shim::Wrapped(Hook::Name) { "tap" } else { "runc" };
+    let by_name = shim == Shim::Wrapped(Hook::Name) || foreign.is_some();
+    let handler = if by_name { "tap" } else { "runc" };
     let table = if tools.is_v2() { "io.containerd.cri.v1.runtime" } else { "io.containerd.grpc.v1.cri" };
     let runtime = format!(
         "[plugins.\"{table}\".containerd]\ndefault_runtime_name = \"{handler}\"\n\

@@ -44,6 +44,9 @@ impl Node {
         let mut ctr = self.ctr_command(&["run", "--fifo-dir"]);
         ctr.arg(fifos).args(["--mount", &host, "--cgroup", &format!("/{}/{id}", self.mark())]);
         match self.shim() {
+            shim if self.foreign().is_some() => {
+                ctr.arg("--runtime").args(self.foreign().map(|foreign| foreign.runtime(shim)))
+            }
             Shim::Wrapped(Hook::Path) => ctr.arg("--runtime").arg(self.wrapper()),
             Shim::Wrapped(Hook::Name) => ctr.args(["--runtime", "io.containerd.tap-runc.v2"]),
             Shim::Unwrapped | Shim::Wrapped(Hook::Opt) => ctr.args(["--runtime", "io.containerd.runc.v2"]),

@@ -29,7 +29,7 @@ mod seed;
 pub mod tools;
 pub mod vm;
 
-pub use config::{Hook, Shim};
+pub use config::{Foreign, Hook, Shim};
 pub use node::{Node, Setup};
 pub use patience::{eventually, now_and_then};
 pub use tools::Version;

@@ -133,6 +133,20 @@ pub fn nerdctl() -> Result<PathBuf> {
     built("nerdctl")
 }
 
+/// gVisor's shim and its runtime, which `./dev` builds.
+pub fn runsc() -> Result<[PathBuf; 2]> {
+    Ok([built("containerd-shim-runsc-v1")?, built("runsc")?])
+}
+
+/// The Rust runc shim, which `./dev` builds.
+pub fn rust_runc_shim() -> Result<PathBuf> {
+    let path = cache_dir().join("cargo/bin/containerd-shim-runc-v2-rs");
+    if !path.is_file() {
+        bail!("{} is not built: `sudo ./dev test` builds it", path.display());
+    }
+    Ok(path)
+}
+
 /// cAdvisor, a peer in benches; none where `./dev peers` did not build it.
 pub fn cadvisor() -> Option<PathBuf> {
     built("cadvisor").ok()

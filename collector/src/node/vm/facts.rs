@@ -143,7 +143,7 @@ fn base_name(root: &Path, path: &str) -> Option<String> {
 }
 
 /// A text that may stand in a label: short, and nothing in it that a terminal would act on.
-pub(super) fn text(from: &str) -> Option<String> {
+pub fn text(from: &str) -> Option<String> {
     let plain: String = from.chars().filter(|c| c.is_ascii_graphic()).take(TEXT_BYTES).collect();
     (!plain.is_empty()).then_some(plain)
 }

@@ -24,7 +24,7 @@ use std::{
 
 pub use cgroups::HostUse;
 pub use deaths::Death;
-pub use facts::Facts;
+pub use facts::{Facts, text as plain_text};
 pub use household::{Component, Hypervisor};
 pub use orphans::{Orphan, OrphanKind};
 pub use release::{FileFacts, Release};

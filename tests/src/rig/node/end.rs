@@ -29,10 +29,15 @@ impl Node {
 
     /// The real shims of this node.
     pub fn inner_shims(&self) -> Result<Vec<Process>> {
+        let real = self.foreign().map(|foreign| (foreign.file(""), foreign.program.file_name()));
         let is_inner = |process: &Process| {
-            process.program() == "containerd-shim-runc-v2"
-                && !process.is_role("tap-keeper")
-                && !process.is_role("tap-worker")
+            let program = process.program();
+            let is_real = match &real {
+                // It may call itself by its link's name or by its own.
+                Some((link, file)) => program == link || file.is_some_and(|file| file == program),
+                None => program == "containerd-shim-runc-v2",
+            };
+            is_real && !process.is_role("tap-keeper") && !process.is_role("tap-worker")
         };
         Ok(self.processes()?.into_iter().filter(is_inner).collect())
     }

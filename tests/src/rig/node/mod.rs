@@ -27,7 +27,7 @@ use crate::rig::cri::Cri;
 use crate::rig::process::{self, MARK};
 use crate::rig::seed::Seed;
 use crate::rig::tools::{self, Tools};
-use crate::rig::{Hook, Shim, eventually, image};
+use crate::rig::{Foreign, Hook, Shim, eventually, image};
 
 /// How long a daemon may take to answer its first call, on a busy machine with two cores.
 const START: Duration = Duration::from_secs(60);
@@ -137,10 +137,36 @@ impl Node {
             fs::write(self.dir.join("shim.toml"), text).context("write shim.toml")?;
         }
         fs::write(self.dir.join("cni/10-rig.conflist"), cni_conflist(&self.dir)).context("write CNI's")?;
-        let layout =
-            Layout { dir: &self.dir, wrapper: &self.wrapper, runtime_lines: &self.setup.runtime_lines };
+        if let Some(foreign) = &self.setup.foreign {
+            self.lay_out_foreign(foreign)?;
+        }
+        let layout = Layout {
+            dir: &self.dir,
+            wrapper: &self.wrapper,
+            runtime_lines: &self.setup.runtime_lines,
+            foreign: self.setup.foreign.as_ref(),
+        };
         let text = containerd_toml(&self.tools, self.setup.shim, &layout);
         fs::write(self.dir.join("containerd.toml"), text).context("write containerd.toml")
+    }
+
+    /// Puts a shim that is not containerd's own where containerd finds it, what it needs beside it, and the wrapper in front.
+    fn lay_out_foreign(&self, foreign: &Foreign) -> Result<()> {
+        let bin = self.dir.join("bin");
+        symlink(&foreign.program, bin.join(foreign.file(""))).context("put the shim")?;
+        if self.is_wrapped() {
+            symlink(&self.wrapper, bin.join(foreign.file("tap-"))).context("put the hook")?;
+        }
+        for program in &foreign.beside {
+            let name = program.file_name().context("a program has no name")?;
+            symlink(program, bin.join(name)).context("put a program beside the shim")?;
+        }
+        Ok(())
+    }
+
+    /// The shim that is not containerd's own.
+    pub(crate) fn foreign(&self) -> Option<&Foreign> {
+        self.setup.foreign.as_ref()
     }
 
     /// Starts the daemon on what the last one left, and waits until it answers.

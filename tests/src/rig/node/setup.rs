@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::Node;
 use crate::rig::collector::Settings;
-use crate::rig::{Shim, Version};
+use crate::rig::{Foreign, Shim, Version};
 
 /// What a node is made of, before it is started.
 #[derive(Debug, Clone)]
@@ -21,6 +21,7 @@ pub struct Setup {
     pub(super) shim_toml: Option<String>,
     pub(super) run_dir: Option<PathBuf>,
     pub(super) runtime_lines: String,
+    pub(super) foreign: Option<Foreign>,
 }
 
 /// What every node's wrapper is told: on a machine that compiles and tests at the same time, a start that finds no worker
@@ -40,6 +41,7 @@ impl Setup {
             shim_toml: Some(PATIENT.to_owned()),
             run_dir: None,
             runtime_lines: String::new(),
+            foreign: None,
         }
     }
 
@@ -82,6 +84,12 @@ impl Setup {
     /// More lines of CRI's runtime handler.
     pub fn runtime_lines(mut self, lines: &str) -> Setup {
         self.runtime_lines = lines.to_owned();
+        self
+    }
+
+    /// Containers are run by this shim instead of containerd's own.
+    pub fn foreign(mut self, shim: &Foreign) -> Setup {
+        self.foreign = Some(shim.clone());
         self
     }
 

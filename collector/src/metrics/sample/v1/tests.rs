@@ -1,7 +1,9 @@
 //! One test per fault that a v1 message can have, and the captured answers of a real Kata pod.
 
 use containerd_shim_protos::{
-    cgroups::metrics::{BlkIOEntry, BlkIOStat, MemoryEntry, MemoryStat, Metrics},
+    cgroups::metrics::{
+        BlkIOEntry, BlkIOStat, CPUStat, CPUUsage, MemoryEntry, MemoryStat, Metrics, PidsStat, Throttle,
+    },
     protobuf::{Message, MessageField, well_known_types::any::Any},
 };
 
@@ -166,6 +168,28 @@ fn a_vms_throttled_time_is_not_shown_before_it_is_known_to_be_counted() {
     assert_eq!(sample.clone().doubt(ShimKind::KataRust).throttled_ns, None);
     sample.throttling(5, 2, 7);
     assert_eq!(sample.doubt(ShimKind::KataRust).throttled_ns, Some(7));
+}
+
+/// As seen of gVisor's shim of January 2026, which fills in what it has and leaves all else 0.
+#[test]
+fn what_gvisor_says_is_taken_and_what_it_leaves_out_is_absent() {
+    let usage = MessageField::some(CPUUsage { total: 3_359_159_275, ..Default::default() });
+    let cpu = CPUStat { usage, throttling: MessageField::some(Throttle::default()), ..Default::default() };
+    let zero = || MessageField::some(MemoryEntry::default());
+    let usage = MessageField::some(MemoryEntry { usage: 2_031_616, ..Default::default() });
+    let memory = MemoryStat { usage, swap: zero(), kernel: zero(), kernel_tcp: zero(), ..Default::default() };
+    let got = read(&Metrics {
+        cpu: MessageField::some(cpu),
+        memory: MessageField::some(memory),
+        pids: MessageField::some(PidsStat { current: 1, ..Default::default() }),
+        ..Default::default()
+    });
+    let got = got.doubt(ShimKind::Gvisor);
+    assert_eq!((got.cpu_ns, got.cpu_user_ns, got.cpu_system_ns), (Some(3_359_159_275), None, None));
+    assert_eq!((got.memory_usage, got.working_set, got.max_usage), (Some(2_031_616), None, None));
+    assert_eq!((got.rss, got.cache, got.mapped_file, got.swap, got.failcnt), (None, None, None, None, None));
+    assert_eq!((got.threads, got.threads_max, got.periods, got.throttled_ns), (Some(1), None, None, None));
+    assert_eq!((got.page_faults, got.oom_kills, got.devices.len()), (None, None, 0));
 }
 
 #[test]
