@@ -6,7 +6,9 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     path::{Path, PathBuf},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -289,4 +291,21 @@ fn a_kernel_that_does_not_count_is_left_alone() -> Result<()> {
     let endpoint = shim.parse(&shim.start(&lab, "last", &bundle)?.stdout)?;
     ensure!(endpoint.path()?.starts_with(lab.run_dir()), "wrapped: {endpoint:?}");
     is_served(&endpoint)
+}
+
+/// A keeper that is needed is made, whatever has become of this machine's files: nothing of them but the wrapper's own image.
+#[test]
+#[ignore = "needs root: `sudo ./dev test` runs it"]
+fn the_wrapper_begins_where_there_is_no_other_file() -> Result<()> {
+    let nowhere = std::env::temp_dir().join(format!("shimtap-nowhere-{}", std::process::id()));
+    fs::create_dir_all(&nowhere).context("a folder")?;
+    fs::copy(binary(WRAPPER)?, nowhere.join(WRAPPER)).context("copy the wrapper")?;
+    let mut command = Command::new("chroot");
+    command.arg(&nowhere).args([&format!("/{WRAPPER}"), "-v"]);
+    let ran = command.output().context("chroot");
+    fs::remove_dir_all(&nowhere).context("remove the folder")?;
+    let ran = ran?;
+    let said = String::from_utf8_lossy(&ran.stderr);
+    ensure!(said.starts_with("shimtap: cannot look at our own binary"), "it said {said:?}");
+    Ok(())
 }

@@ -108,6 +108,8 @@ pub struct Inheritance {
     pub slots: BTreeMap<Slot, OwnedFd>,
     /// The worker's end of the pair.
     pub pair: OwnedFd,
+    /// Where `start` waits to hear that a worker is at work.
+    pub ready: Option<OwnedFd>,
     /// How much it dares.
     pub mode: Mode,
     /// It runs in the process of a keeper that could not fork.
@@ -162,10 +164,6 @@ impl Keeper {
         let worker = inherited(ENV_PAIR).and_then(|pair| adopt_worker(&block, pair));
         let spooler = spool::Spooler::adopt(&block);
         let ready = inherited(ENV_READY);
-        if ready.is_some() {
-            // The first of its kind; later ones inherit it.
-            process::be_easier_to_spare();
-        }
         let mut keeper = Self {
             block,
             slots,

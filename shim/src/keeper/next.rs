@@ -103,8 +103,9 @@ impl Keeper {
         for image in [Slot::IMAGE, Slot::FALLBACK] {
             self.slots.remove(&image);
         }
-        drop((self.worker, self.ready, self.unannounced, self.asked, self.spooler));
-        worker::main(Inheritance { block: self.block, slots: self.slots, pair, mode, stands_in })
+        drop((self.worker, self.unannounced, self.asked, self.spooler));
+        let ready = self.ready;
+        worker::main(Inheritance { block: self.block, slots: self.slots, pair, ready, mode, stands_in })
     }
 
     /// Sets the dead man's switch.

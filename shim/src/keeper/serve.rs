@@ -134,9 +134,8 @@ impl Keeper {
             Operation::Become => fds.into_iter().next().ok_or(Errno::EBADF).and_then(|i| self.take_image(i)),
             Operation::Ready => {
                 self.block.tables().care.note_ready(monotonic_ns());
-                if let Some(ready) = self.ready.take() {
-                    let _ = nix::unistd::write(&ready, b"1");
-                }
+                // Said by the worker itself; a first one that does not live to say it leaves this to the next.
+                self.ready = None;
                 Ok(())
             }
             Operation::Ping => Ok(()),

@@ -22,7 +22,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
     thread,
     time::Duration,
@@ -150,6 +150,7 @@ impl Switchboard {
     pub(crate) fn set_attached(&self, attached: bool) {
         self.set_busy(true);
         self.attached.store(attached, Ordering::Release);
+        fence(Ordering::SeqCst);
     }
 
     /// Readable when the link thread has something for the relay.
@@ -167,8 +168,18 @@ impl Switchboard {
         let _ = nix::unistd::write(&self.relay, &1u64.to_ne_bytes());
     }
 
-    /// Something other than output is there for the link.
+    /// Something other than output is there for the link. Without a collector nobody would do anything about it: who attaches
+    /// looks at everything first.
     pub fn wake_link(&self) {
+        // What is there was stored before this; [`Self::set_attached`] has the other half.
+        fence(Ordering::SeqCst);
+        if self.is_attached() {
+            self.link.ring();
+        }
+    }
+
+    /// A task has begun: what is known of it is written down, also where there is no collector.
+    pub fn wake_link_for_task(&self) {
         self.link.ring();
     }
 

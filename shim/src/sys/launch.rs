@@ -23,8 +23,8 @@ use nix::{
 
 use super::{Errno, Kernel};
 
-/// The child's, for half a dozen system calls.
-const STACK: usize = 64 << 10;
+/// The child's, for half a dozen system calls. Each page of it is made for this.
+const STACK: usize = 16 << 10;
 
 /// What the child is to become.
 struct Program {

@@ -39,7 +39,7 @@ impl Worker {
         }
         TaskState::Created.store(&task.state);
         self.retire_namesakes(created);
-        self.board.wake_link();
+        self.board.wake_link_for_task();
     }
 
     /// The writers of containerd's FIFOs of a task, at once.

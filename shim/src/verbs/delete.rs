@@ -7,7 +7,7 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     os::fd::AsFd,
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -31,8 +31,13 @@ pub fn delete(argv: &[OsString], arguments: &Arguments) -> ExitCode {
         }
     };
     // Its own stdout and stderr are ours: containerd reads a DeleteResponse from the one and logs the other.
-    let status = launch::with_us(&inner::command(&path, argv), None).and_then(launch::wait);
-    clean_up(arguments);
+    let begun = launch::with_us(&inner::command(&path, argv), None);
+    // While it is at work: on a node of many pods this reads a file of each.
+    let task = Task::of(arguments);
+    let status = begun.and_then(launch::wait);
+    if let Some(task) = task {
+        task.clean_up(arguments);
+    }
     match status {
         Ok(status) => end_like(status),
         // Descriptors or processes are short: it needs less than the two of us.
@@ -40,17 +45,33 @@ pub fn delete(argv: &[OsString], arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn clean_up(arguments: &Arguments) {
-    let run_dir = RunDir::from_env();
-    let Ok(task_dir) = run_dir.task(&arguments.namespace, &arguments.id) else { return };
-    let key = key_of_task(&task_dir).or_else(|| repair::key_of_start(&run_dir, arguments));
-    let Some(key) = key else { return };
-    if is_dead(&run_dir.alive(&key)) {
-        // Of several deletes one repairs and the others find nothing left; without the lock it is done all the same.
-        let _lock = wrap::lock(&run_dir, &key);
-        repair::repair(&run_dir, &key, &arguments.namespace);
+/// What there is of ours for the id: looked up before the inner shim's delete has ended, done after it.
+struct Task {
+    run_dir: RunDir,
+    dir: PathBuf,
+    /// Of its wrapper.
+    key: String,
+}
+
+// === impl Task ===
+
+impl Task {
+    /// `None` where nothing of it is ours.
+    fn of(arguments: &Arguments) -> Option<Self> {
+        let run_dir = RunDir::from_env();
+        let dir = run_dir.task(&arguments.namespace, &arguments.id).ok()?;
+        let key = key_of_task(&dir).or_else(|| repair::key_of_start(&run_dir, arguments))?;
+        Some(Self { run_dir, dir, key })
     }
-    remove_task(&task_dir);
+
+    fn clean_up(&self, arguments: &Arguments) {
+        if is_dead(&self.run_dir.alive(&self.key)) {
+            // Of several deletes one repairs and the others find nothing left; without the lock it is done all the same.
+            let _lock = wrap::lock(&self.run_dir, &self.key);
+            repair::repair(&self.run_dir, &self.key, &arguments.namespace);
+        }
+        remove_task(&self.dir);
+    }
 }
 
 /// Whose wrapper a task belongs to; `None` where it was never wrapped or is cleaned up.

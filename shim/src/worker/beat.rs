@@ -54,8 +54,12 @@ impl Worker {
         if now.saturating_sub(self.beat.given_ns) < REARM_NS {
             return false;
         }
+        let heard_now = self.beat.given_ns == 0;
         self.give_sign(now);
-        self.look_at_keeper();
+        // Who has just told us of a connection, or forked us, lives; and is seen at work, so that it would have to answer.
+        if !heard_now {
+            self.look_at_keeper();
+        }
         self.mode != Mode::Bare && self.is_link_stuck(now)
     }
 
@@ -65,7 +69,7 @@ impl Worker {
         self.beat.queue_ns.map_or(beat, |at| at.min(beat))
     }
 
-    /// The keeper has shortened the switch: a connection was accepted.
+    /// The keeper has shortened the switch, and said so: a connection was accepted.
     pub(super) fn sign_is_due(&mut self) {
         self.beat.given_ns = 0;
     }

@@ -194,7 +194,7 @@ fn inherit() -> Kernel<Inheritance> {
         Upgrade::Done.store(&tables.upgrade);
     }
     let mode = Mode::load(&tables.care.mode);
-    Ok(Inheritance { block, slots, pair, mode, stands_in: false })
+    Ok(Inheritance { block, slots, pair, ready: None, mode, stands_in: false })
 }
 
 /// Each number once: two owners of one descriptor would close it twice.

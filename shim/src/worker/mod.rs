@@ -98,6 +98,8 @@ pub struct Worker {
     pub(crate) mode: Mode,
     /// It runs in the process of a keeper that could not fork.
     stands_in: bool,
+    /// Where `start` waits for a first worker.
+    awaited: Option<OwnedFd>,
     beat: beat::Beat,
     /// Since when the upgrade at hand is where it is.
     upgrade: image::Wait,
@@ -181,9 +183,15 @@ impl Worker {
         self.watch_inner();
         // A refusal costs the notice of a keeper that is hung, nothing else.
         let _ = self.watch_queue();
+        let awaited = self.awaited.take();
         if self.stands_in {
+            // Nobody is told: a pod that would begin in a keeper's place alone is better off unwrapped.
             self.block.tables().care.note_ready(monotonic_ns());
         } else {
+            if let Some(awaited) = awaited {
+                // By itself: the keeper's turn in between would be one more for everybody to wait for.
+                let _ = nix::unistd::write(&awaited, b"1");
+            }
             self.hands.ready();
         }
         self.tell_deaths();

@@ -16,7 +16,7 @@ use crate::{
 impl Worker {
     /// From the keeper's fork. Both lives of a wrapper start here: a first worker finds empty tables.
     pub(super) fn recover(inheritance: Inheritance) -> Kernel<Self> {
-        let Inheritance { block, slots, pair, mode, stands_in } = inheritance;
+        let Inheritance { block, slots, pair, ready, mode, stands_in } = inheritance;
         let block: &'static Block = Box::leak(Box::new(block));
         block.make_ours()?;
         block.tables().worker_pid.store(std::process::id(), Ordering::Release);
@@ -24,7 +24,9 @@ impl Worker {
         block.tables().workers.fetch_add(1, Ordering::AcqRel);
         let hands = Hands::new(block, pair, slots);
         let board: &'static Switchboard = Box::leak(Box::new(Switchboard::new()?));
-        Self::on(block, board, hands, mode, stands_in)
+        let mut worker = Self::on(block, board, hands, mode, stands_in)?;
+        worker.awaited = ready;
+        Ok(worker)
     }
 
     /// With a block and descriptors.
@@ -50,6 +52,7 @@ impl Worker {
             inner: Inner::default(),
             mode,
             stands_in,
+            awaited: None,
             beat: Beat::default(),
             upgrade: Wait::default(),
             spooling: Spooling::default(),
