@@ -22,8 +22,8 @@ impl Place {
             fs::create_dir_all(place.0.join(sub)).with_context(|| format!("make {sub}"))?;
         }
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let parts =
-            ["tools.sh", "test.sh", "suites.sh", "package.sh"].map(|part| format!("tests/dev/{part}"));
+        let parts = ["tools.sh", "test.sh", "suites.sh", "package.sh", "unshown.txt"]
+            .map(|part| format!("tests/dev/{part}"));
         for file in ["dev", "Cargo.toml"].into_iter().chain(parts.iter().map(String::as_str)) {
             fs::copy(root.join(file), place.0.join("tree").join(file))
                 .with_context(|| format!("copy {file}"))?;
