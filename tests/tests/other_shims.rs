@@ -259,8 +259,8 @@ fn another_shim_runc_in_rusts_numbers_are_the_kernels(version: Version) -> Resul
     })
 }
 
-/// CPU time is the sandbox's cgroup's, which gVisor divides among its containers. Of memory it counts what is in use, and nothing
-/// that a working set could be made of.
+/// CPU time is the sandbox's cgroup's, which gVisor divides among its containers by what each has used. Of memory each is said to
+/// have an equal part, which is nobody's.
 fn another_shim_gvisor_is_collected_and_its_numbers_are_right_or_absent(version: Version) -> Result<()> {
     collected(version, &gvisor()?).run(|node| {
         let cri = node.cri()?;
@@ -276,11 +276,8 @@ fn another_shim_gvisor_is_collected_and_its_numbers_are_right_or_absent(version:
         // The sandbox's own process does nothing but sleep.
         let cpu = figure(&alone, "container_cpu_usage_seconds_total")?;
         ensure!((before / 2.0..=after).contains(&cpu), "{cpu} s of {before} to {after} s");
-        let memory = figure(&alone, "container_memory_usage_bytes")?;
-        ensure!((4e6..64e6).contains(&memory), "it holds 4 MB, and {memory} bytes are said");
-        only(&alone, &["cpu_usage_seconds_total", "memory_usage_bytes"])?;
+        only(&alone, &["cpu_usage_seconds_total"])?;
         is_known(node, &pod.id, "gvisor")?;
-
         cri.remove_pod(&pod)
     })
 }

@@ -232,6 +232,10 @@ impl Sample {
         if kind.is_kata() && self.layout == Layout::V2 {
             self.doubt_kata_v2();
         }
+        // Each container, CRI's pause among them, is said to have as much (`runsc/boot/events.go`).
+        if kind == ShimKind::Gvisor && self.memory_usage.take().is_some() {
+            self.faults.insert(Fault::MemoryShared);
+        }
         // A kernel in a VM counts times exactly, so that a 0 is nobody's count; it must not be shown before that shows.
         if self.cpu_user_ns == Some(0) && self.cpu_system_ns == Some(0) {
             (self.cpu_user_ns, self.cpu_system_ns) = (None, None);

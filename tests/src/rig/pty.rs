@@ -33,6 +33,17 @@ struct Seen {
     bytes: Vec<u8>,
 }
 
+impl Seen {
+    /// Takes what came behind everything, where it has come.
+    fn take_last(&mut self) -> bool {
+        let all = self.bytes.strip_suffix(LAST).map(<[u8]>::len);
+        if let Some(all) = all {
+            self.bytes.truncate(all);
+        }
+        all.is_some()
+    }
+}
+
 impl Terminal {
     /// Starts `command` at a terminal of so many lines and columns.
     pub fn start(mut command: Command, lines: u16, columns: u16) -> Result<Terminal> {
@@ -112,7 +123,7 @@ impl Terminal {
         let status = ended.with_context(|| format!("the screen:\n{}", self.screen().join("\n")))?;
         // What it wrote last is on its way: behind it comes a byte that nobody shows.
         self.terminal.write_all(LAST).context("write to the terminal")?;
-        eventually(limit, "all that it wrote", || Ok(self.bytes().ends_with(LAST).then_some(())))?;
+        eventually(limit, "all that it wrote", || Ok(lock(&self.seen).take_last().then_some(())))?;
         Ok(status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1))
     }
 }

@@ -23,6 +23,8 @@ closed! {
         UserSystemDoubted => "user_system_doubted",
         /// Left out: block devices, which this shim is feared to merge.
         DevicesDoubted => "devices_doubted",
+        /// Left out: memory, of which this shim says a pod's divided by the number of its containers.
+        MemoryShared => "memory_shared",
         /// Left out: block devices beyond those that a container may have.
         DevicesDropped => "devices_dropped",
     }

@@ -26,7 +26,7 @@ use self::{
 };
 
 /// Longer than any held answer waits.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn play(script: Vec<Act>) {
     let mut world = World::new();

@@ -310,9 +310,15 @@ impl Cri {
 
     /// Creates and starts.
     pub fn run(&self, pod: &Pod, wanted: &Wanted<'_>) -> Result<String> {
-        let id = self.create(pod, wanted)?;
-        self.start(&id)?;
-        Ok(id)
+        loop {
+            let id = self.create(pod, wanted)?;
+            match self.start(&id) {
+                // containerd gives a State two seconds, and a sandbox whose State came later has process 0 for it (`getProcessState` in
+                // its services/tasks/local.go). Who waits for a busy machine tries again, as the kubelet does.
+                Err(fault) if format!("{fault:#}").contains("/proc/0/ns/") => self.remove(&id)?,
+                started => return started.map(|_| id),
+            }
+        }
     }
 
     /// Changes a container's limits, as kubelet does where a pod is resized in place.
