@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use shimtap_tests::line::tape;
 use shimtap_tests::on_each_containerd;
-use shimtap_tests::oracle::{Judgement, cri_log, one_tape};
+use shimtap_tests::oracle::{Judgement, cri_log, one_tape, whole_but_for_ends_of_containerd};
 use shimtap_tests::rig::busy::Busy;
 use shimtap_tests::rig::cri::{ContainerState, Wanted};
 use shimtap_tests::rig::process::signal;
@@ -243,7 +243,8 @@ fn collectors_unit_is_stopped_and_containerd_restarted(version: Version) -> Resu
         ensure!(cri.status(&busy.id)?.state == ContainerState::Running, "the container is lost");
         node.start_collector()?;
         let (_, written) = busy.finish(cri)?;
-        node.complete(&cri_log(&cri.log_path(&pod, Busy::NAME))?.stdout, &written)?;
+        let log = cri_log(&cri.log_path(&pod, Busy::NAME))?;
+        whole_but_for_ends_of_containerd(&log.stdout, &written, Busy::WIDTH, 1)?;
         judged(node, &busy.id, "stdout", &written)?;
         cri.remove_pod(&pod)
     })
