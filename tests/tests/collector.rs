@@ -234,6 +234,7 @@ fn collectors_unit_is_stopped_and_containerd_restarted(version: Version) -> Resu
         let cri = node.cri()?;
         let pod = cri.run_pod("p")?;
         let busy = Busy::start(node, cri, &pod)?;
+        busy.await_lines(500)?;
         // What systemd does to a unit with a runtime directory: it ends, and the directory goes.
         node.collector(|collector| collector.end(Signal::SIGTERM))?;
         std::fs::remove_dir_all(node.dir().join("col")).context("remove its runtime directory")?;
@@ -242,6 +243,7 @@ fn collectors_unit_is_stopped_and_containerd_restarted(version: Version) -> Resu
         ensure!(cri.is_ready(&pod)?, "the pod is lost");
         ensure!(cri.status(&busy.id)?.state == ContainerState::Running, "the container is lost");
         node.start_collector()?;
+        busy.await_lines(2000)?;
         let (_, written) = busy.finish(cri)?;
         let log = cri_log(&cri.log_path(&pod, Busy::NAME))?;
         whole_but_for_ends_of_containerd(&log.stdout, &written, Busy::WIDTH, 1)?;
