@@ -7,6 +7,7 @@
 #   3. the tests (suites.sh); beside them the node VM, which is about nothing but itself; what else go and cargo have to build;
 #      and what is asked of the sources alone: lints, licences, loom, examples
 #   4. the tests that need what was built beside the others, and those that compare times, one after the other
+#   5. when nothing else runs, what failed: once more, alone (again.sh)
 # A part beside is a process of its own (`beside`): what it says comes in one piece, and why it is left out is in a file.
 
 # Leaves a part out: its variable's name and why. In CI that is a failure.
@@ -174,6 +175,7 @@ test_all() {
     run_alone
     end_vm
     await part_sources
+    try_again
     close
 }
 
@@ -339,7 +341,9 @@ close() {
         END { print passed + 0, failed + 0, skipped + 0 }' "$work/output")
     # shellcheck disable=SC2086 # three numbers
     set -- $counts
-    passed=$(($1 + $(grep -c passed "$work/steps" || :))) failed=$(($2 + $(grep -c failed "$work/steps" || :))) left_out=$3
+    unsteady=$(wc -l <"$work/unsteady")
+    passed=$(($1 + unsteady + $(grep -c passed "$work/steps" || :)))
+    failed=$(($2 - unsteady + $(grep -c failed "$work/steps" || :))) left_out=$3
     # The main run passes over what runs beside it or alone, and what those leave out themselves is counted there.
     left_out=$((left_out - $(passed_over "$work"/said.part_vm "$work"/said.alone.*)))
     # A suite that died has no line of its own; nor has one of cargo's that did not compile.
@@ -361,6 +365,7 @@ close() {
                 /^test result:/ { passed += $4; failed += $6 }
                 END { printf "in the node VM (%s): %d passed, %d failed: %s\n", node, passed, failed, suites }'
     fi
+    say_unsteady
     say_unseen
     echo "ran on containerd ${ran:-none}, $cgroups, Linux $(uname -r); skipped: ${skipped:-nothing}"
     echo "$passed passed, $failed failed, $left_out skipped"

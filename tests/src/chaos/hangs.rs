@@ -46,6 +46,11 @@ impl Hangs {
         all.iter().filter(|span| span.ended.is_none_or(|ended| ended >= start)).copied().collect()
     }
 
+    /// Whether one hung or was dead at some time since `start`.
+    pub fn any_since(&self, start: Instant) -> bool {
+        !self.overlap(start).is_empty()
+    }
+
     /// How many hung at some time since `start`.
     pub fn since(&self, start: Instant) -> u32 {
         let hung = self.overlap(start).iter().filter(|span| span.hangs).count();
@@ -90,6 +95,7 @@ mod tests {
         hangs.during(false, || assert!(!is_in_time(), "one hung and one has just died"));
         hangs.during(true, || assert!(is_in_time(), "two hung"));
         assert_eq!(hangs.since(long_ago), 2);
+        assert!(hangs.any_since(long_ago) && !hangs.any_since(Instant::now() + LIMIT), "over by then");
         assert_eq!(hangs.since(Instant::now() + LIMIT), 0, "over by then");
     }
 }

@@ -1,6 +1,6 @@
 //! Containers by `ctr`, one after the other.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
@@ -19,9 +19,6 @@ use crate::{
         run::{Finished, Running},
     },
 };
-
-/// From a client's end until what it wrote has been read from its terminal.
-const SHOWN: Duration = Duration::from_secs(5);
 
 /// Kinds of what is done.
 pub const KINDS: [&str; 7] = [
@@ -126,7 +123,7 @@ fn with_a_terminal(work: &Work<'_>, id: &str, lines: u64, kind: &'static str) ->
         without_ctrs_own(&shown)
     };
     // What it has written is on its way to who reads the terminal.
-    let _judged_below = eventually(SHOWN, "its output", || Ok((shown()?.len() >= bytes.len()).then_some(())));
+    let _judged_below = eventually(LIMIT, "its output", || Ok((shown()?.len() >= bytes.len()).then_some(())));
     ensure!(status == 5, "status {status}: {:?}", client.screen());
     work.node.complete(shown()?.as_bytes(), &bytes)?;
     work.read(&bytes);

@@ -119,7 +119,7 @@ fn end_busy(work: &Work<'_>, pod: &Pod, busy: &str) -> Result<()> {
         let kind = "the container that was there all the time";
         work.complete(&have, Written { container: busy.to_owned(), kind, stream, bytes: bytes.clone() })?;
     }
-    work.cri.remove_pod(pod)
+    work.remove_pod(pod)
 }
 
 /// Cgroups of this node's containers; the one that holds them all may stay.

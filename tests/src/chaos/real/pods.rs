@@ -69,11 +69,14 @@ pub const COME_AND_GO: &str = "pods that come and go";
 /// One of them is not as it should be.
 pub fn come_and_go(work: &Work<'_>, mut dice: Dice) -> Result<()> {
     while work.goes_on() {
-        let name = work.name("pod");
         let start = Instant::now();
-        let pod = work.cri.run_pod(&name).with_context(|| format!("run {name}"))?;
+        // Each attempt under a name of its own.
+        let (pod, name) = work.patiently("RunPodSandbox", || {
+            let name = work.name("pod");
+            Ok((work.cri.run_pod(&name).with_context(|| format!("run {name}"))?, name))
+        })?;
         container(work, &pod, 100 + dice.roll(1000), COME_AND_GO).with_context(|| format!("in {name}"))?;
-        work.cri.remove_pod(&pod).with_context(|| format!("remove {name}"))?;
+        work.remove_pod(&pod).with_context(|| format!("remove {name}"))?;
         work.ledger.waited("a pod, from start to end", start.elapsed());
         work.ledger.did(COME_AND_GO);
     }
@@ -104,7 +107,7 @@ fn container(work: &Work<'_>, pod: &Pod, lines: u64, kind: &'static str) -> Resu
         work.complete(&log.stdout, of_it("stdout", bytes.clone()))?;
         work.complete(&log.stderr, of_it("stderr", bytes))?;
     }
-    cri.remove(&id)
+    work.remove(&id)
 }
 
 /// Runs it under a name that it gives; each attempt has one of its own.
@@ -169,5 +172,5 @@ fn attach(work: &Work<'_>, pod: &Pod) -> Result<()> {
     let of_it = |stream, bytes| Written { container: id.clone(), kind: "attach with stdin", stream, bytes };
     work.complete(&log.stdout, of_it("stdout", said("out")))?;
     work.complete(&log.stderr, of_it("stderr", said("err")))?;
-    cri.remove(&id)
+    work.remove(&id)
 }

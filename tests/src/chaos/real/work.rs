@@ -12,7 +12,10 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     chaos::{hangs::Hangs, judge::Written, tally::Ledger},
-    rig::{Node, cri::Cri},
+    rig::{
+        Node,
+        cri::{Cri, Pod},
+    },
 };
 
 /// How long anything may take on a busy machine.
@@ -92,12 +95,13 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Asks, and demands an answer in time; and asks again where containerd itself gave up a State after 2 s while a process of a wrapper hung. containerd 2
-    /// says so; 1.6 takes 0 for the sandbox's process then, and for its namespaces those of that process. Only for what may
-    /// be asked twice.
+    /// Asks, and demands an answer in time; and asks again where containerd itself gave up a State after 2 s while a process of a
+    /// wrapper hung or was dead. containerd 2 says so. 1.6 takes 0 for the sandbox's process then, and for its namespaces those of
+    /// that process; and a task of which it knows no state is one that runs (`getProcessState` in its services/tasks/local.go,
+    /// `Delete` in its container.go). Only for what may be asked twice.
     ///
     /// # Errors
-    /// It was refused for another reason, or while nothing hung, or answered too late.
+    /// It was refused for another reason, or while all of them worked, or answered too late.
     pub fn patiently<T>(&self, call: &'static str, ask: impl Fn() -> Result<T>) -> Result<T> {
         let began = Instant::now();
         loop {
@@ -109,10 +113,15 @@ impl<'a> Work<'a> {
                 }
                 Err(refused) => {
                     let words = format!("{refused:#}").to_lowercase();
-                    let by_time = ["deadline exceeded", "deadlineexceeded", "lstat /proc/0/ns/"];
+                    let by_time = [
+                        "deadline exceeded",
+                        "deadlineexceeded",
+                        "lstat /proc/0/ns/",
+                        "cannot delete running task",
+                    ];
                     ensure!(
                         by_time.iter().any(|said| words.contains(said))
-                            && self.hangs.since(start) > 0
+                            && self.hangs.any_since(start)
                             && began.elapsed() < LIMIT,
                         "{call}: {refused:#}"
                     );
@@ -120,5 +129,20 @@ impl<'a> Work<'a> {
                 }
             }
         }
+    }
+    /// Removes a container that has ended.
+    ///
+    /// # Errors
+    /// As of [`Self::patiently`].
+    pub fn remove(&self, id: &str) -> Result<()> {
+        self.patiently("RemoveContainer", || self.cri.remove(id))
+    }
+
+    /// Stops and removes a sandbox with all its containers.
+    ///
+    /// # Errors
+    /// As of [`Self::patiently`].
+    pub fn remove_pod(&self, pod: &Pod) -> Result<()> {
+        self.patiently("StopPodSandbox and RemovePodSandbox", || self.cri.remove_pod(pod))
     }
 }
