@@ -13,8 +13,8 @@ use shimtap_proto::{
 };
 
 use super::{
-    super::noise, Collector, Mounted, Peer, TO_DISK, close, data, is_whole, journaled, lines, open, step,
-    two_heads, wait,
+    super::noise, Collector, Mounted, Peer, TO_DISK, close, data, is_whole, journaled, lines, open, reaches,
+    step, two_heads, wait,
 };
 use crate::peer::hello;
 
@@ -76,11 +76,7 @@ impl Stalled {
 }
 
 fn whole_in_the_journal(collector: &Collector, container: &str, end: u64) {
-    wait(container, || {
-        let records = journaled(collector);
-        let of = |record: &&serde_json::Value| record["container_id"] == container;
-        records.iter().rfind(of).filter(|last| last["offset"]["to"] == end).map(drop)
-    });
+    wait(container, || reaches(&journaled(collector), container, end).then_some(()));
     is_whole(&journaled(collector), container, end, false);
 }
 
