@@ -232,6 +232,12 @@ async fn a_disk_that_hangs_holds_what_goes_there_and_nothing_else_and_is_named()
     held.send(data(1, end, &lines(1_000, 1_100))).await;
     collector.wait_metric("shimtap_journal_stalled{store=\"disk\"}", 1);
     assert_eq!(collector.metric("shimtap_journal_stalled"), 0);
+    let said = |what: &str| {
+        let log = collector.stderr();
+        let dir = disk.0.display().to_string();
+        log.lines().any(|line| line.contains(what) && line.contains(&dir)).then_some(())
+    };
+    wait("a line in the log", || said("a write of the journal does not come back"));
     // What goes to memory is acknowledged and delivered as ever, and everybody is answered.
     free.send(data(1, end, &lines(1_000, 2_000))).await;
     free.acked(1, 2 * end).await;
@@ -248,6 +254,7 @@ async fn a_disk_that_hangs_holds_what_goes_there_and_nothing_else_and_is_named()
     wait("the disk to be well", || {
         (collector.metric("shimtap_journal_stalled{store=\"disk\"}") == 0).then_some(())
     });
+    wait("a line in the log", || said("answers again"));
     let dropped = "shimtap_log_gap_bytes_total{stream=\"stdout\",reason=\"overflow\"}";
     assert_eq!(collector.metric(dropped), 30 * step());
 }
