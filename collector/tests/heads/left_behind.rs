@@ -103,6 +103,9 @@ async fn files_for_a_disk_that_is_full_keep_no_others_from_their_turn() {
     whole_in_the_journal(&stalled.collector, "gone", end);
     let file = stalled.spool.join(file_name(0x12, 0));
     wait("a file whose bytes are kept to go", || (!is_there(&file)).then_some(()));
+    let name = file_name(0x11, 0);
+    let put_off = |line: &str| line.contains("put a spool file off") && line.contains(&name);
+    wait("a line in the log", || stalled.collector.stderr().lines().any(put_off).then_some(()));
     for wrapper in [0x11, 0x13] {
         assert!(is_there(&stalled.spool.join(file_name(wrapper, 0))), "nothing of it is acknowledged");
     }
