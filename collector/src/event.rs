@@ -4,13 +4,13 @@
 //! Nothing here knows a wire, a file or a sink. Offsets are raw byte positions of the container's stream; the
 //! records of a stream tile its tape without overlap, whatever was cut off a message (a newline, a CR).
 
-use std::sync::{
-    Arc, MutexGuard, OnceLock, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering},
-};
+mod progress;
+
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use tokio::{sync::Notify, time::Instant};
+pub use progress::{Due, Progress, URGENT_BYTES};
+use tokio::time::Instant;
 
 use crate::{closed::closed, enrich::Identity};
 
@@ -186,27 +186,6 @@ pub trait Receipt: std::fmt::Debug + Send + Sync {
     fn done(&self, batch: &Batch);
 }
 
-/// How far a stream is durable. Shared by the stage that makes it so and the connection that acknowledges it.
-#[derive(Debug, Default)]
-pub struct Progress {
-    durable: AtomicU64,
-    /// Its ending is durable as well.
-    ended: AtomicBool,
-    due: std::sync::Mutex<Option<Arc<Due>>>,
-}
-
-/// What of a connection's streams has become durable since somebody last looked, and the call to look at once.
-#[derive(Debug, Default)]
-pub struct Due {
-    bytes: AtomicU64,
-    at_once: AtomicBool,
-    called: Notify,
-}
-
-/// Durable bytes of a wrapper after which an acknowledgement does not wait for its time. What a session holds of
-/// unfinished lines is bounded by the same figure, so that most of the window is free at any time.
-pub const URGENT_BYTES: u64 = shimtap_proto::link::WINDOW / 8;
-
 // === impl Flags ===
 
 impl Flags {
@@ -333,97 +312,5 @@ impl Batch {
     /// Says that this batch is where it was to go.
     pub fn done(&self) {
         self.receipt.done(self);
-    }
-}
-
-// === impl Progress ===
-
-impl Receipt for Progress {
-    fn done(&self, batch: &Batch) {
-        if batch.ending.is_some() {
-            self.ended.store(true, Ordering::Release);
-        }
-        self.advance(batch.end, batch.last);
-    }
-}
-
-impl Progress {
-    /// Every byte below this is durable.
-    #[must_use]
-    pub fn durable(&self) -> u64 {
-        self.durable.load(Ordering::Acquire)
-    }
-
-    /// Says that every byte below `offset` is durable; `urgent` calls whoever acknowledges at once.
-    pub fn advance(&self, offset: u64, urgent: bool) {
-        let before = self.durable.fetch_max(offset, Ordering::SeqCst);
-        if offset <= before && !urgent {
-            return;
-        }
-        let due = self.due().clone();
-        if let Some(due) = due {
-            due.add(offset.saturating_sub(before));
-            if urgent {
-                due.call();
-            }
-        }
-    }
-
-    /// Of a stream that an earlier process kept: every byte below `durable` is.
-    #[must_use]
-    pub fn resumed(durable: u64, ended: bool) -> Self {
-        Self { durable: AtomicU64::new(durable), ended: AtomicBool::new(ended), due: Default::default() }
-    }
-
-    /// True once the stream's ending is durable.
-    #[must_use]
-    pub fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
-    }
-
-    /// From here on `due` is told of progress (a stream changes connections when its wrapper comes back).
-    pub fn report_to(&self, due: Arc<Due>) {
-        *self.due() = Some(due);
-    }
-
-    fn due(&self) -> MutexGuard<'_, Option<Arc<Due>>> {
-        self.due.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-// === impl Due ===
-
-impl Due {
-    /// Waits until something is to be looked at. Cancel-safe.
-    pub async fn called(&self) {
-        self.called.notified().await;
-    }
-
-    /// Wakes whoever waits, who need not acknowledge yet.
-    pub fn wake(&self) {
-        self.called.notify_one();
-    }
-
-    /// True where an acknowledgement is due whatever its time. It is taken to be on its way from here on.
-    pub fn take_call(&self) -> bool {
-        self.at_once.swap(false, Ordering::AcqRel)
-    }
-
-    /// All that is durable is being acknowledged.
-    pub fn begin(&self) {
-        self.bytes.store(0, Ordering::Relaxed);
-    }
-
-    fn add(&self, bytes: u64) {
-        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before < URGENT_BYTES && before.saturating_add(bytes) >= URGENT_BYTES {
-            self.call();
-        }
-    }
-
-    /// Calls for an acknowledgement at once.
-    pub fn call(&self) {
-        self.at_once.store(true, Ordering::Release);
-        self.called.notify_one();
     }
 }

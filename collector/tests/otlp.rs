@@ -114,9 +114,26 @@ async fn part_of_a_request_that_is_refused_is_counted_and_never_sent_again() {
         100
     );
     assert_eq!(metric(&collector, "rejected_records_total", ",reason=\"partial_success\""), 30);
+    // Which 30 it was the answer does not say.
+    assert_eq!(metric(&collector, "rejected_bytes_total", ",reason=\"partial_success\""), 0);
     assert_eq!(metric(&collector, "records_total", ""), 70);
     assert_eq!(metric(&collector, "stalled", ""), 0);
     assert!(collector.stderr().contains("some were too old"), "{}", collector.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_of_which_every_record_is_refused_is_counted_to_the_byte() {
+    let endpoint = Endpoint::start();
+    endpoint.script([Do::TakePart(1)]);
+    let collector = collector(&endpoint, "");
+    let (mut peer, _) = Peer::greet(&collector, 1).await;
+    peer.open(open(0, "c", 1)).await;
+    peer.send(data(1, 0, b"too old\n")).await;
+    peer.send(close(1, 8)).await;
+    let refused = |what| metric(&collector, what, ",reason=\"partial_success\"");
+    wait("its bytes are counted", || (refused("rejected_bytes_total") == 8).then_some(()));
+    assert_eq!(refused("rejected_records_total"), 1);
+    assert_eq!(metric(&collector, "records_total", ""), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

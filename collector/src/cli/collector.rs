@@ -21,7 +21,7 @@ use crate::{
     containerd,
     event::Store,
     ingest::{Ingest, ListenFault, Listener, Spools, Streams},
-    journal::{Heads, JournalFault, JournalThread},
+    journal::{self, Heads, JournalFault, JournalThread},
     metrics::{Registry, SinkTotals, Totals},
     node, priority,
     reload::Reloader,
@@ -211,14 +211,7 @@ impl Collector {
 impl Running {
     /// Waits for a signal, then ends everything in order.
     async fn until_signal(mut self, stop: watch::Sender<bool>) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => break,
-                _ = self.interrupt.recv() => break,
-                // What came of it is in the log: nobody waits for an answer.
-                _ = self.hangup.recv() => drop(self.reloader.reload()),
-            }
-        }
+        self.signalled().await;
         info!("stopping");
         self.ready.send_replace(false);
         stop.send_replace(true);
@@ -230,7 +223,7 @@ impl Running {
         drop(self.outlets);
         for writer in &self.journal {
             if !ended(|| writer.is_finished(), deadline).await {
-                warn!("unwritten output is left; its wrappers keep it");
+                warn!(dir = %writer.dir().display(), "unwritten output is left; its wrappers keep it");
                 writer.give_up();
             }
         }
@@ -244,6 +237,21 @@ impl Running {
         let settled = || self.journal.iter().filter(|head| !head.settle()).count() == 0;
         ended(settled, Instant::now() + SETTLE).await;
         ended(|| self.admin.is_finished(), deadline).await;
+    }
+
+    /// Waits for the signal to end, and does meanwhile what nobody else is there for.
+    async fn signalled(&mut self) {
+        let watching = journal::say_what_hangs(&self.journal);
+        tokio::pin!(watching);
+        loop {
+            tokio::select! {
+                never = &mut watching => match never {},
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
+                // What came of it is in the log: nobody waits for an answer.
+                _ = self.hangup.recv() => drop(self.reloader.reload()),
+            }
+        }
     }
 }
 

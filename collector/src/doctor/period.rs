@@ -56,8 +56,7 @@ fn floors(node: &Node, told: Option<&Told>, inner: &BTreeMap<String, PathBuf>) -
     let floor = |handler: &Handler| {
         let shim = shim(node, handler, inner)?;
         let path = shim.to_string_lossy();
-        let is_kata =
-            ShimKind::of(&path, "", "/".as_ref()).is_kata() || handler.runtime_type.contains("kata");
+        let is_kata = ShimKind::named(&path).is_kata() || handler.runtime_type.contains("kata");
         let seen: Vec<&str> = told.into_iter().flat_map(|told| releases(told, &path)).collect();
         let mended = !seen.is_empty() && seen.iter().all(|release| is_mended(release));
         let old = u32::try_from(metrics::FLOOR.as_secs()).unwrap_or(u32::MAX);

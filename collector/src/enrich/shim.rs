@@ -37,22 +37,30 @@ impl ShimKind {
     /// By the binary's path, and by what the sandbox has below `root` (the host's `/`).
     #[must_use]
     pub fn of(binary: &str, sandbox: &str, root: &Path) -> Self {
+        let named = Self::named(binary);
+        if !matches!(named, Self::Kata | Self::Other) {
+            return named;
+        }
+        // By such a name it may be either of Kata's.
+        let folder = FOLDERS.iter().find(|(below, _)| has_folder(&root.join(below), sandbox));
+        folder.map_or(named, |(_, kind)| *kind)
+    }
+
+    /// By the binary's path alone.
+    #[must_use]
+    pub fn named(binary: &str) -> Self {
         let name = Path::new(binary).file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if is_host_visible(name) {
-            return if is_in_rust(name) { Self::RuncRust } else { Self::Host };
-        }
-        if name.starts_with("containerd-shim-runsc") {
-            return Self::Gvisor;
-        }
-        // kata-deploy puts the Rust shim into /opt/kata/runtime-rs/bin, and the Go one into /opt/kata/bin.
-        if name.contains("kata") && binary.contains("/runtime-rs/") {
-            return Self::KataRust;
-        }
-        let folder = FOLDERS.iter().find(|(below, _)| has_folder(&root.join(below), sandbox));
-        match folder {
-            Some((_, kind)) => *kind,
-            None if name.contains("kata") => Self::Kata,
-            None => Self::Other,
+            if is_in_rust(name) { Self::RuncRust } else { Self::Host }
+        } else if name.starts_with("containerd-shim-runsc") {
+            Self::Gvisor
+        } else if !name.contains("kata") {
+            Self::Other
+        } else if binary.contains("/runtime-rs/") {
+            // kata-deploy puts the Rust shim into /opt/kata/runtime-rs/bin, and the Go one into /opt/kata/bin.
+            Self::KataRust
+        } else {
+            Self::Kata
         }
     }
 

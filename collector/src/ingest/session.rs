@@ -329,10 +329,8 @@ impl Session {
     /// A Create was refused.
     fn refused(&self) {
         let neighbour = self.tasks.values().next().map(|task| &*task.container);
-        let shim = neighbour.map_or_else(
-            || ShimKind::of(&self.wrapper.inner().binary, "", Path::new("/")),
-            |container| container.shim,
-        );
+        let shim = neighbour
+            .map_or_else(|| ShimKind::named(&self.wrapper.inner().binary), |container| container.shim);
         self.ingest.registry.lifecycle.refused(shim, neighbour);
     }
 

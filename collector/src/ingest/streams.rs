@@ -4,6 +4,8 @@
 //! goes on exactly where its predecessor stopped. What an earlier process knew is asked of the journal, which knows it
 //! for good; ended streams are remembered here up to a bound.
 
+mod taken;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
@@ -13,19 +15,15 @@ use std::{
     time::Duration,
 };
 
-use shimtap_proto::link;
 use tokio::time::{Instant, sleep};
 
-use super::{data::Data, home::Home};
+use super::home::Home;
 use crate::{
-    event::{
-        Batch, Body, Ending, Flags, Hole, HoleReason, Origin, Progress, Receipt, Record, Store, StreamName,
-    },
+    event::{Ending, HoleReason, Origin, Progress, Store, StreamName},
     journal::Known,
     metrics::{StreamCounts, Totals},
-    process::{Clock, Edge, Tape, TapeFault, Times},
+    process::{Clock, Edge, Tape, TapeFault},
     rules::{Budget, Censor, Verdict},
-    time::now_ns,
 };
 
 /// What an earlier process, or this one some time ago, knew of streams.
@@ -315,136 +313,8 @@ impl Slot {
         }
     }
 
-    /// Takes bytes, of which at most `records` records are made. The caller has taken room for those.
-    pub(super) fn data(&self, owner: u64, data: Data, records: usize) -> Result<Option<Batch>, Refused> {
-        let mut state = self.owned(owner)?;
-        let mut records = Vec::with_capacity(records);
-        let times = Times { offsets: &data.time_offset, ns: &data.time_ns, otherwise: now_ns() };
-        let State { tape, clock, .. } = &mut *state;
-        let taken = tape.data(data.offset, data.bytes, times, clock, &mut records).map_err(Refused::Fault)?;
-        let stream = self.origin.name.stream;
-        self.totals.log_repeated.add(stream, taken.repeated);
-        Ok(self.batch(&mut state, records, None, false))
-    }
-
-    /// Takes the claim of a gap.
-    pub(super) fn gap(&self, owner: u64, gap: &link::Gap) -> Result<Option<Batch>, Refused> {
-        let reason = match gap.reason.enum_value() {
-            Ok(link::GapReason::GAP_REASON_OVERFLOW) => HoleReason::Overflow,
-            Ok(link::GapReason::GAP_REASON_TAP_FULL) => HoleReason::TapFull,
-            Ok(link::GapReason::GAP_REASON_SAFE_MODE) => HoleReason::SafeMode,
-            Ok(link::GapReason::GAP_REASON_READER_GONE_AFTER_KILL) => HoleReason::DrainedAfterKill,
-            Ok(link::GapReason::GAP_REASON_CAPTURE_OFF) => HoleReason::CaptureOff,
-            Ok(link::GapReason::GAP_REASON_SPOOL_LOST) => HoleReason::SpoolLost,
-            _ => HoleReason::Unknown,
-        };
-        let mut state = self.owned(owner)?;
-        let mut records = Vec::new();
-        let State { tape, clock, .. } = &mut *state;
-        tape.gap(gap.from, gap.to, reason, now_ns(), clock, &mut records).map_err(Refused::Fault)?;
-        Ok(self.batch(&mut state, records, None, false))
-    }
-
-    /// Takes the stream's end.
-    pub(super) fn close(&self, owner: u64, close: &link::Close) -> Result<Option<Batch>, Refused> {
-        let mut state = self.owned(owner)?;
-        let mut records = Vec::new();
-        let State { tape, clock, .. } = &mut *state;
-        tape.close(close.end, now_ns(), clock, &mut records).map_err(Refused::Fault)?;
-        let ending = if close.exact { Ending::Exact } else { Ending::Inexact };
-        self.counts.close(ending);
-        Ok(self.batch(&mut state, records, Some(ending), true))
-    }
-
-    /// Gives what is there of the unfinished line, as a piece of it; `urgent` where the wrapper may be waiting for just
-    /// this acknowledgement.
-    pub(super) fn fragment(&self, owner: u64, urgent: bool) -> Result<Option<Batch>, Refused> {
-        let mut state = self.owned(owner)?;
-        let mut records = Vec::new();
-        let State { tape, clock, .. } = &mut *state;
-        tape.fragment(clock, &mut records);
-        Ok(self.batch(&mut state, records, None, urgent))
-    }
-
-    /// Nobody will send the rest: gives the unfinished line, unless a connection carries the stream after all.
-    pub(super) fn abandon(&self) -> Result<Option<Batch>, Refused> {
-        let mut state = self.owned(NOBODY)?;
-        let mut records = Vec::new();
-        state.detached = None;
-        let State { tape, clock, .. } = &mut *state;
-        tape.abandon(clock, &mut records);
-        let ending = tape.end().is_none().then_some(Ending::WrapperLost);
-        if let Some(ending) = ending {
-            self.counts.close(ending);
-        }
-        Ok(self.batch(&mut state, records, ending, true))
-    }
-
     fn is_orphan(&self, patience: Duration) -> bool {
         self.state().detached.is_some_and(|since| since.elapsed() >= patience)
-    }
-
-    /// Does what rules say, counts what goes out, and packs it.
-    fn batch(
-        &self,
-        state: &mut State,
-        mut records: Vec<Record>,
-        ending: Option<Ending>,
-        last: bool,
-    ) -> Option<Batch> {
-        let stream = self.origin.name.stream;
-        let may_move = !state.within && self.is_durable();
-        let redactions = state.censor.apply(&mut records, &state.budget, Instant::now());
-        self.totals.redactions.add(redactions);
-        let mut lines = 0;
-        for record in &records {
-            let bytes = record.to.saturating_sub(record.from);
-            match &record.body {
-                Body::Line(_) => {
-                    self.counts.bytes.fetch_add(bytes, Ordering::Relaxed);
-                    self.totals.log_bytes.add(stream, bytes);
-                    state.within = record.flags.has(Flags::FRAGMENT);
-                    if !record.flags.has(Flags::PARTIAL) && !state.within {
-                        lines += 1;
-                    }
-                }
-                Body::Hole(Hole { reason, lines }) => {
-                    state.within = false;
-                    self.counts.gap_bytes.add(*reason, bytes);
-                    self.totals.gap_bytes.of(stream).add(*reason, bytes);
-                    self.totals.holes.of(stream).add(*reason, 1);
-                    self.totals.limited(*reason, *lines);
-                }
-            }
-        }
-        // A line that nobody finishes is one all the same, as the journal's table has it.
-        if ending.is_some() && std::mem::take(&mut state.within) {
-            lines += 1;
-        }
-        if records.is_empty() && ending.is_none() {
-            return None;
-        }
-        if let Some(first) = records.first() {
-            let (at, time_ns) = (first.from, first.time_ns.saturating_sub(1));
-            let store = state.home.next(may_move);
-            if let Some(from) = state.home.go(store, at) {
-                let body = Body::hole(HoleReason::Moved);
-                records.insert(0, Record { from, to: at, time_ns, flags: Flags::NONE, body });
-            }
-        }
-        let end = records.last().map_or(self.submitted.load(Ordering::Relaxed), |record| record.to);
-        self.counts.lines.fetch_add(lines, Ordering::Relaxed);
-        self.totals.log_lines.add(stream, lines);
-        self.submitted.store(end, Ordering::Relaxed);
-        Some(Batch {
-            origin: Arc::clone(&self.origin),
-            records,
-            end,
-            ending,
-            receipt: Arc::clone(&self.progress) as Arc<dyn Receipt>,
-            received: Instant::now(),
-            last,
-        })
     }
 
     fn owned(&self, owner: u64) -> Result<MutexGuard<'_, State>, Refused> {

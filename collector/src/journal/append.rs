@@ -4,7 +4,7 @@
 //! write(2) of its frame has come back (and fdatasync(2), where the configuration wants that); a failing disk is waited
 //! for, never given up. Each byte of output is copied once, into the payload that is packed.
 
-use std::{io::Write, sync::Arc, thread, time::Duration};
+use std::{io::Write, path::Path, sync::Arc, thread, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -50,6 +50,7 @@ static FAILED: Limited = Limited::new();
 /// The running thread.
 #[derive(Debug)]
 pub struct JournalThread {
+    journal: Arc<Journal>,
     thread: thread::JoinHandle<()>,
     settling: Vec<thread::JoinHandle<()>>,
     stop: Stop,
@@ -115,7 +116,7 @@ impl JournalThread {
         let thread = thread::Builder::new().name(name.into()).spawn(run).map_err(fault)?;
         let settled = watch::Sender::new(false);
         let settling = settle::start(journal, &settled.subscribe())?;
-        Ok(Self { thread, settling, stop, settled })
+        Ok(Self { journal: Arc::clone(journal), thread, settling, stop, settled })
     }
 
     /// True once everything was appended and the thread has ended.
@@ -129,6 +130,17 @@ impl JournalThread {
     pub fn settle(&self) -> bool {
         self.settled.send_replace(true);
         self.settling.iter().all(thread::JoinHandle::is_finished)
+    }
+
+    /// Where it writes.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.journal.dir()
+    }
+
+    /// Since when it hangs in a write, if it does.
+    pub(super) fn hangs(&self) -> Option<Instant> {
+        self.journal.counts().stalled.hangs()
     }
 
     /// Gives up waiting for a failing disk: what is not appended stays unacknowledged.
@@ -156,7 +168,8 @@ impl Appender {
     async fn run(mut self, endings: Endings) {
         let whole = self.run_until_told(endings).await;
         if !whole || !self.append(Kind::Clean).await {
-            warn!(bytes = self.frame.output, "giving up unwritten output; it stays unacknowledged");
+            let dir = self.journal.dir().display();
+            warn!(%dir, bytes = self.frame.output, "giving up unwritten output; it stays unacknowledged");
         }
         self.journal.close();
     }
@@ -174,6 +187,7 @@ impl Appender {
                 first = self.source.recv() => first,
                 // On a quiet node output gets old as well.
                 () = sleep(TIDY) => {
+                    let _at_it = self.journal.counts().stalled.begin();
                     self.tidy();
                     continue;
                 }
@@ -249,7 +263,7 @@ impl Appender {
         }
         if failing {
             self.journal.counts().stalled.refused(false);
-            info!("the journal is writable again");
+            info!(dir = %self.journal.dir().display(), "the journal is writable again");
         }
         self.acknowledge();
         self.tidy();

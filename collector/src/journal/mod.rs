@@ -1,9 +1,9 @@
 //! The journal: where output lies between the wrappers and the sinks, and what an acknowledgement stands on.
 //!
 //! Layers: `format` (bytes, no IO), `part` (one file), `table` (how far each stream is), `recover` (what a start finds),
-//! `append` and `newest` (the one writer), `retain` (what has to go), `tail`, `reader` and `cursor` (the way out). A batch is
-//! acknowledged to its wrapper when the write(2) of its frame has come back, and not before; what was appended is never
-//! changed, only dropped from the old end, and then counted. A slow reader holds nobody.
+//! `append` and `newest` (the one writer; `hung` speaks for it while it hangs), `retain` (what has to go), `tail`, `reader` and
+//! `cursor` (the way out). A batch is acknowledged to its wrapper when the write(2) of its frame has come back, and not before; what
+//! was appended is never changed, only dropped from the old end, and then counted. A slow reader holds nobody.
 //!
 //! A [`Journal`] is one head: one folder, one writer. `heads` puts two of them side by side, one on tmpfs and one on a disk,
 //! and `merged` reads both as one; nothing else knows that there are two.
@@ -16,6 +16,7 @@ mod cursor;
 mod figures;
 mod format;
 mod heads;
+mod hung;
 mod merged;
 mod newest;
 mod part;
@@ -41,6 +42,7 @@ pub use append::JournalThread;
 pub use figures::{Figures, SinkFigures};
 pub use format::Row;
 pub use heads::{Heads, Known};
+pub use hung::say_what_hangs;
 pub use merged::Merged;
 
 use crate::{
@@ -61,7 +63,10 @@ use tail::{Fresh, Tail};
 #[derive(Debug, thiserror::Error)]
 pub enum JournalFault {
     /// The system refused a step.
-    #[error("{doing} {path}: {source}; check journal.dir and that its disk has room")]
+    #[error(
+        "{doing} {path}: {source}; check that its disk has room and is in order, or choose another one (journal.dir, \
+         journal.disk.dir)"
+    )]
     Io {
         /// The step.
         doing: &'static str,
@@ -72,7 +77,8 @@ pub enum JournalFault {
     },
     /// Another collector writes there.
     #[error(
-        "opening the journal {dir}: another collector has it; stop that one, or choose another journal.dir"
+        "opening the journal {dir}: another collector has it; stop that one, or choose another folder (journal.dir, \
+         journal.disk.dir)"
     )]
     InUse {
         /// The folder.
@@ -255,8 +261,8 @@ impl Journal {
                 SAID.say(|hidden| {
                     warn!(
                         sink, dir = %self.dir().display(), %error, hidden,
-                        "writing down how far a sink is; after a restart it gets again what it had since. The journal's disk \
-                         is full or out of order: see journal.dir"
+                        "writing down how far a sink is; after a restart it gets again what it had since. The disk under dir \
+                         is full or out of order"
                     );
                 });
             }

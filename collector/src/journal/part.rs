@@ -176,6 +176,11 @@ impl Part {
         Ok(aside)
     }
 
+    /// Removes a file.
+    pub(super) fn remove(path: PathBuf) -> Result<(), JournalFault> {
+        fs::remove_file(&path).map_err(|source| JournalFault::Io { doing: "removing", path, source })
+    }
+
     /// Its frames, from the first.
     pub(super) fn frames(&self) -> Frames {
         Frames { file: Arc::clone(&self.file), at: self.body, limit: self.size, stored: Vec::new() }

@@ -189,12 +189,7 @@ fn read_all(dir: &Path) -> Result<Found, JournalFault> {
     for mut part in std::mem::take(&mut found.parts) {
         if older.back().is_some_and(|before| before.next > part.first) {
             // It was rewritten into the file before it, and a death came between that and its removal.
-            let removed = fs::remove_file(&part.path);
-            removed.map_err(|source| JournalFault::Io {
-                doing: "removing",
-                path: part.path.clone(),
-                source,
-            })?;
+            Part::remove(part.path)?;
             continue;
         }
         let walked = walk(&mut part, None);

@@ -153,7 +153,7 @@ impl Journal {
             state.parts.front().map(|part| part.path.clone())
         };
         let Some(path) = path else { return Ok(()) };
-        fs::remove_file(&path).map_err(|source| JournalFault::Io { doing: "removing", path, source })?;
+        Part::remove(path)?;
         let gone = {
             let mut state = self.state();
             state.drops = state.drops.wrapping_add(1);
@@ -187,10 +187,8 @@ impl Journal {
             source,
         })?;
         let spent = self.rewritten(at, &plan, gone, reason, has_frames.then_some((file, size)));
-        if let Some(path) = &spent.merged {
-            let _ = fs::remove_file(path);
-        }
-        Ok(())
+        // Where that is refused, the next start finds it in the file before it, and removes it.
+        spent.merged.map_or(Ok(()), Part::remove)
     }
 
     /// A rewritten file (or none, where nothing was left) is in the place of number `at`, and of the one before it where the

@@ -165,7 +165,7 @@ families! {
     SINK_WRITES Own Counter "shimtap_sink_writes_total" ["sink"] "Writes completed, of sinks that write.";
     SINK_REQUESTS Own Counter "shimtap_sink_requests_total" ["sink", "status"] "Requests of sinks that ask over HTTP, by what they were answered with.";
     SINK_REJECTED Own Counter "shimtap_sink_rejected_records_total" ["sink", "reason"] "Records that were refused for good.";
-    SINK_REJECTED_BYTES Own Counter "shimtap_sink_rejected_bytes_total" ["sink", "reason"] "Container output in them, where a request was refused as a whole.";
+    SINK_REJECTED_BYTES Own Counter "shimtap_sink_rejected_bytes_total" ["sink", "reason"] "Container output in them, where all of a request was refused; of a part (partial_success) the endpoint only says how many records.";
     SINK_RETRIED Own Counter "shimtap_sink_retried_records_total" ["sink", "reason"] "Records of attempts that failed and were made again.";
     SINK_RETRIED_BYTES Own Counter "shimtap_sink_retried_bytes_total" ["sink", "reason"] "Container output in them.";
     SINK_ELSEWHERE Own Counter "shimtap_sink_elsewhere_bytes_total" ["sink"] "Container output that rules send to other sinks, or to none.";

@@ -74,8 +74,17 @@ impl Stall {
     /// 1 while it cannot be written.
     #[must_use]
     pub fn get(&self) -> u64 {
-        let hangs = self.since().is_some_and(|since| since.elapsed() >= HANGS);
-        u64::from(hangs || self.refused.load(Ordering::Relaxed))
+        u64::from(self.is_refused() || self.hangs().is_some())
+    }
+
+    /// Since when a write hangs that nobody has refused, if one does.
+    #[must_use]
+    pub fn hangs(&self) -> Option<Instant> {
+        self.since().filter(|since| since.elapsed() >= HANGS && !self.is_refused())
+    }
+
+    fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
     fn since(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -118,9 +127,14 @@ mod tests {
         assert_eq!(stall.get(), 0, "a busy disk");
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(stall.get(), 1);
+        assert!(stall.hangs().is_some());
         drop(at_it);
         assert_eq!(stall.get(), 0, "it came back");
+        assert!(stall.hangs().is_none());
         stall.refused(true);
+        let _again = stall.begin();
+        tokio::time::advance(HANGS).await;
         assert_eq!(stall.get(), 1);
+        assert!(stall.hangs().is_none(), "whoever tries again and again comes back each time");
     }
 }

@@ -151,25 +151,38 @@ fn head_label(store: Store) -> String {
 }
 
 fn journal(text: &mut Text, registry: &Registry) {
-    let totals = &registry.totals;
+    journal_files(text, registry);
+    journal_writers(text, registry);
+    let (counts, sum_ns) = registry.totals.ack_delay.read();
+    text.family(&f::ACK_DELAY).histogram("", &link::BUCKETS_NS, &counts, sum_ns);
+}
+
+/// What lies in each head, and how far sinks are behind it; absent while it is being opened.
+fn journal_files(text: &mut Text, registry: &Registry) {
     let figures = registry.journal.get().map(|heads| heads.figures()).unwrap_or_default();
     let figures: Vec<_> = figures.iter().map(|(store, figures)| (head_label(*store), figures)).collect();
-    if !figures.is_empty() {
-        let age = |then_ns: u64| Value::Ns(now_ns().saturating_sub(then_ns));
-        sinks_behind(text, &figures, &age);
-        let mut each = |family: &'static Family, pick: &dyn Fn(&Figures) -> Option<Value>| {
-            let mut writer = text.family(family);
-            for (labels, figures) in &figures {
-                if let Some(value) = pick(figures) {
-                    writer.sample(labels, value, None);
-                }
-            }
-        };
-        each(&f::JOURNAL_BYTES, &|figures| Some(Value::Whole(figures.bytes)));
-        each(&f::JOURNAL_FILES, &|figures| Some(Value::Whole(figures.files)));
-        each(&f::JOURNAL_OLDEST, &|figures| figures.oldest_ns.map(&age));
-        each(&f::JOURNAL_UNCLEAN, &|figures| Some(Value::Whole(u64::from(figures.unclean))));
+    if figures.is_empty() {
+        return;
     }
+    let age = |then_ns: u64| Value::Ns(now_ns().saturating_sub(then_ns));
+    sinks_behind(text, &figures, &age);
+    let mut each = |family: &'static Family, pick: &dyn Fn(&Figures) -> Option<Value>| {
+        let mut writer = text.family(family);
+        for (labels, figures) in &figures {
+            if let Some(value) = pick(figures) {
+                writer.sample(labels, value, None);
+            }
+        }
+    };
+    each(&f::JOURNAL_BYTES, &|figures| Some(Value::Whole(figures.bytes)));
+    each(&f::JOURNAL_FILES, &|figures| Some(Value::Whole(figures.files)));
+    each(&f::JOURNAL_OLDEST, &|figures| figures.oldest_ns.map(&age));
+    each(&f::JOURNAL_UNCLEAN, &|figures| Some(Value::Whole(u64::from(figures.unclean))));
+}
+
+/// What each head's writer has done, and what waits for it.
+fn journal_writers(text: &mut Text, registry: &Registry) {
+    let totals = &registry.totals;
     let disk = registry.disk_backlog.as_ref().map(|backlog| (Store::Disk, backlog));
     let backlogs = [(Store::Memory, &registry.backlog)].into_iter().chain(disk);
     let backlogs: Vec<_> = backlogs.map(|(store, backlog)| (head_label(store), store, backlog)).collect();
@@ -210,8 +223,6 @@ fn journal(text: &mut Text, registry: &Registry) {
         let waiting = u64::try_from(backlog.bytes()).unwrap_or(u64::MAX);
         writer.sample(labels, Value::Whole(waiting), None);
     }
-    let (counts, sum_ns) = totals.ack_delay.read();
-    text.family(&f::ACK_DELAY).histogram("", &link::BUCKETS_NS, &counts, sum_ns);
 }
 
 /// How far each sink is behind the journal, all heads together.

@@ -4,7 +4,7 @@
 //! What a host sees of a VM is shown under names of its own and never under cAdvisor's: those are what its containers use. A
 //! figure that nobody read is absent.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     container::Container,
@@ -94,11 +94,11 @@ fn named(sandbox: &str, containers: &[Arc<Container>]) -> String {
 fn others(registry: &Registry) -> Vec<(String, ShimKind, Option<String>)> {
     let mut others = Vec::new();
     for wrapper in registry.attached() {
-        let about = wrapper.about();
-        let kind = ShimKind::of(&wrapper.inner().binary, &about.id, Path::new("/"));
+        let kind = ShimKind::named(&wrapper.inner().binary);
         if !kind.is_another() {
             continue;
         }
+        let about = wrapper.about();
         // gVisor has a shim for each container: the sandbox's own speaks for the pod.
         let containers = registry.of_sandbox(&about.namespace, &about.id);
         if containers.is_empty() {
@@ -115,42 +115,36 @@ fn others(registry: &Registry) -> Vec<(String, ShimKind, Option<String>)> {
 
 fn info(text: &mut Text, registry: &Registry, views: &[View]) {
     let mut writer = text.family(&f::SANDBOX_INFO);
-    for (mut labels, kind, build) in others(registry) {
-        let build = build.unwrap_or_default();
-        // In the order of the family's own labels.
-        for key in f::SANDBOX_INFO.labels.iter().skip(3) {
-            let value = match *key {
-                "shim" => kind.label(),
-                "shim_build_id" => &build,
-                _ => "",
-            };
-            labels::push(&mut labels, key, Some(value));
-        }
-        writer.sample(&labels, Value::Whole(1), None);
+    for (labels, kind, build) in others(registry) {
+        let known = [("shim", Some(kind.label())), ("shim_build_id", build.as_deref())];
+        writer.sample(&row(&labels, &known), Value::Whole(1), None);
     }
     for view in views {
         let Sandbox { shim, release, build, facts, .. } = &*view.sandbox;
-        let mut labels = view.labels.clone();
-        let flag = |flag: Option<bool>| match flag {
-            Some(true) => "true",
-            Some(false) => "false",
-            None => "",
-        };
-        let word = |word: &'_ Option<String>| word.clone().unwrap_or_default();
-        for (key, value) in [
-            ("shim", shim.label()),
-            ("shim_version", release.as_ref().map_or("", |release| &release.text)),
-            ("shim_build_id", &word(build)),
-            ("hypervisor", facts.hypervisor.map_or("", Hypervisor::label)),
-            ("guest_kernel", &word(&facts.kernel)),
-            ("guest_image", &word(&facts.image)),
-            ("sandbox_cgroup_only", flag(facts.sandbox_cgroup_only)),
-            ("confidential", flag(facts.confidential)),
-        ] {
-            labels::push(&mut labels, key, Some(value));
-        }
-        writer.sample(&labels, Value::Whole(1), None);
+        let flag = |flag| if flag { "true" } else { "false" };
+        let known = [
+            ("shim", Some(shim.label())),
+            ("shim_version", release.as_ref().map(|release| release.text.as_str())),
+            ("shim_build_id", build.as_deref()),
+            ("hypervisor", facts.hypervisor.map(Hypervisor::label)),
+            ("guest_kernel", facts.kernel.as_deref()),
+            ("guest_image", facts.image.as_deref()),
+            ("sandbox_cgroup_only", facts.sandbox_cgroup_only.map(flag)),
+            ("confidential", facts.confidential.map(flag)),
+        ];
+        writer.sample(&row(&view.labels, &known), Value::Whole(1), None);
     }
+}
+
+/// The row of a sandbox with these `labels`, of which so much is `known`; the rest is empty.
+fn row(labels: &str, known: &[(&str, Option<&str>)]) -> String {
+    let mut row = labels.to_owned();
+    // Behind those that every family of sandboxes has.
+    for key in f::SANDBOX_INFO.labels.iter().skip(3) {
+        let value = known.iter().find_map(|(of, value)| value.filter(|_| of == key));
+        labels::push(&mut row, key, Some(value.unwrap_or_default()));
+    }
+    row
 }
 
 fn components(text: &mut Text, views: &[View]) {

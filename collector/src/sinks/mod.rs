@@ -19,7 +19,9 @@ pub use frame::{Trouble, Worker};
 pub use lines::Format;
 pub use otlp::{Compression, OtlpFault};
 pub use outlets::Outlets;
-pub use queue::{Backlog, Exit, Outlet, Room, Waiting};
+#[cfg(test)]
+pub use queue::Room;
+pub use queue::{Backlog, Exit, Outlet, Waiting};
 pub use routed::Routed;
 pub use source::{Settle, Source};
 

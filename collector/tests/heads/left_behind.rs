@@ -13,8 +13,8 @@ use shimtap_proto::{
 };
 
 use super::{
-    super::noise, Collector, Mounted, Peer, TO_DISK, close, data, is_whole, journaled, lines, open, step,
-    two_heads, wait,
+    super::noise, Collector, Mounted, Peer, TO_DISK, close, data, is_whole, journaled, lines, open, reaches,
+    step, two_heads, wait,
 };
 use crate::peer::hello;
 
@@ -76,11 +76,7 @@ impl Stalled {
 }
 
 fn whole_in_the_journal(collector: &Collector, container: &str, end: u64) {
-    wait(container, || {
-        let records = journaled(collector);
-        let of = |record: &&serde_json::Value| record["container_id"] == container;
-        records.iter().rfind(of).filter(|last| last["offset"]["to"] == end).map(drop)
-    });
+    wait(container, || reaches(&journaled(collector), container, end).then_some(()));
     is_whole(&journaled(collector), container, end, false);
 }
 
@@ -107,6 +103,9 @@ async fn files_for_a_disk_that_is_full_keep_no_others_from_their_turn() {
     whole_in_the_journal(&stalled.collector, "gone", end);
     let file = stalled.spool.join(file_name(0x12, 0));
     wait("a file whose bytes are kept to go", || (!is_there(&file)).then_some(()));
+    let name = file_name(0x11, 0);
+    let put_off = |line: &str| line.contains("put a spool file off") && line.contains(&name);
+    wait("a line in the log", || stalled.collector.stderr().lines().any(put_off).then_some(()));
     for wrapper in [0x11, 0x13] {
         assert!(is_there(&stalled.spool.join(file_name(wrapper, 0))), "nothing of it is acknowledged");
     }

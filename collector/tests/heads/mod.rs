@@ -65,6 +65,23 @@ fn is_whole<'r>(records: impl IntoIterator<Item = &'r Value>, container: &str, e
     assert_eq!(at, end, "of {container}");
 }
 
+/// True where the last that there is of a container ends there.
+fn reaches(records: &[Value], container: &str, end: u64) -> bool {
+    let last = records.iter().rfind(|record| record["container_id"] == container);
+    last.is_some_and(|last| last["offset"]["to"] == end)
+}
+
+/// A collector with a head on `disk`, and two containers: `c`, whose output goes there, and `other`, whose output stays in memory.
+async fn one_for_each(disk: &Mounted) -> (Collector, Peer, Peer) {
+    let on_disk = disk.0.join("journal");
+    let collector = Collector::with(|dir| two_heads(dir, &on_disk, TO_DISK));
+    let (mut held, _) = Peer::greet(&collector, 1).await;
+    let (mut free, _) = Peer::greet(&collector, 2).await;
+    held.open(open(0, "c", 1)).await;
+    free.open(open(0, "other", 2)).await;
+    (collector, held, free)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_rules_move_to_and_fro_stays_whole_and_in_order() {
     let whose = |dir: &Path| two_heads(dir, &dir.join("disk"), NO_RULE);
@@ -112,9 +129,7 @@ async fn a_stream_that_rules_move_to_and_fro_stays_whole_and_in_order() {
     is_whole(&seen, "other", sent, false);
     wait("the sink to have it", || {
         let records = collector.records();
-        let ends =
-            ["c", "other"].map(|id| records.iter().rfind(|record| record["container_id"] == id).cloned());
-        ends.iter().all(|last| last.as_ref().is_some_and(|last| last["offset"]["to"] == sent)).then_some(())
+        ["c", "other"].iter().all(|id| reaches(&records, id, sent)).then_some(())
     });
     is_whole(&collector.records(), "c", sent, false);
     for head in ["", "{store=\"disk\"}"] {
@@ -150,12 +165,7 @@ async fn a_full_disk_holds_what_goes_there_and_nothing_else() {
         eprintln!("skipped: mounting a tmpfs was refused; it runs as root with CAP_SYS_ADMIN");
         return;
     };
-    let on_disk = disk.0.join("journal");
-    let collector = Collector::with(|dir| two_heads(dir, &on_disk, TO_DISK));
-    let (mut held, _) = Peer::greet(&collector, 1).await;
-    let (mut free, _) = Peer::greet(&collector, 2).await;
-    held.open(open(0, "c", 1)).await;
-    free.open(open(0, "other", 2)).await;
+    let (collector, mut held, mut free) = one_for_each(&disk).await;
     let ballast = disk.fill();
     let text = lines(0, 2_000);
     let end = text.len() as u64;
@@ -212,12 +222,7 @@ async fn a_disk_that_hangs_holds_what_goes_there_and_nothing_else_and_is_named()
         );
         return;
     };
-    let on_disk = disk.0.join("journal");
-    let collector = Collector::with(|dir| two_heads(dir, &on_disk, TO_DISK));
-    let (mut held, _) = Peer::greet(&collector, 1).await;
-    let (mut free, _) = Peer::greet(&collector, 2).await;
-    held.open(open(0, "c", 1)).await;
-    free.open(open(0, "other", 2)).await;
+    let (collector, mut held, mut free) = one_for_each(&disk).await;
     let text = lines(0, 1_000);
     let end = text.len() as u64;
     held.send(data(1, 0, &text)).await;
@@ -227,14 +232,16 @@ async fn a_disk_that_hangs_holds_what_goes_there_and_nothing_else_and_is_named()
     held.send(data(1, end, &lines(1_000, 1_100))).await;
     collector.wait_metric("shimtap_journal_stalled{store=\"disk\"}", 1);
     assert_eq!(collector.metric("shimtap_journal_stalled"), 0);
+    let said = |what: &str| {
+        let log = collector.stderr();
+        let dir = disk.0.display().to_string();
+        log.lines().any(|line| line.contains(what) && line.contains(&dir)).then_some(())
+    };
+    wait("a line in the log", || said("a write of the journal does not come back"));
     // What goes to memory is acknowledged and delivered as ever, and everybody is answered.
     free.send(data(1, end, &lines(1_000, 2_000))).await;
     free.acked(1, 2 * end).await;
-    wait("the file to have it", || {
-        let records = collector.records();
-        let of = |record: &&Value| record["container_id"] == "other";
-        records.iter().rfind(of).filter(|last| last["offset"]["to"] == 2 * end).map(drop)
-    });
+    wait("the file to have it", || reaches(&collector.records(), "other", 2 * end).then_some(()));
     is_whole(&journaled(&collector), "other", 2 * end, false);
     let reached = 1_100 * step();
     assert!(held.acked_by_now(1).await < Some(reached), "it is not written");
@@ -247,6 +254,7 @@ async fn a_disk_that_hangs_holds_what_goes_there_and_nothing_else_and_is_named()
     wait("the disk to be well", || {
         (collector.metric("shimtap_journal_stalled{store=\"disk\"}") == 0).then_some(())
     });
+    wait("a line in the log", || said("answers again"));
     let dropped = "shimtap_log_gap_bytes_total{stream=\"stdout\",reason=\"overflow\"}";
     assert_eq!(collector.metric(dropped), 30 * step());
 }

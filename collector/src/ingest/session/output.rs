@@ -15,7 +15,6 @@ use crate::{
         fault::IngestFault,
         streams::{Refused, Slot},
     },
-    sinks::Room,
 };
 
 /// How long an unfinished line waits for its end before what is there of it is made durable.
@@ -42,24 +41,29 @@ impl Session {
                 self.unfinished.entry(handle).and_modify(|since| *since = now + WHOLE_DELAY);
                 continue;
             }
-            let before = slot.held();
-            let room = self.room(&slot, 1, before).await;
-            let batch = slot.fragment(self.id, urgent).map_err(|refused| refusal(handle, &slot, refused))?;
-            self.sent_on(handle, &slot, before, batch, room);
+            self.pass_on(handle, &slot, 1, 0, |id| slot.fragment(id, urgent)).await?;
             // A CR that may be half of a line's end stays, and waits anew.
             self.unfinished.entry(handle).and_modify(|since| *since = now);
         }
         Ok(())
     }
 
-    /// Waits for room in the queue of the head of the journal that the stream's next records go to. Cancel-safe.
-    async fn room(&self, slot: &Slot, records: usize, bytes: usize) -> Room {
+    /// Hands on what `taken`, given the number of this connection, makes of stream `handle`: at most `records`, of so many `bytes`
+    /// besides those that it holds of an unfinished line. Cancel-safe: nothing is taken before the head of the journal that it
+    /// goes to has room.
+    async fn pass_on(
+        &mut self,
+        handle: u32,
+        slot: &Slot,
+        records: usize,
+        bytes: usize,
+        taken: impl FnOnce(u64) -> Result<Option<Batch>, Refused>,
+    ) -> Result<(), IngestFault> {
+        let before = slot.held();
         slot.settled().await;
-        self.ingest.outlets.of(slot.next_home()).room(records, bytes).await
-    }
-
-    /// Hands on what a message made of stream `handle`, which held `before` bytes of an unfinished line.
-    fn sent_on(&mut self, handle: u32, slot: &Slot, before: usize, batch: Option<Batch>, room: Room) {
+        let head = self.ingest.outlets.of(slot.next_home());
+        let room = head.room(records, bytes.saturating_add(before)).await;
+        let batch = taken(self.id).map_err(|refused| refusal(handle, slot, refused))?;
         let held = slot.held();
         self.held = self.held.saturating_sub(before).saturating_add(held);
         if held == 0 {
@@ -71,6 +75,7 @@ impl Session {
             self.ingest.outlets.of(slot.home()).submit(batch, room);
             self.acks.expect();
         }
+        Ok(())
     }
 
     /// Takes bytes, as `take` does.
@@ -82,28 +87,18 @@ impl Session {
         }
         // A line per newline, a hole of two reasons and what it cuts, and the pieces of a long line.
         let records = memchr::memchr_iter(b'\n', bytes).count().saturating_add(5);
-        let before = slot.held();
-        let room = self.room(&slot, records, bytes.len().saturating_add(before)).await;
-        let batch = slot.data(self.id, data, records).map_err(|refused| refusal(handle, &slot, refused))?;
-        self.sent_on(handle, &slot, before, batch, room);
-        Ok(())
+        let size = bytes.len();
+        self.pass_on(handle, &slot, records, size, |id| slot.data(id, data, records)).await
     }
 
     pub(super) async fn gap(&mut self, gap: &link::Gap) -> Result<(), IngestFault> {
         let slot = self.slot(gap.handle)?;
-        let before = slot.held();
-        let room = self.room(&slot, 4, before).await;
-        let batch = slot.gap(self.id, gap).map_err(|refused| refusal(gap.handle, &slot, refused))?;
-        self.sent_on(gap.handle, &slot, before, batch, room);
-        Ok(())
+        self.pass_on(gap.handle, &slot, 4, 0, |id| slot.gap(id, gap)).await
     }
 
     pub(super) async fn close(&mut self, close: &link::Close) -> Result<(), IngestFault> {
         let slot = self.slot(close.handle)?;
-        let before = slot.held();
-        let room = self.room(&slot, 4, before).await;
-        let batch = slot.close(self.id, close).map_err(|refused| refusal(close.handle, &slot, refused))?;
-        self.sent_on(close.handle, &slot, before, batch, room);
+        self.pass_on(close.handle, &slot, 4, 0, |id| slot.close(id, close)).await?;
         self.acks.closed(close.handle);
         Ok(())
     }

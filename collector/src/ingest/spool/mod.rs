@@ -47,6 +47,7 @@ const PENDING_MAX: usize = 256;
 const FIRST_ID: u64 = 1 << 63;
 
 static SAID: Limited = Limited::new();
+static HELD: Limited = Limited::new();
 
 /// All spool files of the node.
 #[derive(Debug)]
@@ -177,16 +178,21 @@ impl Spools {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         match replay(ingest, &found, id, &mut turn).await {
             // It grows, and is looked at again.
-            Replayed::Taken(file, _) if file.is_being_written() && !turn.is_awaited() => {}
+            Replayed::Taken(file, _) if file.is_being_written() && !turn.is_awaited() => return,
             Replayed::Taken(file, reached) => {
                 totals.spool_files.add(1);
                 info!(file = %found.path().display(), "took a spool file");
                 self.pending().push(Pending { found, file, reached });
+                return;
             }
-            Replayed::Gone => {}
-            Replayed::Later => {
-                self.put_off().insert(found, Instant::now() + AGAIN);
-            }
+            Replayed::Gone => return,
+            Replayed::Later => {}
+            Replayed::Held => HELD.say(|hidden| {
+                warn!(
+                    file = %found.path().display(), hidden,
+                    "put a spool file off: the journal has no room for it, its disk is full, slow or hangs"
+                );
+            }),
             Replayed::Wrong(why, error) => {
                 totals.spool_aside.add(why, 1);
                 let path = found.path();
@@ -194,10 +200,10 @@ impl Spools {
                     warn!(file = %path.display(), reason = why.label(), %error, hidden, "set a spool file aside");
                 });
                 found.set_aside().await;
-                // Where that was refused, it is still there.
-                self.put_off().insert(found, Instant::now() + AGAIN);
             }
         }
+        // Also one that was set aside: where that was refused, it is still there.
+        self.put_off().insert(found, Instant::now() + AGAIN);
     }
 
     /// Removes files all of whose bytes are durable.

@@ -26,9 +26,10 @@ pub(super) enum Replayed {
     Taken(SpoolFile, Vec<(Arc<Slot>, u64)>),
     /// Somebody has removed it.
     Gone,
-    /// Its disk does not answer, or that of the journal does not take it, or its wrapper is back: taken as far as it went, and to
-    /// be tried again.
+    /// Its disk does not answer, or its wrapper is back: taken as far as it went, and to be tried again.
     Later,
+    /// The same, because the journal has no room for it.
+    Held,
     /// It was taken as far as it is right.
     Wrong(Aside, WrongFile),
 }
@@ -67,7 +68,8 @@ pub(super) async fn replay(ingest: &Arc<Ingest>, found: &Found, id: u64, turn: &
         Ok(()) => Replayed::Taken(file, reached),
         // Its wrapper has come back and did not wait: what is left is in its ring or declared lost by now.
         Err(WrongFile::Session(IngestFault::Superseded(_))) => Replayed::Later,
-        Err(WrongFile::Read(ReadFault::Stuck) | WrongFile::Held) => Replayed::Later,
+        Err(WrongFile::Read(ReadFault::Stuck)) => Replayed::Later,
+        Err(WrongFile::Held) => Replayed::Held,
         Err(_) if being_written => Replayed::Later,
         Err(fault) => {
             // A later offset shows how much it was.

@@ -15,6 +15,7 @@ use super::super::{
     stream::StreamCounts,
     text::{Text, Value},
 };
+use crate::event::StreamKind;
 
 /// One stream's figures.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,25 +54,28 @@ pub(super) fn render(text: &mut Text, registry: &Registry) {
 fn rows(registry: &Registry) -> BTreeMap<String, (u64, Figures)> {
     let mut rows: BTreeMap<String, (u64, Figures)> = BTreeMap::new();
     for container in registry.containers() {
-        let live = container.live();
-        let shown =
-            live.streams.iter().filter(|counts| counts.process.is_empty() && counts.silent().is_none());
-        for counts in shown {
-            let row = (live.created_ns, Figures::of(counts));
-            let known = rows.entry(names(registry, &container, counts)).or_insert(row);
-            if known.0 < row.0 {
-                *known = row;
+        let (created_ns, streams) = shown(&container);
+        if streams.is_empty() {
+            continue;
+        }
+        let names = labels::own(&container.identity, &registry.bounds);
+        for (stream, figures) in streams {
+            let mut labels = names.clone();
+            labels::push(&mut labels, "stream", Some(stream.label()));
+            let known = rows.entry(labels).or_insert((created_ns, figures));
+            if known.0 < created_ns {
+                *known = (created_ns, figures);
             }
         }
     }
     rows
 }
 
-/// The labels of a stream.
-fn names(registry: &Registry, container: &Container, counts: &StreamCounts) -> String {
-    let mut out = labels::own(&container.identity, &registry.bounds);
-    labels::push(&mut out, "stream", Some(counts.stream.label()));
-    out
+/// The time of a container's Create, and what its streams have delivered: those that have rows.
+fn shown(container: &Container) -> (u64, Vec<(StreamKind, Figures)>) {
+    let live = container.live();
+    let streams = live.streams.iter().filter(|counts| counts.process.is_empty() && counts.silent().is_none());
+    (live.created_ns, streams.map(|counts| (counts.stream, Figures::of(counts))).collect())
 }
 
 // === impl Figures ===

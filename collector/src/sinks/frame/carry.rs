@@ -61,6 +61,10 @@ impl<E: Encode, D: Deliver<E::Parcel>> Carry<E, D> {
                     let rejected = rejected.min(wide(records));
                     self.sink.records.add(wide(records).saturating_sub(rejected));
                     self.sink.rejected.add(Trouble::PartialSuccess, rejected);
+                    // Of a part of them nobody says which it was, and so how many bytes.
+                    if rejected == wide(records) {
+                        self.sink.rejected_bytes.add(Trouble::PartialSuccess, load.output_bytes());
+                    }
                 }
                 Settled::TooLarge(size) if records > 1 => {
                     self.ceiling.lower(size);
