@@ -147,6 +147,25 @@ fn adopt_worker(block: &Block, pair: OwnedFd) -> Option<WorkerEnd> {
 // === impl Keeper ===
 
 impl Keeper {
+    /// With nothing in its hands, and without a worker.
+    fn idle(block: Block) -> Self {
+        Self {
+            block,
+            slots: BTreeMap::new(),
+            worker: None,
+            unannounced: VecDeque::new(),
+            ready: None,
+            accept_again_ns: 0,
+            worker_began_ns: 0,
+            stillborn: 0,
+            spares: Vec::new(),
+            asked: None,
+            to_become: false,
+            trial: None,
+            spooler: None,
+        }
+    }
+
     fn inherit() -> Kernel<Self> {
         process::ignore_signals();
         process::set_name_and_undumpable(c"tap-keeper");
@@ -164,21 +183,7 @@ impl Keeper {
         let worker = inherited(ENV_PAIR).and_then(|pair| adopt_worker(&block, pair));
         let spooler = spool::Spooler::adopt(&block);
         let ready = inherited(ENV_READY);
-        let mut keeper = Self {
-            block,
-            slots,
-            worker,
-            unannounced: VecDeque::new(),
-            ready,
-            accept_again_ns: 0,
-            worker_began_ns: 0,
-            stillborn: 0,
-            spares: Vec::new(),
-            asked,
-            to_become: false,
-            trial: None,
-            spooler,
-        };
+        let mut keeper = Self { slots, worker, ready, asked, spooler, ..Self::idle(block) };
         keeper.make_switch()?;
         if keeper.ready.is_some() {
             keeper.provide();

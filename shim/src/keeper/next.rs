@@ -3,7 +3,10 @@
 //! Nothing that may be short is needed at that moment: no path, no loader, and the descriptors it takes are kept in
 //! reserve.
 
-use std::{os::fd::AsFd, sync::atomic::Ordering};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::atomic::Ordering,
+};
 
 use nix::{
     sys::{
@@ -98,7 +101,7 @@ impl Keeper {
         }
     }
 
-    fn become_worker(mut self, pair: std::os::fd::OwnedFd, mode: Mode, stands_in: bool) -> i32 {
+    fn become_worker(mut self, pair: OwnedFd, mode: Mode, stands_in: bool) -> i32 {
         // The images of an upgrade are the keeper's alone: a worker asks for the one that it is to become.
         for image in [Slot::IMAGE, Slot::FALLBACK] {
             self.slots.remove(&image);
