@@ -10,7 +10,7 @@ use crate::{
     block::{ConnState, DirState, PendingState, Phase, Slot, StreamState, TaskState},
     events::EventRing,
     worker::{
-        hands::pipes_in_use,
+        Pipes,
         model::{
             calls::{Call, Stage as At},
             wire::Wire,
@@ -82,7 +82,7 @@ impl World {
     /// Nothing is on its way: so nothing may be held for it.
     pub fn check_settled(&mut self) {
         let tables = self.stage.block.tables();
-        assert_eq!(pipes_in_use(self.stage.block), [0usize; 0], "pipes with nothing in them");
+        assert_eq!(Pipes::in_use(self.stage.block), [0usize; 0], "pipes with nothing in them");
         let open =
             tables.pendings().iter().filter(|p| PendingState::load(&p.state) != PendingState::Free).count();
         let waits = self.calls.iter().filter(|c| c.stage == At::There).count();
