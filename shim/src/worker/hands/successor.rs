@@ -17,18 +17,18 @@ use crate::{
     worker::watched::{Replaced, Watched},
 };
 
-/// A keeper that died sooner than this was made in vain, or could not be made; the next but one waits so much longer for each
-/// in a row, ten at most.
+/// A keeper was made in vain if it could not be made, or is gone this soon after the next one may be: what that had to wait is no
+/// part of its life.
 const YOUNG_NS: u64 = 50_000_000;
+/// For each in a row, ten at most, the next but one waits so much longer.
 const PAUSE_NS: u64 = 20_000_000;
 
 /// When keepers are made.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
-    /// None before then (CLOCK_MONOTONIC ns).
+    /// None before then (CLOCK_MONOTONIC ns); 0 = there was none.
     again_ns: u64,
-    /// When the last one was (to be) made, and how many in a row in vain.
-    began_ns: u64,
+    /// How many in a row were made in vain.
     in_vain: u64,
 }
 
@@ -40,9 +40,8 @@ impl Attempts {
         if now < self.again_ns {
             return false;
         }
-        let young = self.began_ns != 0 && now.saturating_sub(self.began_ns) < YOUNG_NS;
+        let young = self.again_ns != 0 && now.saturating_sub(self.again_ns) < YOUNG_NS;
         self.in_vain = if young { self.in_vain.saturating_add(1).min(10) } else { 0 };
-        self.began_ns = now;
         self.again_ns = now.saturating_add(PAUSE_NS.saturating_mul(self.in_vain));
         true
     }
@@ -120,5 +119,28 @@ impl Hands {
 fn note_lost_keeper(upgrade: &AtomicU32) {
     if matches!(Upgrade::load(upgrade), Upgrade::Asked | Upgrade::KeeperDone) {
         Upgrade::KeeperLost.store(upgrade);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keepers_that_are_made_in_vain_are_made_later_and_later() {
+        const BEGIN: u64 = 1_000_000_000;
+        let mut attempts = Attempts::default();
+        let mut now = BEGIN;
+        assert!(attempts.begin(now), "the first that is lost");
+        for times in 0..=30 {
+            // It was lost at once, and the next one is made as soon as it may be.
+            let next = now + PAUSE_NS * times.min(10);
+            assert!(next == now || !attempts.begin(next - 1), "{times} were in vain");
+            assert!(attempts.begin(next), "{times} were in vain");
+            now = next;
+        }
+        now += 10 * PAUSE_NS + YOUNG_NS;
+        assert!(attempts.begin(now), "this one had lived");
+        assert!(attempts.begin(now), "and the next has its successor at once");
     }
 }
