@@ -29,7 +29,7 @@ pub use sweep::{TASK_LINK, belongs_to, remove_files, remove_task, remove_tasks, 
 use std::{
     collections::{BTreeMap, VecDeque},
     env,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     sync::atomic::Ordering,
 };
 
@@ -257,16 +257,13 @@ impl Keeper {
     /// Puts a descriptor into its slot; the table in the block says so to successors.
     fn hold(&mut self, slot: Slot, fd: OwnedFd) -> Kernel<()> {
         let fd = fd::raise(fd, FD_FLOOR)?;
-        let word = self.block.tables().held.get(slot.index()).ok_or(Errno::EBADSLT)?;
-        word.store(u32::try_from(fd.as_raw_fd()).unwrap_or(0).saturating_add(1), Ordering::Release);
+        self.block.tables().note_held(slot, fd.as_fd())?;
         self.slots.insert(slot, fd);
         Ok(())
     }
 
     fn release(&mut self, slot: Slot) {
-        if let Some(word) = self.block.tables().held.get(slot.index()) {
-            word.store(0, Ordering::Release);
-        }
+        self.block.tables().note_released(slot);
         self.slots.remove(&slot);
     }
 

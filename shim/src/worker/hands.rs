@@ -194,14 +194,7 @@ impl Hands {
         if self.orphaned {
             return;
         }
-        self.serial = self.serial.wrapping_add(1);
-        let ping = Request {
-            serial: self.serial,
-            operation: Operation::Ping,
-            slot: Slot::LISTENER,
-            count: 0,
-            path: b"",
-        };
+        let ping = self.question(Operation::Ping, Slot::LISTENER, 0, "");
         let answered =
             matches!(self.ask_once(&ping, None), Reply::Done(_) | Reply::Refused(_) | Reply::KeeperGone);
         if !answered || !epoll::hangs_up_within(self.pair.as_fd(), LEAVE_MS) {
@@ -274,8 +267,7 @@ impl Hands {
                     return Ok(Vec::new());
                 }
             }
-            self.serial = self.serial.wrapping_add(1);
-            let request = Request { serial: self.serial, operation, slot, count, path: path.as_bytes() };
+            let request = self.question(operation, slot, count, path);
             match self.ask_once(&request, along) {
                 Reply::Done(fds) => return Ok(fds),
                 Reply::Refused(errno) => return Err(errno),
@@ -284,6 +276,12 @@ impl Hands {
             }
         }
         Err(Errno::EOWNERDEAD)
+    }
+
+    /// The next question.
+    fn question<'a>(&mut self, operation: Operation, slot: Slot, count: u32, path: &'a str) -> Request<'a> {
+        self.serial = self.serial.wrapping_add(1);
+        Request { serial: self.serial, operation, slot, count, path: path.as_bytes() }
     }
 
     fn ask_once(&mut self, request: &Request<'_>, along: Option<BorrowedFd<'_>>) -> Reply {

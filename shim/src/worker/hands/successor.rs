@@ -84,9 +84,7 @@ impl Hands {
             word.store(0, Ordering::Release);
         }
         for (slot, held) in &self.fds {
-            if let Some(word) = tables.held.get(slot.index()) {
-                word.store(u32::try_from(held.as_raw_fd()).unwrap_or(0).saturating_add(1), Ordering::Release);
-            }
+            let _ = tables.note_held(*slot, held.as_fd());
         }
         let mut inherit: Vec<BorrowedFd<'_>> = self.fds.values().map(OwnedFd::as_fd).collect();
         inherit.extend([theirs.as_fd(), self.block.memfd()]);
