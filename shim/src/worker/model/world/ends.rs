@@ -25,7 +25,7 @@ impl World {
         for wire in self.clients.iter_mut().chain(self.shims.values_mut()) {
             while wire.flow(usize::MAX) > 0 {}
         }
-        for output in self.tasks.iter_mut().flat_map(|t| &mut t.outputs) {
+        for output in self.outputs() {
             while output.read(1 << 20) > 0 {}
         }
         self.stage.turn();
@@ -49,7 +49,7 @@ impl World {
         loop {
             let before = had(self);
             self.take(usize::MAX);
-            (0..self.outputs().count()).for_each(|n| self.acknowledge(n, u8::MAX));
+            self.acknowledge_all(u8::MAX);
             if had(self) == before {
                 return;
             }
