@@ -181,6 +181,8 @@ fn make_keeper(who: &Who<'_>, prepared: Prepared, alive: &File) -> Result<(), Un
     let env = [(keeper::ENV_BLOCK, block.memfd()), (keeper::ENV_READY, ready_in.as_fd())]
         .map(|(name, fd)| (name.to_owned(), fd.as_raw_fd().to_string()));
     let inherit = [listener.as_fd(), alive.as_fd(), block.memfd(), ready_in.as_fd()];
+    // The keeper inherits it. Not before: the inner shim, which has begun by now, has taken its own from this process.
+    process::be_easier_to_spare();
     let keeper = process::spawn_self(&argv, &env, &inherit).map_err(kernel("starting the keeper"))?;
     drop(ready_in);
     // While it begins; where it does not come up this is removed with the rest.
