@@ -1,5 +1,5 @@
 //! `start` and `delete` where many come at once, where the last wrapper is just leaving, and where the machine has nothing to
-//! give: no descriptor, no process, a kernel that does not count what the relay moves.
+//! give: no descriptor, no process, a kernel that does not count what the relay moves. And what a shim has of whoever starts it.
 //!
 //! What the shim answers without us is the measure. Where it can start it starts behind us too, wrapped or, at the worst, as if
 //! we were not there; nothing of ours stays that serves nobody, and nobody holds the pipe that containerd reads to its end.
