@@ -1,5 +1,5 @@
 //! `start` and `delete` where many come at once, where the last wrapper is just leaving, and where the machine has nothing to
-//! give: no descriptor, no process, a kernel that does not count what the relay moves.
+//! give: no descriptor, no process, a kernel that does not count what the relay moves. And what a shim has of whoever starts it.
 //!
 //! What the shim answers without us is the measure. Where it can start it starts behind us too, wrapped or, at the worst, as if
 //! we were not there; nothing of ours stays that serves nobody, and nobody holds the pipe that containerd reads to its end.
@@ -291,6 +291,29 @@ fn a_kernel_that_does_not_count_is_left_alone() -> Result<()> {
     let endpoint = shim.parse(&shim.start(&lab, "last", &bundle)?.stdout)?;
     ensure!(endpoint.path()?.starts_with(lab.run_dir()), "wrapped: {endpoint:?}");
     is_served(&endpoint)
+}
+
+/// A shim sets its `oom_score_adj` by that of whoever runs its `start`, and a container has its shim's.
+#[test]
+fn a_shim_is_as_easy_to_spare_as_without_us_and_its_keeper_easier() -> Result<()> {
+    let (lab, shim) = wrapping(Flavour::V2_3, "3", "protobuf")?;
+    let seen = lab.dir().join("seen");
+    // Whoever has nothing to do any more but to wait for the answer sleeps.
+    let line = format!(
+        "until grep -q '^State:.S' /proc/$PPID/status; do :; done; cat /proc/$PPID/oom_score_adj >{}",
+        seen.display()
+    );
+    lab.wrap(WRAPPER, &after(&lab, &line, &binary(STANDIN)?)?)?;
+    let bundle = lab.bundle("task", Some("task"), &Script::default())?;
+    let endpoint = shim.parse(&shim.start(&lab, "task", &bundle)?.stdout)?;
+    ensure!(endpoint.path()?.starts_with(lab.run_dir()), "wrapped: {endpoint:?}");
+    let of = |file: &Path| -> Result<i32> { Ok(fs::read_to_string(file)?.trim().parse()?) };
+    let ours = of(Path::new("/proc/self/oom_score_adj"))?;
+    ensure!(of(&seen)? == ours, "the shim saw {}, and {ours} without us", of(&seen)?);
+    let keeper = procs::keepers(lab.namespace())?.into_iter().next().context("a keeper")?;
+    let keepers = of(&PathBuf::from(format!("/proc/{}/oom_score_adj", keeper.pid)))?;
+    ensure!(keepers == (ours + 1).min(1000), "the keeper has {keepers}, this test {ours}");
+    Ok(())
 }
 
 /// A keeper that is needed is made, whatever has become of this machine's files: nothing of them but the wrapper's own image.

@@ -59,7 +59,7 @@ impl Patient {
         assert!(tables.tasks().len() <= TASKS && tables.streams().len() <= STREAMS);
         assert!(tables.conns().len() <= CONNS && tables.pendings().len() <= PENDINGS);
         let _ = report::Reporter::new().changed(self.block, &self.board.stalls);
-        let _ = worker::hands::pipes_in_use(self.block);
+        let _ = worker::Pipes::in_use(self.block);
         let _ = self.board.has_said_everything(self.block);
         if mode & 1 == 0 {
             use_streams(self.block);

@@ -1,6 +1,12 @@
 //! Which descriptor has which number in the keeper's table: the only place where the two processes agree on it.
 
-use super::layout::{CONN_COUNT, PIPES, STREAM_COUNT};
+use std::{
+    os::fd::{AsRawFd, BorrowedFd},
+    sync::atomic::Ordering,
+};
+
+use super::layout::{CONN_COUNT, PIPES, STREAM_COUNT, Tables};
+use crate::sys::{Errno, Kernel};
 
 /// A place in the keeper's table of descriptors. Each descriptor that matters has exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,5 +85,23 @@ impl Slot {
     /// As an index.
     pub fn index(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+// === impl Tables ===
+
+impl Tables {
+    /// A keeper, this one or the one that is about to begin, has this descriptor in its slot. EBADSLT where there is no such slot.
+    pub fn note_held(&self, slot: Slot, fd: BorrowedFd<'_>) -> Kernel<()> {
+        let word = self.held.get(slot.index()).ok_or(Errno::EBADSLT)?;
+        word.store(u32::try_from(fd.as_raw_fd()).unwrap_or(0).saturating_add(1), Ordering::Release);
+        Ok(())
+    }
+
+    /// It has none there any more.
+    pub fn note_released(&self, slot: Slot) {
+        if let Some(word) = self.held.get(slot.index()) {
+            word.store(0, Ordering::Release);
+        }
     }
 }

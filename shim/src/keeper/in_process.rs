@@ -2,7 +2,7 @@
 //! forked, killed or executed.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
@@ -31,29 +31,6 @@ pub struct Heirloom {
     pub pair: OwnedFd,
     /// Duplicates of all that is held.
     pub slots: BTreeMap<Slot, OwnedFd>,
-}
-
-// === impl Keeper ===
-
-impl Keeper {
-    /// With nothing in its hands, and without a worker.
-    pub(super) fn idle(block: Block) -> Self {
-        Self {
-            block,
-            slots: BTreeMap::new(),
-            worker: None,
-            unannounced: VecDeque::new(),
-            ready: None,
-            accept_again_ns: 0,
-            worker_began_ns: 0,
-            stillborn: 0,
-            spares: Vec::new(),
-            asked: None,
-            to_become: false,
-            trial: None,
-            spooler: None,
-        }
-    }
 }
 
 // === impl InProcess ===

@@ -29,7 +29,7 @@ pub use sweep::{TASK_LINK, belongs_to, remove_files, remove_task, remove_tasks, 
 use std::{
     collections::{BTreeMap, VecDeque},
     env,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     sync::atomic::Ordering,
 };
 
@@ -147,6 +147,25 @@ fn adopt_worker(block: &Block, pair: OwnedFd) -> Option<WorkerEnd> {
 // === impl Keeper ===
 
 impl Keeper {
+    /// With nothing in its hands, and without a worker.
+    fn idle(block: Block) -> Self {
+        Self {
+            block,
+            slots: BTreeMap::new(),
+            worker: None,
+            unannounced: VecDeque::new(),
+            ready: None,
+            accept_again_ns: 0,
+            worker_began_ns: 0,
+            stillborn: 0,
+            spares: Vec::new(),
+            asked: None,
+            to_become: false,
+            trial: None,
+            spooler: None,
+        }
+    }
+
     fn inherit() -> Kernel<Self> {
         process::ignore_signals();
         process::set_name_and_undumpable(c"tap-keeper");
@@ -164,21 +183,7 @@ impl Keeper {
         let worker = inherited(ENV_PAIR).and_then(|pair| adopt_worker(&block, pair));
         let spooler = spool::Spooler::adopt(&block);
         let ready = inherited(ENV_READY);
-        let mut keeper = Self {
-            block,
-            slots,
-            worker,
-            unannounced: VecDeque::new(),
-            ready,
-            accept_again_ns: 0,
-            worker_began_ns: 0,
-            stillborn: 0,
-            spares: Vec::new(),
-            asked,
-            to_become: false,
-            trial: None,
-            spooler,
-        };
+        let mut keeper = Self { slots, worker, ready, asked, spooler, ..Self::idle(block) };
         keeper.make_switch()?;
         if keeper.ready.is_some() {
             keeper.provide();
@@ -252,16 +257,13 @@ impl Keeper {
     /// Puts a descriptor into its slot; the table in the block says so to successors.
     fn hold(&mut self, slot: Slot, fd: OwnedFd) -> Kernel<()> {
         let fd = fd::raise(fd, FD_FLOOR)?;
-        let word = self.block.tables().held.get(slot.index()).ok_or(Errno::EBADSLT)?;
-        word.store(u32::try_from(fd.as_raw_fd()).unwrap_or(0).saturating_add(1), Ordering::Release);
+        self.block.tables().note_held(slot, fd.as_fd())?;
         self.slots.insert(slot, fd);
         Ok(())
     }
 
     fn release(&mut self, slot: Slot) {
-        if let Some(word) = self.block.tables().held.get(slot.index()) {
-            word.store(0, Ordering::Release);
-        }
+        self.block.tables().note_released(slot);
         self.slots.remove(&slot);
     }
 

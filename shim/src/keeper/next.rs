@@ -3,7 +3,10 @@
 //! Nothing that may be short is needed at that moment: no path, no loader, and the descriptors it takes are kept in
 //! reserve.
 
-use std::{os::fd::AsFd, sync::atomic::Ordering};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::atomic::Ordering,
+};
 
 use nix::{
     sys::{
@@ -31,8 +34,13 @@ impl Keeper {
     /// The next worker begins at once, unless several in a row have died at once: a fault that kills every worker must not
     /// cost the machine a core.
     pub(super) fn may_fork(&self) -> bool {
+        monotonic_ns() >= self.next_worker_ns()
+    }
+
+    /// When it does (CLOCK_MONOTONIC ns).
+    pub(super) fn next_worker_ns(&self) -> u64 {
         let pause_ns = self.stillborn.min(10).saturating_mul(STILLBORN_PAUSE_NS);
-        monotonic_ns() >= self.worker_began_ns.saturating_add(pause_ns)
+        self.worker_began_ns.saturating_add(pause_ns)
     }
 
     /// Takes note of how long the dead one lived.
@@ -98,7 +106,7 @@ impl Keeper {
         }
     }
 
-    fn become_worker(mut self, pair: std::os::fd::OwnedFd, mode: Mode, stands_in: bool) -> i32 {
+    fn become_worker(mut self, pair: OwnedFd, mode: Mode, stands_in: bool) -> i32 {
         // The images of an upgrade are the keeper's alone: a worker asks for the one that it is to become.
         for image in [Slot::IMAGE, Slot::FALLBACK] {
             self.slots.remove(&image);
@@ -153,13 +161,15 @@ mod tests {
         }
         for times in 1..=20u64 {
             // It is to begin only now: nothing here depends on how fast the machine is.
-            keeper.worker_began_ns = u64::MAX / 2;
+            let now = u64::MAX / 2;
+            keeper.worker_began_ns = now;
             keeper.note_life();
-            assert_eq!(keeper.stillborn, times);
-            assert!(!keeper.may_fork(), "not at once");
             let waits = times.min(10) * STILLBORN_PAUSE_NS;
+            assert_eq!(keeper.next_worker_ns(), now + waits, "{times} died at once");
+            let sleeps = u64::from(keeper.patience(now).as_millis().expect("not for ever"));
+            assert_eq!(sleeps * 1_000_000, waits, "it wakes for the next one");
             keeper.worker_began_ns = monotonic_ns().saturating_sub(waits);
-            assert!(keeper.may_fork(), "but after {waits} ns");
+            assert!(keeper.may_fork(), "after {waits} ns");
         }
         buried(&mut keeper, LONG);
         assert!(keeper.stillborn == 0 && keeper.may_fork(), "the next one has lived");

@@ -56,7 +56,7 @@ impl Keeper {
             }
         }
         let (mut polled, kinds): (Vec<_>, Vec<Kind>) = fds.into_iter().unzip();
-        match poll(&mut polled, self.patience()) {
+        match poll(&mut polled, self.patience(monotonic_ns())) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(e),
         }
@@ -67,15 +67,16 @@ impl Keeper {
         Ok(woken)
     }
 
-    /// How long: for ever, unless something is due by time.
-    fn patience(&self) -> PollTimeout {
+    /// How long from `now` on: for ever, unless something is due by time.
+    pub(super) fn patience(&self, now: u64) -> PollTimeout {
+        let ms_until =
+            |due: u64| u16::try_from(due.saturating_sub(now).div_ceil(1_000_000)).unwrap_or(u16::MAX);
         if self.worker.is_none() || self.accept_again_ns != 0 {
-            return PollTimeout::from(BREATH_MS);
+            // A worker that may begin and has not could not be made.
+            let next = self.worker.is_none().then(|| ms_until(self.next_worker_ns())).filter(|ms| *ms > 0);
+            return PollTimeout::from(next.map_or(BREATH_MS, |ms| ms.min(BREATH_MS)));
         }
         let due = [self.mode_due_ns(), self.trial_due_ns()].into_iter().flatten().min();
-        due.map_or(PollTimeout::NONE, |due| {
-            let ms = due.saturating_sub(monotonic_ns()).div_ceil(1_000_000);
-            PollTimeout::from(u16::try_from(ms).unwrap_or(u16::MAX))
-        })
+        due.map_or(PollTimeout::NONE, |due| PollTimeout::from(ms_until(due)))
     }
 }

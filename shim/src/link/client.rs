@@ -1,13 +1,22 @@
 //! Connecting: again and again with back-off, one session at a time.
 
-use std::{fs::File, io::Read, sync::atomic::Ordering, time::Duration};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use protobuf::MessageField;
 use shimtap_proto::link::{
     Count, FromCollector, FromWrapper, Hello, InnerShim, METHOD, PROTOCOL, Report, SERVICE, Welcome,
     from_collector, from_wrapper,
 };
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::{Instant, sleep, timeout, timeout_at},
+};
 use ttrpc::r#async::{CSReceiver, CSSender, Client, ClientStream};
 
 use super::{Switchboard, announce, inner, session::Session};
@@ -37,11 +46,13 @@ pub struct Attachment {
     _client: Client,
 }
 
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_io().enable_time().build()
+}
+
 /// Attaches and serves sessions until the wrapper's life is over.
 pub fn run(block: &'static Block, board: &'static Switchboard) {
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() else {
-        return;
-    };
+    let Ok(runtime) = runtime() else { return };
     runtime.block_on(async {
         tokio::spawn(board.pulse.answer());
         serve(block, board).await;
@@ -107,12 +118,17 @@ fn with_jitter(pause: Duration) -> Duration {
 
 async fn attach(block: &Block, board: &Switchboard) -> Option<Attachment> {
     let socket = block.tables().identity.collector.get();
-    // A plain look first: connecting through the library allocates more than an absent collector is worth.
-    if !std::path::Path::new(&socket).exists() {
+    // First: connecting through the library allocates more than an absent collector is worth.
+    if !is_there(&socket) {
         return None;
     }
     board.expect_collector();
     greet(&socket, hello(block)).await
+}
+
+/// Is there a socket of a collector? A plain look.
+fn is_there(socket: &str) -> bool {
+    Path::new(socket).exists()
 }
 
 async fn greet(socket: &str, hello: Hello) -> Option<Attachment> {
@@ -125,6 +141,17 @@ async fn greet(socket: &str, hello: Hello) -> Option<Attachment> {
     let greeting = timeout(GREETING, receiver.recv()).await.ok()?.ok()?;
     let Some(from_collector::Body::Welcome(welcome)) = greeting.body else { return None };
     Some(Attachment { sender, receiver, welcome, _client: client })
+}
+
+/// As [`greet`], again and again as long as there is a socket.
+async fn greet_while_there(socket: &str, hello: Hello) -> Option<Attachment> {
+    loop {
+        let attachment = greet(socket, hello.clone()).await;
+        if attachment.is_some() || !is_there(socket) {
+            return attachment;
+        }
+        sleep(FIRST_PAUSE).await;
+    }
 }
 
 /// Attaches to say once that a pod runs unwrapped and why, and leaves. One that does not greet is asked again, for as long as
@@ -141,20 +168,10 @@ pub fn tell_unwrapped(socket: &str, namespace: &str, id: &str, why: &str) {
     };
     let count = Count { name: "unwrapped_starts".to_owned(), value: 1, ..Default::default() };
     let report = Report { counts: vec![count], unwrapped_why: why.to_owned(), ..Default::default() };
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() else {
-        return;
-    };
+    let Ok(runtime) = runtime() else { return };
     runtime.block_on(async {
         let told = async {
-            let attachment = loop {
-                if let Some(attachment) = greet(socket, hello.clone()).await {
-                    break attachment;
-                }
-                if !std::path::Path::new(socket).exists() {
-                    return None;
-                }
-                sleep(FIRST_PAUSE).await;
-            };
+            let attachment = greet_while_there(socket, hello).await?;
             attachment.sender.send(&up(from_wrapper::Body::Report(report))).await.ok()?;
             attachment.sender.close_send().await.ok()?;
             // Its end of the stream says that it has read ours.

@@ -7,6 +7,7 @@ mod alarm;
 mod announce;
 mod bell;
 mod client;
+mod gathering;
 mod inner;
 mod pulse;
 mod refusals;
@@ -36,7 +37,7 @@ use self::{alarm::Alarm, bell::Bell, pulse::Pulse, stalls::Stalls};
 use crate::{
     block::{Block, Stream, StreamState, TaskState, linked},
     keeper::FD_FLOOR,
-    sys::{Kernel, fd, monotonic_ns, process, unix_ns},
+    sys::{Kernel, epoll, fd, monotonic_ns, process, unix_ns},
 };
 
 /// Unsent bytes of a stream from which on the link thread is woken whatever it waits for.
@@ -78,9 +79,9 @@ pub struct Sample {
 
 pub use announce::look as look_at;
 pub use client::{hello, tell_unwrapped, up};
-pub use inner::{pid as inner_pid, runs as runs_inner};
 #[cfg(test)]
-pub use streams::Gathering;
+pub use gathering::Gathering;
+pub use inner::{pid as inner_pid, runs as runs_inner};
 pub use streams::{Cursors, Next, Towards};
 
 /// Starts the thread; one that panics is started again.
@@ -190,7 +191,7 @@ impl Switchboard {
         }
         let unsent = stream.pos.load(Ordering::Relaxed).saturating_sub(stream.sent.load(Ordering::Relaxed));
         if self.alarm.goes_off(unsent >= BACKLOG) {
-            self.wake_link();
+            self.link.ring();
         }
     }
 
@@ -251,7 +252,7 @@ impl Switchboard {
     }
 
     fn pause_after_panic(&self) {
-        let _ = crate::sys::epoll::readable_within(self.link.as_fd(), 1000);
+        let _ = epoll::readable_within(self.link.as_fd(), 1000);
     }
 }
 
@@ -275,5 +276,20 @@ mod tests {
         board.set_busy(false);
         board.set_attached(false);
         assert!(!board.is_listening(), "the collector has gone");
+    }
+
+    #[test]
+    fn without_a_collector_nobody_is_woken_but_for_a_task_that_begins() {
+        let block = Block::create().expect("a block");
+        let wakes = |attached, wake: fn(&Switchboard, &Stream)| {
+            let board = Switchboard::new().expect("a board");
+            board.set_attached(attached);
+            board.alarm.arm();
+            wake(&board, &block.tables().streams[0]);
+            epoll::readable_within(board.link.as_fd(), 0) == Ok(true)
+        };
+        assert!(!wakes(false, Switchboard::output_moved) && wakes(true, Switchboard::output_moved));
+        assert!(!wakes(false, |board, _| board.wake_link()) && wakes(true, |board, _| board.wake_link()));
+        assert!(wakes(false, |board, _| board.wake_link_for_task()), "nobody may know of it later");
     }
 }

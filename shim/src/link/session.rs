@@ -16,9 +16,10 @@ use ttrpc::r#async::{CSReceiver, CSSender};
 use super::{
     Switchboard, announce,
     client::{Attachment, up},
+    gathering::Gathering,
     report::Reporter,
     stats::{Poll, Poller},
-    streams::{Cursors, Gathering, Rest, Towards},
+    streams::{Cursors, Rest, Towards},
 };
 use crate::{
     block::{Block, Task, TaskState},

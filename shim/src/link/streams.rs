@@ -9,29 +9,18 @@ use shimtap_proto::link::{
 use tokio::time::{Duration, Instant};
 use ttrpc::r#async::CSSender;
 
-use super::client::up;
+use super::{client::up, gathering::Gathering};
 use crate::{
     block::{
         Block, Stream, StreamState, Task, linked,
         spool::{Mark, Verdict},
         words::wide,
     },
-    sys::monotonic_ns,
     tee::ring::RingView,
 };
 
 #[cfg(test)]
 mod turns;
-
-/// Once something was sent, what comes next waits for company until the next common tick, [`Gathering`]: with many slow
-/// containers a message per few lines, and its acknowledgement, cost more than the lines (docs/adr/0025), and a collector
-/// that is woken by one wrapper takes what all the others bring as well. 64 KiB never wait, nor do the first bytes after a
-/// quiet time of the whole wrapper. This long where the collector does not say.
-const GATHER_MS: u32 = 100;
-
-/// Paced moves of output end at common ticks as well (`tee::pace`), and this long after them: a message that left at the
-/// same instant would find nothing, and what was just moved would wait for the next one.
-const AFTER_MOVES_NS: u64 = 5_000_000;
 
 /// A look that came between two words of the relay thread is repeated after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -60,10 +49,6 @@ pub enum Towards {
     Spool,
 }
 
-/// How far apart the common ticks are at which gathered output goes, in ns; 0 = it does not wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gathering(u64);
-
 /// All announced streams of a session, by handle.
 pub struct Cursors {
     block: &'static Block,
@@ -78,7 +63,10 @@ pub struct Cursors {
 impl Cursors {
     /// None announced yet.
     pub fn new(block: &'static Block, towards: Towards) -> Self {
-        let gathering = Gathering::told(None);
+        let gathering = match towards {
+            Towards::Link => Gathering::told(None),
+            Towards::Spool => Gathering::told(Some(0)),
+        };
         Self { block, ring: RingView::new(block), towards, gathering, cursors: BTreeMap::new() }
     }
 
@@ -194,7 +182,6 @@ impl Cursors {
 
     /// The next message of a stream, or when there will be one.
     pub fn next_body(&mut self, handle: u32) -> Option<Next> {
-        let in_flight = self.in_flight();
         let Some(stream) = self.cursors.get(&handle).and_then(|c| self.stream_of(handle, c)) else {
             self.cursors.remove(&handle);
             return None;
@@ -206,18 +193,19 @@ impl Cursors {
         if !cursor.wanted {
             cursor.at = pos;
         }
-        if cursor.at < pos && in_flight >= WINDOW {
+        if cursor.at < pos && self.in_flight() >= WINDOW {
             // Not even a Gap: what is missing grows until there is room, and is told at once.
             return Some(Next::Full);
         }
+        let cursor = self.cursors.get_mut(&handle)?;
         // Below the ring, or behind one that is left to us: what was passed on behind it has no copy.
         let there_is_none = if RingView::ends_before(stream, cursor.at) { pos } else { start };
         if cursor.at < there_is_none && cursor.at < pos {
             let (end, reason) = missing(stream, cursor.at, there_is_none);
             let gap = gap(handle, cursor.at, end, reason);
             cursor.at = end;
-            if reason == GapReason::GAP_REASON_OVERFLOW && self.towards == Towards::Link {
-                cursor.rests_until = self.gathering.next_tick(monotonic_ns());
+            if reason == GapReason::GAP_REASON_OVERFLOW {
+                cursor.rests_until = self.gathering.next_tick();
             }
             self.towards.note_sent(stream, end);
             return Some(Next::body(from_wrapper::Body::Gap(gap)));
@@ -248,9 +236,7 @@ impl Cursors {
         let (time_offset, time_ns) = RingView::times(stream, cursor.at, bytes.len()).into_iter().unzip();
         let offset = cursor.at;
         cursor.at = cursor.at.saturating_add(wide(bytes.len()));
-        let gathering = self.gathering;
-        cursor.gather_until =
-            (self.towards == Towards::Link).then(|| gathering.next_tick(monotonic_ns())).flatten();
+        cursor.gather_until = self.gathering.next_tick();
         self.towards.note_sent(stream, cursor.at);
         let data = Data { handle, offset, bytes, time_offset, time_ns, ..Default::default() };
         Some(Next::body(from_wrapper::Body::Data(data)))
@@ -358,25 +344,6 @@ impl Rest {
     }
 }
 
-// === impl Gathering ===
-
-impl Gathering {
-    /// As the collector has told it in ms; a second at most.
-    pub fn told(ms: Option<u32>) -> Self {
-        Self(u64::from(ms.unwrap_or(GATHER_MS).min(1000)).saturating_mul(1_000_000))
-    }
-
-    /// How long it is from `now` on the node's clock to the next tick; never where nothing is gathered.
-    fn wait_ns(self, now: u64) -> Option<u64> {
-        let phase = now.saturating_sub(AFTER_MOVES_NS).checked_rem(self.0)?;
-        Some(self.0.saturating_sub(phase))
-    }
-
-    fn next_tick(self, now: u64) -> Option<Instant> {
-        self.wait_ns(now).map(|ns| Instant::now() + Duration::from_nanos(ns))
-    }
-}
-
 // === impl Towards ===
 
 impl Towards {
@@ -404,26 +371,4 @@ fn missing(stream: &Stream, at: u64, start: u64) -> (u64, GapReason) {
 
 fn gap(handle: u32, from: u64, to: u64, reason: GapReason) -> Gap {
     Gap { handle, from, to, reason: reason.into(), ..Default::default() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MS: u64 = 1_000_000;
-
-    #[test]
-    fn output_goes_a_moment_after_the_tick_that_moves_end_at() {
-        let gathering = Gathering::told(Some(40));
-        assert_eq!(gathering.wait_ns(400 * MS), Some(AFTER_MOVES_NS), "moves of this tick are taken along");
-        assert_eq!(gathering.wait_ns(400 * MS + AFTER_MOVES_NS), Some(40 * MS), "a whole tick");
-        assert_eq!(gathering.wait_ns(439 * MS), Some(MS + AFTER_MOVES_NS));
-    }
-
-    #[test]
-    fn zero_gathers_nothing_and_nobody_waits_longer_than_a_second() {
-        assert_eq!(Gathering::told(Some(0)).wait_ns(400 * MS), None);
-        assert_eq!(Gathering::told(Some(u32::MAX)), Gathering::told(Some(1000)));
-        assert_eq!(Gathering::told(None), Gathering::told(Some(GATHER_MS)));
-    }
 }

@@ -202,45 +202,17 @@ impl Worker {
         let moving = passes(stream);
         let rest = load(&stream.filled).saturating_sub(moving);
         let pipe = linked(&stream.pipe).ok_or(Errno::EBADF)?;
-        let patience_ns = self.patience_ns(index);
         self.open_target(index)?;
         let mut held = self.in_pipe(index, pipe)?;
-        let pipe_out = self.hands.get(Slot::pipe(pipe))?;
         while held > rest {
             let left = held.saturating_sub(rest);
-            let passed = match fd::splice(pipe_out, self.hands.get(Slot::stream(index).plus(2))?, left) {
-                // What a logger has not taken before its end nobody will take; the collector has it.
-                Err(Errno::EPIPE) if self.tee.is_logger(index) => {
-                    self.tee.running(index).reader_gone = true;
-                    Moved::End
-                }
-                passed => passed?,
+            let Some(n) = self.pass_some(index, pipe, left)? else {
+                self.tee.waits(index, stream, self.board);
+                return Ok(Step::Wait(Want::Target));
             };
-            match passed {
-                Moved::Bytes(n) => {
-                    held = held.saturating_sub(n);
-                    let running = self.tee.running(index);
-                    running.in_pipe = Some(held);
-                    (running.stalled_ns, running.discarding) = (None, false);
-                    self.tee.waits_no_more(index, self.board);
-                }
-                Moved::Blocked | Moved::End
-                    if self.tee.running(index).reader_gone || self.tee.is_stalled(index, patience_ns) =>
-                {
-                    let nowhere = self.tee.nowhere()?;
-                    if let Moved::Bytes(n) = fd::splice(pipe_out, nowhere, left)? {
-                        held = held.saturating_sub(n);
-                        self.tee.running(index).in_pipe = Some(held);
-                        let reason = self.tee.reason_to_discard(index);
-                        self.block.tables().counters.add_many(reason, wide(n));
-                        self.tee.waits_no_more(index, self.board);
-                    }
-                }
-                Moved::Blocked | Moved::End => {
-                    self.tee.waits(index, stream, self.board);
-                    return Ok(Step::Wait(Want::Target));
-                }
-            }
+            held = held.saturating_sub(n);
+            self.tee.running(index).in_pipe = Some(held);
+            self.tee.waits_no_more(index, self.board);
         }
         if load(&stream.teed) == 0 && moving > 0 {
             self.passed_uncopied(stream, next);
@@ -253,6 +225,29 @@ impl Worker {
             return Ok(Step::Again);
         }
         Ok(self.after_move(index, now, wide(moving)))
+    }
+
+    /// Moves some of `left` bytes to containerd's end, or to nowhere if they would wait there in vain; how many. None: they wait.
+    fn pass_some(&mut self, index: usize, pipe: usize, left: usize) -> Kernel<Option<usize>> {
+        let pipe_out = self.hands.get(Slot::pipe(pipe))?;
+        match fd::splice(pipe_out, self.hands.get(Slot::stream(index).plus(2))?, left) {
+            Ok(Moved::Bytes(n)) => {
+                let running = self.tee.running(index);
+                (running.stalled_ns, running.discarding) = (None, false);
+                return Ok(Some(n));
+            }
+            Ok(Moved::Blocked | Moved::End) => {}
+            // What a logger has not taken before its end nobody will take; the collector has it.
+            Err(Errno::EPIPE) if self.tee.is_logger(index) => self.tee.running(index).reader_gone = true,
+            Err(errno) => return Err(errno),
+        }
+        let patience_ns = self.patience_ns(index);
+        if !self.tee.running(index).reader_gone && !self.tee.is_stalled(index, patience_ns) {
+            return Ok(None);
+        }
+        let Moved::Bytes(n) = fd::splice(pipe_out, self.tee.nowhere()?, left)? else { return Ok(Some(0)) };
+        self.block.tables().counters.add_many(self.tee.reason_to_discard(index), wide(n));
+        Ok(Some(n))
     }
 
     /// Is there a collector, and does it take what this stream brings?

@@ -43,8 +43,6 @@ pub(super) fn prepare(config: &Config, arguments: &Arguments, inner: &Path) -> R
         Ok(true) => {}
         no => return Err(Unwrapped::Facts(no.err())),
     }
-    // Its keeper inherits it.
-    process::be_easier_to_spare();
     let run_dir = RunDir::from_env();
     run_dir.make().map_err(files("making the directories of", run_dir.path()))?;
     let kernel = |doing| move |source| Unwrapped::Kernel { doing, key: arguments.id.clone(), source };

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::{
             fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
             net::UnixListener,
@@ -174,17 +174,15 @@ fn make_keeper(who: &Who<'_>, prepared: Prepared, alive: &File) -> Result<(), Un
     let Prepared { run_dir, block, ready: (ready_out, ready_in), starts_loggers, inner_build } = prepared;
     let listener = listen(&run_dir.socket(who.key))?;
     identify(who, &block).map_err(kernel("writing the memory block"))?;
-    let held: [(Slot, BorrowedFd<'_>); 2] =
-        [(Slot::LISTENER, listener.as_fd()), (Slot::ALIVE, alive.as_fd())];
-    for (slot, fd) in held {
-        if let Some(word) = block.tables().held.get(slot.index()) {
-            word.store(u32::try_from(fd.as_raw_fd()).unwrap_or(0).saturating_add(1), Ordering::Release);
-        }
+    for (slot, fd) in [(Slot::LISTENER, listener.as_fd()), (Slot::ALIVE, alive.as_fd())] {
+        block.tables().note_held(slot, fd).map_err(kernel("writing the memory block"))?;
     }
     let argv = args::ours(keeper::VERB, &who.arguments.namespace, &who.arguments.id);
     let env = [(keeper::ENV_BLOCK, block.memfd()), (keeper::ENV_READY, ready_in.as_fd())]
         .map(|(name, fd)| (name.to_owned(), fd.as_raw_fd().to_string()));
     let inherit = [listener.as_fd(), alive.as_fd(), block.memfd(), ready_in.as_fd()];
+    // The keeper inherits it. Not before: the inner shim, which has begun by now, has taken its own from this process.
+    process::be_easier_to_spare();
     let keeper = process::spawn_self(&argv, &env, &inherit).map_err(kernel("starting the keeper"))?;
     drop(ready_in);
     // While it begins; where it does not come up this is removed with the rest.

@@ -151,3 +151,50 @@ impl Worker {
 }
 
 const _: () = assert!(REARM_NS < BEAT_NS, "a quiet worker gives its sign when it wakes for it");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{block::Block, keeper::InProcess, link::Switchboard, worker::Hands};
+
+    /// It does not stir for so long before it is prodded.
+    const QUIET_NS: u64 = BEAT_NS + LINK_SLACK_NS;
+
+    fn worker(block: &'static Block, board: &'static Switchboard, keeper: &mut InProcess) -> Worker {
+        let heirloom = keeper.next_worker();
+        let hands = Hands::new(block, heirloom.pair, heirloom.slots);
+        Worker::on(block, board, hands, Mode::Normal, false).unwrap()
+    }
+
+    #[test]
+    fn a_link_thread_that_hangs_ends_its_worker_and_not_the_next_one_within_a_minute() {
+        let block: &'static Block = Box::leak(Box::new(Block::create().unwrap()));
+        let board: &'static Switchboard = Box::leak(Box::new(Switchboard::new().unwrap()));
+        let mut keeper = InProcess::new(Block::open(process::duplicate(block.memfd()).unwrap()).unwrap());
+        // This thread is the link's, and turns when it is told to.
+        board.pulse.begin();
+        let hung_ns = {
+            let mut first = worker(block, board, &mut keeper);
+            let mut now = 1_000 * LINK_PAUSE_NS;
+            assert!(!first.is_link_stuck(now), "seen for the first time");
+            now += QUIET_NS;
+            assert!(!first.is_link_stuck(now), "it may be asleep, and is prodded");
+            board.pulse.beat();
+            now += LINK_GRACE_NS;
+            assert!(!first.is_link_stuck(now), "it has stirred");
+            now += QUIET_NS;
+            assert!(!first.is_link_stuck(now), "prodded again");
+            assert!(!first.is_link_stuck(now + LINK_GRACE_NS - 1), "it has time");
+            now += LINK_GRACE_NS;
+            assert!(first.is_link_stuck(now));
+            now
+        };
+        let mut second = worker(block, board, &mut keeper);
+        let begun_ns = hung_ns + 1_000_000_000;
+        for now in [begun_ns, begun_ns + QUIET_NS, begun_ns + QUIET_NS + LINK_GRACE_NS] {
+            assert!(!second.is_link_stuck(now), "the relay matters more than the link");
+        }
+        assert!(!second.is_link_stuck(hung_ns + LINK_PAUSE_NS - 1), "the minute is not over");
+        assert!(second.is_link_stuck(hung_ns + LINK_PAUSE_NS));
+    }
+}

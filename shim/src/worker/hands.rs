@@ -3,29 +3,27 @@
 //! The only way to get one is to ask the keeper, which then already has it. Asking waits for the answer, one second
 //! at most; a keeper that is gone or mute by then is replaced, from this side, and asked again.
 
+mod successor;
 mod wish;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::atomic::Ordering,
 };
 
+use self::successor::Attempts;
 pub use self::wish::Wish;
 use super::watched::{Replaced, Watched};
 use crate::{
-    args,
-    block::{Block, Slot, Upgrade, care::Reason, linked},
+    block::{Block, Slot},
     keeper::{
-        self, FD_FLOOR,
+        FD_FLOOR,
         protocol::{Answer, Operation, Request, ToWorker},
     },
     sys::{
-        Errno, Kernel,
-        atomic::AtomicU32,
-        epoll, fd, monotonic_ns,
+        Errno, Kernel, epoll, fd, monotonic_ns,
         pair::{self, Received},
-        process,
     },
 };
 
@@ -35,12 +33,6 @@ const PATIENCE_NS: u64 = if cfg!(test) { 60_000_000_000 } else { 1_000_000_000 }
 
 /// How long one may take to sweep its few files and end.
 const LEAVE_MS: u16 = 1000;
-
-/// A keeper that died sooner than this was made in vain, or could not be made; the next but one waits so much longer for each
-/// in a row, ten at most. A machine that refuses processes must not be asked in a loop; and while the next one waits, this
-/// worker is alone.
-const KEEPER_YOUNG_NS: u64 = 50_000_000;
-const KEEPER_PAUSE_NS: u64 = 20_000_000;
 
 /// Descriptors by slot, and the way to more.
 pub struct Hands {
@@ -54,11 +46,7 @@ pub struct Hands {
     orphaned: bool,
     /// `pair` is not the one that was last asked about.
     pair_is_new: bool,
-    /// No further keeper is made before (CLOCK_MONOTONIC ns).
-    keeper_again_ns: u64,
-    /// When the last one was (to be) made, and how many in a row in vain.
-    keeper_began_ns: u64,
-    in_vain: u64,
+    attempts: Attempts,
     /// It did not answer, as opposed to being gone.
     mute: bool,
     /// What came with an answer after nobody waited for it any more: the only writer of a FIFO, perhaps, whose end its reader would
@@ -97,9 +85,7 @@ impl Hands {
             accepted: VecDeque::new(),
             orphaned: false,
             pair_is_new: false,
-            keeper_again_ns: 0,
-            keeper_began_ns: 0,
-            in_vain: 0,
+            attempts: Attempts::default(),
             mute: false,
             late: Vec::new(),
             replaced: VecDeque::new(),
@@ -208,14 +194,7 @@ impl Hands {
         if self.orphaned {
             return;
         }
-        self.serial = self.serial.wrapping_add(1);
-        let ping = Request {
-            serial: self.serial,
-            operation: Operation::Ping,
-            slot: Slot::LISTENER,
-            count: 0,
-            path: b"",
-        };
+        let ping = self.question(Operation::Ping, Slot::LISTENER, 0, "");
         let answered =
             matches!(self.ask_once(&ping, None), Reply::Done(_) | Reply::Refused(_) | Reply::KeeperGone);
         if !answered || !epoll::hangs_up_within(self.pair.as_fd(), LEAVE_MS) {
@@ -248,23 +227,6 @@ impl Hands {
                 }
             }
         }
-    }
-
-    /// Makes a keeper where there is none and it is time.
-    pub fn tend_keeper(&mut self) {
-        if self.orphaned {
-            let _ = self.replace_keeper();
-        }
-    }
-
-    /// Is there no keeper to listen to?
-    pub fn is_orphaned(&self) -> bool {
-        self.orphaned
-    }
-
-    /// When a keeper is tried to be made again.
-    pub fn keeper_due_ns(&self) -> Option<u64> {
-        self.orphaned.then_some(self.keeper_again_ns)
     }
 
     fn take_accepted(&mut self, conn: usize, fds: Vec<OwnedFd>) {
@@ -305,8 +267,7 @@ impl Hands {
                     return Ok(Vec::new());
                 }
             }
-            self.serial = self.serial.wrapping_add(1);
-            let request = Request { serial: self.serial, operation, slot, count, path: path.as_bytes() };
+            let request = self.question(operation, slot, count, path);
             match self.ask_once(&request, along) {
                 Reply::Done(fds) => return Ok(fds),
                 Reply::Refused(errno) => return Err(errno),
@@ -315,6 +276,12 @@ impl Hands {
             }
         }
         Err(Errno::EOWNERDEAD)
+    }
+
+    /// The next question.
+    fn question<'a>(&mut self, operation: Operation, slot: Slot, count: u32, path: &'a str) -> Request<'a> {
+        self.serial = self.serial.wrapping_add(1);
+        Request { serial: self.serial, operation, slot, count, path: path.as_bytes() }
     }
 
     fn ask_once(&mut self, request: &Request<'_>, along: Option<BorrowedFd<'_>>) -> Reply {
@@ -373,74 +340,6 @@ impl Hands {
             }
         }
     }
-
-    /// Execs a keeper from our own image; it takes over our descriptors and this worker.
-    fn replace_keeper(&mut self) -> Kernel<()> {
-        let now = monotonic_ns();
-        if now < self.keeper_again_ns {
-            return Err(Errno::EOWNERDEAD);
-        }
-        let young = self.keeper_began_ns != 0 && now.saturating_sub(self.keeper_began_ns) < KEEPER_YOUNG_NS;
-        self.in_vain = if young { self.in_vain.saturating_add(1).min(10) } else { 0 };
-        self.keeper_began_ns = now;
-        self.keeper_again_ns = now.saturating_add(KEEPER_PAUSE_NS.saturating_mul(self.in_vain));
-        self.keeper.fence(self.pair.as_fd());
-        // What it handed over before its end is ours.
-        self.receive();
-
-        let tables = self.block.tables();
-        let (ours, theirs) = pair::pair()?;
-        let ours = fd::raise(ours, FD_FLOOR)?;
-        let theirs = fd::raise(theirs, FD_FLOOR)?;
-        for word in &tables.held {
-            word.store(0, Ordering::Release);
-        }
-        for (slot, held) in &self.fds {
-            if let Some(word) = tables.held.get(slot.index()) {
-                word.store(u32::try_from(held.as_raw_fd()).unwrap_or(0).saturating_add(1), Ordering::Release);
-            }
-        }
-        let mut inherit: Vec<BorrowedFd<'_>> = self.fds.values().map(OwnedFd::as_fd).collect();
-        inherit.extend([theirs.as_fd(), self.block.memfd()]);
-        let who = &tables.identity;
-        let argv = args::ours(keeper::VERB, &who.namespace.get(), &who.id.get());
-        let env = [
-            (keeper::ENV_BLOCK.to_owned(), self.block.memfd().as_raw_fd().to_string()),
-            (keeper::ENV_PAIR.to_owned(), theirs.as_raw_fd().to_string()),
-        ];
-        let keeper = process::spawn_self(&argv, &env, &inherit)?;
-        note_lost_keeper(&tables.upgrade);
-        let mute = std::mem::take(&mut self.mute);
-        let reason = if mute { Reason::KeeperHung } else { Reason::KeeperLost };
-        let number = u32::try_from(keeper.as_raw()).unwrap_or(0);
-        let lost = std::mem::replace(&mut self.keeper, Watched::new(number, ours.as_fd()));
-        if lost.number() != 0 {
-            tables.care.count(reason);
-            self.replaced.push_back(Replaced { reason, keeper: lost });
-        }
-        // At once, not when it has begun: should it stay mute, this is who is ended, and nobody else.
-        tables.keeper_pid.store(number, Ordering::Release);
-        self.pair = ours;
-        self.pair_is_new = true;
-        self.orphaned = false;
-
-        Ok(())
-    }
-}
-
-/// The keeper that was (to be) of a new image is gone, and this worker's image is the one that goes on.
-fn note_lost_keeper(upgrade: &AtomicU32) {
-    if matches!(Upgrade::load(upgrade), Upgrade::Asked | Upgrade::KeeperDone) {
-        Upgrade::KeeperLost.store(upgrade);
-    }
-}
-
-/// The pool entries that some direction or stream uses, by the block.
-pub fn pipes_in_use(block: &Block) -> Vec<usize> {
-    let tables = block.tables();
-    let dirs = tables.conns().iter().flat_map(|c| &c.dirs).filter_map(|d| linked(&d.pipe));
-    let streams = tables.streams().iter().filter_map(|s| linked(&s.pipe));
-    dirs.chain(streams).collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::{
     block::{Block, DirState, PIPES, Slot, linked},
     keeper::protocol::Operation,
     sys::{Errno, Kernel, fd},
-    worker::hands::{Hands, pipes_in_use},
+    worker::Hands,
 };
 
 /// Free pipes kept open; more are given back.
@@ -31,7 +31,7 @@ impl Pipes {
         for dir in dirs.filter(|d| DirState::load(&d.state) == DirState::Idle && linked(&d.pipe).is_some()) {
             dir.pipe.store(0, Ordering::Release);
         }
-        let used = pipes_in_use(block);
+        let used = Self::in_use(block);
         let mut pipes = Self { free: Vec::new(), made: vec![false; PIPES] };
         let made: Vec<usize> = (0..PIPES).filter(|n| hands.has(Slot::pipe(*n))).collect();
         for n in made {
@@ -46,6 +46,14 @@ impl Pipes {
             }
         }
         pipes
+    }
+
+    /// Those that some direction or stream uses, by the block.
+    pub fn in_use(block: &Block) -> Vec<usize> {
+        let tables = block.tables();
+        let dirs = tables.conns().iter().flat_map(|c| &c.dirs).filter_map(|d| linked(&d.pipe));
+        let streams = tables.streams().iter().filter_map(|s| linked(&s.pipe));
+        dirs.chain(streams).collect()
     }
 
     /// An empty pipe. ENFILE when all are in use, or the keeper's errno.

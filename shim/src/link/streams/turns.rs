@@ -1,4 +1,5 @@
-//! Streams of one wrapper take turns where the collector is slow: none of them takes the whole window again and again.
+//! Streams of one wrapper take turns where the collector is slow: none of them takes the whole window again and again, and one of
+//! which some was dropped waits for the next tick.
 
 use std::{os::fd::AsFd, sync::atomic::Ordering};
 
@@ -68,4 +69,30 @@ fn a_chatty_stream_leaves_the_window_to_the_others() {
         }
     }
     assert!(heard[0] > AT_ONCE && heard[1] > AT_ONCE, "heard {heard:?}");
+}
+
+/// Who writes faster than is taken brings a piece per tick, however much there is, and wakes nobody meanwhile.
+#[test]
+fn a_stream_of_which_some_was_dropped_rests() {
+    let (block, mut cursors) = two_streams();
+    let mut pool = ChunkPool::recover(block).unwrap();
+    (0..4).for_each(|_| write(block, &mut pool, 0, AT_ONCE));
+    let Some(Next::Body(body)) = cursors.next_body(1) else { panic!("a Gap") };
+    let from_wrapper::Body::Gap(gap) = *body else { panic!("a Gap") };
+    assert_eq!(gap.reason, GapReason::GAP_REASON_OVERFLOW.into());
+    assert!(cursors.cursors[&1].rests_until.is_some(), "until the next tick");
+    cursors.acknowledged(1, gap.to);
+    // One that does not come while this looks.
+    let at = Instant::now() + Duration::from_secs(3600);
+    cursors.cursors.get_mut(&1).unwrap().rests_until = Some(at);
+    assert!(matches!(cursors.next_body(1), Some(Next::Asleep(until)) if until == at));
+    assert_eq!(Rest::Idle.or_at(at).asleep().or_at(at), Rest::Asleep(at), "no output ends that");
+    StreamState::Ended.store(&block.tables().streams[0].state);
+    assert!(matches!(cursors.next_body(1), Some(Next::Body(_))), "nobody writes any more");
+    // A file takes what there is.
+    let mut cursors = Cursors::new(block, Towards::Spool);
+    cursors.place(1, 0, 0, true);
+    for _ in 0..2 {
+        assert!(matches!(cursors.next_body(1), Some(Next::Body(_))), "a Gap, and what there is");
+    }
 }

@@ -7,7 +7,7 @@
 use super::{Hands, PATIENCE_NS, Reply};
 use crate::{
     block::Slot,
-    keeper::protocol::{Operation, Request},
+    keeper::protocol::Operation,
     sys::{Errno, Kernel, monotonic_ns},
 };
 
@@ -59,10 +59,8 @@ impl Hands {
     fn ask_for_all(&mut self, asked: &mut [Asked<'_>]) -> Result<(), Reply> {
         let deadline = monotonic_ns().saturating_add(PATIENCE_NS);
         for a in asked.iter_mut().filter(|a| a.came.is_none()) {
-            self.serial = self.serial.wrapping_add(1);
-            a.serial = self.serial;
-            let Wish { operation, slot, path } = a.wish;
-            let request = Request { serial: a.serial, operation, slot, count: 0, path: path.as_bytes() };
+            let request = self.question(a.wish.operation, a.wish.slot, 0, a.wish.path);
+            a.serial = request.serial;
             match self.put_question(&request, None, deadline) {
                 Ok(()) => {}
                 Err(Reply::Refused(errno)) => a.came = Some(Err(errno)),
@@ -95,7 +93,7 @@ mod tests {
     use super::*;
     use crate::{
         block::Block,
-        keeper::protocol::Answer,
+        keeper::protocol::{Answer, Request},
         sys::{
             epoll, fd,
             pair::{self, Received},

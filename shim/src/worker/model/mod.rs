@@ -28,9 +28,9 @@ use self::{
 /// Longer than any held answer waits.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn play(script: Vec<Act>) {
+fn play(script: &[Act]) {
     let mut world = World::new();
-    script.iter().for_each(|act| world.play(act));
+    world.play_all(script);
     end(world);
 }
 
@@ -55,32 +55,44 @@ proptest! {
 
     #[test]
     fn a_wrapper_does_what_it_has_to_whenever_its_worker_dies(script in acts()) {
-        play(script);
+        play(&script);
     }
+}
+
+/// However much there is.
+const ALL: usize = usize::MAX;
+
+/// The request that is open is answered on this connection.
+fn answered(conn: usize) -> [Act; 3] {
+    [Act::Answer { nth: 0, refuses: false }, Act::Reply { conn, most: ALL }, Act::Turn]
+}
+
+/// A task is made.
+fn created(conn: usize) -> Vec<Act> {
+    let asked = [Act::Create { conn, both: false }, Act::Send { conn, most: ALL }, Act::Turn];
+    [asked, answered(conn)].concat()
+}
+
+/// containerd asks about the first task.
+fn asked(conn: usize, method: Method) -> [Act; 2] {
+    [Act::Ask { conn, task: 0, method, filler: 0 }, Act::Send { conn, most: ALL }]
 }
 
 /// A worker that had freed an answered request and died before it noted so, while another request waited: the successor took
 /// the entry for the one and then concluded the other with it, so that the Wait was forgotten.
 #[test]
 fn a_request_is_not_concluded_with_the_answer_to_another() {
-    let all = usize::MAX;
     for after in 0..80 {
-        play(vec![
-            Act::Create { conn: 1, both: false },
-            Act::Send { conn: 1, most: all },
-            Act::Turn,
-            Act::Answer { nth: 0, refuses: false },
-            Act::Reply { conn: 1, most: all },
-            Act::Turn,
-            Act::Ask { conn: 1, task: 0, method: Method::Start, filler: 0 },
-            Act::Send { conn: 1, most: all },
-            Act::Ask { conn: 0, task: 0, method: Method::Wait, filler: 0 },
-            Act::Turn,
-            Act::Answer { nth: 0, refuses: false },
-            Act::Reply { conn: 1, most: all },
-            Act::Send { conn: 0, most: all },
-            Act::Die { after, again: None },
-        ]);
+        let [wait, sent] = asked(0, Method::Wait);
+        play(
+            &[
+                &created(1)[..],
+                &asked(1, Method::Start),
+                &[wait, Act::Turn, Act::Answer { nth: 0, refuses: false }, Act::Reply { conn: 1, most: ALL }],
+                &[sent, Act::Die { after, again: None }],
+            ]
+            .concat(),
+        );
     }
 }
 
@@ -88,27 +100,18 @@ fn a_request_is_not_concluded_with_the_answer_to_another() {
 /// up yet: it could not be sent, and that connection was ended for it.
 #[test]
 fn an_answer_that_a_delete_lets_go_waits_for_its_connection_to_be_taken_up() {
-    let all = usize::MAX;
     for after in 0..80 {
-        play(vec![
-            Act::Create { conn: 0, both: false },
-            Act::Send { conn: 0, most: all },
-            Act::Turn,
-            Act::Answer { nth: 0, refuses: false },
-            Act::Reply { conn: 0, most: all },
-            Act::Turn,
-            Act::Ask { conn: 1, task: 0, method: Method::Wait, filler: 0 },
-            Act::Send { conn: 1, most: all },
-            Act::Write { output: 0, len: 1 },
-            Act::Exit { task: 0 },
-            Act::Turn,
-            Act::Answer { nth: 0, refuses: false },
-            Act::Reply { conn: 1, most: all },
-            Act::Turn,
-            Act::Ask { conn: 0, task: 0, method: Method::Delete, filler: 0 },
-            Act::Send { conn: 0, most: all },
-            Act::Die { after, again: None },
-        ]);
+        play(
+            &[
+                &created(0)[..],
+                &asked(1, Method::Wait),
+                &[Act::Write { output: 0, len: 1 }, Act::Exit { task: 0 }, Act::Turn],
+                &answered(1),
+                &asked(0, Method::Delete),
+                &[Act::Die { after, again: None }],
+            ]
+            .concat(),
+        );
     }
 }
 
@@ -116,61 +119,40 @@ fn an_answer_that_a_delete_lets_go_waits_for_its_connection_to_be_taken_up() {
 /// in the table was marked as a task that has ended, for ever.
 #[test]
 fn an_exit_that_comes_late_marks_no_forgotten_entry() {
-    let all = usize::MAX;
-    play(vec![
-        Act::Attach,
-        Act::Create { conn: 0, both: false },
-        Act::Send { conn: 0, most: all },
-        Act::Turn,
-        Act::Answer { nth: 0, refuses: false },
-        Act::Reply { conn: 0, most: all },
-        Act::Turn,
-        Act::Ask { conn: 1, task: 0, method: Method::Wait, filler: 0 },
-        Act::Send { conn: 1, most: all },
-        Act::Turn,
-        Act::Exit { task: 0 },
-        Act::Answer { nth: 0, refuses: false },
-        Act::Reply { conn: 1, most: 5 },
-        Act::Ask { conn: 0, task: 0, method: Method::Delete, filler: 0 },
-        Act::Send { conn: 0, most: all },
-        Act::Turn,
-        Act::Answer { nth: 0, refuses: false },
-        Act::Reply { conn: 0, most: all },
-        Act::Turn,
-        Act::Turn,
-        Act::Take { most: all },
-        Act::Turn,
-        Act::Reply { conn: 1, most: all },
-        Act::Turn,
-    ]);
+    play(
+        &[
+            &[Act::Attach][..],
+            &created(0),
+            &asked(1, Method::Wait),
+            &[Act::Turn, Act::Exit { task: 0 }],
+            &[Act::Answer { nth: 0, refuses: false }, Act::Reply { conn: 1, most: 5 }],
+            &asked(0, Method::Delete),
+            &[Act::Turn],
+            &answered(0),
+            &[Act::Turn, Act::Take { most: ALL }, Act::Turn],
+            &[Act::Reply { conn: 1, most: ALL }, Act::Turn],
+        ]
+        .concat(),
+    );
 }
 
 /// What came while a full ring was being taken has no copy: a Gap says so, no longer and no shorter, whenever its worker dies, or
 /// where none does; what the ring had arrives, and what comes when that is acknowledged is copied again (docs/adr/0027).
 #[test]
 fn what_has_passed_a_full_ring_is_a_gap_whenever_its_worker_dies() {
-    let all = usize::MAX;
-    let before = [
-        Act::Create { conn: 0, both: false },
-        Act::Send { conn: 0, most: all },
-        Act::Turn,
-        Act::Answer { nth: 0, refuses: false },
-        Act::Reply { conn: 0, most: all },
-        Act::Turn,
-        Act::Attach,
-        Act::Flood { output: 0, rounds: 28, takes: 1, part: 10 },
-    ];
-    let taking = [Act::Take { most: all }, Act::Acknowledge { output: 0, part: 128 }];
+    let mut before = created(0);
+    before.extend([Act::Attach, Act::Flood { output: 0, rounds: 28, takes: 1, part: 10 }]);
+    let taking = [Act::Take { most: ALL }, Act::Acknowledge { output: 0, part: 128 }];
     let mut after = vec![Act::Attach, Act::Write { output: 0, len: 9_000 }, Act::Turn];
     after.extend(std::iter::repeat_n(taking, 8).flatten());
     after.push(Act::Flood { output: 0, rounds: 2, takes: 0, part: 0 });
     let mut left = 0;
     for death in [None].into_iter().chain((0..40).map(Some)) {
         let mut world = World::new();
-        before.iter().for_each(|act| world.play(act));
+        world.play_all(&before);
         left += u32::from(world.leaves_a_ring());
-        death.into_iter().for_each(|after| world.play(&Act::Die { after, again: None }));
-        after.iter().for_each(|act| world.play(act));
+        death.into_iter().for_each(|after| world.play(Act::Die { after, again: None }));
+        world.play_all(&after);
         end(world);
     }
     // Where the machine has no time for a fifth of a second the collector counts as away, and the oldest are dropped.

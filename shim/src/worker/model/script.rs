@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use shimtap_proto::ttrpc::Method;
 
 /// One thing that somebody does. Numbers are taken modulo what there is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub enum Act {
     /// containerd makes a task, if there are not too many.
     Create { conn: usize, both: bool },

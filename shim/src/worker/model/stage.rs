@@ -18,7 +18,6 @@ use crate::{
     link::Switchboard,
     run_dir::RunDir,
     sys::{
-        Kernel,
         atomic::mortal::{self, Death},
         process,
     },
@@ -68,10 +67,7 @@ impl Stage {
 
     /// One round of the worker's loop.
     pub fn turn(&mut self) {
-        self.live(None, |worker| {
-            assert!(!worker.tend()?, "nobody asked it to end");
-            worker.turn(Some(0))
-        });
+        self.live(None);
     }
 
     /// Something that the worker does out of turn.
@@ -84,11 +80,7 @@ impl Stage {
     pub fn die(&mut self, after: u32, again: Option<u32>, rounds: u32) {
         mortal::light(after);
         for _ in 0..rounds {
-            let round = |worker: &mut Worker| {
-                assert!(!worker.tend()?, "nobody asked it to end");
-                worker.turn(Some(0))
-            };
-            if !self.live(again, round) {
+            if !self.live(again) {
                 return;
             }
         }
@@ -99,10 +91,14 @@ impl Stage {
         self.succeed(again);
     }
 
-    /// False where the worker died of it; its successor is there by then.
-    fn live(&mut self, again: Option<u32>, act: impl FnOnce(&mut Worker) -> Kernel<()>) -> bool {
+    /// One round. False where the worker died in it; its successor is there by then.
+    fn live(&mut self, again: Option<u32>) -> bool {
         let mut worker = self.worker.take().unwrap();
-        match catch_unwind(AssertUnwindSafe(|| act(&mut worker))) {
+        let round = || {
+            assert!(!worker.tend()?, "nobody asked it to end");
+            worker.turn(Some(0))
+        };
+        match catch_unwind(AssertUnwindSafe(round)) {
             Ok(result) => {
                 result.expect("the loop goes on");
                 self.worker = Some(worker);

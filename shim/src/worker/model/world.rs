@@ -22,7 +22,6 @@ use super::{
     stage::Stage,
     wire::Wire,
 };
-use crate::block::Block;
 
 /// Tasks that are there at a time.
 const TASKS: usize = 2;
@@ -52,6 +51,16 @@ impl Task {
         let refused = self.over && !self.created;
         self.outputs.iter().all(|o| refused || (o.is_delivered() && (!o.closed || o.has_ended())))
     }
+}
+
+fn outputs_of<'a>(tasks: impl IntoIterator<Item = &'a mut Task>) -> impl Iterator<Item = &'a mut Output> {
+    tasks.into_iter().flat_map(|t| &mut t.outputs)
+}
+
+/// One of those that there are.
+fn nth_of<T>(all: impl Iterator<Item = T>, nth: usize) -> Option<T> {
+    let mut all: Vec<T> = all.collect();
+    (!all.is_empty()).then(|| all.swap_remove(nth % all.len()))
 }
 
 /// What an event is about.
@@ -97,9 +106,14 @@ impl World {
         }
     }
 
+    /// One after the other.
+    pub fn play_all(&mut self, script: &[Act]) {
+        script.iter().for_each(|act| self.play(*act));
+    }
+
     /// One thing happens, and all is as it must be.
-    pub fn play(&mut self, act: &Act) {
-        self.act(act.clone());
+    pub fn play(&mut self, act: Act) {
+        self.act(act);
         self.check();
     }
 
@@ -114,9 +128,9 @@ impl World {
             Act::Reply { conn, most } => {
                 self.shims.get_mut(&conn).map(|shim| shim.flow(most));
             }
-            Act::Write { output, len } => self.with_output(output, |o, _| o.write(len)),
+            Act::Write { output, len } => self.with_output(output, |o| o.write(len)),
             Act::Exit { task } => self.exit(task),
-            Act::Read { output, most } => self.with_output(output, |o, _| _ = o.read(most)),
+            Act::Read { output, most } => self.with_output(output, |o| _ = o.read(most)),
             Act::Attach => self.collector.attach(self.stage.deaths),
             Act::Detach { forgets } => {
                 self.collector.detach();
@@ -135,39 +149,37 @@ impl World {
     }
 
     fn nth_living(&self, nth: usize) -> Option<usize> {
-        let living: Vec<usize> = self.living().collect();
-        (!living.is_empty()).then(|| living[nth % living.len()])
+        nth_of(self.living(), nth)
     }
 
-    fn with_output(&mut self, nth: usize, act: impl FnOnce(&mut Output, &'static Block)) {
+    fn with_output(&mut self, nth: usize, act: impl FnOnce(&mut Output)) {
         let living = self.tasks.iter_mut().filter(|t| !t.over);
-        let mut outputs: Vec<&mut Output> = living.flat_map(|t| &mut t.outputs).collect();
-        let count = outputs.len();
-        if count > 0 {
-            act(outputs.swap_remove(nth % count), self.stage.block);
-        }
+        nth_of(outputs_of(living), nth).map(act);
     }
 
     fn outputs(&mut self) -> impl Iterator<Item = &mut Output> {
-        self.tasks.iter_mut().flat_map(|t| &mut t.outputs)
+        outputs_of(&mut self.tasks)
     }
 
     /// The collector takes at most so many messages of each stream.
     fn take(&mut self, most: usize) {
         self.account();
-        let (collector, deaths) = (&mut self.collector, self.stage.deaths);
-        for output in self.tasks.iter_mut().flat_map(|t| &mut t.outputs) {
-            collector.take(deaths, output, most);
+        let deaths = self.stage.deaths;
+        for output in outputs_of(&mut self.tasks) {
+            self.collector.take(deaths, output, most);
         }
-        collector.finish_tasks(deaths);
+        self.collector.finish_tasks(deaths);
     }
 
     fn acknowledge(&mut self, nth: usize, part: u8) {
-        let (collector, deaths) = (&mut self.collector, self.stage.deaths);
-        let mut outputs: Vec<_> = self.tasks.iter_mut().flat_map(|t| &mut t.outputs).collect();
-        let count = outputs.len();
-        if count > 0 {
-            collector.acknowledge(deaths, outputs.swap_remove(nth % count), part);
+        if let Some(output) = nth_of(outputs_of(&mut self.tasks), nth) {
+            self.collector.acknowledge(self.stage.deaths, output, part);
+        }
+    }
+
+    fn acknowledge_all(&mut self, part: u8) {
+        for output in outputs_of(&mut self.tasks) {
+            self.collector.acknowledge(self.stage.deaths, output, part);
         }
     }
 
@@ -175,13 +187,13 @@ impl World {
     /// acknowledges that part of what it has; what was written last waits.
     fn flood(&mut self, output: usize, rounds: u8, takes: usize, part: u8) {
         for _ in 0..rounds {
-            self.with_output(output, |o, _| o.write(GUSH));
+            self.with_output(output, |o| o.write(GUSH));
             self.stage.turn();
-            self.with_output(output, |o, _| _ = o.read(1 << 20));
+            self.with_output(output, |o| _ = o.read(1 << 20));
             self.take(takes);
-            (0..self.outputs().count()).for_each(|n| self.acknowledge(n, part));
+            self.acknowledge_all(part);
         }
-        self.with_output(output, |o, _| o.write(GUSH));
+        self.with_output(output, |o| o.write(GUSH));
         self.account();
     }
 

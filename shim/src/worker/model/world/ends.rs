@@ -10,7 +10,7 @@ use crate::{
     block::{ConnState, DirState, PendingState, Phase, Slot, StreamState, TaskState},
     events::EventRing,
     worker::{
-        hands::pipes_in_use,
+        Pipes,
         model::{
             calls::{Call, Stage as At},
             wire::Wire,
@@ -25,7 +25,7 @@ impl World {
         for wire in self.clients.iter_mut().chain(self.shims.values_mut()) {
             while wire.flow(usize::MAX) > 0 {}
         }
-        for output in self.tasks.iter_mut().flat_map(|t| &mut t.outputs) {
+        for output in self.outputs() {
             while output.read(1 << 20) > 0 {}
         }
         self.stage.turn();
@@ -49,7 +49,7 @@ impl World {
         loop {
             let before = had(self);
             self.take(usize::MAX);
-            (0..self.outputs().count()).for_each(|n| self.acknowledge(n, u8::MAX));
+            self.acknowledge_all(u8::MAX);
             if had(self) == before {
                 return;
             }
@@ -82,7 +82,7 @@ impl World {
     /// Nothing is on its way: so nothing may be held for it.
     pub fn check_settled(&mut self) {
         let tables = self.stage.block.tables();
-        assert_eq!(pipes_in_use(self.stage.block), [0usize; 0], "pipes with nothing in them");
+        assert_eq!(Pipes::in_use(self.stage.block), [0usize; 0], "pipes with nothing in them");
         let open =
             tables.pendings().iter().filter(|p| PendingState::load(&p.state) != PendingState::Free).count();
         let waits = self.calls.iter().filter(|c| c.stage == At::There).count();
