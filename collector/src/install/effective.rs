@@ -41,6 +41,20 @@ pub struct Handler {
     pub table: Table,
 }
 
+/// Why a dump says nothing of handlers.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpFault {
+    /// As containerd prints it, it is.
+    #[error("it is no TOML")]
+    NotToml(#[source] toml::de::Error),
+    /// Every one has some.
+    #[error("it names no plugins")]
+    NoPlugins,
+    /// Where CRI is switched off.
+    #[error("CRI has no table of runtimes")]
+    NoRuntimes,
+}
+
 /// How a file of some version names CRI's runtimes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dialect {
@@ -90,15 +104,15 @@ impl Release {
 
 impl Effective {
     /// From a dump; the error says which part is missing.
-    pub fn read(dump: &str) -> Result<Self, String> {
-        let all: Table = toml::from_str(dump).map_err(|fault| fault.message().to_owned())?;
-        let plugins = all.get("plugins").and_then(Value::as_table).ok_or("it names no plugins")?;
+    pub fn read(dump: &str) -> Result<Self, DumpFault> {
+        let all: Table = toml::from_str(dump).map_err(DumpFault::NotToml)?;
+        let plugins = all.get("plugins").and_then(Value::as_table).ok_or(DumpFault::NoPlugins)?;
         let runtimes = |plugin: &str| {
             let cri = plugins.get(plugin)?.as_table()?;
             cri.get("containerd")?.as_table()?.get("runtimes")?.as_table()
         };
         let found = PLUGINS.into_iter().find_map(|plugin| Some((plugin, runtimes(plugin)?)));
-        let (plugin, runtimes) = found.ok_or("CRI has no table of runtimes; is its plugin disabled?")?;
+        let (plugin, runtimes) = found.ok_or(DumpFault::NoRuntimes)?;
         let handlers =
             runtimes.iter().filter_map(|(name, table)| Some(Handler::read(name, table.as_table()?)));
         let handlers = handlers.map(|handler| (handler.name.clone(), handler)).collect();
@@ -219,6 +233,6 @@ mod tests {
     #[test]
     fn a_dump_without_runtimes_says_so() {
         let fault = Effective::read("version = 2\n[plugins]\n").expect_err("no runtimes");
-        assert!(fault.contains("disabled"), "{fault}");
+        assert!(matches!(fault, DumpFault::NoRuntimes), "{fault}");
     }
 }

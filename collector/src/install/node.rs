@@ -18,7 +18,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::{
     InstallFault,
-    effective::{Effective, Release},
+    effective::{DumpFault, Effective, Release},
     running,
 };
 
@@ -204,7 +204,14 @@ impl Program {
 
     fn understood(&self, args: &[&str], stdin: Stdio) -> Result<Effective, InstallFault> {
         let dump = self.run(args, stdin)?;
-        Effective::read(&dump).map_err(|why| InstallFault::Answer { what: self.shown(args), why })
+        let what = || self.shown(args);
+        Effective::read(&dump).map_err(|fault| match fault {
+            DumpFault::NoRuntimes => InstallFault::NoCri { what: what() },
+            DumpFault::NotToml(fault) => {
+                InstallFault::Answer { what: what(), why: fault.message().to_owned() }
+            }
+            DumpFault::NoPlugins => InstallFault::Answer { what: what(), why: fault.to_string() },
+        })
     }
 }
 

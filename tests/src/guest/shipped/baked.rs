@@ -3,17 +3,18 @@
 use anyhow::{Result, ensure};
 
 use super::package::{shimtap, unit_is};
+use super::patiently;
 use crate::guest::checks::the_node_is_what_it_is_meant_to_be;
-use crate::guest::node::{LIMIT, connect, property};
+use crate::guest::node::{connect, property};
 use crate::line::tape;
 use crate::oracle::{cri_log, one_tape, sink_text};
+use crate::rig::Version;
 use crate::rig::cri::Wanted;
-use crate::rig::{Version, eventually};
 
 /// systemd and cgroup v2, both units, and a pod whose container is seen.
 pub fn is_wrapped_from_the_first_boot() -> Result<()> {
     the_node_is_what_it_is_meant_to_be()?;
-    eventually(LIMIT, "both units", || {
+    patiently("both units", || {
         let containerd = property("containerd.service", "ActiveState")?;
         Ok((containerd == "active" && unit_is(true, true).is_ok()).then_some(()))
     })?;
@@ -28,14 +29,14 @@ pub fn is_wrapped_from_the_first_boot() -> Result<()> {
     let written = tape(1, 200, 100);
     ensure!(cri_log(&cri.log_path(&pod, "speaks"))?.stdout == written, "containerd's log differs");
     let end = u64::try_from(written.len())?;
-    let kept = eventually(LIMIT, "its lines in the journal", || {
+    let kept = patiently("its lines in the journal", || {
         let said = shimtap(&["logs", "--container", "speaks", "--output", "json"])?.ok()?.stdout;
         Ok(one_tape(&sink_text(&said)?, &id, "stdout")?.filter(|tape| tape.end() >= end).cloned())
     })?;
     let judgement = kept.judge(&written)?;
     ensure!(judgement.gaps.is_empty() && judgement.delivered == end, "{judgement:?} of {end} bytes");
     let mut said = String::new();
-    let well = eventually(LIMIT, "the doctor to be content", || {
+    let well = patiently("the doctor to be content", || {
         let came = shimtap(&["doctor"])?;
         said = came.text();
         Ok((came.code == 0).then_some(()))

@@ -12,7 +12,17 @@ mod numbers;
 mod package;
 mod releases;
 
+use std::time::Duration;
+
+use anyhow::Result;
+
 use super::checks::Check;
+use super::node::LIMIT;
+use crate::rig::now_and_then;
+
+/// How often is asked whether something has come about. A program that is started to ask takes a good part of a second of an emulated
+/// machine, which what is waited for needs as well.
+const ASK: Duration = Duration::from_secs(1);
 
 /// Those of a fresh node.
 pub const CHECKS: &[Check] = &[
@@ -25,3 +35,8 @@ pub const CHECKS: &[Check] = &[
 /// That of a node booted from an image.
 pub const BAKED: &[Check] =
     &[("every_handler_is_wrapped_from_the_first_boot", baked::is_wrapped_from_the_first_boot)];
+
+/// Waits for what a busy host may hold up for minutes.
+fn patiently<T>(what: &str, condition: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    now_and_then(ASK, LIMIT, what, condition)
+}

@@ -9,13 +9,14 @@ use serde_json::Value;
 
 use super::fresh::Fresh;
 use super::package::{dpkg, install, purge, shimtap, sweep, unit_is};
+use super::patiently;
 use crate::guest::node::{LIMIT, lines, property, systemctl, write};
 use crate::line::tape;
 use crate::oracle::{cri_log, one_tape};
+use crate::rig::Version;
 use crate::rig::cri::{Cri, Pod, Wanted};
 use crate::rig::packages::{NEXT, THIS};
 use crate::rig::vm::plan::{DEB, NEXT_DEB};
-use crate::rig::{Version, eventually};
 
 const UNIT: &str = "shimtap.service";
 const WIDTH: usize = 100;
@@ -109,7 +110,7 @@ fn replace(deb: &str) -> Result<()> {
 /// asked again, as an administrator would: an emulated machine has that now and then.
 fn is_upgraded() -> Result<()> {
     let mut said = String::new();
-    let done = eventually(LIMIT, "the wrappers to be upgraded", || {
+    let done = patiently("the wrappers to be upgraded", || {
         let came = shimtap(&["upgrade", "--all"])?;
         said = format!("{}{}", came.text(), came.stderr);
         ensure!(came.code == 0 || said.contains("is at work again"), "{said}");
@@ -136,7 +137,7 @@ fn are_attached(wanted: &[(&Writing, &str)]) -> Result<()> {
     let wanted: BTreeMap<&str, &str> =
         wanted.iter().map(|(writing, release)| (writing.pod.id.as_str(), *release)).collect();
     let mut last = String::new();
-    let came = eventually(LIMIT, "the wrappers", || {
+    let came = patiently("the wrappers", || {
         let said = shimtap(&["ps", "--json"])?;
         if said.code != 0 {
             // It has only just been started.
@@ -188,7 +189,7 @@ impl Writing {
         let written = tape(1, count, WIDTH);
         ensure!(log == written && count > 0, "{}: containerd's log differs from {count} lines", self.name);
         let end = u64::try_from(written.len())?;
-        let whole = eventually(LIMIT, &format!("all of {}'s lines in the file", self.name), || {
+        let whole = patiently(&format!("all of {}'s lines in the file", self.name), || {
             Ok(one_tape(&lines()?, &self.id, "stdout")?.filter(|tape| tape.end() >= end).cloned())
         })?;
         let judgement = whole.judge(&written)?;

@@ -40,8 +40,10 @@ const PACKAGES: [&str; 12] = [
 ];
 
 /// Files that are added to it.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("etc/hostname", "node\n"),
+    // On a busy host a disk may be found after systemd has given it up, which no word to the kernel changes.
+    ("etc/systemd/system.conf.d/patient.conf", "[Manager]\nDefaultDeviceTimeoutSec=900\n"),
     ("etc/systemd/system/opt-shimtap.mount", include_str!("files/opt-shimtap.mount")),
     ("etc/systemd/system/guest.service", include_str!("files/guest.service")),
     ("etc/systemd/system/serial-getty@ttyS0.service.d/autologin.conf", include_str!("files/autologin.conf")),

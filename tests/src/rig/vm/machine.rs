@@ -87,8 +87,8 @@ impl<'a> Machine<'a> {
         ]);
         qemu.args(["-nodefaults", "-no-reboot", "-nic", "none"]);
         qemu.arg("-kernel").arg(&self.base.kernel).arg("-initrd").arg(&self.base.initrd);
-        // On a busy host an emulated timer may be late, which a booting kernel takes for a broken one and panics, and a disk may
-        // be found after systemd has given it up.
+        // On a busy host an emulated timer may be late, which a booting kernel takes for a broken one and panics, and a unit may take
+        // minutes to start.
         let patient = "no_timer_check systemd.default_timeout_start_sec=600";
         qemu.arg("-append").arg(format!("root=/dev/vda rw console=ttyS0 quiet panic=-1 {patient} {words}"));
         let disk = |path: &Path| format!("file={},if=virtio,format=raw,snapshot=on", path.display());
