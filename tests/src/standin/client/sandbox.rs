@@ -17,6 +17,7 @@ use nix::{
 use serde_json::Value;
 
 use super::{
+    PATIENCE,
     pod::{self, Fifos, Pod},
     wrapped::{STANDIN, WRAPPER, binary, wrapped_as},
 };
@@ -33,9 +34,6 @@ use crate::{
         script::Script,
     },
 };
-
-/// How long its folders may take.
-const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// A pod and what it left on this machine, which goes with it.
 #[derive(Debug)]
@@ -211,7 +209,7 @@ impl Sandbox {
         let Some(path) = self.cgroup.take() else { return };
         for root in cgroup_roots() {
             // A cgroup can be removed when the last of its processes was waited for.
-            let removed = eventually(LIMIT, "an empty cgroup", || {
+            let removed = eventually(PATIENCE, "an empty cgroup", || {
                 let _busy = fs::remove_dir(root.join(&path));
                 Ok((!root.join(&path).exists()).then_some(()))
             });
