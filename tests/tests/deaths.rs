@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use shimtap_tests::line::tape;
 use shimtap_tests::on_each_containerd;
 use shimtap_tests::oracle::{cri_log, whole_but_for_ends_of_containerd};
@@ -12,6 +13,7 @@ use shimtap_tests::rig::busy::Busy;
 use shimtap_tests::rig::cri::{ContainerState, Cri, Pod, Status, Wanted};
 use shimtap_tests::rig::process::{Process, end, signal, wait_gone};
 use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually, same_with_and_without};
+use shimtap_tests::standin::procs;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -98,7 +100,8 @@ fn inner_shim_of_a_pod_is_killed(version: Version) -> Result<()> {
         cri.remove_pod(&pod)?;
         // containerd 2 leaves containers of a dead shim running, with or without us.
         for process in in_containers(node)? {
-            end(process.pid)?;
+            procs::kill(Pid::from_raw(process.pid))?;
+            wait_gone(process.pid, LIMIT)?;
         }
         Ok((status.state, status.exit_code))
     })
