@@ -214,7 +214,7 @@ impl Holdings {
             last.clone_from(&now);
             Ok(now.filter(|_| same))
         })
-        .or_else(|late| Err(Self::of(pod).err().unwrap_or(late)))
+        .map_err(|late| Self::of(pod).err().unwrap_or(late))
     }
 
     /// The same, but for the free pipes, which may be more or fewer within their bound.
