@@ -19,6 +19,7 @@ use serde_json::Value;
 use super::{
     PATIENCE,
     pod::{self, Fifos, Pod},
+    spooled::gone,
     wrapped::{STANDIN, WRAPPER, binary, wrapped_as},
 };
 use crate::{
@@ -191,6 +192,8 @@ impl Sandbox {
         self.pod.connection.call("Kill", &pod::kill(&self.pod.id, "", 9))?.message::<api::Empty>()?;
         self.pod.wait()?;
         self.pod.finish()?;
+        // Its lab ends a wrapper that is still there, and then nobody would have told the collector of its end.
+        gone(&self.pod)?;
         self.clear();
         Ok(())
     }
