@@ -31,10 +31,11 @@ pub fn steady(lines: u64) -> Script {
     Script { stdout, ..Script::default() }
 }
 
-/// The same without an end, for a test that takes a busy machine longer than those seconds: until the task is killed.
+/// Half as much a second without an end, for a test that takes a busy machine longer than those seconds: until the task is killed.
 #[must_use]
 pub fn endless() -> Script {
-    Script { until_killed: true, ..steady(10_000_000) }
+    let stdout = Output { pause_us: 4000, ..steady(10_000_000).stdout };
+    Script { stdout, until_killed: true, ..Script::default() }
 }
 
 /// Waits for all that containerd's side has of a task's stdout, which has ended, and demands that nothing of it is missing.
