@@ -13,6 +13,8 @@ use shimtap_tests::on_each_containerd;
 use shimtap_tests::rig::cri::Wanted;
 use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually};
 
+const LIMIT: Duration = Duration::from_secs(60);
+
 on_each_containerd!(
     run_dir_is_read_only,
     run_dir_is_full,
@@ -163,11 +165,11 @@ fn collector_never_answers(version: Version) -> Result<()> {
         listener.set_nonblocking(true).context("do not wait for connections")?;
         let mut mute = Vec::new();
         let client = node.run_beside("mute", &["--rm"], &["speaker", "lines=3000", "rate=1000", "exit=3"])?;
-        eventually(Duration::from_secs(20), "the wrapper to connect", || {
+        eventually(LIMIT, "the wrapper to connect", || {
             mute.extend(listener.accept().ok());
             Ok((!mute.is_empty()).then_some(()))
         })?;
-        let said = client.finish(Duration::from_secs(60))?;
+        let said = client.finish(LIMIT)?;
         ensure!(said.code == 3, "{} {}", said.code, said.stderr);
         node.complete(&said.stdout, &shimtap_tests::line::tape(1, 3000, 64))
     })

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use shimtap_tests::line::tape;
 use shimtap_tests::on_each_containerd;
 use shimtap_tests::oracle::{Judgement, cri_log, one_tape, whole_but_for_ends_of_containerd};
@@ -12,6 +13,7 @@ use shimtap_tests::rig::busy::Busy;
 use shimtap_tests::rig::cri::{ContainerState, Wanted};
 use shimtap_tests::rig::process::signal;
 use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually};
+use shimtap_tests::standin::procs;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// What a wrapper keeps of a stream until the collector has taken it.
@@ -259,7 +261,7 @@ fn worker_dies_while_the_sink_is_fed(version: Version) -> Result<()> {
             let enough = part * 1000 * 100;
             eventually(LIMIT, "more lines", || Ok((client.stdout_so_far().len() >= enough).then_some(())))?;
             for worker in node.wrappers("tap-worker")? {
-                signal(worker.pid, Signal::SIGKILL)?;
+                procs::kill(Pid::from_raw(worker.pid))?;
             }
         }
         let said = client.finish(LIMIT)?;

@@ -48,22 +48,16 @@ fn who_is_not_covered_is_named_with_the_reason(version: Version) -> Result<()> {
         node.restart()?;
         node.cri()?.await_ready()?;
         let late = run_pod(node, "late")?;
-        let report = attached(node)?;
-        let left = report.of("started_before")?.to_string();
-        ensure!(left.contains("rig/early/c") && !left.contains("rig/late"), "left: {left}");
+        attached(node, |report| {
+            let left = report.of("started_before")?.to_string();
+            ensure!(left.contains("rig/early/c") && !left.contains("rig/late"), "left: {left}");
+            Ok(())
+        })?;
         for pod in [early, between] {
             node.cri()?.remove_pod(&pod)?;
         }
-        let report = doctor(node)?;
-        report.counts(2, 2)?;
-        for id in [
-            "started_before",
-            "not_wrapped",
-            "containerd_not_restarted",
-            "not_attached",
-            "permissions",
-            "gaps",
-        ] {
+        let report = attached(node, |report| report.counts(2, 2))?;
+        for id in ["started_before", "not_wrapped", "containerd_not_restarted", "permissions", "gaps"] {
             ensure!(!report.has(id), "on a node that is well: {}", report.0);
         }
         node.cri()?.remove_pod(&late)?;
@@ -92,11 +86,10 @@ fn a_pilot_is_as_wanted(version: Version) -> Result<()> {
         node.cri()?.await_ready()?;
         let plain = run_pod(node, "plain")?;
         let asks = node.cri()?.run_pod_of_handler("asks", "runc-tap")?;
-        let report = attached(node)?;
+        let report = attached(node, |report| report.counts(1, 3))?;
         report.names("not_wrapped", &["rig/plain/c", "rig/plain (sandbox)"])?;
         ensure!(report.of("not_wrapped")?["severity"] == "note", "{}", report.0);
         ensure!(!report.has("handler_not_wrapped"), "{}", report.0);
-        report.counts(1, 3)?;
         node.cri()?.remove_pod(&asks)?;
         node.cri()?.remove_pod(&plain)
     })
@@ -117,14 +110,16 @@ fn what_rules_and_clients_take_away_is_named(version: Version) -> Result<()> {
             )?;
             collector.shimtap(&["reload"]).map(drop)
         })?;
-        let report = attached(node)?;
-        report.names("not_captured", &[&format!("{}/writes stdout", node.namespace())])?;
-        ensure!(report.of("not_captured")?.to_string().contains("file_uri"), "the reason: {}", report.0);
-        let not_selected = report.of("not_selected")?.to_string();
-        ensure!(not_selected.contains("hush") && not_selected.contains("rig/quiet/c"), "{not_selected}");
-        let redacted = report.of("redacted")?.to_string();
-        ensure!(redacted.contains("pay") && redacted.contains("rig/secret/c"), "{redacted}");
-        ensure!(report.of("not_selected")?["severity"] == "note", "as wanted: {not_selected}");
+        attached(node, |report| {
+            report.names("not_captured", &[&format!("{}/writes stdout", node.namespace())])?;
+            ensure!(report.of("not_captured")?.to_string().contains("file_uri"), "the reason: {}", report.0);
+            let not_selected = report.of("not_selected")?.to_string();
+            ensure!(not_selected.contains("hush") && not_selected.contains("rig/quiet/c"), "{not_selected}");
+            let redacted = report.of("redacted")?.to_string();
+            ensure!(redacted.contains("pay") && redacted.contains("rig/secret/c"), "{redacted}");
+            ensure!(report.of("not_selected")?["severity"] == "note", "as wanted: {not_selected}");
+            Ok(())
+        })?;
         node.cri()?.remove_pod(&quiet)?;
         node.cri()?.remove_pod(&secret)?;
         node.remove("writes")
@@ -242,12 +237,18 @@ fn doctor(node: &Node) -> Result<Report> {
     judged(&said)
 }
 
-/// Looks until every wrapper is attached: they come to a collector by themselves.
-fn attached(node: &Node) -> Result<Report> {
-    eventually(LIMIT, "wrappers to be attached", || {
+/// Looks until every wrapper is attached, since they come to a collector by themselves, and this is so: what they tell it comes later.
+fn attached(node: &Node, is_so: impl Fn(&Report) -> Result<()>) -> Result<Report> {
+    let mut last = None;
+    let settled = eventually(LIMIT, "wrappers to be attached and told of", || {
         let report = doctor(node)?;
-        Ok((!report.has("not_attached")).then_some(report))
-    })
+        if report.has("not_attached") {
+            return Ok(None);
+        }
+        last = is_so(&report).err();
+        Ok(last.is_none().then_some(report))
+    });
+    settled.map_err(|late| last.map_or(late, |why| why.context("in vain")))
 }
 
 fn judged(said: &Finished) -> Result<Report> {

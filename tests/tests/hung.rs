@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use shimtap_tests::on_each_containerd;
@@ -16,11 +16,6 @@ use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually};
 use shimtap_tests::standin::stall;
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// What an answer may take while something hangs.
-const HUNG: Duration = Duration::from_secs(6);
-/// containerd 2 itself gives up a State after this; what asked for it is then asked again.
-const GIVEN_UP: Duration = Duration::from_secs(2);
-
 on_each_containerd!(
     a_worker_is_stopped,
     a_worker_spins,
@@ -49,20 +44,14 @@ fn goes_on(version: Version, name: &'static str, hang: fn(i32) -> Result<()>) ->
     Setup::new(version, Shim::Wrapped(Hook::Opt)).with_collector().run(|node| {
         let (cri, pod, busy) = pod(node)?;
         let victim = role(node, name)?;
-        let exec = || cri.exec(&busy.id, &["sh", "-c", "exit 7"], 10);
-        let began = Instant::now();
-        exec()?;
-        // What an exec takes here and now, by containerd and runc.
-        let own = began.elapsed();
         hang(victim)?;
-        let began = Instant::now();
-        let said = eventually(HUNG + GIVEN_UP, "an exec", || match exec() {
+        // containerd 2 itself gives up a State after two seconds; what asked for it is then asked again. How soon answers come is
+        // `standin_hung`'s.
+        let said = eventually(LIMIT, "an exec", || match cri.exec(&busy.id, &["sh", "-c", "exit 7"], 30) {
             Err(e) if format!("{e:#}").contains("DeadlineExceeded") => Ok(None),
             said => said.map(Some),
         })?;
-        let took = began.elapsed();
         ensure!(said.exit_code == 7, "exec: {said:?}");
-        ensure!(took <= HUNG + GIVEN_UP + 2 * own, "an exec took {took:?}, without anything hung {own:?}");
         let reason = if name == "tap-keeper" { "keeper_hung" } else { "hung" };
         let death = node.collector(|collector| told(collector, victim, reason))?;
         ensure!(death.signal.as_deref() == Some("SIGKILL"), "{death:?}");
@@ -103,18 +92,29 @@ fn a_keeper_spins(version: Version) -> Result<()> {
     goes_on(version, "tap-keeper", spin)
 }
 
+/// Has workers crash until five did within ten seconds, which on a busy machine may take more than five; says how many.
+fn crashes_in_a_row(node: &Node) -> Result<u32> {
+    let mut began = Vec::new();
+    while began.len() < 30 {
+        began.push(Instant::now());
+        let worker = role(node, "tap-worker")?;
+        signal(worker, Signal::SIGSEGV)?;
+        eventually(LIMIT, "the next worker", || {
+            Ok(role(node, "tap-worker").ok().filter(|next| *next != worker))
+        })?;
+        if began.iter().rev().nth(4).is_some_and(|first| first.elapsed() < Duration::from_secs(10)) {
+            return Ok(u32::try_from(began.len())?);
+        }
+    }
+    bail!("no five of {} crashes came within ten seconds", began.len())
+}
+
 /// Safe mode passes everything on, is seen, survives a restart of containerd, and ends with a signal to the keeper.
 fn faults_mean_safe_mode(version: Version) -> Result<()> {
     let setup = Setup::new(version, Shim::Wrapped(Hook::Opt)).with_collector();
     setup.shim_toml("[start]\nready_ms = 20000\n[stats]\ninterval_ms = 500\n").run(|node| {
         let (cri, pod, busy) = pod(node)?;
-        for _ in 0..5 {
-            let worker = role(node, "tap-worker")?;
-            signal(worker, Signal::SIGSEGV)?;
-            eventually(LIMIT, "the next worker", || {
-                Ok(role(node, "tap-worker").ok().filter(|next| *next != worker))
-            })?;
-        }
+        let crashes = crashes_in_a_row(node)?;
         let said = |series: &str| -> Result<Option<f64>> {
             let page = node.collector(|collector| collector.get("/metrics"))?;
             let value = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
@@ -125,14 +125,15 @@ fn faults_mean_safe_mode(version: Version) -> Result<()> {
         })?;
         eventually(LIMIT, "its causes to be seen", || {
             let crashed = said("shimtap_wrapper_restarts_total{reason=\"crashed\"}")?;
-            Ok((crashed == Some(5.0)).then_some(()))
+            Ok((crashed == Some(f64::from(crashes))).then_some(()))
         })?;
         let of = node.collector(|collector| deaths(collector))?;
         let is_it = |death: &_| matches!(death, Death { signal: Some(signal), .. } if signal == "SIGSEGV");
-        ensure!(of.len() == 5 && of.iter().all(is_it), "{of:?}");
+        ensure!(of.len() >= 5 && of.iter().all(is_it), "{of:?}");
         ensure!(said("shimtap_wrapper_generation")?.is_some_and(|n| n >= 6.0), "generation");
+        // In seconds.
         let without = said("shimtap_wrapper_without_worker_seconds_total")?;
-        ensure!(without.is_some_and(|s| s > 0.0 && s < 5.0), "time without a worker: {without:?}");
+        ensure!(without.is_some_and(|s| s > 0.0 && s < 60.0), "time without a worker: {without:?}");
         let exec = cri.exec(&busy.id, &["sh", "-c", "exit 7"], 10)?;
         ensure!(exec.exit_code == 7, "exec in safe mode: {exec:?}");
         node.stop_daemon(Signal::SIGKILL)?;

@@ -44,11 +44,7 @@ fn node(version: Version) -> Option<Setup> {
         "[inner]\n\"containerd-shim-tap-v2\" = \"{}\"\n[start]\nready_ms = 20000\n[safe_mode]\ndeaths = 0\n",
         shim.display()
     );
-    let settings = Settings {
-        ingest: "orphan_secs = 2\n".to_owned(),
-        sections: "[stats]\ninterval_secs = 1\n".to_owned(),
-        ..Settings::default()
-    };
+    let settings = Settings { ingest: "orphan_secs = 2\n".to_owned(), ..Settings::each_second() };
     Some(Setup::new(version, Shim::Wrapped(Hook::Path)).shim_toml(&toml).telling(settings).with_collector())
 }
 

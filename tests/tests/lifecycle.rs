@@ -11,6 +11,8 @@ use shimtap_tests::rig::cri::Wanted;
 use shimtap_tests::rig::run::run;
 use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually, same_with_and_without};
 
+const LIMIT: Duration = Duration::from_secs(60);
+
 on_each_containerd!(
     first_start,
     each_hook_puts_the_wrapper_in_place_for_ctr,
@@ -165,7 +167,7 @@ fn same_id_started_stopped_and_started_again(version: Version) -> Result<()> {
 fn out_of_memory(version: Version) -> Result<()> {
     let answer = same_with_and_without(version, Hook::Path, |node| {
         let flags = ["--rm", "--memory-limit", "33554432"];
-        let said = run(node.run_command("fat", &flags, &["speaker", "eat=256"]), Duration::from_secs(60))?;
+        let said = run(node.run_command("fat", &flags, &["speaker", "eat=256"]), LIMIT)?;
         Ok(said.code)
     })?;
     assert_eq!(answer, 137);
@@ -194,7 +196,7 @@ fn out_of_memory_in_a_pod(version: Version) -> Result<()> {
 fn unset_stdio(version: Version) -> Result<()> {
     let answer = same_with_and_without(version, Hook::Path, |node| {
         let command = node.run_command("mute", &["--rm", "--null-io"], &["speaker", "lines=5000", "exit=9"]);
-        let said = run(command, Duration::from_secs(60))?;
+        let said = run(command, LIMIT)?;
         Ok((said.code, said.text()))
     })?;
     assert_eq!(answer, (9, String::new()));
@@ -208,7 +210,7 @@ fn what_is_not_ours_goes_to_the_inner_shim(version: Version) -> Result<()> {
     let said = |program: &std::path::Path, flag: &str| {
         let mut command = Command::new(program);
         command.arg(flag).env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", beside.display()));
-        let said = run(command, Duration::from_secs(20))?;
+        let said = run(command, LIMIT)?;
         anyhow::Ok((said.code, said.stdout))
     };
     for flag in ["-v", "-info", "-no-such-flag"] {
@@ -238,14 +240,12 @@ fn delete_of_what_was_never_ours(version: Version) -> Result<()> {
             let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", shims.display());
             command.current_dir(&bundle).env("PATH", path).env("SHIMTAP_RUN_DIR", node.run_dir());
             command.env("TTRPC_ADDRESS", format!("{}.ttrpc", node.socket().display()));
-            let said = run(command, Duration::from_secs(5))?;
+            let said = run(command, LIMIT)?;
             anyhow::Ok((said.code, said.stdout.is_empty()))
         };
         let theirs = delete(&node.tools().runc_shim.clone())?;
         let ours = delete(node.wrapper())?;
         ensure!(ours == theirs, "ours {ours:?}, the inner shim's {theirs:?}");
-        eventually(Duration::from_secs(5), "nothing to run on", || {
-            Ok(node.wrappers("tap-worker")?.is_empty().then_some(()))
-        })
+        eventually(LIMIT, "nothing to run on", || Ok(node.wrappers("tap-worker")?.is_empty().then_some(())))
     })
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use shimtap_tests::line::tape;
@@ -61,7 +61,7 @@ where
 
 /// With the wrapper and a collector that asks often.
 fn collected(version: Version, shim: &Foreign) -> Setup {
-    let settings = Settings { sections: "[stats]\ninterval_secs = 1\n".to_owned(), ..Settings::default() };
+    let settings = Settings::each_second();
     Setup::new(version, Shim::Wrapped(Hook::Name)).foreign(shim).telling(settings).with_collector()
 }
 
@@ -208,18 +208,13 @@ fn another_shim_gvisor_says_what_it_says_without_us(version: Version) -> Result<
 const WORKS: &str = "x=$(head -c 4000000 /dev/zero | tr '\\0' x); i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done; \
     echo rests; sleep 1000; echo $x";
 
-fn now_ms() -> Result<u64> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).context("a clock before 1970")?;
-    u64::try_from(since.as_millis()).context("a time")
-}
-
 /// A reading of a container that is younger than now.
 fn shown(node: &Node, container: &str) -> Result<Shown> {
-    let since = now_ms()?;
+    let since = cgroup::now_ms()?;
     eventually(LIMIT, "a later reading", || {
         let text = node.collector(|collector| collector.get("/metrics/cadvisor?scope=all"))?;
         let shown = of_container(&text, container)?;
-        Ok((shown.time_ms > since).then_some(shown))
+        Ok(cgroup::is_sampled_after(&shown, since).then_some(shown))
     })
 }
 
@@ -301,10 +296,11 @@ fn only(shown: &Shown, expected: &[&str]) -> Result<()> {
 
 /// Demands that a sandbox is known to have this shim.
 fn is_known(node: &Node, sandbox: &str, shim: &str) -> Result<()> {
-    let text = node.collector(|collector| collector.get("/metrics"))?;
-    let rows = family(&text, "shimtap_sandbox_info")?;
     let wanted = [format!("sandbox=\"{sandbox}\""), format!("shim=\"{shim}\"")];
-    let known = rows.iter().any(|(row, _)| wanted.iter().all(|label| row.contains(label)));
-    ensure!(known, "{wanted:?} is not in {rows:?}");
-    Ok(())
+    eventually(LIMIT, &format!("{wanted:?}"), || {
+        let text = node.collector(|collector| collector.get("/metrics"))?;
+        let rows = family(&text, "shimtap_sandbox_info")?;
+        let known = rows.iter().any(|(row, _)| wanted.iter().all(|label| row.contains(label)));
+        Ok(known.then_some(()))
+    })
 }

@@ -61,39 +61,63 @@ fn whole(backend: &Backend, container: &str, stream: &str, written: &[u8]) -> Re
     Ok(())
 }
 
-/// Two containers of a pod write to both of their outputs; `during` happens while they do.
+/// Two containers of a pod write to both of their outputs; `during` happens while they do. Gives how many lines each wrote to each.
 fn pod_arrives(
     node: &Node,
     backend: &mut Backend,
     during: impl FnOnce(&mut Backend) -> Result<()>,
-) -> Result<()> {
+) -> Result<[u64; 2]> {
+    const NAMES: [(&str, &str); 2] = [("one", "seed=1"), ("two", "seed=2")];
     let cri = node.cri()?;
     let pod = cri.run_pod("p")?;
+    let host = node.host_dir();
+    let written = |name: &str| -> Result<u64> {
+        Ok(fs::read_to_string(host.join(name)).unwrap_or_default().parse().unwrap_or(0))
+    };
     let mut ids = Vec::new();
-    for (name, seed) in [("one", "seed=1"), ("two", "seed=2")] {
-        let command = ["speaker", "lines=6000", "rate=3000", "to=both", "width=100", seed];
-        ids.push(cri.run(&pod, &Wanted { name, command: &command, ..Wanted::default() })?);
+    for (name, seed) in NAMES {
+        let count = format!("count=/host/{name}");
+        let command = [
+            "speaker",
+            "lines=100000000",
+            "rate=1000",
+            "to=both",
+            "width=100",
+            seed,
+            &count,
+            "until=/host/over",
+        ];
+        let wanted = Wanted { name, command: &command, host: Some(&host), ..Wanted::default() };
+        ids.push(cri.run(&pod, &wanted)?);
     }
     during(backend)?;
-    for (id, seed) in ids.iter().zip([1, 2]) {
+    for (name, _) in NAMES {
+        eventually(LIMIT, "enough lines", || Ok((written(name)? > 3000).then_some(())))?;
+    }
+    fs::write(host.join("over"), "").context("tell them that it is enough")?;
+    let mut all = [0; 2];
+    for ((id, (name, _)), (seed, lines)) in ids.iter().zip(NAMES).zip((1..).zip(&mut all)) {
         cri.await_exit(id)?;
-        let written = tape(seed, 6000, 100);
+        *lines = written(name)?;
+        let written = tape(seed, *lines, 100);
         whole(backend, id, "stdout", &written)?;
         whole(backend, id, "stderr", &written)?;
     }
-    cri.remove_pod(&pod)
+    cri.remove_pod(&pod)?;
+    Ok(all)
 }
 
 fn every_byte_is_in_an_opentelemetry_collector(version: Version) -> Result<()> {
     let dir = folder("otelcol", version)?;
     let mut backend = Backend::start(Kind::OpenTelemetry, &dir)?;
     wrapped(version, &section(&backend, "compression = \"zstd\"\n")).run(|node| {
-        pod_arrives(node, &mut backend, |_| Ok(()))?;
+        let [one, two] = pod_arrives(node, &mut backend, |_| Ok(()))?;
         names_are_those_of_the_conventions(&backend)?;
-        let page = node.collector(|collector| collector.get("/metrics"))?;
-        let series = "shimtap_sink_records_total{sink=\"otlp\"} 24000";
-        ensure!(page.contains(series), "{series} is not among\n{page}");
-        Ok(())
+        let series = format!("shimtap_sink_records_total{{sink=\"otlp\"}} {}\n", 2 * (one + two));
+        eventually(LIMIT, &series, || {
+            let page = node.collector(|collector| collector.get("/metrics"))?;
+            Ok(page.contains(&series).then_some(()))
+        })
     })?;
     backend.stop()?;
     fs::remove_dir_all(&dir).context("remove its folder")
@@ -126,11 +150,11 @@ fn every_byte_is_in_victoria_logs(version: Version) -> Result<()> {
     let dir = folder("victoria", version)?;
     let mut backend = Backend::start(Kind::VictoriaLogs, &dir)?;
     wrapped(version, &section(&backend, "")).run(|node| {
-        pod_arrives(node, &mut backend, |_| Ok(()))?;
+        let [lines, _] = pod_arrives(node, &mut backend, |_| Ok(()))?;
         let one = backend.query(
             "%7Bk8s.pod.name%3Dp%7D%20k8s.container.name%3Aone%20log.iostream%3Astdout%20%7C%20count()%20n",
         )?;
-        ensure!(one.trim() == r#"{"n":"6000"}"#, "asked for one container's stdout: {one}");
+        ensure!(one.trim() == format!("{{\"n\":\"{lines}\"}}"), "asked for one container's stdout: {one}");
         Ok(())
     })?;
     backend.stop()?;
@@ -151,6 +175,7 @@ fn a_backend_that_was_away_gets_everything(version: Version) -> Result<()> {
             backend.resume()?;
             eventually(LIMIT, "the sink to go on", || stalls("0"))
         })
+        .map(drop)
     })?;
     backend.stop()?;
     fs::remove_dir_all(&dir).context("remove its folder")

@@ -66,9 +66,10 @@ fn a_pod_that_runs_unwrapped_is_named(version: Version) -> Result<()> {
             "{pod}"
         );
         ensure!(field("why").contains("/proc/no-such-folder"), "{pod}");
-        let log = std::fs::read_to_string(node.dir().join("collector.log")).context("read its log")?;
-        let line =
-            log.lines().find(|line| line.contains("pod runs unwrapped")).context("a line in its log")?;
+        let line = eventually(LIMIT, "a line in its log", || {
+            let log = std::fs::read_to_string(node.dir().join("collector.log")).context("read its log")?;
+            Ok(log.lines().find(|line| line.contains("pod runs unwrapped")).map(str::to_owned))
+        })?;
         ensure!(line.contains("bare") && line.contains("no-such-folder"), "{line}");
         Ok(())
     })

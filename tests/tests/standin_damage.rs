@@ -4,14 +4,13 @@
 use std::{fs::File, os::unix::fs::FileExt};
 
 use anyhow::{Context, Result, ensure};
-use containerd_shim_protos::api;
 use nix::errno::Errno;
 use shimtap_proto::control::Ask;
 use shimtap_tests::standin::{
     client::{
         PATIENCE,
         audit::exactly_once,
-        pod::{self, Fifos, Pod},
+        pod::{Fifos, Pod},
         upgrade::Control,
         wrapped::{block_of, wrapped},
     },
@@ -35,15 +34,6 @@ fn word(block: &File, at: u64, value: u32) -> Result<()> {
     block.write_all_at(&value.to_ne_bytes(), at).context("damaging its block")
 }
 
-/// The pod answers on the old connection and on a new one, and its output goes on.
-fn is_well(pod: &Pod, fifos: &Fifos) -> Result<()> {
-    pod.answers().context("the old connection")?;
-    let fresh = pod.connect()?;
-    fresh.call("Connect", &pod::connect("task"))?.message::<api::ConnectResponse>().context("a new one")?;
-    let before = fifos.stdout.len_so_far();
-    fifos.stdout.wait_len(before + 4000, PATIENCE).context("output goes on")
-}
-
 fn next_worker(pod: &Pod) -> Result<()> {
     let keeper = pod.keeper()?.pid;
     let worker = procs::next_worker(keeper, None, PATIENCE)?.pid;
@@ -60,11 +50,11 @@ fn ends_well(pod: &Pod, fifos: &Fifos) -> Result<()> {
 fn means_safe_mode(damage: fn(&File) -> Result<()>) -> Result<()> {
     let pod = wrapped(&talker())?;
     let fifos = pod.run()?;
-    is_well(&pod, &fifos)?;
+    pod.is_well(&fifos)?;
     damage(&block_of(&pod)?)?;
-    is_well(&pod, &fifos).context("the worker that lives does not look at it")?;
+    pod.is_well(&fifos).context("the worker that lives does not look at it")?;
     next_worker(&pod)?;
-    is_well(&pod, &fifos).context("in safe mode")?;
+    pod.is_well(&fifos).context("in safe mode")?;
     ensure!(Control::open(&pod)?.ask(Ask::Who, None)?.safe_mode, "it is not in safe mode");
     ends_well(&pod, &fifos)
 }
@@ -97,11 +87,10 @@ fn one_that_a_new_keeper_finds() -> Result<()> {
     block_of(&pod)?.write_all_at(&[0; 8], 0)?;
     let before = pod.keeper()?.pid;
     procs::kill(before)?;
-    let next = || pod.keeper().ok().filter(|keeper| keeper.pid != before && keeper.name == "tap-keeper");
-    procs::wait(PATIENCE, || "another keeper".to_owned(), next)?;
-    is_well(&pod, &fifos)?;
+    pod.next_keeper(before)?;
+    pod.is_well(&fifos)?;
     next_worker(&pod)?;
-    is_well(&pod, &fifos)?;
+    pod.is_well(&fifos)?;
     ensure!(Control::open(&pod)?.ask(Ask::Who, None)?.safe_mode, "it is not in safe mode");
     ends_well(&pod, &fifos)
 }
@@ -115,7 +104,7 @@ fn one_whose_events_and_copies_are_overwritten() -> Result<()> {
     for _ in 0..3 {
         block_of(&pod)?.write_all_at(&rubbish, EVENTS)?;
         next_worker(&pod)?;
-        is_well(&pod, &fifos)?;
+        pod.is_well(&fifos)?;
     }
     ensure!(!Control::open(&pod)?.ask(Ask::Who, None)?.safe_mode, "nothing that is looked into by it");
     ends_well(&pod, &fifos)

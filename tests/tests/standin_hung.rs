@@ -13,11 +13,12 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use shimtap_tests::rig::{eventually, patience::throughout};
 use shimtap_tests::standin::{
     client::{
         PATIENCE,
         audit::exactly_once,
-        in_time::{LIMIT, exec, knock, prompt, through},
+        in_time::{LATE, LIMIT, exec, knock, prompt, through},
         lab::Lab,
         pod::{self, Fifos, Pod},
         wrapped::{wrapped, wrapped_in},
@@ -28,7 +29,7 @@ use shimtap_tests::standin::{
 };
 
 /// A stuck link thread is given its longest sleep, and five seconds.
-const LINK_LIMIT: Duration = Duration::from_secs(30);
+const LINK_LIMIT: Duration = Duration::from_secs(60);
 
 /// Writes all the time, stays until it is killed.
 fn talker() -> Script {
@@ -127,7 +128,7 @@ fn a_worker_that_is_stopped_while_others_keep_connecting() -> Result<()> {
         if procs::wait(Duration::from_millis(500), || "another worker".to_owned(), next).is_ok() {
             break;
         }
-        ensure!(began.elapsed() < LIMIT, "{} connections came, and it still hangs", waiting.len());
+        ensure!(began.elapsed() < LATE, "{} connections came, and it still hangs", waiting.len());
     }
     for (c, stream) in &waiting {
         c.answer(*stream, PATIENCE)?.message::<api::ConnectResponse>().context("who had to wait")?;
@@ -145,7 +146,7 @@ fn a_keeper_that_is_stopped_just_before_the_exit() -> Result<()> {
     let _stopped = stop(pod.keeper()?.pid)?;
     prompt::<_, api::Empty>(&pod.connection, "Kill", &pod::kill("task", "", 9))?;
     prompt::<_, api::WaitResponse>(&pod.connection, "Wait", &pod::wait("task", ""))?;
-    fifos.stdout.to_end(LIMIT).context("containerd's FIFO ends")?;
+    fifos.stdout.to_end(LATE).context("containerd's FIFO ends")?;
     prompt::<_, api::DeleteResponse>(&pod.connection, "Delete", &pod::delete("task", ""))?;
     exactly_once(&pod.lab, &[&pod.connection])
 }
@@ -158,16 +159,14 @@ fn a_keeper_that_is_stopped_while_all_is_quiet() -> Result<()> {
     let before = pod.keeper()?;
     let worker = pod.worker()?;
     let _stopped = stop(before.pid)?;
-    let next = || pod.keeper().ok().filter(|k| k.pid != before.pid);
-    procs::wait(PATIENCE, || "another keeper".to_owned(), next)?;
+    pod.next_keeper(before.pid)?;
     ensure!(worker.alive(), "the worker is as it was");
     procs::kill(worker.pid)?;
     pod.answers()
 }
 
-/// Nobody needs the keeper any more but for its own end: it must not stay behind, stopped or spinning, with all it holds.
-#[test]
-fn a_keeper_that_is_stopped_as_its_pod_ends() -> Result<()> {
+/// A pod that has ended, and its keeper, which is stopped in the second that it has for a collector; none where that was over.
+fn stopped_as_its_pod_ends() -> Result<Option<(Pod, Stopped)>> {
     let pod = wrapped_in(&Script { until_killed: true, ..Script::default() }, |lab| lab.without_spool())?;
     let _fifos = pod.run()?;
     prompt::<_, api::Empty>(&pod.connection, "Kill", &pod::kill("task", "", 9))?;
@@ -178,9 +177,16 @@ fn a_keeper_that_is_stopped_as_its_pod_ends() -> Result<()> {
     pod.connection.send("Shutdown", &down)?;
     let ended = || pod.connection.ended();
     procs::wait(PATIENCE, || "the connection to end".to_owned(), ended)?;
-    // What the shim's end needs of the keeper is done by then; what is left to wait for is the collector, for a second.
-    shimtap_tests::rig::patience::throughout(Duration::from_millis(300), "a pause", || Ok(keeper.alive()))?;
-    let _stopped = stop(keeper.pid)?;
+    // What the shim's end needs of the keeper is done by then.
+    throughout(Duration::from_millis(300), "a pause", || Ok(true))?;
+    Ok(stop(keeper.pid).ok().filter(|_| keeper.alive()).map(|stopped| (pod, stopped)))
+}
+
+/// Nobody needs the keeper any more but for its own end: it must not stay behind, stopped or spinning, with all it holds.
+#[test]
+fn a_keeper_that_is_stopped_as_its_pod_ends() -> Result<()> {
+    // On a busy machine that second may be over.
+    let (pod, _stopped) = eventually(PATIENCE, "a keeper that has yet to end", stopped_as_its_pod_ends)?;
     let gone = || procs::of(pod.lab.namespace()).ok().filter(Vec::is_empty);
     procs::wait(PATIENCE, || format!("all to leave: {:?}", procs::of(pod.lab.namespace())), gone)?;
     let files = shimtap_tests::rig::leftovers::live_files(&pod.lab.run_dir())?;
@@ -230,12 +236,15 @@ fn a_quiet_pod_is_left_alone() -> Result<()> {
         Ok(line.context("voluntary_ctxt_switches")?.trim().parse()?)
     };
     // What the start left to do is done when the worker has slept for a whole beat.
-    let span = Duration::from_secs(12);
-    shimtap_tests::rig::patience::throughout(Duration::from_secs(4), "a pause", || Ok(true))?;
+    throughout(Duration::from_secs(4), "a pause", || Ok(true))?;
+    let began = Instant::now();
     let before = (switches(keeper.pid)?, switches(worker.pid)?);
-    shimtap_tests::rig::patience::throughout(span, "quiet", || Ok(worker.alive() && keeper.alive()))?;
+    throughout(Duration::from_secs(12), "quiet", || Ok(worker.alive() && keeper.alive()))?;
     let after = (switches(keeper.pid)?, switches(worker.pid)?);
+    let span = began.elapsed();
     ensure!(after.0 == before.0, "the keeper was woken {} times", after.0 - before.0);
-    ensure!(after.1 - before.1 <= 4, "the worker was woken {} times in {span:?}", after.1 - before.1);
+    // A sign of life every 3.5 s.
+    let most = span.as_secs() * 2 / 7 + 1;
+    ensure!(after.1 - before.1 <= most, "the worker was woken {} times in {span:?}", after.1 - before.1);
     pod.answers()
 }

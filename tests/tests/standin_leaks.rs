@@ -10,6 +10,7 @@ use std::{env, fs, ops::Range, path::Path, thread, time::Duration};
 use anyhow::{Context, Result, anyhow, ensure};
 use containerd_shim_protos::api;
 use nix::unistd::Pid;
+use shimtap_tests::rig::now_and_then;
 use shimtap_tests::standin::{
     census::{self, Kinds, Memory, Open},
     client::{
@@ -204,6 +205,18 @@ impl Holdings {
         })
     }
 
+    /// The same, once it stands still: what a Start left to do may take a busy machine a moment.
+    fn at_rest(pod: &Pod) -> Result<Self> {
+        let mut last = None;
+        now_and_then(Duration::from_millis(100), PATIENCE, "descriptors to come to rest", || {
+            let now = Self::of(pod).ok();
+            let same = now.is_some() && now == last;
+            last.clone_from(&now);
+            Ok(now.filter(|_| same))
+        })
+        .map_err(|late| Self::of(pod).err().unwrap_or(late))
+    }
+
     /// The same, but for the free pipes, which may be more or fewer within their bound.
     fn same(&self, before: &Self) -> bool {
         self.pool <= SPARE + 1 && Self { pool: before.pool, ..self.clone() } == *before
@@ -245,8 +258,7 @@ fn memory(pod: &Pod) -> Result<(Memory, Memory)> {
 fn replace_keeper(pod: &Pod) -> Result<()> {
     let keeper = pod.keeper()?.pid;
     procs::kill(keeper)?;
-    let next = || pod.keeper().ok().filter(|k| k.pid != keeper && k.name == "tap-keeper");
-    procs::wait(PATIENCE, || format!("a keeper after {keeper}"), next).map(drop)
+    pod.next_keeper(keeper).map(drop)
 }
 
 /// All but the folders that wrappers share.
@@ -263,7 +275,7 @@ fn run_dir_is_empty(dir: &Path) -> Result<()> {
 fn thousands_of_lives_leave_nothing_behind() -> Result<()> {
     let pod = wrapped(&Script::stayer())?;
     let fifos = pod.run()?;
-    let first = Holdings::of(&pod)?;
+    let first = Holdings::at_rest(&pod)?;
     let (mut done, mut before) = (0, None);
     let mut most = 0;
     for turn in 0.. {

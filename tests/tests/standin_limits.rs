@@ -8,10 +8,7 @@ use containerd_shim_protos::{api, protobuf::well_known_types::any::Any};
 use serde_json::{Value, json};
 use shimtap_tests::{
     oracle::exposition::of_label,
-    rig::{
-        collector::{Collector, Settings},
-        eventually,
-    },
+    rig::{collector::Collector, eventually},
     standin::{
         client::{PATIENCE, kata::wrapped_as_kata, lab::Lab, pod::Pod},
         kata::Profile,
@@ -71,7 +68,7 @@ fn after_deaths(lab: &Lab, pod: &Pod, collector: Collector, limits: &[(&str, f64
     collector.stop()?;
     procs::kill(worker.pid)?;
     procs::next_worker(keeper, Some(worker.pid), PATIENCE)?;
-    let collector = Collector::start(lab.dir(), lab.namespace(), &Settings::default())?;
+    let collector = lab.collector()?;
     shown(&collector, &pod.id, limits)?;
     Ok(collector)
 }
@@ -79,7 +76,7 @@ fn after_deaths(lab: &Lab, pod: &Pod, collector: Collector, limits: &[(&str, f64
 #[test]
 fn limits_are_the_last_that_were_taken_whoever_was_away() -> Result<()> {
     let lab = Lab::new()?;
-    let mut collector = Collector::start(lab.dir(), lab.namespace(), &Settings::default())?;
+    let mut collector = lab.collector()?;
     let resources = json!({
         "cpu": {"quota": 50_000, "period": 100_000, "shares": 512},
         "memory": {"limit": 1_u64 << 62, "swap": -1},
@@ -107,7 +104,7 @@ fn limits_are_the_last_that_were_taken_whoever_was_away() -> Result<()> {
 #[test]
 fn what_an_update_asked_for_and_nobody_can_tell_is_absent() -> Result<()> {
     let lab = Lab::new()?;
-    let mut collector = Collector::start(lab.dir(), lab.namespace(), &Settings::default())?;
+    let mut collector = lab.collector()?;
     let long = format!("{{\"cpu\":{{\"quota\":1}},\"x\":\"{}\"}}", "y".repeat(9 << 10));
     for (n, resources) in
         [b"".as_slice(), b"no json", br#"{"cpu":7}"#, b"\xff\xfe", long.as_bytes()].into_iter().enumerate()

@@ -9,10 +9,7 @@ use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::{api, cgroups::metrics::Metrics, protobuf::Message};
 use nix::sys::signal::{Signal, kill};
 use shimtap_tests::{
-    rig::{
-        collector::{Collector, Settings},
-        eventually,
-    },
+    rig::{collector::Settings, eventually},
     standin::{
         client::{
             PATIENCE,
@@ -52,8 +49,7 @@ fn sent(shim: Profile, guest: &Guest) -> Result<Metrics> {
 #[test]
 fn containerd_has_them_mended_and_the_collector_as_they_were() -> Result<()> {
     let lab = Lab::new()?;
-    let settings = Settings { sections: "[stats]\ninterval_secs = 1\n".to_owned(), ..Settings::default() };
-    let collector = Collector::start(lab.dir(), lab.namespace(), &settings)?;
+    let collector = lab.collector_told(&Settings::each_second())?;
     let guest = Guest::worked(Cgroup::V2);
     let pod = wrapped_in(&script(&guest), |lab| {
         lab.env.push(("SHIMTAP_COLLECTOR".to_owned(), collector.socket().display().to_string()));

@@ -20,7 +20,7 @@ use shimtap_tests::standin::{
         in_time::{self, goes_through},
         pod::{Fifos, Pod},
         spooled::{
-            LIMIT, bytes, cleared, count, counted, gone, has, judged, spool_files, spooled, steady,
+            LIMIT, bytes, cleared, comes_to, count, counted, gone, has, judged, spool_files, spooled, steady,
             to_its_end, value, whole,
         },
         wrapped::{wrapped, wrapped_in},
@@ -46,7 +46,7 @@ fn left_behind(script: &Script) -> Result<(Pod, PathBuf)> {
 
 fn aside(collector: &Collector, reason: &str) -> Result<()> {
     let row = format!("shimtap_spool_set_aside_total{{reason=\"{reason}\"}}");
-    eventually(LIMIT, &row, || Ok((value(collector, &row)? == 1).then_some(())))
+    comes_to(collector, &row, 1)
 }
 
 fn bad(file: &Path) -> PathBuf {
@@ -296,8 +296,7 @@ fn a_disk_that_is_frozen_holds_nobody() -> Result<()> {
         procs::next_worker(keeper.pid, Some(worker.pid), PATIENCE)?;
         in_time::exec(pod, &pod.connection, "after-the-worker")?;
         procs::kill(keeper.pid)?;
-        let next = || pod.keeper().ok().filter(|next| next.pid != keeper.pid);
-        procs::wait(PATIENCE, || "another keeper".to_owned(), next)?;
+        pod.next_keeper(keeper.pid)?;
         in_time::exec(pod, &pod.connection, "after-the-keeper")?;
         hangs_alone(pod, &writer)
     })?;

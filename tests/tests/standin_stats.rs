@@ -13,7 +13,7 @@ use shimtap_tests::{
     rig::{
         collector::{Collector, Settings},
         eventually,
-        patience::throughout,
+        patience::{quickly, throughout},
     },
     standin::{
         client::{
@@ -33,9 +33,17 @@ const DEADLINE_EXCEEDED: i32 = 4;
 /// Two requests for one container within this mean a caller that asks in a loop (`FREQUENT_NS` of the wrapper).
 const FREQUENT: Duration = Duration::from_millis(1_200);
 
+/// What a mute shim takes: so much longer than any bound that a busy machine does not mistake one for the other.
+const MUTE: Duration = Duration::from_secs(5);
+
 /// Stays until it is killed; its shim takes so long for a Stats.
 fn slow(stats_delay_ms: u64) -> Script {
     Script { stats_delay_ms, ..Script::stayer() }
+}
+
+/// Its shim is mute.
+fn mute() -> Script {
+    slow(u64::try_from(MUTE.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// A running pod whose wrapper has this section of shim.toml, and a collector that it tells something every second.
@@ -43,9 +51,7 @@ fn observed(script: &Script, section: &str) -> Result<(Pod, Collector)> {
     let mut collector = None;
     let pod = wrapped_in(script, |lab| {
         lab.reconfigure("deaths = 0\n", &format!("deaths = 0\n{section}"))?;
-        let settings =
-            Settings { sections: "[stats]\ninterval_secs = 1\n".to_owned(), ..Settings::default() };
-        collector = Some(Collector::start(lab.dir(), lab.namespace(), &settings)?);
+        collector = Some(lab.collector_told(&Settings::each_second())?);
         Ok(())
     })?;
     let collector = collector.context("it was started")?;
@@ -73,7 +79,17 @@ struct Asked {
 }
 
 fn ask(c: &Connection) -> Result<Asked> {
-    Ok(Asked { stream: c.send("Stats", &pod::stats("task"))?, at: Instant::now() })
+    let at = Instant::now();
+    Ok(Asked { stream: c.send("Stats", &pod::stats("task"))?, at })
+}
+
+/// Two in one write, so that the second is of a loop however busy the machine is.
+fn ask_twice(c: &Connection) -> Result<(Asked, Asked)> {
+    let at = Instant::now();
+    let (first, second) =
+        (c.prepare("Stats", &pod::stats("task"))?, c.prepare("Stats", &pod::stats("task"))?);
+    c.send_bytes(&[first.bytes(), second.bytes()].concat())?;
+    Ok((Asked { stream: first.stream, at }, Asked { stream: second.stream, at }))
 }
 
 /// The code of its answer, and how long that took.
@@ -85,18 +101,18 @@ fn answered(c: &Connection, asked: &Asked) -> Result<(i32, Duration)> {
 /// A caller that asks in a loop hears after the bound, and nobody else does; the shim's own answer comes later and to nobody.
 #[test]
 fn a_caller_in_a_loop_is_answered_after_two_seconds() -> Result<()> {
-    let (pod, collector) = observed(&slow(3_200), "")?;
+    let (pod, collector) = observed(&mute(), "")?;
     pod.run()?;
     let (c, beside) = (&pod.connection, pod.connect_inner()?);
-    let (first, second) = (ask(c)?, ask(c)?);
+    let (first, second) = ask_twice(c)?;
     let marker = ask(&beside)?;
     let (code, took) = answered(c, &second)?;
+    // Not the shim's word, so it came before that.
     ensure!(code == DEADLINE_EXCEEDED, "the loop was answered with {code}");
-    let bound = Duration::from_millis(2_000)..Duration::from_millis(3_000);
-    ensure!(bound.contains(&took), "after {took:?}");
+    ensure!(took >= Duration::from_secs(2), "after {took:?}");
     // Asked in a row by nobody, it has the shim's answer, whenever that comes.
     let (code, took) = answered(c, &first)?;
-    ensure!((code, took >= Duration::from_millis(3_200)) == (0, true), "{code} after {took:?}");
+    ensure!((code, took >= MUTE) == (0, true), "{code} after {took:?}");
     eventually(LIMIT, "the made-up answer to be counted", || {
         let made_up = sum(&collector, "shimtap_wrapper_counts_total", "name=\"synthetic_answers\"")?;
         Ok((made_up >= 1.0).then_some(()))
@@ -115,21 +131,20 @@ fn a_caller_in_a_loop_is_answered_after_two_seconds() -> Result<()> {
 /// Once a container has been mute for longer than the bound, everybody is bounded, until it answers again.
 #[test]
 fn a_container_that_was_mute_keeps_nobody_waiting_until_it_answers() -> Result<()> {
-    let (pod, collector) = observed(&slow(3_000), "[stats]\nforeign_bound_ms = 500\n")?;
+    let (pod, collector) = observed(&mute(), "[stats]\nforeign_bound_ms = 500\n")?;
     pod.run()?;
     let c = &pod.connection;
-    let (first, second) = (ask(c)?, ask(c)?);
+    let (first, second) = ask_twice(c)?;
     ensure!(answered(c, &second)?.0 == DEADLINE_EXCEEDED, "the loop");
     // Long enough for the next to belong to no loop.
-    let rest = (second.at + FREQUENT + Duration::from_millis(100)).saturating_duration_since(Instant::now());
-    throughout(rest, "silence", || Ok(c.frames().iter().all(|frame| frame.stream != first.stream)))?;
+    throughout(FREQUENT, "silence", || Ok(c.frames().iter().all(|frame| frame.stream != first.stream)))?;
     let third = ask(c)?;
     let (code, took) = answered(c, &third)?;
-    ensure!(code == DEADLINE_EXCEEDED && took < Duration::from_millis(1_500), "{code} after {took:?}");
+    ensure!(code == DEADLINE_EXCEEDED, "{code} after {took:?}");
     ensure!(answered(c, &first)?.0 == 0, "the first caller is left alone");
     // The shim has spoken, and nobody asks in a row: the shim's answer is waited for.
     let (code, took) = answered(c, &ask(c)?)?;
-    ensure!((code, took >= Duration::from_millis(2_900)) == (0, true), "{code} after {took:?}");
+    ensure!((code, took >= MUTE) == (0, true), "{code} after {took:?}");
     exactly_once(&pod.lab, &[c])?;
     eventually(LIMIT, "both to be counted", || {
         let made_up = sum(&collector, "shimtap_wrapper_counts_total", "name=\"synthetic_answers\"")?;
@@ -164,13 +179,18 @@ fn what_passes_by_is_taken_and_only_else_is_asked() -> Result<()> {
     })?;
     ensure!(samples(&collector, "snooped")? < 0.1, "nobody has asked yet");
     let before = samples(&collector, "polled")?;
+    let (mut last, mut owed) = (Instant::now(), 0);
     eventually(LIMIT, "samples that passed by", || {
         pod.connection.call("Stats", &pod::stats("task"))?.message::<api::StatsResponse>()?;
+        // Where a busy machine lets nobody ask for an interval, the wrapper is to ask.
+        owed += u32::try_from((last.elapsed() + Duration::from_millis(100)).as_secs())?;
+        last = Instant::now();
         Ok((samples(&collector, "snooped")? >= 6.0).then_some(()))
     })?;
     // Six seconds: one sample of ours may have been under way, and one fall between two that passed by.
     let more = samples(&collector, "polled")? - before;
-    ensure!(more <= 3.0, "{more} samples were asked for beside those that passed by");
+    let most = 3.0 + f64::from(owed);
+    ensure!(more <= most, "{more} samples were asked for beside those that passed by, {most} at most");
     pod.end()?;
     collector.stop()
 }
@@ -198,41 +218,56 @@ fn the_last_sample_is_taken_at_the_exit() -> Result<()> {
     collector.stop()
 }
 
+/// A container beside a quiet one, whose own Stats take longer than an exit may wait, and a Wait for it.
+fn mute_at_its_end(pod: &Pod, n: u32) -> Result<(String, u32)> {
+    let id = format!("task-{n}");
+    let _fifos = pod.run_beside(&id, &slow(1_500), &[])?;
+    let wait = pod.connection.send("Wait", &pod::wait(&id, ""))?;
+    Ok((id, wait))
+}
+
 /// A guest that is mute at the end costs the exit 200 ms and no more.
 #[test]
 fn the_exit_waits_for_the_last_sample_and_not_for_long() -> Result<()> {
-    let (pod, collector) = observed(&slow(1_500), "")?;
+    let (pod, collector) = observed(&slow(0), "")?;
     pod.run()?;
-    let wait = pod.connection.send("Wait", &pod::wait("task", ""))?;
-    let killed = Instant::now();
-    pod.connection.call("Kill", &pod::kill("task", "", 9))?.message::<api::Empty>()?;
-    pod.connection.answer(wait, PATIENCE)?.message::<api::WaitResponse>()?;
-    let told = killed.elapsed();
-    let wanted = Duration::from_millis(195)..Duration::from_millis(1_000);
-    ensure!(wanted.contains(&told), "the exit was told after {told:?}");
-    pod.finish()?;
+    let c = &pod.connection;
+    let mut turns = 0..;
+    quickly(Duration::from_secs(1), "an exit", || {
+        let (id, wait) = mute_at_its_end(&pod, turns.next().context("numbers")?)?;
+        let killed = Instant::now();
+        c.call("Kill", &pod::kill(&id, "", 9))?.message::<api::Empty>()?;
+        c.answer(wait, PATIENCE)?.message::<api::WaitResponse>()?;
+        let told = killed.elapsed();
+        ensure!(told >= Duration::from_millis(195), "the exit was told after {told:?}");
+        c.call("Delete", &pod::delete(&id, ""))?.message::<api::DeleteResponse>()?;
+        Ok(told)
+    })?;
+    pod.end()?;
     collector.stop()
 }
 
 /// A Delete waits for nothing, and takes with it what waits for a sample.
 #[test]
 fn a_removal_waits_for_no_sample() -> Result<()> {
-    let (pod, collector) = observed(&slow(1_500), "")?;
+    let (pod, collector) = observed(&slow(0), "")?;
     pod.run()?;
     let c = &pod.connection;
-    let wait = c.send("Wait", &pod::wait("task", ""))?;
-    c.call("Kill", &pod::kill("task", "", 9))?.message::<api::Empty>()?;
-    eventually(LIMIT, "the exit", || {
-        let state = c.call("State", &pod::state("task", ""))?.message::<api::StateResponse>()?;
-        Ok((state.status.enum_value_or_default() == api::Status::STOPPED).then_some(()))
+    let mut turns = 0..;
+    quickly(Duration::from_millis(190), "from the exit to the answer of Delete", || {
+        let (id, wait) = mute_at_its_end(&pod, turns.next().context("numbers")?)?;
+        let is_told = || c.frames().iter().any(|frame| frame.stream == wait);
+        // The exit is later than this.
+        let killed = Instant::now();
+        c.call("Kill", &pod::kill(&id, "", 9))?.message::<api::Empty>()?;
+        eventually(LIMIT, "the exit", || {
+            let state = c.call("State", &pod::state(&id, ""))?.message::<api::StateResponse>()?;
+            Ok((state.status.enum_value_or_default() == api::Status::STOPPED).then_some(()))
+        })?;
+        c.call("Delete", &pod::delete(&id, ""))?.message::<api::DeleteResponse>()?;
+        ensure!(is_told(), "the exit is told with it");
+        Ok(killed.elapsed())
     })?;
-    let told = c.frames().iter().any(|frame| frame.stream == wait);
-    let asked = Instant::now();
-    c.call("Delete", &pod::delete("task", ""))?.message::<api::DeleteResponse>()?;
-    let took = asked.elapsed();
-    ensure!(took < Duration::from_millis(190), "Delete took {took:?}");
-    ensure!(!told, "the machine is too slow for this test: the exit was told before the removal");
-    c.answer(wait, Duration::from_millis(100)).context("the exit is told with it")?;
     exactly_once(&pod.lab, &[c])?;
     collector.stop()
 }

@@ -13,7 +13,7 @@ use std::{
     path::PathBuf,
     process::Command,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -27,6 +27,7 @@ use nix::{
     },
     unistd::{Pid, geteuid},
 };
+use shimtap_tests::rig::patience::throughout;
 use shimtap_tests::standin::{
     client::{
         PATIENCE,
@@ -45,24 +46,9 @@ fn talker() -> Script {
     Script { stdout, until_killed: true, ..Script::default() }
 }
 
-/// The pod answers, its output goes on, and a new connection is served.
-fn is_well(pod: &Pod, fifos: &Fifos) -> Result<()> {
-    pod.answers().context("the old connection")?;
-    let fresh = pod.connect()?;
-    let answer = fresh.call("Connect", &pod::connect("task")).context("a new connection")?;
-    answer.message::<api::ConnectResponse>()?;
-    let before = fifos.stdout.len_so_far();
-    fifos.stdout.wait_len(before + 4000, PATIENCE).context("output goes on")
-}
-
 /// The rest of its life: all lines whole, every request once.
 fn ends_well(pod: &Pod, fifos: &Fifos) -> Result<()> {
     pod.end_whole(fifos, &talker().stdout)
-}
-
-fn next_keeper(pod: &Pod, before: Pid) -> Result<Process> {
-    let next = || pod.keeper().ok().filter(|k| k.pid != before && k.name == "tap-keeper");
-    procs::wait(PATIENCE, || format!("a keeper after {before}"), next)
 }
 
 fn both_die_in_turn(pod: &Pod, fifos: &Fifos) -> Result<()> {
@@ -71,10 +57,10 @@ fn both_die_in_turn(pod: &Pod, fifos: &Fifos) -> Result<()> {
         let worker = pod.worker()?;
         procs::kill(worker.pid)?;
         procs::next_worker(keeper.pid, Some(worker.pid), PATIENCE)?;
-        is_well(pod, fifos)?;
+        pod.is_well(fifos)?;
         procs::kill(keeper.pid)?;
-        next_keeper(pod, keeper.pid)?;
-        is_well(pod, fifos)?;
+        pod.next_keeper(keeper.pid)?;
+        pod.is_well(fifos)?;
     }
     Ok(())
 }
@@ -147,15 +133,12 @@ fn goes_on_without_processes(
     state.message::<api::StateResponse>().context("State")?;
     let before = fifos.stdout.len_so_far();
     fifos.stdout.wait_len(before + 4000, PATIENCE).context("output goes on")?;
-    let idle = ticks(keeper.pid)?;
-    shimtap_tests::rig::patience::throughout(Duration::from_secs(1), "a second", || Ok(true))?;
-    let spent = ticks(keeper.pid)? - idle;
-    ensure!(spent < 60, "it spins: {spent} ticks in a second");
+    does_not_spin(keeper.pid, 60, || throughout(Duration::from_secs(1), "a second", || Ok(true)))?;
     allow(keeper.pid)?;
-    next_keeper(pod, keeper.pid).context("a keeper, once it is allowed")?;
+    pod.next_keeper(keeper.pid).context("a keeper, once it is allowed")?;
     let relieved = || (!keeper.alive()).then_some(());
     procs::wait(PATIENCE, || "the stand-in to be relieved".to_owned(), relieved)?;
-    is_well(pod, &fifos)?;
+    pod.is_well(&fifos)?;
     both_die_in_turn(pod, &fifos)?;
     ends_well(pod, &fifos)
 }
@@ -218,6 +201,16 @@ fn ticks(pid: Pid) -> Result<u64> {
     Ok(field(11)? + field(12)?)
 }
 
+/// A process uses less than `percent` of a processor while `body` lasts, however long that is on a busy machine.
+fn does_not_spin(pid: Pid, percent: u64, body: impl FnOnce() -> Result<()>) -> Result<()> {
+    let (before, began) = (ticks(pid)?, Instant::now());
+    body()?;
+    let (spent, span) = (ticks(pid)? - before, began.elapsed());
+    let most = percent * u64::try_from(span.as_millis())? / 1_000;
+    ensure!(spent < most, "it spins: {spent} ticks in {span:?}");
+    Ok(())
+}
+
 /// The soft limit of a process's descriptors.
 fn limit_descriptors(pid: Pid, soft: u64) -> Result<u64> {
     set_limit(pid, libc::RLIMIT_NOFILE, soft)
@@ -252,13 +245,11 @@ fn no_descriptor_is_to_be_had() -> Result<()> {
     let before = limit_descriptors(keeper.pid, first_free)?;
     let waiting = pod.connect()?;
     let stream = waiting.send("Connect", &pod::connect("task"))?;
-    let idle = ticks(keeper.pid)?;
-    let pause = Duration::from_secs(1);
-    shimtap_tests::rig::patience::throughout(pause, "nobody to be accepted", || {
-        Ok(waiting.frames().is_empty() && waiting.ended().is_none())
+    does_not_spin(keeper.pid, 20, || {
+        throughout(Duration::from_secs(1), "nobody to be accepted", || {
+            Ok(waiting.frames().is_empty() && waiting.ended().is_none())
+        })
     })?;
-    let spent = ticks(keeper.pid)? - idle;
-    ensure!(spent < 20, "the keeper spins: {spent} ticks in a second");
     pod.answers().context("the old connection")?;
     let worker = pod.worker()?;
     procs::kill(worker.pid)?;
@@ -268,7 +259,7 @@ fn no_descriptor_is_to_be_had() -> Result<()> {
     limit_descriptors(pod.worker()?.pid, before)?;
     limit_descriptors(keeper.pid, before)?;
     waiting.answer(stream, PATIENCE).context("who had to wait")?.message::<api::ConnectResponse>()?;
-    is_well(&pod, &fifos)?;
+    pod.is_well(&fifos)?;
     ends_well(&pod, &fifos)
 }
 
@@ -289,29 +280,16 @@ fn five_faults_mean_safe_mode_and_a_signal_ends_it() -> Result<()> {
     let inner = stdout_of(&pod)?;
     ensure!(inner != outer, "in safe mode State passes as it is");
     ensure!(fs::canonicalize(&inner)? == fs::canonicalize(&outer)?, "{inner:?} leads to {outer:?}");
-    is_well(&pod, &fifos)?;
-    exec(&pod, "in-safe-mode")?;
+    pod.is_well(&fifos)?;
+    pod.exec("in-safe-mode")?;
     // A second task comes and goes; we stay out of it.
     kill(pod.keeper()?.pid, Signal::SIGUSR2)?;
     let is_left = || (stdout_of(&pod).ok()? == outer).then_some(());
     procs::wait(PATIENCE, || "State to be rewritten again".to_owned(), is_left)?;
-    exec(&pod, "after-safe-mode")?;
-    is_well(&pod, &fifos)?;
+    pod.exec("after-safe-mode")?;
+    pod.is_well(&fifos)?;
     ends_well(&pod, &fifos)?;
     exactly_once(&pod.lab, &[&pod.connection])
-}
-
-fn exec(pod: &Pod, id: &str) -> Result<()> {
-    let script = Script { stdout: Output::lines(20, 77), exit_status: 7, ..Script::default() };
-    let fifos = pod.fifos(id)?;
-    let c = &pod.connection;
-    c.call("Exec", &pod::exec_request("task", id, &script, &fifos))?.message::<api::Empty>()?;
-    let wait = c.send("Wait", &pod::wait("task", id))?;
-    c.call("Start", &pod::start("task", id))?.message::<api::StartResponse>()?;
-    let exit = c.answer(wait, PATIENCE)?.message::<api::WaitResponse>()?;
-    ensure!(exit.exit_status == 7, "exit status {}", exit.exit_status);
-    fifos.check(&script)?;
-    c.call("Delete", &pod::delete("task", id))?.message::<api::DeleteResponse>().map(drop)
 }
 
 /// A task that begins and ends in safe mode is none of ours: its FIFOs are the shim's own business.
@@ -374,6 +352,6 @@ fn a_fault_dumps_no_core() -> Result<()> {
     let dumped = dumped.join().map_err(|_| anyhow!("the tracer panicked"))??;
     ensure!(!dumped, "the worker's core was dumped");
     procs::next_worker(keeper, Some(worker), PATIENCE)?;
-    is_well(&pod, &fifos)?;
+    pod.is_well(&fifos)?;
     ends_well(&pod, &fifos)
 }

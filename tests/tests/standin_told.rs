@@ -128,8 +128,8 @@ fn a_worker_that_is_older_than_its_keeper() -> Result<()> {
     let (keeper, worker) = (pod.keeper()?.pid, pod.worker()?.pid);
     procs::kill(keeper)?;
     told(&collector, keeper.as_raw(), "keeper_lost")?;
-    let next = pod.keeper()?;
-    ensure!(next.pid != keeper && pod.worker()?.pid == worker, "the worker is the older one");
+    let next = pod.next_keeper(keeper)?;
+    ensure!(pod.worker()?.pid == worker, "the worker is the older one");
     kill(worker, Signal::SIGSEGV)?;
     procs::next_worker(next.pid, Some(worker), PATIENCE)?;
     is_of(&told(&collector, worker.as_raw(), "crashed")?, "worker", Some("SIGSEGV"))?;

@@ -1,7 +1,7 @@
 //! An upgrade of running wrappers on real containerd: a pod under output and a container of `ctr`'s go on with every line,
 //! exec goes on, and the collector says which release is at work.
 
-use std::{process::Command, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -14,6 +14,7 @@ use shimtap_tests::rig::busy::Busy;
 use shimtap_tests::rig::cri::{Cri, Pod, Wanted};
 use shimtap_tests::rig::run::run;
 use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually, tools};
+use shimtap_tests::standin::client::upgrade::was_too_slow;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -29,12 +30,21 @@ fn busy_pod(node: &Node) -> Result<(&Cri, Pod, Busy)> {
 /// Runs `shimtap upgrade` on this node; each wrapper must have come there.
 fn bring(node: &Node, arguments: &[&str], next: bool) -> Result<Vec<Upgraded>> {
     let binary = if next { tools::next()? } else { tools::wrapper()? };
-    let mut command = Command::new(tools::collector()?);
-    command.args(["upgrade", "--json", "--binary"]).arg(binary).args(arguments);
-    command.arg("--run-dir").arg(node.run_dir());
-    let said = run(command, LIMIT)?.ok()?;
-    let line = |line: &str| serde_json::from_str(line).with_context(|| line.to_owned());
-    let told: Vec<Upgraded> = said.text().lines().map(line).collect::<Result<_>>()?;
+    let ask = || -> Result<Vec<Upgraded>> {
+        let mut command = Command::new(tools::collector()?);
+        command.args(["upgrade", "--json", "--binary"]).arg(&binary).args(arguments);
+        command.arg("--run-dir").arg(node.run_dir());
+        let said = run(command, 2 * LIMIT)?;
+        let line =
+            |line: &str| serde_json::from_str(line).with_context(|| format!("{line}\n{}", said.stderr));
+        said.text().lines().map(line).collect()
+    };
+    let mut told = ask()?;
+    if told.iter().any(was_too_slow) {
+        // The others are there already.
+        told.retain(|one| !was_too_slow(one));
+        told.extend(ask()?.into_iter().filter(|one| one.outcome != Outcome::Same));
+    }
     ensure!(told.iter().all(|t| t.outcome == Outcome::Upgraded) && !told.is_empty(), "{told:?}");
     Ok(told)
 }
@@ -97,7 +107,9 @@ fn a_pod_under_output_goes_to_the_next_release_and_back(version: Version) -> Res
 fn all_wrappers_without_a_collector(version: Version) -> Result<()> {
     Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
         let (cri, pod, busy) = busy_pod(node)?;
-        let command = ["speaker", "lines=200000", "batch=20", "exit=4"];
+        let ends = "until=/host/over";
+        let command =
+            ["speaker", "lines=100000000", "rate=20000", "batch=20", "count=/host/said", ends, "exit=4"];
         let client = node.run_beside("a", &["--rm"], &command)?;
         eventually(LIMIT, "its output", || Ok((client.stdout_so_far().len() > 1 << 16).then_some(())))?;
         let told = bring(node, &["--all"], true)?;
@@ -106,9 +118,11 @@ fn all_wrappers_without_a_collector(version: Version) -> Result<()> {
         bring(node, &["--all"], true)?;
         let exec = node.exec("a", &["sh", "-c", "exit 7"])?;
         ensure!(exec.code == 7, "exec: {exec:?}");
+        fs::write(node.host_dir().join("over"), "").context("tell it that it is enough")?;
         let said = client.finish(LIMIT)?;
         ensure!(said.code == 4, "{} {}", said.code, said.stderr);
-        node.complete(&said.stdout, &tape(1, 200_000, 64))?;
+        let lines = fs::read_to_string(node.host_dir().join("said")).context("how much it wrote")?.parse()?;
+        node.complete(&said.stdout, &tape(1, lines, 64))?;
         ends_well(node, cri, &pod, &busy)?;
         node.stop_daemon(Signal::SIGKILL)?;
         node.start_daemon()?;

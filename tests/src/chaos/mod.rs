@@ -58,6 +58,8 @@ pub struct Order {
     pub threshold: bool,
     /// Goes on until each kind of work was done, within its time.
     pub every_kind: bool,
+    /// What an answer of a stand-in may take beyond what it should, on a machine without time.
+    pub slack: Duration,
 }
 
 impl Order {
@@ -73,6 +75,7 @@ impl Order {
             mix: Mix::default(),
             threshold: false,
             every_kind: false,
+            slack: Duration::ZERO,
         }
     }
 
@@ -93,6 +96,13 @@ impl Order {
     #[must_use]
     pub fn of_every_kind(mut self) -> Self {
         self.every_kind = true;
+        self
+    }
+
+    /// Where much else is done at the same time, which may take its time of every answer.
+    #[must_use]
+    pub fn among_others(mut self) -> Self {
+        self.slack = Duration::from_secs(10);
         self
     }
 

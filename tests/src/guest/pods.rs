@@ -56,12 +56,10 @@ fn rests(version: Version, cri: &Cri, pod: &Pod) -> Result<()> {
     let group = cgroup::of_process(pid_of(version, &id)?)?;
     ensure!(group == format!("/rig.slice/cri-containerd-{id}.scope"), "its cgroup is {group}");
     let before = cgroup::at_rest(&group, LIMIT)?;
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).context("a clock")?;
+    let since = cgroup::now_ms()?;
     let shown = eventually(LIMIT, "a sample of it", || {
         let shown = of_container(&get("/metrics/cadvisor?scope=all")?, "rests")?;
-        // Where a machine is so slow that its Stats was given up, there is none of its numbers, and their time is nobody's.
-        let is_sampled = shown.values.contains_key("container_cpu_usage_seconds_total");
-        Ok((is_sampled && u128::from(shown.time_ms) > since.as_millis()).then_some(shown))
+        Ok(cgroup::is_sampled_after(&shown, since).then_some(shown))
     })?;
     cgroup::agree(&before, &shown, &cgroup::figures(&group)?)?;
     cri.stop(&id, 0)

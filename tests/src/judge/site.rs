@@ -49,15 +49,11 @@ pub struct Site<'a> {
 /// a stream whose wrapper is gone is given up soon.
 #[must_use]
 pub fn settings(endpoint: &Endpoint, case: &Case) -> Settings {
-    let otlp = format!(
-        "[otlp]\nendpoint = \"{}\"\ncompression = \"none\"\nretry_most_secs = 1\ntimeout_secs = 2\n",
-        endpoint.url()
-    );
     Settings {
         ingest: "orphan_secs = 8\n".to_owned(),
         journal: format!("fsync_interval_ms = 200\n{}", case.journal),
         journal_disk: case.head.map(|head| format!("fsync_interval_ms = 200\n{head}")),
-        sinks: Some(otlp),
+        sinks: Some(endpoint.section("retry_most_secs = 1\ntimeout_secs = 2\n")),
         file_too: true,
         sections: case.rules.to_owned(),
         ..Settings::default()

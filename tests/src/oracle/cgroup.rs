@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 
@@ -92,6 +92,19 @@ pub fn at_rest(path: &str, limit: Duration) -> Result<Figures> {
         last = cpu;
         Ok(stands.then_some(now))
     })
+}
+
+/// This moment, in Unix ms.
+pub fn now_ms() -> Result<u64> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).context("a clock before 1970")?;
+    u64::try_from(since.as_millis()).context("a time")
+}
+
+/// Whether what is shown is of a Stats after `since_ms` (Unix). Where a machine is so slow that a Stats was given up there are no numbers
+/// of it, and the time of what is left is nobody's.
+pub fn is_sampled_after(shown: &Shown, since_ms: u64) -> bool {
+    let counted = ["container_cpu_usage_seconds_total", "container_memory_usage_bytes"];
+    shown.time_ms > since_ms && counted.iter().any(|name| shown.values.contains_key(*name))
 }
 
 /// Demands of a container that rests that every figure of the kernel is shown and lies between what the kernel said

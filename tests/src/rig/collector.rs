@@ -46,6 +46,13 @@ pub struct Settings {
     pub next: bool,
 }
 
+impl Settings {
+    /// Wrappers have statistics asked for once a second.
+    pub fn each_second() -> Settings {
+        Settings { sections: "[stats]\ninterval_secs = 1\n".to_owned(), ..Settings::default() }
+    }
+}
+
 /// A collector that runs, or that ran: its folder and its file stay.
 #[derive(Debug)]
 pub struct Collector {

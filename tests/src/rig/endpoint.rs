@@ -80,6 +80,12 @@ impl Endpoint {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// A collector's `[otlp]` that names it, with these lines behind.
+    #[must_use]
+    pub fn section(&self, lines: &str) -> String {
+        format!("[otlp]\nendpoint = \"{}\"\ncompression = \"none\"\n{lines}", self.url())
+    }
+
     /// Changes its mood.
     pub fn be(&self, mood: Mood) {
         locked(&self.state).mood = mood;

@@ -110,7 +110,7 @@ pub fn signal(pid: i32, signal: Signal) -> Result<()> {
 /// Sends SIGKILL to `pid` and waits until it is gone.
 pub fn end(pid: i32) -> Result<()> {
     signal(pid, Signal::SIGKILL)?;
-    wait_gone(pid, Duration::from_secs(10))
+    wait_gone(pid, Duration::from_secs(60))
 }
 
 /// Waits until `pid` is no living process.

@@ -14,6 +14,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::rig::eventually;
 
+/// Who says nothing for so long behind a program that has ended says nothing more.
+const QUIET: Duration = Duration::from_secs(2);
+/// However much somebody else says.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// How a program ended, and what it said.
 #[derive(Debug, Clone)]
 pub struct Finished {
@@ -181,12 +186,19 @@ impl Reader {
         self.bytes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits for the end of the stream. A stream that somebody else keeps open would block here, so only
-    /// two seconds are given to it.
+    /// Waits for the end of the stream. One that somebody else keeps open would block here, so it is over as well when nothing has
+    /// come for two seconds.
     fn finish(&mut self) -> Vec<u8> {
         if let Some(thread) = self.thread.take() {
-            let done = || Ok(thread.is_finished().then_some(()));
-            let _ = eventually(Duration::from_secs(2), "the end of its output", done);
+            let mut last = (self.so_far().len(), Instant::now());
+            let done = || {
+                let now = self.so_far().len();
+                if now != last.0 {
+                    last = (now, Instant::now());
+                }
+                Ok((thread.is_finished() || last.1.elapsed() >= QUIET).then_some(()))
+            };
+            let _ = eventually(LONGEST, "the end of its output", done);
         }
         self.so_far()
     }

@@ -74,6 +74,8 @@ pub struct Entry {
     pub stdout: String,
     /// As `stdout`.
     pub stderr: String,
+    /// Wrote: the longest time without a byte, from before one write to behind the next, in microseconds.
+    pub pause_us: u64,
 }
 
 impl Entry {
@@ -96,6 +98,7 @@ impl Entry {
             hash: String::new(),
             stdout: String::new(),
             stderr: String::new(),
+            pause_us: 0,
         }
     }
 }

@@ -55,6 +55,14 @@ pub enum Phase {
     Stopped(u32),
 }
 
+/// What became of a stream.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wrote {
+    bytes: u64,
+    /// The longest time from before one write to behind the next.
+    pause: Duration,
+}
+
 /// One end of a FIFO pair held for a stream.
 #[derive(Debug)]
 struct Fifo {
@@ -214,8 +222,10 @@ impl Process {
             let mut entry = Entry::new(Kind::Wrote, 0);
             entry.id.clone_from(&self.id);
             entry.exec_id.clone_from(&self.exec_id);
-            entry.stdout = wrote.0.to_string();
-            entry.stderr = wrote.1.to_string();
+            let (out, err) = wrote;
+            entry.stdout = out.bytes.to_string();
+            entry.stderr = err.bytes.to_string();
+            entry.pause_us = u64::try_from(out.pause.max(err.pause).as_micros()).unwrap_or(u64::MAX);
             if let Err(e) = journal.append(&entry) {
                 super::serve::give_up(&e);
             }
@@ -271,10 +281,11 @@ impl Process {
         }
     }
 
-    /// Writes a stream until its end or until the process is killed; gives the number of bytes written.
-    async fn write(&self, to: Option<&Fifo>, out: &Output, name: &str, body: &watch::Sender<bool>) -> u64 {
-        let mut sent: u64 = 0;
+    /// Writes a stream until its end or until the process is killed.
+    async fn write(&self, to: Option<&Fifo>, out: &Output, name: &str, body: &watch::Sender<bool>) -> Wrote {
+        let mut all = Wrote::default();
         let mut n: u64 = 0;
+        let mut since = Instant::now();
         while n < out.lines {
             let Some(fifo) = to else { break };
             if n + out.lines_after_exit >= out.lines {
@@ -283,8 +294,11 @@ impl Process {
             let upto = out.lines.min(n + out.lines_per_write.max(1));
             let chunk: Vec<u8> = (n..upto).flat_map(|k| out.line(name, k)).collect();
             n = upto;
+            let began = Instant::now();
             let (wrote, whole) = self.write_chunk(&fifo.writer, &chunk).await;
-            sent += wrote;
+            all.bytes += wrote;
+            all.pause = all.pause.max(since.elapsed());
+            since = began;
             if !whole {
                 break;
             }
@@ -293,7 +307,7 @@ impl Process {
             }
         }
         body.send_replace(true);
-        sent
+        all
     }
 
     /// Writes `chunk`; says how much went and whether that was all of it.

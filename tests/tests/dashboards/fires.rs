@@ -89,16 +89,11 @@ pub fn no_alert_is_left_out() -> Result<()> {
 /// The whole of it on one containerd.
 pub fn what_vms_disks_and_mute_shims_cause(version: Version) -> Result<()> {
     let endpoint = Endpoint::start()?;
-    let sinks = format!(
-        "[otlp]\nendpoint = \"{}\"\ncompression = \"none\"\nbatch_wait_ms = 10\ntimeout_secs = 60\n",
-        endpoint.url()
-    );
     let told = Settings {
         ingest: "orphan_secs = 2\n".to_owned(),
         journal: "max_bytes = 5242880\n".to_owned(),
-        sinks: Some(sinks),
-        sections: "[stats]\ninterval_secs = 1\n".to_owned(),
-        ..Settings::default()
+        sinks: Some(endpoint.section("batch_wait_ms = 10\ntimeout_secs = 60\n")),
+        ..Settings::each_second()
     };
     Setup::new(version, Shim::Wrapped(Hook::Opt)).telling(told).run(|node| {
         let disks = Disks { journal_bytes: 6 << 20, ..Disks::default() };

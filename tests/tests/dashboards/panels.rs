@@ -8,7 +8,7 @@
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
+use nix::{sys::signal::Signal, unistd::Pid};
 use shimtap_tests::{
     oracle::{
         board::{self, Query},
@@ -29,6 +29,7 @@ use shimtap_tests::{
             Profile,
             guest::{Cgroup, Guest},
         },
+        procs,
         script::{Output, Script},
     },
 };
@@ -70,13 +71,9 @@ pub const FIRES: [&str; 10] = [
 /// The whole of it on one containerd.
 pub fn every_panel_has_data(version: Version) -> Result<()> {
     let endpoint = Endpoint::start()?;
-    let sinks = format!(
-        "[otlp]\nendpoint = \"{}\"\ncompression = \"none\"\nbatch_wait_ms = 10\nretry_most_secs = 1\n",
-        endpoint.url()
-    );
     let told = Settings {
         journal: "max_bytes = 4194304\n".to_owned(),
-        sinks: Some(sinks),
+        sinks: Some(endpoint.section("batch_wait_ms = 10\nretry_most_secs = 1\n")),
         file_too: true,
         sections: format!("[stats]\ninterval_secs = 1\n{RULES}"),
         ..Settings::default()
@@ -167,8 +164,9 @@ fn faults(node: &Node, endpoint: &Endpoint) -> Result<()> {
     node.run("flood", &["speaker", "lines=30000", "width=1000", "to=err"])?;
     signal(pid, Signal::SIGCONT)?;
     until("shimtap_container_log_gap_bytes_total{container=\"flood\"", some)?;
+    // That of the flood may be about to end.
     for worker in node.wrappers("tap-worker")? {
-        signal(worker.pid, Signal::SIGKILL)?;
+        procs::kill(Pid::from_raw(worker.pid))?;
     }
     until("shimtap_wrapper_restarts_total{reason=\"killed\"}", some)?;
     endpoint.be(Mood::Refuse);

@@ -85,8 +85,7 @@ struct Truth {
 
 /// The whole of it on one containerd.
 pub fn the_usual_queries_answer_for_each_pod(version: Version) -> Result<()> {
-    let sections = "[stats]\ninterval_secs = 1\n".to_owned();
-    let told = Settings { sections, ..Settings::default() };
+    let told = Settings::each_second();
     Setup::new(version, Shim::Wrapped(Hook::Opt)).with_collector().telling(told).run(|node| {
         let disk = std::env::temp_dir().join(format!("{}-disk", node.mark()));
         fs::create_dir_all(&disk).context("create a folder on a disk")?;

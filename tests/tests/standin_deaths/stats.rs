@@ -81,8 +81,8 @@ fn stats_that_are_answered_for_the_shim() -> Result<()> {
         let slower = c.send("Stats", &pod::stats("task"))?;
         let armed = trap.set()?;
         let looping = c.send("Stats", &pod::stats("task"))?;
-        armed.go()?;
         let asked = Instant::now();
+        armed.go()?;
         let first = c.answer(looping, PATIENCE).context("the one in a loop");
         let took = asked.elapsed();
         // Asked after it and without us: when this is answered, so is that one.

@@ -21,7 +21,7 @@ use shimtap_tests::{
             lab::Lab,
             launch::{Flavour, Shim},
             pod::{Fifos, Pod},
-            spooled::{LIMIT, has, spool_files, steady, whole},
+            spooled::{LIMIT, endless, has, spool_files, whole_as_read},
             upgrade::NEXT,
             wrapped::{STANDIN, WRAPPER, binary},
         },
@@ -47,9 +47,7 @@ fn behind(wrapper: &str, script: &Script) -> Result<Pod> {
 }
 
 fn collector(pod: &Pod, next: bool) -> Result<Collector> {
-    let sections = "[stats]\ninterval_secs = 1\n".to_owned();
-    let settings = Settings { sections, next, ..Settings::default() };
-    let collector = Collector::start(pod.lab.dir(), pod.lab.namespace(), &settings)?;
+    let collector = pod.lab.collector_told(&Settings { next, ..Settings::each_second() })?;
     let version = format!("version=\"{}\"", if next { THEN } else { NOW });
     ensure!(collector.get("/metrics")?.contains(&version), "the collector is not of {version}");
     Ok(collector)
@@ -79,17 +77,15 @@ fn left_alone(pod: &Pod) -> Result<()> {
     eventually(LIMIT, "a spool file", || Ok((!spool_files(pod).is_empty()).then_some(())))
 }
 
-/// The rest of its life; containerd's side has all of it.
-fn ends(pod: &Pod, fifos: &Fifos, script: &Script) -> Result<()> {
-    fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), LIMIT)?;
-    pod.wait()?;
-    fifos.check(script)?;
-    pod.finish()
+/// The rest of its life: containerd's side has all of it, and so has the sink.
+fn ends(pod: &Pod, fifos: &Fifos, last: Collector) -> Result<()> {
+    pod.end_whole(fifos, &endless().stdout)?;
+    whole_as_read(&last, pod, fifos)?;
+    last.stop()
 }
 
 fn one_tape_over_collectors_of_both(wrapper: &str, version: &str) -> Result<()> {
-    let script = steady(150_000);
-    let pod = behind(wrapper, &script)?;
+    let pod = behind(wrapper, &endless())?;
     let first = collector(&pod, false)?;
     let fifos = pod.run()?;
     serves(&pod, &first, version)?;
@@ -99,10 +95,7 @@ fn one_tape_over_collectors_of_both(wrapper: &str, version: &str) -> Result<()> 
     serves(&pod, &second, version)?;
     second.end(Signal::SIGKILL)?;
     left_alone(&pod)?;
-    let third = collector(&pod, false)?;
-    ends(&pod, &fifos, &script)?;
-    whole(&third, "task", &script)?;
-    third.stop()
+    ends(&pod, &fifos, collector(&pod, false)?)
 }
 
 #[test]
@@ -136,8 +129,7 @@ fn with_version(part: &Path, version: u32) -> Result<Vec<u8>> {
 /// Collectors of both releases refuse it, and what the pod writes meanwhile is kept for one that knows it.
 #[test]
 fn a_journal_of_an_unknown_release_is_refused_and_left_as_it_is() -> Result<()> {
-    let script = steady(60_000);
-    let pod = behind(WRAPPER, &script)?;
+    let pod = behind(WRAPPER, &endless())?;
     let first = collector(&pod, false)?;
     let fifos = pod.run()?;
     has(&first, "task", 200_000)?;
@@ -155,8 +147,5 @@ fn a_journal_of_an_unknown_release_is_refused_and_left_as_it_is() -> Result<()> 
     }
     left_alone(&pod)?;
     with_version(&part, version)?;
-    let last = collector(&pod, false)?;
-    ends(&pod, &fifos, &script)?;
-    whole(&last, "task", &script)?;
-    last.stop()
+    ends(&pod, &fifos, collector(&pod, false)?)
 }

@@ -25,7 +25,7 @@ use shimtap_tests::standin::{
         audit::exactly_once,
         pod::{self, Fifos, Pod},
         upgrade::{Control, NEXT, brought_to, hand_over, upgrade, upgrade_pod},
-        wrapped::{WRAPPER, binary, block_of, wrapped, wrapped_in},
+        wrapped::{WRAPPER, binary, block_of, faulty, five_faults, wrapped, wrapped_in},
     },
     procs,
     script::{Output, Script},
@@ -62,27 +62,10 @@ fn both_run(pod: &Pod, name: &str) -> Result<()> {
 
 /// The pod answers, its output goes on, an exec works, and a new connection is served.
 fn is_well(pod: &Pod, fifos: &Fifos, exec_id: &str) -> Result<()> {
-    pod.answers().context("the old connection")?;
-    let fresh = pod.connect()?;
-    fresh.call("Connect", &pod::connect("task"))?.message::<api::ConnectResponse>().context("a new one")?;
-    let before = fifos.stdout.len_so_far();
-    fifos.stdout.wait_len(before + 4000, PATIENCE).context("output goes on")?;
+    pod.is_well(fifos)?;
     let state = pod.connection.call("State", &pod::state("task", ""))?.message::<api::StateResponse>()?;
     ensure!(Path::new(&state.stdout) == fifos.stdout.path(), "State names {}", state.stdout);
-    exec(pod, exec_id)
-}
-
-fn exec(pod: &Pod, id: &str) -> Result<()> {
-    let script = Script { stdout: Output::lines(20, 77), exit_status: 7, ..Script::default() };
-    let fifos = pod.fifos(id)?;
-    let c = &pod.connection;
-    c.call("Exec", &pod::exec_request("task", id, &script, &fifos))?.message::<api::Empty>()?;
-    let wait = c.send("Wait", &pod::wait("task", id))?;
-    c.call("Start", &pod::start("task", id))?.message::<api::StartResponse>()?;
-    let exit = c.answer(wait, PATIENCE)?.message::<api::WaitResponse>()?;
-    ensure!(exit.exit_status == 7, "exit status {}", exit.exit_status);
-    fifos.check(&script)?;
-    c.call("Delete", &pod::delete("task", id))?.message::<api::DeleteResponse>().map(drop)
+    pod.exec(exec_id)
 }
 
 /// The rest of its life: every line in its place.
@@ -167,8 +150,7 @@ fn the_new_binary_may_go_once_it_runs() -> Result<()> {
         is_well(&pod, &fifos, &format!("worker-{turn}"))?;
         let keeper = pod.keeper()?.pid;
         procs::kill(keeper)?;
-        let next = || pod.keeper().ok().filter(|k| k.pid != keeper && k.name == "tap-keeper");
-        let next = procs::wait(PATIENCE, || "a keeper".to_owned(), next)?;
+        let next = pod.next_keeper(keeper)?;
         is_well(&pod, &fifos, &format!("keeper-{turn}"))?;
         ensure!(image_of(next.pid)? == image && image_of(pod.worker()?.pid)? == image, "another image");
     }
@@ -177,11 +159,9 @@ fn the_new_binary_may_go_once_it_runs() -> Result<()> {
 
 #[test]
 fn safe_mode_is_left() -> Result<()> {
-    let pod = wrapped_in(&talker(), |lab| lab.reconfigure("deaths = 0", "deaths = 5"))?;
+    let pod = faulty(&talker())?;
     let fifos = pod.run()?;
-    for _ in 0..5 {
-        kill_worker(&pod, Signal::SIGSEGV)?;
-    }
+    five_faults(&pod)?;
     let mut control = Control::open(&pod)?;
     ensure!(control.ask(Ask::Who, None)?.safe_mode, "five faults mean safe mode");
     brought_to(&pod, NEXT)?;

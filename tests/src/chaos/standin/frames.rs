@@ -127,7 +127,7 @@ pub fn knock(lane: &Lane<'_>, mut dice: Dice) -> Result<Vec<Connection>> {
             let began = Instant::now();
             c.is_echoed(STREAMING, 4, step, PATIENCE).context("a ttrpc stream")?;
             let what = "a ttrpc stream, to its end";
-            lane.ledger.waited(what, lane.hangs.in_time(what, began, TRANSFER)?);
+            lane.ledger.waited(what, lane.hangs.in_time(what, began, TRANSFER + lane.slack)?);
             lane.ledger.did(STREAMS);
         } else {
             let answer = lane.call(&c, "Connect", &pod::connect(&lane.pod.id))?;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use containerd_shim_protos::protobuf::Message;
 
 use crate::{
-    chaos::{hangs::Hangs, tally::Ledger},
+    chaos::{Order, hangs::Hangs, tally::Ledger},
     standin::client::{connection::Connection, frame::Answer, pod::Pod},
 };
 
@@ -37,20 +37,23 @@ pub struct Lane<'a> {
     pub hangs: Hangs,
     /// What befell it so far, each with how long it took; the last ones are told with a fault.
     pub past: Mutex<Vec<String>>,
+    /// What an answer may take beyond what it should.
+    pub slack: Duration,
     names: AtomicU32,
 }
 
 impl<'a> Lane<'a> {
     /// A lane on which nobody works yet.
     #[must_use]
-    pub fn new(pod: &'a Pod, ledger: &'a Ledger, may_be_safe: bool) -> Self {
+    pub fn new(pod: &'a Pod, ledger: &'a Ledger, order: &Order) -> Self {
         Self {
             pod,
             ledger,
             over: AtomicBool::new(false),
-            may_be_safe,
+            may_be_safe: order.threshold,
             hangs: Hangs::default(),
             past: Mutex::default(),
+            slack: order.slack,
             names: AtomicU32::new(0),
         }
     }
@@ -93,7 +96,7 @@ impl<'a> Lane<'a> {
     pub fn answer(&self, c: &Connection, stream: u32, sent: Instant) -> Result<Answer> {
         let answer = c.answer(stream, PATIENCE)?;
         let what = "answer of the stand-in";
-        self.ledger.waited(what, self.hangs.in_time(what, sent, Duration::ZERO)?);
+        self.ledger.waited(what, self.hangs.in_time(what, sent, self.slack)?);
         Ok(answer)
     }
 
@@ -105,7 +108,7 @@ impl<'a> Lane<'a> {
         let began = Instant::now();
         let answer = c.answer(stream, PATIENCE)?;
         let what = "exit of a process of the stand-in";
-        self.ledger.waited(what, self.hangs.in_time(what, began, HELD)?);
+        self.ledger.waited(what, self.hangs.in_time(what, began, HELD + self.slack)?);
         Ok(answer)
     }
 }

@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// How long a wrapper may stay when its pod is over: it waits 5 s at most for the collector.
-const LEAVE: Duration = Duration::from_secs(15);
+const LEAVE: Duration = Duration::from_secs(60);
 
 /// All lanes of a piece, side by side; gives what their containers wrote.
 ///
@@ -86,7 +86,7 @@ fn one_lane(order: &Order, name: &str, collector: &Collector, ledger: &Ledger) -
     })?;
     logged::is_believed(&pod.lab)?;
     let fifos = pod.run()?;
-    let lane = Lane::new(&pod, ledger, order.threshold);
+    let lane = Lane::new(&pod, ledger, order);
     for kinds in [&frames::KINDS[..], &lives::EXECS, &lives::LIVES] {
         ledger.expects(kinds);
     }

@@ -34,9 +34,7 @@ pub fn a_user_who_wants_lines() -> Result<()> {
     let node = Fresh::start(Version::Packaged)?;
     let endpoint = Endpoint::start()?;
     install(DEB)?;
-    let told =
-        format!("[otlp]\nendpoint = \"{}\"\ncompression = \"none\"\nretry_most_secs = 1\n", endpoint.url());
-    write("/etc/shimtap/collector.toml", &told)?;
+    write("/etc/shimtap/collector.toml", &endpoint.section("retry_most_secs = 1\n"))?;
     systemctl(&["restart", "shimtap.service"])?;
     shimtap(&["install", "--yes", "--restart"])?.ok()?;
     node.cri.await_ready()?;

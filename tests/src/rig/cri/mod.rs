@@ -407,13 +407,24 @@ impl Cri {
 
     /// Removes a container.
     pub fn remove(&self, id: &str) -> Result<()> {
-        self.call::<_, Empty>("RemoveContainer", ContainerId { id: id.to_owned() }).map(drop)
+        self.removed(id, || self.call::<_, Empty>("RemoveContainer", ContainerId { id: id.to_owned() }))
     }
 
     /// Stops and removes a sandbox with all its containers.
     pub fn remove_pod(&self, pod: &Pod) -> Result<()> {
         self.call::<_, Empty>("StopPodSandbox", PodSandboxId { id: pod.id.clone() })?;
-        self.call::<_, Empty>("RemovePodSandbox", PodSandboxId { id: pod.id.clone() }).map(drop)
+        let id = &pod.id;
+        self.removed(id, || self.call::<_, Empty>("RemovePodSandbox", PodSandboxId { id: id.clone() }))
+    }
+
+    /// Asks again, as the kubelet does, for as long as containerd says that it still has the task of what has ended: it could not
+    /// remove that at its exit where a State took longer than two seconds, and tries again some seconds later.
+    fn removed(&self, id: &str, remove: impl Fn() -> Result<Empty>) -> Result<()> {
+        eventually(LIMIT, &format!("{id} to be removed"), || match remove() {
+            Err(fault) if format!("{fault:#}").contains("cannot delete running task") => Ok(None),
+            removed => removed.map(Some),
+        })
+        .map(drop)
     }
 }
 

@@ -5,12 +5,12 @@ use std::{
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
 
+use super::PATIENCE;
 use crate::{
     rig::collector::{Collector, Settings, spool_dir},
     standin::{
@@ -113,7 +113,15 @@ impl Lab {
     /// # Errors
     /// It does not start.
     pub fn collector(&self) -> Result<Collector> {
-        Collector::start(&self.dir, &self.namespace, &Settings::default())
+        self.collector_told(&Settings::default())
+    }
+
+    /// The same, told this.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn collector_told(&self, settings: &Settings) -> Result<Collector> {
+        Collector::start(&self.dir, &self.namespace, settings)
     }
 
     /// The stand-in's own directory.
@@ -225,7 +233,7 @@ impl Lab {
             left.retain(|process| process.state != 'D');
             left.is_empty().then_some(())
         };
-        procs::wait(Duration::from_secs(5), || "wrappers end".to_owned(), alone)
+        procs::wait(PATIENCE, || "wrappers end".to_owned(), alone)
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::{api, protobuf::well_known_types::any::Any};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::{
@@ -70,6 +71,15 @@ impl Pod {
         procs::next_worker(self.keeper()?.pid, None, PATIENCE)
     }
 
+    /// The keeper that is not `before`, once it is there.
+    ///
+    /// # Errors
+    /// None came in time.
+    pub fn next_keeper(&self, before: Pid) -> Result<Process> {
+        let next = || self.keeper().ok().filter(|keeper| keeper.pid != before);
+        procs::wait(PATIENCE, || format!("a keeper after {before}"), next)
+    }
+
     /// Another connection, as containerd opens one per task.
     ///
     /// # Errors
@@ -127,6 +137,24 @@ impl Pod {
         Ok(fifos)
     }
 
+    /// An exec in the first task, from its request to its removal: its exit and its lines are right.
+    ///
+    /// # Errors
+    /// They are not, or one of the calls was refused.
+    pub fn exec(&self, id: &str) -> Result<()> {
+        let script = Script { stdout: Output::lines(20, 77), exit_status: 7, ..Script::default() };
+        let fifos = self.fifos(id)?;
+        let c = &self.connection;
+        let request = exec_request(&self.id, id, &script, &fifos);
+        c.call("Exec", &request)?.message::<api::Empty>().context("Exec")?;
+        let waiting = c.send("Wait", &wait(&self.id, id))?;
+        c.call("Start", &start(&self.id, id))?.message::<api::StartResponse>().context("Start")?;
+        let exit = c.answer(waiting, PATIENCE)?.message::<api::WaitResponse>().context("Wait")?;
+        ensure!(exit.exit_status == 7, "{id} ended with {}", exit.exit_status);
+        fifos.check(&script).with_context(|| id.to_owned())?;
+        c.call("Delete", &delete(&self.id, id))?.message::<api::DeleteResponse>().context("Delete").map(drop)
+    }
+
     /// Says that the shim still answers on the first connection.
     ///
     /// # Errors
@@ -138,6 +166,18 @@ impl Pod {
             .message::<api::ConnectResponse>()
             .context("still there?")?;
         Ok(())
+    }
+
+    /// The pod answers on the first connection and on a new one, and the output of its first task goes on.
+    ///
+    /// # Errors
+    /// One of these is not so.
+    pub fn is_well(&self, fifos: &Fifos) -> Result<()> {
+        self.answers().context("the old connection")?;
+        let fresh = self.connect()?.call("Connect", &connect(&self.id)).context("a new connection")?;
+        fresh.message::<api::ConnectResponse>().context("a new connection")?;
+        let before = fifos.stdout.len_so_far();
+        fifos.stdout.wait_len(before + 4000, PATIENCE).context("output goes on")
     }
 
     /// Create and Start of the first task; gives its FIFOs.

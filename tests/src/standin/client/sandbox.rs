@@ -17,7 +17,9 @@ use nix::{
 use serde_json::Value;
 
 use super::{
+    PATIENCE,
     pod::{self, Fifos, Pod},
+    spooled::gone,
     wrapped::{STANDIN, WRAPPER, binary, wrapped_as},
 };
 use crate::{
@@ -33,9 +35,6 @@ use crate::{
         script::Script,
     },
 };
-
-/// How long its folders may take.
-const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// A pod and what it left on this machine, which goes with it.
 #[derive(Debug)]
@@ -193,6 +192,8 @@ impl Sandbox {
         self.pod.connection.call("Kill", &pod::kill(&self.pod.id, "", 9))?.message::<api::Empty>()?;
         self.pod.wait()?;
         self.pod.finish()?;
+        // Its lab ends a wrapper that is still there, and then nobody would have told the collector of its end.
+        gone(&self.pod)?;
         self.clear();
         Ok(())
     }
@@ -211,7 +212,7 @@ impl Sandbox {
         let Some(path) = self.cgroup.take() else { return };
         for root in cgroup_roots() {
             // A cgroup can be removed when the last of its processes was waited for.
-            let removed = eventually(LIMIT, "an empty cgroup", || {
+            let removed = eventually(PATIENCE, "an empty cgroup", || {
                 let _busy = fs::remove_dir(root.join(&path));
                 Ok((!root.join(&path).exists()).then_some(()))
             });

@@ -7,7 +7,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{PATIENCE, lab::files, pod::Pod};
+use super::{
+    PATIENCE,
+    lab::files,
+    pod::{Fifos, Pod},
+};
 use crate::{
     oracle::{Judgement, one_tape},
     rig::{collector::Collector, eventually},
@@ -25,6 +29,23 @@ pub const LIMIT: Duration = Duration::from_secs(90);
 pub fn steady(lines: u64) -> Script {
     let stdout = Output { lines_per_write: 20, pause_us: 2000, ..Output::lines(lines, 100) };
     Script { stdout, ..Script::default() }
+}
+
+/// Half as much a second without an end, for a test that takes a busy machine longer than those seconds: until the task is killed.
+#[must_use]
+pub fn endless() -> Script {
+    let stdout = Output { pause_us: 4000, ..steady(10_000_000).stdout };
+    Script { stdout, until_killed: true, ..Script::default() }
+}
+
+/// Waits for all that containerd's side has of a task's stdout, which has ended, and demands that nothing of it is missing.
+///
+/// # Errors
+/// Something is.
+pub fn whole_as_read(collector: &Collector, pod: &Pod, fifos: &Fifos) -> Result<()> {
+    let judgement = judged(collector, &pod.id, "stdout", &fifos.stdout.so_far())?;
+    ensure!(judgement.gaps.is_empty(), "{}'s stdout: {judgement:?}", pod.id);
+    Ok(())
 }
 
 /// Waits until the sink has `written` to its last byte, and judges it: each byte is there and right, or admitted to miss.
@@ -129,6 +150,20 @@ pub fn value(collector: &Collector, row: &str) -> Result<u64> {
     let text = collector.get("/metrics")?;
     let value = text.lines().find_map(|line| line.strip_prefix(row)?.trim().parse().ok());
     value.with_context(|| format!("{row} in {text}"))
+}
+
+/// Waits until a row of the collector's own metrics has this value; above it, it fails at once.
+///
+/// # Errors
+/// It does not come to that.
+pub fn comes_to(collector: &Collector, row: &str, wanted: u64) -> Result<()> {
+    let mut last = 0;
+    let same = eventually(LIMIT, &format!("{row} to be {wanted}"), || {
+        last = value(collector, row)?;
+        ensure!(last <= wanted, "{row} is {last}, not {wanted}");
+        Ok((last == wanted).then_some(()))
+    });
+    same.with_context(|| format!("it is {last}"))
 }
 
 /// The value of one of the wrappers' own counters.

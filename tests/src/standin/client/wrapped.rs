@@ -7,14 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
+use shimtap_proto::control::Ask;
 
 use super::{
     PATIENCE,
     lab::Lab,
     launch::{Flavour, Shim},
     pod::Pod,
+    upgrade::Control,
 };
 use crate::standin::{procs, script::Script};
 
@@ -87,20 +89,25 @@ pub fn faulty(script: &Script) -> Result<Pod> {
     wrapped_in(script, |lab| lab.reconfigure("deaths = 0", "deaths = 5"))
 }
 
-/// Five faults of workers in ten seconds: safe mode, in such a lab.
+/// Five faults of workers in ten seconds: safe mode, in such a lab. On a machine that takes longer for them, as many more as it takes.
 ///
 /// # Errors
-/// One of them had no successor, or they took too long to mean it.
+/// One of them had no successor, or no five came soon enough.
 pub fn five_faults(pod: &Pod) -> Result<()> {
-    let began = Instant::now();
-    for _ in 0..5 {
+    let mut began = Vec::new();
+    while began.len() < 40 {
+        began.push(Instant::now());
         let keeper = pod.keeper()?.pid;
         let worker = pod.worker()?;
         kill(worker.pid, Signal::SIGSEGV).context("a fault")?;
         procs::next_worker(keeper, Some(worker.pid), PATIENCE)?;
+        let Some(first) = began.iter().rev().nth(4) else { continue };
+        // By the keeper's clock they may have come in time all the same.
+        if first.elapsed() < Duration::from_secs(10) || Control::open(pod)?.ask(Ask::Who, None)?.safe_mode {
+            return Ok(());
+        }
     }
-    ensure!(began.elapsed() < Duration::from_secs(10), "five faults took {:?}", began.elapsed());
-    Ok(())
+    bail!("no five of {} faults came within ten seconds", began.len())
 }
 
 /// A program of this workspace: beside the running test's own, or in `SHIMTAP_BIN_DIR`.
