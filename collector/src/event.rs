@@ -190,7 +190,7 @@ pub trait Receipt: std::fmt::Debug + Send + Sync {
 #[derive(Debug, Default)]
 pub struct Progress {
     durable: AtomicU64,
-    /// Its ending is durable as well.
+    /// Its wrapper's word on where it ends is durable as well.
     ended: AtomicBool,
     due: std::sync::Mutex<Option<Arc<Due>>>,
 }
@@ -259,6 +259,16 @@ impl Flags {
     #[must_use]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+}
+
+// === impl Ending ===
+
+impl Ending {
+    /// True where its wrapper has closed it.
+    #[must_use]
+    pub const fn is_orderly(self) -> bool {
+        matches!(self, Self::Exact | Self::Inexact)
     }
 }
 
@@ -340,7 +350,8 @@ impl Batch {
 
 impl Receipt for Progress {
     fn done(&self, batch: &Batch) {
-        if batch.ending.is_some() {
+        // Not where its wrapper was given up: that may come back, and then its word on the end is still to be made durable.
+        if batch.ending.is_some_and(Ending::is_orderly) {
             self.ended.store(true, Ordering::Release);
         }
         self.advance(batch.end, batch.last);
@@ -375,7 +386,7 @@ impl Progress {
         Self { durable: AtomicU64::new(durable), ended: AtomicBool::new(ended), due: Default::default() }
     }
 
-    /// True once the stream's ending is durable.
+    /// True once its wrapper's word on where the stream ends is durable.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
