@@ -241,6 +241,16 @@ impl Flags {
     }
 }
 
+// === impl Ending ===
+
+impl Ending {
+    /// True where its wrapper has closed it.
+    #[must_use]
+    pub const fn is_orderly(self) -> bool {
+        matches!(self, Self::Exact | Self::Inexact)
+    }
+}
+
 // === impl Record ===
 
 impl Record {

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use shimtap_tests::line::tape;
 use shimtap_tests::on_each_containerd;
-use shimtap_tests::oracle::{Judgement, cri_log, one_tape, whole_but_for_ends_of_containerd};
+use shimtap_tests::oracle::{Judgement, Tape, Tapes, cri_log, one_tape, whole_but_for_ends_of_containerd};
 use shimtap_tests::rig::busy::Busy;
 use shimtap_tests::rig::cri::{ContainerState, Wanted};
 use shimtap_tests::rig::process::signal;
@@ -38,18 +38,28 @@ fn wrapped(version: Version) -> Setup {
 /// Waits until the sink has all of a stream, and judges it against what was written.
 fn judged(node: &Node, container: &str, stream: &str, written: &[u8]) -> Result<Judgement> {
     let end = u64::try_from(written.len())?;
-    let mut reached = 0;
+    let mut tapes = Tapes::default();
     let whole = eventually(LIMIT, &format!("all of {container}'s {stream} in the sink"), || {
-        let tapes = node.collector(|collector| collector.sink())?;
-        let tape = one_tape(&tapes, container, stream)?;
-        reached = tape.map_or(0, |tape| tape.end());
-        Ok(tape.filter(|tape| tape.end() >= end).cloned())
+        tapes = node.collector(|collector| collector.sink())?;
+        Ok(one_tape(&tapes, container, stream)?.filter(|tape| tape.end() >= end).map(drop))
     });
-    let counted = || node.collector(|collector| Ok(collector.counted())).unwrap_or_default();
-    let whole = whole.with_context(|| format!("{reached} of {end} bytes\n{}", counted()))?;
-    let judgement = whole.judge(written)?;
+    let came = one_tape(&tapes, container, stream)?.cloned().unwrap_or_default();
+    whole.with_context(|| incomplete(node, &came, written))?;
+    let judgement = came.judge(written)?;
     ensure!(judgement.accounted() == end, "{judgement:?} of {end} bytes");
     Ok(judgement)
+}
+
+/// For whoever has to find out why not all of it came: whether the end is missing, or something before it, from where on all
+/// would be out of its place; and what those on the way say.
+fn incomplete(node: &Node, came: &Tape, written: &[u8]) -> String {
+    let mut text = format!("{} of {} bytes; of these: ", came.end(), written.len());
+    text += &came.judge(written).map_or_else(|fault| format!("{fault:#}"), |judged| format!("{judged:?}"));
+    let asked = node.collector(|collector| {
+        let said = std::fs::read_to_string(collector.log())?;
+        Ok(format!("\n{}\n{}\n{said}", collector.counted(), collector.ps_with(&["--json"])?))
+    });
+    text + &asked.unwrap_or_else(|fault| format!("\n{fault:#}"))
 }
 
 /// Demands that a stream is in the sink without a gap.

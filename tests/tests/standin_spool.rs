@@ -88,6 +88,23 @@ fn a_pod_that_says_three_times_what_its_memory_holds() -> Result<()> {
     collector.stop()
 }
 
+/// What waits in memory ends where the window does, just before, and just behind: the last of it needs an acknowledgement, and
+/// nothing comes after it that would ask for one.
+#[test]
+fn a_window_that_is_full_at_the_very_end() -> Result<()> {
+    let full = shimtap_proto::link::WINDOW / 100;
+    for lines in [full - 1, full, full + 1, full + 33, full + 700] {
+        let script = Script { until_killed: true, stdout: Output::lines(lines, 100), ..Script::default() };
+        let pod = wrapped_in(&script, |lab| lab.without_spool())?;
+        let fifos = pod.run()?;
+        fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), LIMIT)?;
+        let collector = pod.lab.collector()?;
+        whole(&collector, "task", &script).with_context(|| format!("{lines} lines"))?;
+        collector.stop()?;
+    }
+    Ok(())
+}
+
 /// A collector that comes and goes: each time the file comes first, and what is live goes on behind it.
 #[test]
 fn a_collector_that_comes_and_goes() -> Result<()> {

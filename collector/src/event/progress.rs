@@ -7,13 +7,13 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-use super::{Batch, Receipt};
+use super::{Batch, Ending, Receipt};
 
 /// How far a stream is durable. Shared by the stage that makes it so and the connection that acknowledges it.
 #[derive(Debug, Default)]
 pub struct Progress {
     durable: AtomicU64,
-    /// Its ending is durable as well.
+    /// Its wrapper's word on where it ends is durable as well.
     ended: AtomicBool,
     due: Mutex<Option<Arc<Due>>>,
 }
@@ -34,7 +34,8 @@ pub const URGENT_BYTES: u64 = shimtap_proto::link::WINDOW / 8;
 
 impl Receipt for Progress {
     fn done(&self, batch: &Batch) {
-        if batch.ending.is_some() {
+        // Not where its wrapper was given up: that may come back, and then its word on the end is still to be made durable.
+        if batch.ending.is_some_and(Ending::is_orderly) {
             self.ended.store(true, Ordering::Release);
         }
         self.advance(batch.end, batch.last);
@@ -69,7 +70,7 @@ impl Progress {
         Self { durable: AtomicU64::new(durable), ended: AtomicBool::new(ended), due: Default::default() }
     }
 
-    /// True once the stream's ending is durable.
+    /// True once its wrapper's word on where the stream ends is durable.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)

@@ -203,7 +203,7 @@ impl Slot {
             home = Home::resumed(&known);
             let row = known.row;
             within = matches!(row.edge, Edge::Within(_));
-            let orderly = matches!(row.ending, Some(Ending::Exact | Ending::Inexact));
+            let orderly = row.ending.is_some_and(Ending::is_orderly);
             tape = Tape::resumed(row.end, row.edge, orderly.then_some(row.end));
             progress = Progress::resumed(row.end, orderly);
             submitted = row.end;

@@ -69,8 +69,7 @@ impl Joiner {
         if let Some(ending) = ending
             && let Some(waiting) = self.remove(stream)
         {
-            let orderly = matches!(ending, Ending::Exact | Ending::Inexact);
-            waiting.leave(if orderly { Flags::UNTERMINATED } else { Flags::CUT }, &mut joined);
+            waiting.leave(if ending.is_orderly() { Flags::UNTERMINATED } else { Flags::CUT }, &mut joined);
         }
         joined.waits = self.pending.get(&stream).is_some_and(|waiting| waiting.batches.contains(&batch));
         joined.finished.retain(|finished| *finished != batch);

@@ -9,10 +9,17 @@ use loom::{
     thread,
 };
 
+/// In a session.
+fn attached() -> Alarm {
+    let alarm = Alarm::new();
+    alarm.attach(true);
+    alarm
+}
+
 #[test]
 fn a_byte_that_is_not_seen_rings() {
     loom::model(|| {
-        let shared = Arc::new((Alarm::new(), AtomicU64::new(0), AtomicBool::new(false)));
+        let shared = Arc::new((attached(), AtomicU64::new(0), AtomicBool::new(false)));
         let relay = Arc::clone(&shared);
         let relay = thread::spawn(move || {
             let (alarm, pos, bell) = &*relay;
@@ -32,7 +39,7 @@ fn a_byte_that_is_not_seen_rings() {
 #[test]
 fn it_rings_once_for_an_arming() {
     loom::model(|| {
-        let alarm = Arc::new(Alarm::new());
+        let alarm = Arc::new(attached());
         alarm.arm();
         let other = Arc::clone(&alarm);
         let other = thread::spawn(move || u32::from(other.goes_off(false)));
@@ -44,7 +51,7 @@ fn it_rings_once_for_an_arming() {
 #[test]
 fn much_that_comes_after_the_look_rings_though_a_timer_is_set() {
     loom::model(|| {
-        let shared = Arc::new((Alarm::new(), AtomicU64::new(0), AtomicBool::new(false)));
+        let shared = Arc::new((attached(), AtomicU64::new(0), AtomicBool::new(false)));
         let relay = Arc::clone(&shared);
         let relay = thread::spawn(move || {
             let (alarm, pos, bell) = &*relay;
@@ -62,4 +69,31 @@ fn much_that_comes_after_the_look_rings_though_a_timer_is_set() {
         relay.join().unwrap();
         assert!(seen == 2 || bell.load(Ordering::Acquire), "it sleeps until the timer, and much waits");
     });
+}
+
+#[test]
+fn a_byte_between_two_sessions_is_seen_by_the_next_or_rings() {
+    // The one before may have left it armed or not.
+    for was_armed in [false, true] {
+        loom::model(move || {
+            let shared = Arc::new((Alarm::new(), AtomicU64::new(0), AtomicBool::new(false)));
+            if was_armed {
+                shared.0.arm();
+            }
+            let relay = Arc::clone(&shared);
+            let relay = thread::spawn(move || {
+                let (alarm, pos, bell) = &*relay;
+                pos.store(1, Ordering::Release);
+                if alarm.goes_off(false) {
+                    bell.store(true, Ordering::Release);
+                }
+            });
+            let (alarm, pos, bell) = &*shared;
+            alarm.attach(true);
+            alarm.arm();
+            let seen = pos.load(Ordering::Acquire) == 1;
+            relay.join().unwrap();
+            assert!(seen || bell.load(Ordering::Acquire), "it sleeps, and nobody wakes it");
+        });
+    }
 }

@@ -23,7 +23,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering, fence},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -52,11 +52,10 @@ const TURN_NS: u64 = 100_000_000;
 pub struct Switchboard {
     relay: OwnedFd,
     link: Bell,
-    /// The link thread wants to be woken by the next byte.
+    /// Whether a collector is attached, and whether the link thread wants to be woken by the next byte.
     alarm: Alarm,
     /// Whether the link thread still turns.
     pub(crate) pulse: Pulse,
-    attached: AtomicBool,
     /// Since when the link thread has been at something (CLOCK_MONOTONIC ns); 0 while it waits for something to do.
     busy_since: AtomicU64,
     /// A collector is about: it was attached at some time, or its socket is there.
@@ -113,7 +112,6 @@ impl Switchboard {
             link: Bell::new()?,
             alarm: Alarm::new(),
             pulse: Pulse::new()?,
-            attached: AtomicBool::new(false),
             busy_since: AtomicU64::new(1),
             about: AtomicBool::new(false),
             stalls: Stalls::default(),
@@ -124,7 +122,7 @@ impl Switchboard {
 
     /// Is a collector attached?
     pub fn is_attached(&self) -> bool {
-        self.attached.load(Ordering::Acquire)
+        self.alarm.is_attached()
     }
 
     /// Would the link thread do soon what it is asked for? It is at work whenever something has just happened, such as the kill
@@ -150,8 +148,7 @@ impl Switchboard {
 
     pub(crate) fn set_attached(&self, attached: bool) {
         self.set_busy(true);
-        self.attached.store(attached, Ordering::Release);
-        fence(Ordering::SeqCst);
+        self.alarm.attach(attached);
     }
 
     /// Readable when the link thread has something for the relay.
@@ -172,9 +169,7 @@ impl Switchboard {
     /// Something other than output is there for the link. Without a collector nobody would do anything about it: who attaches
     /// looks at everything first.
     pub fn wake_link(&self) {
-        // What is there was stored before this; [`Self::set_attached`] has the other half.
-        fence(Ordering::SeqCst);
-        if self.is_attached() {
+        if self.alarm.is_heard() {
             self.link.ring();
         }
     }
@@ -186,9 +181,6 @@ impl Switchboard {
 
     /// Output moved: the link is woken if it sleeps, or if it has let much gather.
     pub fn output_moved(&self, stream: &Stream) {
-        if !self.is_attached() {
-            return;
-        }
         let unsent = stream.pos.load(Ordering::Relaxed).saturating_sub(stream.sent.load(Ordering::Relaxed));
         if self.alarm.goes_off(unsent >= BACKLOG) {
             self.link.ring();

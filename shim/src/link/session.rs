@@ -202,7 +202,8 @@ impl Session {
             let said = self.said.entry(sample.task).or_default();
             let last = sample.source == StatsSource::STATS_SOURCE_FINAL;
             let fresh = said.sampled.is_some_and(|at| at.elapsed() < interval.mul_f32(0.9));
-            if !said.opened || (fresh && !last) {
+            // Behind the last word on its task it would be of a task that nobody knows.
+            if !said.opened || said.gone || (fresh && !last) {
                 continue;
             }
             said.sampled = Some(Instant::now());

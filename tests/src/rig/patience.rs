@@ -10,7 +10,8 @@ use anyhow::{Result, bail};
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Asks `condition` until it gives a value, an error, or `deadline` has passed; the last is an error that
-/// names `what` was waited for.
+/// names `what` was waited for. It is asked once more then: a machine that stood still, or one answer that took long, is no proof
+/// that what was waited for did not come in time.
 pub fn eventually<T>(
     deadline: Duration,
     what: &str,
@@ -28,10 +29,11 @@ pub fn now_and_then<T>(
 ) -> Result<T> {
     let start = Instant::now();
     loop {
+        let is_last = start.elapsed() >= deadline;
         if let Some(value) = condition()? {
             return Ok(value);
         }
-        if start.elapsed() >= deadline {
+        if is_last {
             bail!("waited {deadline:?} for {what}, in vain");
         }
         std::thread::sleep(pause);
@@ -62,4 +64,22 @@ pub fn throughout(span: Duration, what: &str, mut condition: impl FnMut() -> Res
         std::thread::sleep(PAUSE);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_took_longer_than_the_limit_is_not_the_last() -> Result<()> {
+        const LIMIT: Duration = Duration::from_millis(1);
+        let mut asked = 0;
+        eventually(LIMIT, "a second answer", || {
+            asked += 1;
+            std::thread::sleep(2 * LIMIT);
+            Ok((asked > 1).then_some(()))
+        })?;
+        assert!(eventually(LIMIT, "nothing", || Ok(None::<()>)).is_err(), "it ends all the same");
+        Ok(())
+    }
 }

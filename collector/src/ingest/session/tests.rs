@@ -406,6 +406,42 @@ async fn an_acknowledgement_is_called_for_by_a_quarter_of_the_window_and_by_an_e
     assert_eq!(acks.outstanding(), Some(Outstanding::Event));
 }
 
+/// It was said that nobody knows where it ends, and that is durable; of the end that it gives now nothing is.
+#[tokio::test]
+async fn an_end_of_a_wrapper_that_was_given_up_is_acknowledged_when_it_is_durable() {
+    let (ingest, mut exit) = ingest();
+    let say = async |session: &mut Session, body| {
+        let taken = session.take(link::FromWrapper { body: Some(body), ..Default::default() }).await;
+        taken.expect("taken");
+    };
+    let line =
+        |offset| Up::Data(link::Data { handle: 1, offset, bytes: b"line\n".to_vec(), ..Default::default() });
+    let mut gone = session(&ingest, 1);
+    say(&mut gone, Up::Open(open(0))).await;
+    say(&mut gone, line(0)).await;
+    drop(gone);
+    for slot in ingest.streams.orphans(Duration::ZERO) {
+        let given_up = slot.abandon().expect("nobody carries it").expect("an end");
+        ingest.outlets.of(slot.home()).submit(given_up, ingest.outlets.of(slot.home()).room(1, 0).await);
+    }
+    while let Some(written) = exit.try_recv() {
+        written.batch.done();
+    }
+    let mut back = session(&ingest, 2);
+    let acks = back.acks();
+    say(&mut back, Up::Open(open(0))).await;
+    acks.announced();
+    say(&mut back, line(5)).await;
+    say(&mut back, Up::Close(link::Close { handle: 1, end: 10, exact: true, ..Default::default() })).await;
+    let offset =
+        || acks.collect().and_then(|ack| ack.streams.first().map(|stream| (stream.handle, stream.offset)));
+    assert_eq!(offset(), Some((1, 5)), "what is durable, and not the end");
+    while let Some(written) = exit.try_recv() {
+        written.batch.done();
+    }
+    assert_eq!(offset(), Some((1, 10)));
+}
+
 /// A worker's successor may say it again, and so may its spool file after a reconnect.
 #[tokio::test]
 async fn what_a_dead_shim_took_along_is_counted_once_and_by_whom_it_outlived() {

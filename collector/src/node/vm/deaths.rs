@@ -113,8 +113,7 @@ impl Watched {
             return None;
         }
         // Endings that a wrapper told of, and not those of a wrapper that went away.
-        let told =
-            |stream: &Arc<StreamCounts>| matches!(stream.ending(), Some(Ending::Exact | Ending::Inexact));
+        let told = |stream: &Arc<StreamCounts>| stream.ending().is_some_and(Ending::is_orderly);
         let outlived = !self.open.is_empty() && self.open.iter().all(told);
         // A shim that ended in order, because its VM had died, may be gone before anybody looks.
         let after_vm = self.vmm.is_some_and(|vmm| !lives(vmm)) && self.all_lost_their_guest();
