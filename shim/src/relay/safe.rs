@@ -11,8 +11,8 @@ use shimtap_proto::ttrpc::{BODY_MAX, HEADER_LEN, Header, HeaderFault, Method};
 use super::{REQUESTS, hold::RELEASED, request::Out, take::Taken};
 use crate::{
     block::{
-        ConnState, DirState, FRAME_AREA, Pending, PendingState, Places, StreamState, TaskState, care::Mode,
-        linked,
+        ConnState, DirState, FRAME_AREA, Pending, PendingState, Places, Stream, StreamState, TaskState,
+        care::Mode, linked,
     },
     sys::Kernel,
     worker::Worker,
@@ -64,11 +64,27 @@ impl Worker {
                 }
             }
         }
-        for stream in tables.streams() {
-            if StreamState::load(&stream.state) == StreamState::Live {
+        let named = |stream: &Stream| !stream.inner_path.get().is_empty();
+        self.unled = (0..tables.streams().len()).filter(|n| named(self.stream(*n))).collect();
+        self.lead_streams();
+    }
+
+    /// Makes the names of our FIFOs lead to containerd's. Not before the shim has opened ours: a Create that is on its way to it
+    /// names them, and what it opened then would be containerd's, of which we hold a writer that nobody would ever close.
+    pub(crate) fn lead_streams(&mut self) {
+        let mut unled = std::mem::take(&mut self.unled);
+        unled.retain(|index| {
+            let stream = self.stream(*index);
+            if StreamState::load(&stream.state) != StreamState::Live {
+                return false;
+            }
+            let opened = self.source_has_writer(*index);
+            if opened {
                 lead_to_outer(&stream.inner_path.get(), &stream.outer_path.get());
             }
-        }
+            !opened
+        });
+        self.unled = unled;
     }
 
     /// A Create in flight whose answer nobody will see: one that has left counts as accepted, one that has not goes as

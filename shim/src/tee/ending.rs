@@ -94,7 +94,7 @@ impl Worker {
     }
 
     /// Has somebody the inner FIFO open for writing now? (One who has closed it again is seen as its end.)
-    fn source_has_writer(&self, index: usize) -> bool {
+    pub(crate) fn source_has_writer(&self, index: usize) -> bool {
         let ends = (self.hands.get(Slot::stream(index)), self.hands.get(Slot::TAP.plus(1)));
         let (Ok(source), Ok(tap)) = ends else { return false };
         // tee(2) consumes nothing; on an empty FIFO it is EAGAIN with a writer and 0 without one.

@@ -96,6 +96,8 @@ pub struct Worker {
     inner: inner::Inner,
     /// How much it dares, for all its life.
     pub(crate) mode: Mode,
+    /// In safe mode: streams whose FIFO the shim has not opened yet (`relay::safe`).
+    pub(crate) unled: Vec<usize>,
     /// It runs in the process of a keeper that could not fork.
     stands_in: bool,
     /// Where `start` waits for a first worker.
@@ -235,6 +237,7 @@ impl Worker {
             return Ok(true);
         }
         self.tend_streams(now);
+        self.lead_streams();
         self.tend_held(now);
         self.tend_starved(now);
         self.tend_tasks();

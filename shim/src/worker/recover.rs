@@ -51,6 +51,7 @@ impl Worker {
             unfinished: BTreeSet::new(),
             inner: Inner::default(),
             mode,
+            unled: Vec::new(),
             stands_in,
             awaited: None,
             beat: Beat::default(),

@@ -11,6 +11,7 @@ use shimtap_tests::standin::{
     client::{
         PATIENCE,
         pod::{self, Pod},
+        wrapped::wrapped_in,
     },
     journal::Kind,
     procs,
@@ -33,6 +34,19 @@ pub fn creates(sweep: Sweep<'_>) -> Result<()> {
 #[test]
 fn create() -> Result<()> {
     creates(Sweep::of_worker("Create"))
+}
+
+/// The one death that there is means safe mode, in which nothing is looked into: a Create that was changed by then goes to the shim as
+/// it is, and what the shim opens is still ours; one that was not is none of ours. Either way both outputs come, and end.
+#[test]
+fn create_at_the_beginning_of_safe_mode() -> Result<()> {
+    let faulty = || wrapped_in(&talker(), |lab| lab.reconfigure("deaths = 0", "deaths = 1"));
+    Sweep::of_worker("Create, safe mode").a_third().run_in(&talker(), faulty, |pod, trap| {
+        let fifos = pod.fifos("task")?;
+        let request = pod.create_request(&fifos);
+        let (outcome, _) = traced::<_, api::CreateTaskResponse>(pod, trap, "Create", &request)?;
+        Ok(Done::of_init(outcome, fifos, Alive::Created))
+    })
 }
 
 #[test]
