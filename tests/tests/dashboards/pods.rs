@@ -4,6 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
+use containerd_shim_protos::api;
 use serde_json::{Value, json};
 use shimtap_tests::{
     rig::{
@@ -13,8 +14,9 @@ use shimtap_tests::{
     },
     standin::{
         client::{
+            PATIENCE,
             kata::wrapped_as_kata,
-            pod::{Fifos, Pod},
+            pod::{self, Fifos, Pod},
             sandbox::{self, Sandbox},
         },
         kata::{
@@ -90,6 +92,18 @@ pub fn with_a_network(
     let guest = script.guest.clone().unwrap_or_default();
     let app = sandbox.pod.run_beside(&format!("{id}-app"), script, &specification(pod, &id, &guest))?;
     Ok(Networked { sandbox, _app: app })
+}
+
+impl Networked {
+    /// Ends `app`, and then the sandbox: a shim stays as long as it has a container.
+    pub fn end(self) -> Result<()> {
+        let (c, app) = (&self.sandbox.pod.connection, format!("{}-app", self.sandbox.pod.id));
+        let wait = c.send("Wait", &pod::wait(&app, ""))?;
+        c.call("Kill", &pod::kill(&app, "", 9))?.message::<api::Empty>()?;
+        c.answer(wait, PATIENCE)?.message::<api::WaitResponse>()?;
+        c.call("Delete", &pod::delete(&app, ""))?.message::<api::DeleteResponse>()?;
+        self.sandbox.end()
+    }
 }
 
 /// As CRI says whose container it is, and what it may have.

@@ -126,8 +126,8 @@ fn at_work(node: &Node, disk: &Path) -> Result<()> {
     let config = config.replace("regex: container_network_.*", "regex: nothing");
     let prometheus = Prometheus::start(node.dir(), "rates", &config)?;
     let judged = judge(&prometheus, &mut truth);
-    rust.sandbox.end()?;
-    go.sandbox.end()?;
+    rust.end()?;
+    go.end()?;
     node.cri()?.remove_pod(&web)?;
     judged
 }
