@@ -110,6 +110,13 @@ impl Worker {
         u8::try_from(entry.method.load(Ordering::Relaxed)).ok().and_then(Method::from_u8)
     }
 
+    /// Is an answer on its way that needs this task's entry? State's has to name its FIFOs, and of several Waits' the first tells of
+    /// its exit and the others do not.
+    pub(crate) fn is_still_needed(&self, task: usize) -> bool {
+        let needs = |p: &Pending| matches!(Self::method_of(p), Some(Method::State | Method::Wait));
+        self.pendings().any(|(_, p)| linked(&p.task) == Some(task) && needs(p))
+    }
+
     /// All requests of a connection that has ended. The inner shim goes on with a Create whose client has gone: the task
     /// is there until somebody deletes it. It may or may not have done an Update.
     pub(super) fn forget_pendings(&mut self, conn: usize) {

@@ -150,13 +150,15 @@ impl Worker {
         }
     }
 
-    /// Entries of deleted tasks go when the collector has everything.
+    /// Entries of deleted tasks go when the collector has everything and no answer on its way needs them.
     pub(crate) fn tend_tasks(&mut self) {
         let done = |t: &Task| {
             TaskState::load(&t.state) == TaskState::Deleted && t.link_done.load(Ordering::Acquire) != 0
         };
         let tasks = self.block.tables().tasks().iter().enumerate();
-        for index in tasks.filter(|(_, t)| done(t)).map(|(n, _)| n).collect::<Vec<_>>() {
+        for index in
+            tasks.filter(|(n, t)| done(t) && !self.is_still_needed(*n)).map(|(n, _)| n).collect::<Vec<_>>()
+        {
             self.task_forget(index);
         }
     }
@@ -172,7 +174,8 @@ impl Worker {
         if TaskState::load(&task.state) != TaskState::Deleted {
             self.remove_task_dir(task);
         }
-        // The answer to a Wait may come later than all of this, and would mark the entry as a task that has ended, for ever.
+        // Where the table is full the answer to a Wait may come later than all of this, and would mark the entry as a task that has
+        // ended, for ever.
         for pending in self.block.tables().pendings().iter().filter(|p| linked(&p.task) == Some(index)) {
             pending.task.store(0, Ordering::Release);
         }

@@ -183,7 +183,11 @@ impl Output {
         let Some(stream) = self.entry(block) else { return };
         let (acked, pos) = (stream.acked.load(Ordering::Acquire), stream.pos.load(Ordering::Acquire));
         let left = is_left(stream);
-        let overflows = crowded || self.unacked(block) > ROOM || (self.overflows && left);
+        // What is on its way without a copy was decided so when there was no room, however long containerd takes nothing and the
+        // collector takes all.
+        let teed = stream.teed.load(Ordering::Acquire);
+        let leaves = Phase::load(&stream.phase) == Phase::Pass && teed == 0;
+        let overflows = crowded || self.unacked(block) > ROOM || (self.overflows && (left || leaves));
         assert!(!left || (overflows && attached), "its ring was left at {pos} without being full");
         if overflows || self.overflows {
             // What is on its way goes without a copy where it was decided so, however long containerd takes nothing.
