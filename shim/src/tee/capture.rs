@@ -358,3 +358,28 @@ fn clear_stream(stream: &Stream) {
     }
     Phase::Fill.store(&stream.phase);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{block::PendingState, worker::model::stage::Stage};
+
+    /// In a full table: a Wait that was asked of who had it and is answered later must not speak of who has it then.
+    #[test]
+    fn the_place_of_the_task_longest_deleted_is_taken_and_no_late_answer_comes_to_it() {
+        let mut stage = Stage::new();
+        let tables = stage.block.tables();
+        let mut begin = |stream_id| stage.act(|worker| worker.task_entry(0, stream_id)).expect("a place");
+        for (n, time) in (0..).zip(1..).take(tables.tasks.len()) {
+            let task = &tables.tasks[begin(n)];
+            task.deleted_ns.store(time, Ordering::Relaxed);
+            TaskState::Deleted.store(&task.state);
+        }
+        let wait = &tables.pendings[0];
+        note_used(&tables.pendings_used, 0);
+        wait.task.store(link_to(Some(0)), Ordering::Release);
+        PendingState::Open.store(&wait.state);
+        assert_eq!(begin(1_000), 0);
+        assert_eq!(linked(&wait.task), None);
+    }
+}

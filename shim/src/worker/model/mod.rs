@@ -136,6 +136,46 @@ fn an_exit_that_comes_late_marks_no_forgotten_entry() {
     );
 }
 
+/// A State that the shim answered, whose task was deleted, taken by the collector and forgotten before that came: it named our FIFO.
+#[test]
+fn an_answer_that_comes_late_names_containerds_fifos() {
+    play(
+        &[
+            &[Act::Attach][..],
+            &created(0),
+            &asked(1, Method::State),
+            &[Act::Turn, Act::Exit { task: 0 }, Act::Answer { nth: 0, refuses: false }],
+            &asked(0, Method::Delete),
+            &[Act::Turn],
+            &answered(0),
+            &[Act::Turn, Act::Take { most: ALL }, Act::Turn],
+            &[Act::Reply { conn: 1, most: ALL }, Act::Turn],
+        ]
+        .concat(),
+    );
+}
+
+/// Likewise with two Waits: each of them told of the exit.
+#[test]
+fn an_exit_that_is_answered_late_and_twice_is_told_once() {
+    play(
+        &[
+            &[Act::Attach][..],
+            &created(0),
+            &asked(1, Method::Wait),
+            &asked(1, Method::Wait),
+            &[Act::Turn, Act::Exit { task: 0 }],
+            &[Act::Answer { nth: 0, refuses: false }, Act::Answer { nth: 0, refuses: false }],
+            &asked(0, Method::Delete),
+            &[Act::Turn],
+            &answered(0),
+            &[Act::Turn, Act::Take { most: ALL }, Act::Turn],
+            &[Act::Reply { conn: 1, most: ALL }, Act::Turn],
+        ]
+        .concat(),
+    );
+}
+
 /// What came while a full ring was being taken has no copy: a Gap says so, no longer and no shorter, whenever its worker dies, or
 /// where none does; what the ring had arrives, and what comes when that is acknowledged is copied again (docs/adr/0027).
 #[test]
