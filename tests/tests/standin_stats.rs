@@ -277,13 +277,9 @@ fn a_removal_waits_for_no_sample() -> Result<()> {
 fn an_answer_for_a_container_that_is_gone_breaks_no_link() -> Result<()> {
     let (pod, collector) = observed(&Script::stayer(), "")?;
     pod.run()?;
-    let c = &pod.connection;
     let _fifos = pod.run_beside("late", &slow(1_500), &[])?;
     eventually(LIMIT, "its first Stats", || Ok((pod.lab.count("Stats", "late", "")? > 0).then_some(())))?;
-    let wait = c.send("Wait", &pod::wait("late", ""))?;
-    c.call("Kill", &pod::kill("late", "", 9))?.message::<api::Empty>()?;
-    c.answer(wait, PATIENCE)?.message::<api::WaitResponse>()?;
-    c.call("Delete", &pod::delete("late", ""))?.message::<api::DeleteResponse>()?;
+    pod.end_beside("late")?;
     // They are asked for one after the other, so the answer has come by then.
     let before = samples(&collector, "polled")?;
     eventually(LIMIT, "samples of the other container", || {

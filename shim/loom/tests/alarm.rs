@@ -6,8 +6,15 @@ use loom::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
 };
+
+/// What the two threads share: the alarm, how far the stream is, and whether it was rung.
+type Shared = Arc<(Alarm, AtomicU64, AtomicBool)>;
+
+fn shared(alarm: Alarm) -> Shared {
+    Arc::new((alarm, AtomicU64::new(0), AtomicBool::new(false)))
+}
 
 /// In a session.
 fn attached() -> Alarm {
@@ -16,18 +23,23 @@ fn attached() -> Alarm {
     alarm
 }
 
+/// The relay thread.
+fn moves_a_byte(shared: &Shared) -> JoinHandle<()> {
+    let relay = Arc::clone(shared);
+    thread::spawn(move || {
+        let (alarm, pos, bell) = &*relay;
+        pos.store(1, Ordering::Release);
+        if alarm.goes_off(false) {
+            bell.store(true, Ordering::Release);
+        }
+    })
+}
+
 #[test]
 fn a_byte_that_is_not_seen_rings() {
     loom::model(|| {
-        let shared = Arc::new((attached(), AtomicU64::new(0), AtomicBool::new(false)));
-        let relay = Arc::clone(&shared);
-        let relay = thread::spawn(move || {
-            let (alarm, pos, bell) = &*relay;
-            pos.store(1, Ordering::Release);
-            if alarm.goes_off(false) {
-                bell.store(true, Ordering::Release);
-            }
-        });
+        let shared = shared(attached());
+        let relay = moves_a_byte(&shared);
         let (alarm, pos, bell) = &*shared;
         alarm.arm();
         let seen = pos.load(Ordering::Acquire) == 1;
@@ -51,7 +63,7 @@ fn it_rings_once_for_an_arming() {
 #[test]
 fn much_that_comes_after_the_look_rings_though_a_timer_is_set() {
     loom::model(|| {
-        let shared = Arc::new((attached(), AtomicU64::new(0), AtomicBool::new(false)));
+        let shared = shared(attached());
         let relay = Arc::clone(&shared);
         let relay = thread::spawn(move || {
             let (alarm, pos, bell) = &*relay;
@@ -76,18 +88,11 @@ fn a_byte_between_two_sessions_is_seen_by_the_next_or_rings() {
     // The one before may have left it armed or not.
     for was_armed in [false, true] {
         loom::model(move || {
-            let shared = Arc::new((Alarm::new(), AtomicU64::new(0), AtomicBool::new(false)));
+            let shared = shared(Alarm::new());
             if was_armed {
                 shared.0.arm();
             }
-            let relay = Arc::clone(&shared);
-            let relay = thread::spawn(move || {
-                let (alarm, pos, bell) = &*relay;
-                pos.store(1, Ordering::Release);
-                if alarm.goes_off(false) {
-                    bell.store(true, Ordering::Release);
-                }
-            });
+            let relay = moves_a_byte(&shared);
             let (alarm, pos, bell) = &*shared;
             alarm.attach(true);
             alarm.arm();

@@ -4,7 +4,6 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
-use containerd_shim_protos::api;
 use serde_json::{Value, json};
 use shimtap_tests::{
     rig::{
@@ -14,9 +13,8 @@ use shimtap_tests::{
     },
     standin::{
         client::{
-            PATIENCE,
             kata::wrapped_as_kata,
-            pod::{self, Fifos, Pod},
+            pod::{Fifos, Pod},
             sandbox::{self, Sandbox},
         },
         kata::{
@@ -97,11 +95,8 @@ pub fn with_a_network(
 impl Networked {
     /// Ends `app`, and then the sandbox: a shim stays as long as it has a container.
     pub fn end(self) -> Result<()> {
-        let (c, app) = (&self.sandbox.pod.connection, format!("{}-app", self.sandbox.pod.id));
-        let wait = c.send("Wait", &pod::wait(&app, ""))?;
-        c.call("Kill", &pod::kill(&app, "", 9))?.message::<api::Empty>()?;
-        c.answer(wait, PATIENCE)?.message::<api::WaitResponse>()?;
-        c.call("Delete", &pod::delete(&app, ""))?.message::<api::DeleteResponse>()?;
+        let pod = &self.sandbox.pod;
+        pod.end_beside(&format!("{}-app", pod.id))?;
         self.sandbox.end()
     }
 }

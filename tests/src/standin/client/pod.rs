@@ -210,6 +210,18 @@ impl Pod {
         self.finish()
     }
 
+    /// Kills a container beside the first task and does what containerd does at its end.
+    ///
+    /// # Errors
+    /// One of the calls was refused.
+    pub fn end_beside(&self, id: &str) -> Result<()> {
+        let c = &self.connection;
+        let waiting = c.send("Wait", &wait(id, ""))?;
+        c.call("Kill", &kill(id, "", 9))?.message::<api::Empty>()?;
+        c.answer(waiting, PATIENCE)?.message::<api::WaitResponse>()?;
+        c.call("Delete", &delete(id, ""))?.message::<api::DeleteResponse>().map(drop)
+    }
+
     /// Kills the task, which writes this to stdout until then, and does what containerd does at its end: every line that it came to
     /// is in its place.
     ///
