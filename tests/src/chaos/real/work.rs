@@ -96,9 +96,8 @@ impl<'a> Work<'a> {
     }
 
     /// Asks, and demands an answer in time; and asks again where containerd itself gave up a State after 2 s while a process of a
-    /// wrapper hung or was dead. containerd 2 says so. 1.6 takes 0 for the sandbox's process then, and for its namespaces those of
-    /// that process; and a task of which it knows no state is one that runs (`getProcessState` in its services/tasks/local.go,
-    /// `Delete` in its container.go). Only for what may be asked twice.
+    /// wrapper hung or was dead. containerd 2 says so; 1.6 takes 0 for the sandbox's process then, and for its namespaces those of
+    /// that process. (What else it makes of that, `Cri::remove` knows.) Only for what may be asked twice.
     ///
     /// # Errors
     /// It was refused for another reason, or while all of them worked, or answered too late.
@@ -113,12 +112,7 @@ impl<'a> Work<'a> {
                 }
                 Err(refused) => {
                     let words = format!("{refused:#}").to_lowercase();
-                    let by_time = [
-                        "deadline exceeded",
-                        "deadlineexceeded",
-                        "lstat /proc/0/ns/",
-                        "cannot delete running task",
-                    ];
+                    let by_time = ["deadline exceeded", "deadlineexceeded", "lstat /proc/0/ns/"];
                     ensure!(
                         by_time.iter().any(|said| words.contains(said))
                             && self.hangs.any_since(start)
@@ -130,6 +124,7 @@ impl<'a> Work<'a> {
             }
         }
     }
+
     /// Removes a container that has ended.
     ///
     /// # Errors

@@ -418,7 +418,9 @@ impl Cri {
     }
 
     /// Asks again, as the kubelet does, for as long as containerd says that it still has the task of what has ended: it could not
-    /// remove that at its exit where a State took longer than two seconds, and tries again some seconds later.
+    /// remove that at its exit where a State took longer than two seconds, and tries again some seconds later; and 1.6 takes a task
+    /// whose State takes so long now for one that runs (`getProcessState` in its services/tasks/local.go, `Delete` in its
+    /// container.go).
     fn removed(&self, id: &str, remove: impl Fn() -> Result<Empty>) -> Result<()> {
         eventually(LIMIT, &format!("{id} to be removed"), || match remove() {
             Err(fault) if format!("{fault:#}").contains("cannot delete running task") => Ok(None),
