@@ -44,9 +44,9 @@ pub struct Handler {
 /// Why a dump says nothing of handlers.
 #[derive(Debug, thiserror::Error)]
 pub enum DumpFault {
-    /// As containerd prints it, it is.
-    #[error("it is no TOML")]
-    NotToml(#[source] toml::de::Error),
+    /// As containerd prints it, it is TOML.
+    #[error("{}", .0.message())]
+    NotToml(toml::de::Error),
     /// Every one has some.
     #[error("it names no plugins")]
     NoPlugins,

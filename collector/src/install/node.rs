@@ -204,13 +204,14 @@ impl Program {
 
     fn understood(&self, args: &[&str], stdin: Stdio) -> Result<Effective, InstallFault> {
         let dump = self.run(args, stdin)?;
-        let what = || self.shown(args);
-        Effective::read(&dump).map_err(|fault| match fault {
-            DumpFault::NoRuntimes => InstallFault::NoCri { what: what() },
-            DumpFault::NotToml(fault) => {
-                InstallFault::Answer { what: what(), why: fault.message().to_owned() }
+        Effective::read(&dump).map_err(|fault| {
+            let what = self.shown(args);
+            match fault {
+                DumpFault::NoRuntimes => InstallFault::NoCri { what },
+                DumpFault::NotToml(_) | DumpFault::NoPlugins => {
+                    InstallFault::Answer { what, why: fault.to_string() }
+                }
             }
-            DumpFault::NoPlugins => InstallFault::Answer { what: what(), why: fault.to_string() },
         })
     }
 }
