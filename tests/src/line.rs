@@ -23,6 +23,11 @@ pub fn line(seed: u64, number: u64, width: usize) -> Vec<u8> {
     bytes
 }
 
+/// The number of a line, whoever wrote it; none where it does not begin with one.
+pub fn number_of(line: &[u8]) -> Option<u64> {
+    str::from_utf8(line.get(..11)?).ok()?.parse().ok()
+}
+
 /// The first `count` lines of the tape `seed`, one after the other.
 pub fn tape(seed: u64, count: u64, width: usize) -> Vec<u8> {
     (0..count).flat_map(|number| line(seed, number, width)).collect()
@@ -106,6 +111,7 @@ mod tests {
 
     #[test]
     fn a_line_has_its_width_and_its_number() {
+        assert_eq!((number_of(&line(3, 42, 80)), number_of(b"42 is short")), (Some(42), None));
         for width in [0, 28, 29, 30, 100, 4096] {
             let line = line(7, 42, width);
             assert_eq!(line.len(), width.max(29));

@@ -18,7 +18,9 @@ pub struct Effective {
     pub all: Table,
     /// The CRI plugin that holds the runtimes.
     pub plugin: &'static str,
-    /// Handlers by name.
+    /// Whether CRI is switched off, as Docker's own package has it: other clients start shims by their type alone.
+    pub is_without_cri: bool,
+    /// Handlers by name; where CRI is switched off the one whose shim the other clients start.
     pub handlers: BTreeMap<String, Handler>,
     /// The folder that containerd puts in front of its PATH, without `bin`.
     pub opt: PathBuf,
@@ -50,7 +52,7 @@ pub enum DumpFault {
     /// Every one has some.
     #[error("it names no plugins")]
     NoPlugins,
-    /// Where CRI is switched off.
+    /// CRI is not switched off, and its table does not stand where any known release has it.
     #[error("CRI has no table of runtimes")]
     NoRuntimes,
 }
@@ -67,6 +69,8 @@ pub struct Dialect {
 /// CRI's runtimes in files of version 2 (all that 1.x knows), and from version 3 on (2.0).
 const PLUGINS: [&str; 2] = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime"];
 const OPT: &str = "io.containerd.internal.v1.opt";
+/// What stands among the disabled plugins where CRI is switched off: its runtimes', its service's, and what files of version 1 call it.
+const CRI: [&str; 3] = [PLUGINS[1], PLUGINS[0], "cri"];
 
 // === impl Release ===
 
@@ -111,21 +115,33 @@ impl Effective {
             let cri = plugins.get(plugin)?.as_table()?;
             cri.get("containerd")?.as_table()?.get("runtimes")?.as_table()
         };
+        let is_without_cri = is_without_cri(&all);
         let found = PLUGINS.into_iter().find_map(|plugin| Some((plugin, runtimes(plugin)?)));
-        let (plugin, runtimes) = found.ok_or(DumpFault::NoRuntimes)?;
-        let handlers =
-            runtimes.iter().filter_map(|(name, table)| Some(Handler::read(name, table.as_table()?)));
-        let handlers = handlers.map(|handler| (handler.name.clone(), handler)).collect();
+        let (plugin, handlers): (_, Vec<_>) = match found {
+            // 2.x shows its table all the same, and nobody reads it.
+            _ if is_without_cri => (PLUGINS[0], vec![Handler::read("runc", &Table::new())]),
+            Some((plugin, runtimes)) => {
+                let tables = runtimes.iter().filter_map(|(name, table)| Some((name, table.as_table()?)));
+                (plugin, tables.map(|(name, table)| Handler::read(name, table)).collect())
+            }
+            None => return Err(DumpFault::NoRuntimes),
+        };
+        let handlers = handlers.into_iter().map(|handler| (handler.name.clone(), handler)).collect();
         let opt = plugins.get(OPT).and_then(|opt| opt.get("path")).and_then(Value::as_str);
         let opt = opt.filter(|path| !path.is_empty()).unwrap_or("/opt/containerd").into();
         let state = all.get("state").and_then(Value::as_str).unwrap_or("/run/containerd").into();
-        Ok(Self { plugin, handlers, opt, bundles: state, all })
+        Ok(Self { plugin, is_without_cri, handlers, opt, bundles: state, all })
     }
 
     /// The keys that lead to a handler's table.
     pub fn keys_of<'a>(&self, handler: &'a str) -> [&'a str; 5] {
         ["plugins", self.plugin, "containerd", "runtimes", handler]
     }
+}
+
+fn is_without_cri(all: &Table) -> bool {
+    let disabled = all.get("disabled_plugins").and_then(Value::as_array).into_iter().flatten();
+    disabled.filter_map(Value::as_str).any(|plugin| CRI.contains(&plugin))
 }
 
 // === impl Dialect ===
@@ -234,5 +250,26 @@ mod tests {
     fn a_dump_without_runtimes_says_so() {
         let fault = Effective::read("version = 2\n[plugins]\n").expect_err("no runtimes");
         assert!(matches!(fault, DumpFault::NoRuntimes), "{fault}");
+    }
+
+    #[test]
+    fn where_cri_is_switched_off_there_is_the_shim_of_its_other_clients() {
+        let shown = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.kata]\n\
+                     runtime_type = 'io.containerd.kata.v2'\n";
+        for (disabled, is_off) in [
+            ("cri", true),
+            ("io.containerd.grpc.v1.cri", true),
+            ("io.containerd.cri.v1.runtime", true),
+            ("io.containerd.snapshotter.v1.zfs", false),
+        ] {
+            let dump = format!("disabled_plugins = ['{disabled}']\n{shown}");
+            let effective = Effective::read(&dump).expect("a dump");
+            let handlers: Vec<_> = effective.handlers.keys().map(String::as_str).collect();
+            let expected = if is_off { "runc" } else { "kata" };
+            assert_eq!((effective.is_without_cri, handlers), (is_off, vec![expected]), "{disabled}");
+        }
+        // 1.x shows no table then.
+        let effective = Effective::read("disabled_plugins = ['cri']\n[plugins]\n").expect("a dump");
+        assert_eq!(effective.handlers["runc"].shim_name().as_deref(), Some("containerd-shim-runc-v2"));
     }
 }

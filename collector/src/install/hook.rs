@@ -103,6 +103,10 @@ impl<'a> Site<'a> {
 
     fn runtime_path_works(&self, handler: &Handler) -> Result<(), String> {
         let release = self.node.release;
+        if self.node.effective.is_without_cri {
+            return Err("CRI is switched off (disabled_plugins), and runtime_path is of its handlers alone"
+                .to_owned());
+        }
         if !release.honours_runtime_path() {
             return Err(format!("containerd {release} reads runtime_path and does nothing with it"));
         }

@@ -80,13 +80,12 @@ pub enum InstallFault {
         /// Which part.
         why: String,
     },
-    /// A containerd for others than Kubernetes, as Docker packs it; or one of a time to come.
+    /// A containerd of a time to come.
     #[error(
-        "{what} shows no table of CRI's runtimes, so there is no handler to wrap: where CRI is switched off (disabled_plugins, \
-         as Docker's own package has it), docker and nerdctl are wrapped by a link made by hand (docs/docker.md); where it is \
-         not, this release of containerd is not known to shimtap"
+        "{what} shows no table of CRI's runtimes, and CRI is not switched off (disabled_plugins): this release of containerd is not \
+         known to shimtap; take a newer one of shimtap"
     )]
-    NoCri {
+    NoRuntimes {
         /// The command that was asked.
         what: String,
     },

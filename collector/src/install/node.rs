@@ -207,7 +207,7 @@ impl Program {
         Effective::read(&dump).map_err(|fault| {
             let what = self.shown(args);
             match fault {
-                DumpFault::NoRuntimes => InstallFault::NoCri { what },
+                DumpFault::NoRuntimes => InstallFault::NoRuntimes { what },
                 DumpFault::NotToml(_) | DumpFault::NoPlugins => {
                     InstallFault::Answer { what, why: fault.to_string() }
                 }

@@ -167,13 +167,18 @@ fn nothing_is_done_where_it_cannot_work(version: Version) -> Result<()> {
         fs::write(&main, format!("{sound}\n[broken")).context("break the main file")?;
         let said = shimtap(node, "install", &["--yes"])?;
         ensure!(said.code == 1 && said.stderr.contains("is its configuration sound"), "broken: {said:?}");
-        // Docker's own package switches CRI off: that is no fault of the release, and the link is another way. 2.x shows CRI's
-        // runtimes all the same.
-        if !version.tools()?.is_v2() {
-            fs::write(&main, without_cri(&sound)?).context("switch CRI off")?;
-            let said = shimtap(node, "install", &["--yes"])?;
-            ensure!(said.code == 1 && said.stderr.contains("link made by hand"), "without CRI: {said:?}");
-        }
+        // Where CRI is switched off, as Docker's own package has it, a link is the only way.
+        fs::write(&main, without_cri(&sound)?).context("switch CRI off")?;
+        let said = shimtap(node, "install", &["--yes", "--hook", "runtime-path"])?;
+        let is_why = |why| said.stderr.contains(why);
+        ensure!(
+            said.code == 1 && (is_why("CRI is switched off") || is_why("does nothing with it")),
+            "a path without CRI: {said:?}"
+        );
+        let said = shimtap(node, "install", &["--yes"])?.ok()?.text();
+        ensure!(said.contains(&in_the_way.display().to_string()), "without CRI: {said}");
+        ensure!(fs::symlink_metadata(&in_the_way).is_ok(), "without CRI there is no link: {said}");
+        shimtap(node, "uninstall", &["--yes"])?.ok()?;
         fs::write(&main, sound).context("mend the main file")?;
         same(&before, &files(node.dir())?)
     })
