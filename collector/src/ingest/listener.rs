@@ -143,7 +143,7 @@ async fn sweep(ingest: Arc<Ingest>, mut stop: watch::Receiver<bool>) {
             if let Some(batch) = batch {
                 ingest.outlets.of(slot.home()).submit(batch, room);
             }
-            ingest.streams.ended(&slot.origin.name);
+            ingest.streams.ended(&slot);
         }
     }
 }

@@ -342,7 +342,7 @@ impl Session {
                 self.held = self.held.saturating_sub(stream.slot.held());
                 self.unfinished.remove(&handle);
                 stream.slot.detach(self.id);
-                self.ingest.streams.ended(&stream.slot.origin.name);
+                self.ingest.streams.ended(&stream.slot);
             }
         }
         self.acks.forget(gone.task);

@@ -145,10 +145,10 @@ impl Streams {
         let slot = Arc::clone(slot);
         // It was taken for ended, and is not.
         table.ended.retain(|name| *name != origin.name);
-        drop(table);
         let mut state = slot.state();
         state.owner = owner;
         state.detached = None;
+        drop(table);
         clock.raise(state.clock.last());
         state.clock = Arc::clone(clock);
         state.budget = Arc::clone(budget);
@@ -156,10 +156,13 @@ impl Streams {
         slot
     }
 
-    /// The stream will not go on. It is forgotten when enough others have ended after it.
-    pub(super) fn ended(&self, name: &StreamName) {
+    /// The stream will not go on, unless another connection has it by now. It is forgotten when enough others have ended after it.
+    pub(super) fn ended(&self, slot: &Slot) {
         let mut table = self.table();
-        table.ended.push_back(name.clone());
+        if slot.state().owner != NOBODY {
+            return;
+        }
+        table.ended.push_back(slot.origin.name.clone());
         while table.ended.len() > self.remembered {
             let Some(oldest) = table.ended.pop_front() else { break };
             table.slots.remove(&oldest);

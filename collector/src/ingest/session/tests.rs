@@ -442,6 +442,40 @@ async fn an_end_of_a_wrapper_that_was_given_up_is_acknowledged_when_it_is_durabl
     assert_eq!(offset(), Some((1, 10)));
 }
 
+/// Its streams are found by the sweep, given up, and taken by the wrapper that comes back, before the sweep says that they ended.
+#[tokio::test]
+async fn a_wrapper_that_comes_back_in_the_moment_of_being_given_up_keeps_its_streams() {
+    let (ingest, _exit) = ingest();
+    let say = async |session: &mut Session, body| {
+        let taken = session.take(link::FromWrapper { body: Some(body), ..Default::default() }).await;
+        taken.expect("taken");
+    };
+    let mut gone = session(&ingest, 1);
+    say(&mut gone, Up::Open(open(0))).await;
+    drop(gone);
+    let given_up = ingest.streams.orphans(Duration::ZERO);
+    for slot in &given_up {
+        slot.abandon().expect("nobody carries it");
+    }
+    let mut back = session(&ingest, 2);
+    say(&mut back, Up::Open(open(0))).await;
+    for slot in &given_up {
+        ingest.streams.ended(slot);
+    }
+    // More than are remembered.
+    let mut others = session(&ingest, 3);
+    for task in 1..4 {
+        say(&mut others, Up::Open(open(task))).await;
+        say(&mut others, Up::Gone(link::Gone { task, ..Default::default() })).await;
+    }
+    drop(back);
+    let there = ingest.streams.orphans(Duration::ZERO);
+    assert!(
+        given_up.iter().all(|slot| there.iter().any(|one| Arc::ptr_eq(one, slot))),
+        "forgotten while carried"
+    );
+}
+
 /// A worker's successor may say it again, and so may its spool file after a reconnect.
 #[tokio::test]
 async fn what_a_dead_shim_took_along_is_counted_once_and_by_whom_it_outlived() {
