@@ -109,6 +109,14 @@ mod tests {
     }
 
     #[test]
+    fn the_file_that_is_shown_lies_where_the_packaged_unit_lets_us_write() {
+        let unit = include_str!("../../../packaging/systemd/shimtap.service");
+        let folder = unit.lines().find_map(|line| line.strip_prefix("LogsDirectory=")).expect("a folder");
+        let shown = format!("\n#path = \"/var/log/{folder}/");
+        assert!(defaults().contains(&shown), "{shown:?} is not in {}", defaults());
+    }
+
+    #[test]
     fn what_pages_show_of_the_file_may_stand_in_it() {
         let pages = [include_str!("../../../README.md"), include_str!("../../../docs/quickstart.md")];
         let blocks: Vec<&str> = pages
