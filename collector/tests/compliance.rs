@@ -1,7 +1,8 @@
 //! What every sink must do, asked of each of them with the same questions: everything arrives, in order, under ids that
 //! do not change; a destination that fails is waited for and holds nobody; a restart loses nothing.
 //!
-//! A new sink becomes a `Subject` and a line at the bottom.
+//! A new sink becomes a `Subject` and a line at the bottom. CRI's lines name no container, so the file in that format is asked what
+//! can be asked of one, and the rest in `cri`.
 
 #![allow(
     clippy::panic,
@@ -9,6 +10,7 @@
     reason = "test code, though not all of it test functions to clippy"
 )]
 
+mod cri;
 mod endpoint;
 mod peer;
 
@@ -23,6 +25,7 @@ use std::{
     thread,
 };
 
+use cri::ToCriFile;
 use endpoint::{Do, Endpoint};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use peer::{Collector, PATIENCE, Peer, close, data, open, wait};
@@ -335,8 +338,15 @@ impl Subject for ToFile {
     }
 
     fn got(&self) -> Vec<Got> {
+        from_json(self.text().as_bytes())
+    }
+}
+
+impl ToFile {
+    /// What it has.
+    fn text(&self) -> String {
         let path = if self.kept.exists() { &self.kept } else { &self.path };
-        from_json(&fs::read(path).expect("readable"))
+        fs::read_to_string(path).expect("readable")
     }
 }
 
@@ -483,6 +493,11 @@ macro_rules! comply {
 }
 
 comply!(file ToFile, stdout ToStdout, otlp ToOtlp);
+
+mod file_cri {
+    comply!(@ask ToCriFile a_destination_that_fails_is_waited_for, what_waits_is_bounded_and_the_rest_is_a_gap,
+        a_restart_loses_nothing, an_end_delivers_what_is_there);
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_sink_that_fails_holds_no_other() {

@@ -17,7 +17,7 @@ use std::{
 };
 
 use peer::{Collector, Peer, close, data, gap, open, wait};
-use shimtap_proto::link::from_collector::Body as Down;
+use shimtap_proto::link::{self, from_collector::Body as Down};
 
 fn line(number: u64) -> String {
     format!("line {number:07} of a container that writes a lot\n")
@@ -42,6 +42,19 @@ fn noise(length: usize) -> Vec<u8> {
         if at % 216 == 215 { b'\n' } else { b' ' + (state % 95) as u8 }
     };
     (0..length).map(letter).collect()
+}
+
+/// The same as a container of a pod, as CRI's annotations say.
+fn of_a_pod(mut open: link::Open) -> link::Open {
+    let names = [
+        ("container-type", "container"),
+        ("sandbox-namespace", "pay"),
+        ("sandbox-name", "web-1"),
+        ("container-name", "app"),
+    ];
+    let annotation = |(key, value): (&str, &str)| (format!("io.kubernetes.cri.{key}"), value.to_owned());
+    open.annotations = names.map(annotation).into();
+    open
 }
 
 /// Every record of the journal, as it lies there.
@@ -146,11 +159,13 @@ async fn logs_shows_what_was_asked_for() {
     let (mut peer, _) = Peer::greet(&collector, 1).await;
     peer.open(open(0, "web", 1)).await;
     peer.open(open(1, "job", 1)).await;
+    peer.open(of_a_pod(open(2, "5f0c", 1))).await;
+    peer.send(data(5, 0, b"of a pod\n")).await;
     peer.send(data(1, 0, b"GET /\nPOST /x\n")).await;
     peer.send(data(2, 0, b"error: GET\n")).await;
     peer.send(data(3, 0, b"working\n")).await;
     peer.send(gap(3, 8, 20)).await;
-    peer.acked_all(&[(1, 14), (2, 11), (3, 20)]).await;
+    peer.acked_all(&[(1, 14), (2, 11), (3, 20), (5, 9)]).await;
     let messages = |args: &[&str]| {
         let text = collector.logs(&[args, &["-o", "json"]].concat());
         let message = |line: &str| {
@@ -164,6 +179,15 @@ async fn logs_shows_what_was_asked_for() {
     assert_eq!(messages(&["--grep", "^GET|ing$"]), ["GET /", "working", "-"]);
     assert_eq!(messages(&["--namespace", "default", "--tail", "2"]), ["working", "-"]);
     assert!(messages(&["--pod", "none"]).is_empty());
+    // A pod's container by Kubernetes' names, not by containerd's alone.
+    for asked in [&["--namespace", "pay"][..], &["--pod", "web-1"], &["--namespace", "pay", "--pod", "web-1"]]
+    {
+        assert_eq!(messages(asked), ["of a pod"], "{asked:?}");
+    }
+    assert!(messages(&["--namespace", "pay", "--pod", "web-2"]).is_empty());
+    assert!(messages(&["--namespace", "pay", "--stream", "stderr"]).is_empty());
+    let text = collector.logs(&["--pod", "web-1"]);
+    assert_eq!(text, "2023-11-14T22:13:20.000000000Z pay/web-1/app stdout of a pod\n");
     let text = collector.logs(&["--container", "job"]);
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines[0], "2023-11-14T22:13:20.000000000Z default/job stdout working");

@@ -126,7 +126,7 @@ fn what_rules_and_clients_take_away_is_named(version: Version) -> Result<()> {
     })
 }
 
-/// A wrapper in safe mode, a sink without its disk, a collector that is away.
+/// A wrapper in safe mode, a sink without its disk, a collector that is away, one that looks for containerd elsewhere.
 fn trouble_of_the_pipeline_is_named(version: Version) -> Result<()> {
     // One death is enough.
     let shim_toml = "[start]\nready_ms = 20000\n[safe_mode]\ndeaths = 1\n";
@@ -153,6 +153,20 @@ fn trouble_of_the_pipeline_is_named(version: Version) -> Result<()> {
         ensure!(away["severity"] == "fault" && away["whose"] == "collector", "{away}");
         ensure!(!report.has("not_attached"), "one finding is enough: {}", report.0);
         report.counts(1, 1)?;
+
+        // As on a node whose containerd has its socket elsewhere.
+        let (socket, elsewhere) = (node.dir().join("c.sock"), node.dir().join("elsewhere"));
+        fs::rename(&socket, &elsewhere).context("move containerd's socket")?;
+        node.start_collector()?;
+        let report = eventually(LIMIT, "its socket to be missed", || {
+            let report = doctor(node)?;
+            Ok(report.has("containerd_api").then_some(report))
+        })?;
+        let api = report.of("containerd_api")?;
+        ensure!(api["whose"] == "setup" && api.to_string().contains(&*socket.to_string_lossy()), "{api}");
+        fs::rename(&elsewhere, &socket).context("put it back")?;
+        // The collector looks again in its own time; the socket is there now.
+        ensure!(!doctor(node)?.has("containerd_api"), "{}", doctor(node)?.0);
         node.remove("a")
     })
 }

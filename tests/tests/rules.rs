@@ -26,6 +26,7 @@ redact = ["email", 'card=(?P<secret>\d+)']
 [[rule]]
 name = "noise"
 container = "loud"
+image = "docker.io/shimtap/*"
 lines_per_sec = 50
 burst_lines = 100
 [[rule]]
@@ -109,6 +110,19 @@ fn rules_decide_what_is_kept(version: Version) -> Result<()> {
         ensure!(one_tape(&tapes, &here, "stdout")?.is_none(), "the file has what is not for it");
         let logs = node.collector(|collector| collector.shimtap(&["logs", "--container", "here"]))?;
         ensure!(logs.contains("stays"), "the journal lacks it: {logs}");
+        let asked = |pod: &str| {
+            let words = ["logs", "--namespace", "rig", "--pod", pod, "--stream", "stdout", "--grep", "card="];
+            node.collector(|collector| collector.shimtap(&words))
+        };
+        let logs = asked("p")?;
+        // A hole is shown whatever was asked for: what is not there may have been it.
+        let found: Vec<&str> =
+            logs.lines().filter(|line| !line.contains(" bytes are missing here: ")).collect();
+        ensure!(
+            matches!(found[..], [line] if line.ends_with(" rig/p/app stdout card=[redacted:pattern] ok")),
+            "of the pod: {logs}"
+        );
+        ensure!(asked("q")?.is_empty(), "there is no such pod");
         let explained = node.collector(|collector| collector.shimtap(&["explain", "rig/p/here"]))?;
         ensure!(explained.contains("goes to    journal only: rule \"for the node only\""), "{explained}");
 

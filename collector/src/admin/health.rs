@@ -53,6 +53,9 @@ pub struct HealthContainerd {
     /// Why it is not up.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub why: String,
+    /// Where it is looked for, at first and then every minute or sooner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
 }
 
 /// The journal.
@@ -136,7 +139,8 @@ fn journal(registry: &Registry, store: Store, figures: &[(Store, Figures)]) -> O
 
 fn containerd(registry: &Registry) -> Option<HealthContainerd> {
     let (state, why) = registry.totals.containerd.state();
-    (state != ContainerdState::Off).then(|| HealthContainerd { state: state.label().to_owned(), why })
+    let socket = registry.totals.containerd.socket.get().cloned();
+    (state != ContainerdState::Off).then(|| HealthContainerd { state: state.label().to_owned(), why, socket })
 }
 
 fn one(sink: &Arc<SinkTotals>, behind: Option<&SinkFigures>) -> HealthSink {

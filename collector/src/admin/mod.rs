@@ -18,9 +18,9 @@ mod wrappers;
 
 pub use control::{Ps, PsContainer, PsStream, PsUnwrapped};
 pub use explain::{Explained, ExplainedStream};
-pub use health::{Health, HealthJournal, HealthSink};
 #[cfg(test)]
-pub use health::{HealthContainerd, HealthPlace};
+pub use health::HealthPlace;
+pub use health::{Health, HealthContainerd, HealthJournal, HealthSink};
 pub use sandboxes::PsSandbox;
 pub use server::{Admin, AdminFault};
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub struct File {
 const PATH: Given = Given {
     key: "path",
     says: "An absolute path; the directory must be there. Made with mode 0600.",
-    example: "/var/log/shimtap.json",
+    example: "/var/log/shimtap/containers.json",
 };
 pub(super) const FORMAT: Choice<Format> = Choice {
     key: "format",

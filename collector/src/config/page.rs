@@ -108,6 +108,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_file_that_is_shown_lies_where_the_packaged_unit_lets_us_write() {
+        let unit = include_str!("../../../packaging/systemd/shimtap.service");
+        let folder = unit.lines().find_map(|line| line.strip_prefix("LogsDirectory=")).expect("a folder");
+        let shown = format!("\n#path = \"/var/log/{folder}/");
+        assert!(defaults().contains(&shown), "{shown:?} is not in {}", defaults());
+    }
+
+    #[test]
+    fn what_pages_show_of_the_file_may_stand_in_it() {
+        let pages = [include_str!("../../../README.md"), include_str!("../../../docs/quickstart.md")];
+        let blocks: Vec<&str> = pages
+            .iter()
+            .flat_map(|page| page.split("```toml\n").skip(1))
+            .filter_map(|rest| rest.split_once("```").map(|(block, _)| block))
+            .filter(|block| block.starts_with("# /etc/shimtap/collector.toml\n"))
+            .collect();
+        assert!(blocks.len() > 3, "{blocks:?}");
+        let all: Vec<Config> = blocks.iter().map(|block| parse(block)).collect();
+        // What their Prometheus needs of them.
+        assert!(all.iter().any(|config| config.metrics.listen.ip().is_unspecified()));
+    }
+
     /// `UPDATE=1 cargo test -p shimtap` writes the page anew.
     #[test]
     fn the_page_is_what_the_options_say() {

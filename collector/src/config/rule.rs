@@ -46,8 +46,8 @@ const COLLECT: Sample = Sample {
 };
 const REDACT: Sample = Sample {
     key: "redact",
-    says: "Taken out of each line: presets, or regular expressions (those of the crate regex: linear in the line's \
-           length). A group named `secret` says which part goes; otherwise the whole match does.",
+    says: "Taken out of each line: presets, or regular expressions (those of the crate regex: each search is linear in \
+           the line's length). A group named `secret` says which part goes; otherwise the whole match does.",
     example: "[\"email\", \"authorization\", 'card=(?P<secret>\\d+)']",
 };
 const LINES_PER_SEC: Bound = Bound {

@@ -71,6 +71,7 @@ pub fn start(
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     registry.enrich();
+    let _ = registry.totals.containerd.socket.set(config.socket.clone());
     let asking = move || runtime.block_on(Enricher { registry, config, pods: HashMap::new() }.run(stop));
     thread::Builder::new().name("containerd".into()).spawn(asking).map(Some)
 }

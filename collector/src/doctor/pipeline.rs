@@ -4,7 +4,7 @@ use super::{
     Evidence, Finding, Id,
     finding::{Severity, Whose},
 };
-use crate::admin::{Health, HealthJournal, HealthSink};
+use crate::admin::{Health, HealthContainerd, HealthJournal, HealthSink};
 
 /// A sink that is further behind than this is worth a word: one long retry, or a backend that is too slow.
 const LAG_SECS: u64 = 60;
@@ -32,7 +32,7 @@ pub fn examine(evidence: &Evidence) -> Vec<Finding> {
         found.push(Finding::new(Id::NoSink, Severity::Note, Whose::Setup, what, remedy));
     }
     found.extend(told.health.sinks.iter().flat_map(sink));
-    found.extend(containerd(&told.health));
+    found.extend(told.health.containerd.as_ref().and_then(|told| containerd(told, runs(evidence))));
     let faults = told.health.wrapper_counts.get("config_faults").copied().unwrap_or_default();
     if faults > 0 {
         let what = format!("{faults} starts of wrappers could not use shim.toml and went by the defaults");
@@ -44,13 +44,30 @@ pub fn examine(evidence: &Evidence) -> Vec<Finding> {
 }
 
 /// Without its API nothing is lost but words: runtime handlers, labels of pods, kills for want of memory in VMs.
-fn containerd(health: &Health) -> Option<Finding> {
-    let told = health.containerd.as_ref().filter(|told| told.state == "down")?;
+/// A socket that is not there is as it should be where no containerd runs.
+fn containerd(told: &HealthContainerd, runs: bool) -> Option<Finding> {
+    let (whose, remedy) = match told.state.as_str() {
+        "down" => (
+            Whose::Containerd,
+            "names come from OCI annotations meanwhile; check [containerd] socket and who may connect to it",
+        ),
+        // The collector's word on it may be a minute old.
+        "absent" if runs && !told.socket.as_ref().is_some_and(|socket| socket.exists()) => (
+            Whose::Setup,
+            "names come from OCI annotations meanwhile; the containerd that runs has its socket elsewhere: name it in collector.toml, \
+             [containerd] socket (k3s and RKE2: /run/k3s/containerd/containerd.sock, k0s: /run/k0s/containerd.sock, MicroK8s: \
+             /var/snap/microk8s/common/run/containerd.sock), and restart the collector",
+        ),
+        _ => return None,
+    };
     let what =
         format!("the collector cannot ask containerd for handlers, pod labels and OOM events: {}", told.why);
-    let remedy =
-        "names come from OCI annotations meanwhile; check [containerd] socket and who may connect to it";
-    Some(Finding::new(Id::ContainerdApi, Severity::Warning, Whose::Containerd, what, remedy))
+    Some(Finding::new(Id::ContainerdApi, Severity::Warning, whose, what, remedy))
+}
+
+/// Whether a containerd runs here.
+fn runs(evidence: &Evidence) -> bool {
+    evidence.containerd.as_ref().is_ok_and(|node| node.started.is_some())
 }
 
 fn journal(health: &Health) -> Vec<Finding> {
@@ -120,7 +137,6 @@ fn sink(sink: &HealthSink) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::HealthContainerd;
 
     fn ids(found: &[Finding]) -> Vec<Id> {
         found.iter().map(|one| one.id).collect()
@@ -147,11 +163,25 @@ mod tests {
     }
 
     #[test]
-    fn a_containerd_that_does_not_answer_is_named_and_one_that_is_not_there_is_not() {
-        for (state, named) in [("up", false), ("absent", false), ("down", true)] {
-            let told = HealthContainerd { state: state.to_owned(), why: "why".to_owned() };
-            let found = containerd(&Health { containerd: Some(told), ..Health::default() });
-            assert_eq!(found.is_some_and(|one| one.what.contains("why")), named, "{state}");
+    fn a_containerd_that_cannot_be_asked_is_named_and_one_that_does_not_run_is_not() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (missing, there) = (dir.path().join("none"), dir.path().to_owned());
+        for (state, socket, runs, whose) in [
+            ("up", Some(&there), true, None),
+            ("down", Some(&there), true, Some(Whose::Containerd)),
+            ("down", Some(&there), false, Some(Whose::Containerd)),
+            ("absent", Some(&missing), false, None),
+            ("absent", Some(&missing), true, Some(Whose::Setup)),
+            // It has come since the collector looked.
+            ("absent", Some(&there), true, None),
+            // A collector that does not say where it looks.
+            ("absent", None, true, Some(Whose::Setup)),
+        ] {
+            let told =
+                HealthContainerd { state: state.to_owned(), why: "why".to_owned(), socket: socket.cloned() };
+            let found = containerd(&told, runs);
+            assert_eq!(found.as_ref().map(|one| one.whose), whose, "{state}, {socket:?}, {runs}");
+            assert!(found.is_none_or(|one| one.what.contains("why") && one.id == Id::ContainerdApi));
         }
     }
 

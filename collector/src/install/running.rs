@@ -8,13 +8,14 @@ use std::{
     fs,
     os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
     InstallFault,
     node::{DEFAULT_CONFIG, Program, Where},
 };
+use crate::{time::now_ns, units::ticks_as_ns};
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,8 +75,19 @@ fn of_process(folder: &Path) -> Option<Running> {
         config,
         unit: unit(folder),
         path: path(folder),
-        started: fs::metadata(folder).and_then(|about| about.modified()).ok(),
+        started: started(folder, UNIX_EPOCH + Duration::from_nanos(now_ns())),
     })
+}
+
+/// Since when a process runs, by its age. Its folder's own time says nothing of it: that is when somebody first looked, and after a want of
+/// memory first looked again.
+fn started(folder: &Path, now: SystemTime) -> Option<SystemTime> {
+    let stat = fs::read_to_string(folder.join("stat")).ok()?;
+    // Fields as proc(5) counts them: the second is a name in parentheses, which may hold anything, and the 22nd the time since boot.
+    let ticks = stat.rsplit_once(')')?.1.split_whitespace().nth(22 - 3)?.parse().ok()?;
+    let uptime = fs::read_to_string(folder.parent()?.join("uptime")).ok()?;
+    let uptime = Duration::try_from_secs_f64(uptime.split(' ').next()?.parse().ok()?).ok()?;
+    now.checked_sub(uptime.saturating_sub(Duration::from_nanos(ticks_as_ns(ticks)?)))
 }
 
 /// What the kernel shows with a zero behind each.
@@ -194,6 +206,24 @@ mod tests {
             assert_eq!(one.path.as_deref(), Some("/a:/b".as_ref()), "{line}");
             assert_eq!(one.program.file, proc.path().join("17/exe"));
         }
+    }
+
+    #[test]
+    fn a_process_runs_since_its_start_and_not_since_somebody_looked() {
+        let proc = tempfile::tempdir().expect("a folder");
+        let folder = proc.path().join("17");
+        fs::create_dir(&folder).expect("a folder");
+        fs::write(proc.path().join("uptime"), "1000.50 1900.00\n").expect("a file");
+        // 500 s after the boot, at the 100 ticks that Linux shows everywhere.
+        let stat = "17 (a) S (b) S 1 17 17 0 -1 4194560 1 0 0 0 30 12 0 0 20 0 5 0 50000 900 33\n";
+        fs::write(folder.join("stat"), stat).expect("a file");
+        let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        assert_eq!(started(&folder, now), Some(now - Duration::from_millis(500_500)));
+        fs::remove_file(folder.join("stat")).expect("it was there");
+        assert_eq!(started(&folder, now), None);
+        // It is what is asked for of a process that runs.
+        let own = Path::new("/proc").join(std::process::id().to_string());
+        assert!(started(&own, UNIX_EPOCH + Duration::from_nanos(now_ns())).is_some());
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Whether containerd can be asked for what it knows of containers, and how that went.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    path::PathBuf,
+    sync::{Mutex, OnceLock, PoisonError},
+};
 
 use super::{
     families as f, labels,
@@ -63,6 +66,8 @@ closed! {
 pub struct ContainerdTotals {
     /// Kills for want of memory that it told of.
     pub oom_events: Counter,
+    /// Where it is asked; not set where nobody asks.
+    pub socket: OnceLock<PathBuf>,
     calls: [Counts<ContainerdResult>; 4],
     state: Mutex<Option<(ContainerdState, String)>>,
 }

@@ -66,6 +66,13 @@ fn all_that_a_rule_names_must_match() {
     assert!(!off(Match { pod: names("web-*"), container: names("other"), ..Match::default() }));
     assert!(off(Match { runtime: names("kata-*"), ..Match::default() }));
     assert!(!off(Match { image: names("*"), ..Match::default() }), "the image is not known");
+    let of_image = |pattern| {
+        let one = identity(&[("io.kubernetes.cri.image-name", "registry.example/team/web:1")]);
+        let of = Match { image: names(pattern), ..Match::default() };
+        stdout(vec![Rule { collect: Some(false), ..rule(of) }], &one).off
+    };
+    assert!(of_image("registry.example/*") && of_image("*/web:?"));
+    assert!(!of_image("registry.example") && !of_image("web:1"));
     assert!(off(Match { stream: Some(StreamKind::Stdout), ..Match::default() }));
     assert!(!off(Match { stream: Some(StreamKind::Stderr), ..Match::default() }));
     assert!(off(with("team", "r*")) && !off(with("team", "blue")) && !off(with("owner", "*")));

@@ -10,8 +10,9 @@ use anyhow::{Context, Result};
 
 use crate::oracle::cgroup;
 
-/// The kubelet's port, as scrape configurations name it.
-pub const ADDRESS: &str = "127.0.0.1:10250";
+/// The kubelet's port, as scrape configurations name it, at the node's address: one at which a collector that listens on 127.0.0.1
+/// alone does not answer.
+pub const ADDRESS: &str = "127.0.0.2:10250";
 
 /// Serves the rows of the container of that name, in the pod of that name, until the process ends.
 pub fn serve(pod: &str, container: &str, id: &str, group: &str) -> Result<()> {

@@ -11,7 +11,7 @@ use super::fresh::{Files, Fresh};
 use super::kubelet;
 use super::package::{install, purge, shimtap, sweep, unit_is};
 use super::patiently;
-use crate::guest::node::{get, pid_of, systemctl};
+use crate::guest::node::{get, pid_of, systemctl, write};
 use crate::oracle::board::Board;
 use crate::oracle::exposition::of_container;
 use crate::oracle::{cgroup, cri_log};
@@ -42,6 +42,9 @@ pub fn a_user_who_wants_numbers() -> Result<()> {
     let node = Fresh::start(version)?;
     install(DEB)?;
     unit_is(true, true)?;
+    // As docs/quickstart.md has it for Prometheus.
+    write("/etc/shimtap/collector.toml", "[metrics]\nlisten = \"0.0.0.0:9851\"\n")?;
+    systemctl(&["restart", "shimtap.service"])?;
     let early = node.cri.run_pod("early")?;
     let before = node.configuration()?;
     let said = shimtap(&["install", "--yes"])?.ok()?.text();
