@@ -98,8 +98,9 @@ fn a_pilot_is_as_wanted(version: Version) -> Result<()> {
 /// Rules, redaction, stdio that no copy is made of, a wrapper that stood aside.
 fn what_rules_and_clients_take_away_is_named(version: Version) -> Result<()> {
     Setup::new(version, Shim::Wrapped(Hook::Opt)).with_collector().run(|node| {
-        let log = format!("file://{}", node.dir().join("log").display());
-        let writes = node.run_command("writes", &["--detach", "--log-uri", &log], &["sleep", "1000"]);
+        // No regular file.
+        let writes = ["--detach", "--log-uri", "file:///dev/null"];
+        let writes = node.run_command("writes", &writes, &["sleep", "1000"]);
         run(writes, LIMIT)?.ok().context("run with --log-uri")?;
         let quiet = run_pod(node, "quiet")?;
         let secret = run_pod(node, "secret")?;
@@ -111,7 +112,8 @@ fn what_rules_and_clients_take_away_is_named(version: Version) -> Result<()> {
             collector.shimtap(&["reload"]).map(drop)
         })?;
         attached(node, |report| {
-            report.names("not_captured", &[&format!("{}/writes stdout", node.namespace())])?;
+            let of = |stream| format!("{}/writes {stream}", node.namespace());
+            report.names("not_captured", &[&of("stdout"), &of("stderr")])?;
             ensure!(report.of("not_captured")?.to_string().contains("file_uri"), "the reason: {}", report.0);
             let not_selected = report.of("not_selected")?.to_string();
             ensure!(not_selected.contains("hush") && not_selected.contains("rig/quiet/c"), "{not_selected}");

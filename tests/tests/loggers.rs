@@ -1,5 +1,6 @@
 //! Loggers (`binary://`), as `nerdctl run -d` uses them: with the wrapper they get the bytes, descriptors, environment, parent and
-//! end that they get without it, a container hears of the end of its logger, and the collector has what was written.
+//! end that they get without it, a container hears of the end of its logger, and the collector has what was written. And files
+//! (`file://`), to which the runc shim itself would write.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -25,6 +26,9 @@ on_each_containerd!(
     what_cannot_be_run_fails_the_create_as_without_us,
     the_collector_has_what_the_logger_has,
     deaths_while_a_logger_runs,
+    a_file_has_what_it_has_without_us,
+    what_cannot_be_written_to_fails_the_create_as_without_us,
+    deaths_while_a_file_is_written_to,
 );
 
 /// Writes down what it finds, then both streams to their ends.
@@ -174,38 +178,98 @@ fn the_collector_has_what_the_logger_has(version: Version) -> Result<()> {
 fn deaths_while_a_logger_runs(version: Version) -> Result<()> {
     Setup::new(version, Shim::Wrapped(Hook::Path)).with_collector().run(|node| {
         let (dir, uri) = logger(node, "log", KEEPS_ALL)?;
-        let script = "speaker lines=3000 rate=2000 to=both width=80; \
-                      speaker from=/host/go seed=2 lines=3000 rate=2000 to=both width=80 exit=3";
-        let mut client = node.run_beside("d", &["--rm", "--log-uri", &uri], &["sh", "-c", script])?;
-        let mut deaths = 0;
-        while client.is_running()? {
-            if deaths == DEATHS {
-                // However slow the machine is: its second half comes after so many.
-                fs::write(node.host_dir().join("go"), "").context("let it go on")?;
-            }
-            let role = if deaths % 2 == 0 { "tap-worker" } else { "tap-keeper" };
-            // Both at once would be the pod's end: the next one when there are two again.
-            let alone = node.wrappers("tap-worker")?.len() != 1 || node.wrappers("tap-keeper")?.len() != 1;
-            if let (false, Some(victim)) = (alone, node.wrappers(role)?.first()) {
-                if end(victim.pid).is_ok() {
-                    wait_gone(victim.pid, LIMIT)?;
-                    deaths += 1;
-                }
-                eventually(LIMIT, "a successor, or the end", || {
-                    let both =
-                        node.wrappers("tap-worker")?.len() == 1 && node.wrappers("tap-keeper")?.len() == 1;
-                    Ok((both || !client.is_running()?).then_some(()))
-                })?;
-            }
-        }
-        let said = client.finish(LIMIT)?;
-        ensure!(said.code == 3 && deaths >= DEATHS, "{deaths} deaths, {said:?}");
-        let whole = [tape(1, 3000, 80), tape(2, 3000, 80)].concat();
+        let whole = deaths_beside(node, &uri, "both")?;
         for name in ["out", "err"] {
             let got = fs::read(dir.join(name)).unwrap_or_default();
-            ensure!(got == whole, "{name}: {} of {} bytes after {deaths} deaths", got.len(), whole.len());
+            ensure!(got == whole, "{name}: {} of {} bytes", got.len(), whole.len());
         }
         node.whole_in_sink("d", "stdout", &whole)?;
         node.whole_in_sink("d", "stderr", &whole)
     })
+}
+
+fn deaths_while_a_file_is_written_to(version: Version) -> Result<()> {
+    Setup::new(version, Shim::Wrapped(Hook::Path)).with_collector().run(|node| {
+        let file = node.dir().join("log");
+        let whole = deaths_beside(node, &format!("file://{}", file.display()), "out")?;
+        let got = fs::read(&file).unwrap_or_default();
+        ensure!(got == whole, "{} of {} bytes", got.len(), whole.len());
+        node.whole_in_sink("d", "stdout", &whole)
+    })
+}
+
+/// A container that writes to these of its streams, `DEATHS` of its wrapper's processes meanwhile; what it wrote.
+fn deaths_beside(node: &Node, uri: &str, to: &str) -> Result<Vec<u8>> {
+    let script = format!(
+        "speaker lines=3000 rate=2000 to={to} width=80; \
+         speaker from=/host/go seed=2 lines=3000 rate=2000 to={to} width=80 exit=3"
+    );
+    let mut client = node.run_beside("d", &["--rm", "--log-uri", uri], &["sh", "-c", &script])?;
+    let mut deaths = 0;
+    while client.is_running()? {
+        if deaths == DEATHS {
+            // However slow the machine is: its second half comes after so many.
+            fs::write(node.host_dir().join("go"), "").context("let it go on")?;
+        }
+        let role = if deaths % 2 == 0 { "tap-worker" } else { "tap-keeper" };
+        // Both at once would be the pod's end: the next one when there are two again.
+        let alone = node.wrappers("tap-worker")?.len() != 1 || node.wrappers("tap-keeper")?.len() != 1;
+        if let (false, Some(victim)) = (alone, node.wrappers(role)?.first()) {
+            if end(victim.pid).is_ok() {
+                wait_gone(victim.pid, LIMIT)?;
+                deaths += 1;
+            }
+            eventually(LIMIT, "a successor, or the end", || {
+                let both = node.wrappers("tap-worker")?.len() == 1 && node.wrappers("tap-keeper")?.len() == 1;
+                Ok((both || !client.is_running()?).then_some(()))
+            })?;
+        }
+    }
+    let said = client.finish(LIMIT)?;
+    ensure!(said.code == 3 && deaths >= DEATHS, "{deaths} deaths, {said:?}");
+    Ok([tape(1, 3000, 80), tape(2, 3000, 80)].concat())
+}
+
+/// Two containers, one after the other, the second on its stderr: the file is made with its folders, and what was in it stays.
+fn a_file_has_what_it_has_without_us(version: Version) -> Result<()> {
+    let write = |node: &Node| -> Result<_> {
+        let file = node.dir().join("made/by/it/log one");
+        let uri = format!("file://{}", file.display().to_string().replace(' ', "%20"));
+        let first = run(node, "one", &uri, &["speaker", "lines=5000", "rate=5000", "width=90", "exit=3"])?;
+        let second =
+            run(node, "two", &uri, &["speaker", "seed=2", "to=err", "lines=3000", "rate=5000", "width=90"])?;
+        let got = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+        let (one, two) = (tape(1, 5000, 90), tape(2, 3000, 90));
+        ensure!(got == [&one[..], &two[..]].concat(), "{} of {} bytes", got.len(), one.len() + two.len());
+        let modes = file.ancestors().take(3).map(|path| Ok(fs::metadata(path)?.permissions().mode()));
+        Ok((first.code, second.code, modes.collect::<Result<Vec<_>>>()?, (one, two)))
+    };
+    same_with_and_without(version, Hook::Path, |node| {
+        write(node).map(|(one, two, modes, _)| (one, two, modes))
+    })?;
+    Setup::new(version, Shim::Wrapped(Hook::Path)).with_collector().run(|node| {
+        let (_, _, _, (one, two)) = write(node)?;
+        node.whole_in_sink("one", "stdout", &one)?;
+        node.whole_in_sink("two", "stderr", &two)
+    })
+}
+
+fn what_cannot_be_written_to_fails_the_create_as_without_us(version: Version) -> Result<()> {
+    same_with_and_without(version, Hook::Path, |node| {
+        let blocked = node.dir().join("blocked");
+        fs::write(&blocked, "no folder").context("put something in the way")?;
+        let mut answers = Vec::new();
+        for (n, path) in
+            ["/proc/none/log".into(), blocked.join("log"), node.dir().to_owned()].iter().enumerate()
+        {
+            let said = run(node, &format!("n{n}"), &format!("file://{}", path.display()), &["true"])?;
+            ensure!(said.code != 0, "{}: {said:?}", path.display());
+            let why = said.stderr.split("ctr: ").nth(1).map(str::to_owned);
+            ensure!(why.is_some(), "{}: {said:?}", path.display());
+            // The folder has the node's name.
+            answers.push((said.code, why.unwrap_or_default().replace(&node.dir().display().to_string(), "")));
+        }
+        Ok(answers)
+    })
+    .map(drop)
 }

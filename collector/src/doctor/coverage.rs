@@ -167,7 +167,7 @@ fn of_silent(why: &str) -> Finding {
     let (whose, what, remedy) = match why {
         "file_uri" => (
             Whose::Setup,
-            "their client has the shim write to a file",
+            "their client has a shim write to a file, one that is not containerd's own or beside a stdin or a terminal, or to what is no regular file",
             "read that file, or start them without --log-uri file://",
         ),
         "binary_uri" => (

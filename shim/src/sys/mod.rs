@@ -10,6 +10,7 @@ pub mod facts;
 pub mod fd;
 pub mod image;
 pub mod launch;
+pub mod look;
 pub mod pair;
 pub mod process;
 pub mod shared;

@@ -42,7 +42,7 @@ pub fn fork_worker() -> Kernel<Option<Pid>> {
 /// `flags` must not share memory.
 // JUSTIFICATION: no library offers a fork without libc's handlers, or with flags.
 #[expect(unsafe_code, reason = "clone")]
-unsafe fn bare_fork(flags: i32) -> Kernel<Option<Pid>> {
+pub(super) unsafe fn bare_fork(flags: i32) -> Kernel<Option<Pid>> {
     // SAFETY: without CLONE_VM and with no stack given this is fork(2); for what the child does the caller stands.
     let pid =
         unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0usize, 0usize, 0usize, 0usize) };
@@ -307,63 +307,6 @@ pub fn become_program(program: &std::path::Path, arguments: &[String]) -> Errno 
     dispose(Signal::SIGPIPE, SigHandler::SigDfl, SaFlags::empty());
     let Some(program) = words.first() else { return Errno::EINVAL };
     nix::unistd::execv(program, &words).map_or_else(|errno| errno, |never| match never {})
-}
-
-/// Would execve(2) of that file begin? False also where that cannot be said within the time: a disk that hangs holds a child
-/// without a descriptor, and not us.
-pub fn can_be_executed(path: &std::path::Path, patience_ms: u16) -> bool {
-    use std::os::{fd::AsFd, unix::ffi::OsStrExt};
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
-    let Ok((said, says)) = fd::pipe() else { return false };
-    // SAFETY: the child does only async-signal-safe calls on memory prepared above (see `say_whether_executable`) and never returns.
-    // JUSTIFICATION: another thread would hold our descriptors for as long as the disk hangs.
-    #[expect(unsafe_code, reason = "clone")]
-    match unsafe { bare_fork(0) } {
-        Ok(None) => say_whether_executable(&path, says.as_raw_fd()),
-        Ok(Some(_)) => {}
-        Err(_) => return false,
-    }
-    drop(says);
-    let mut byte = [0u8; 1];
-    super::epoll::readable_within(said.as_fd(), patience_ms) == Ok(true)
-        && nix::unistd::read(&said, &mut byte) == Ok(1)
-}
-
-/// The child's side of [`can_be_executed`]: one byte for yes.
-fn say_whether_executable(path: &CStr, says: i32) -> ! {
-    const HEAD: usize = 128;
-    let mut head = [0u8; HEAD];
-    // SAFETY: every call is async-signal-safe; the path is a C string that lives in the parent's copied memory, and the buffer is
-    // this frame's and as long as the kernel is told.
-    // JUSTIFICATION: nothing else may be called between a fork of a process with threads and its end.
-    #[expect(unsafe_code, reason = "between fork and exit")]
-    unsafe {
-        libc::dup2(says, 3);
-        libc::syscall(libc::SYS_close_range, 4u32, u32::MAX, 0u32);
-        let may = |path: *const libc::c_char| libc::access(path, libc::X_OK) == 0;
-        let file = libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK);
-        let got = libc::read(file, head.as_mut_ptr().cast(), HEAD - 1);
-        let runs = match &head {
-            _ if got < 4 || !may(path.as_ptr()) => false,
-            [0x7f, b'E', b'L', b'F', ..] => true,
-            [b'#', b'!', rest @ ..] => {
-                // The interpreter's name, between blanks: what follows it is zero from here on.
-                let blank = |b: &u8| b" \t\n".contains(b);
-                let from = rest.iter().position(|b| !b" \t".contains(b)).unwrap_or(0);
-                let name = rest.get(from..).unwrap_or_default();
-                let len = name.iter().position(|b| blank(b) || *b == 0).unwrap_or(0);
-                let end = 2usize.saturating_add(from).saturating_add(len);
-                let start = end.saturating_sub(len);
-                head.get_mut(end..).unwrap_or_default().fill(0);
-                len > 0 && head.get(start..).is_some_and(|name| may(name.as_ptr().cast()))
-            }
-            _ => false,
-        };
-        if runs {
-            libc::write(3, c"y".as_ptr().cast(), 1);
-        }
-        libc::_exit(0)
-    }
 }
 
 /// A duplicate of a descriptor, close-on-exec.

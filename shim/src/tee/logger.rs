@@ -1,4 +1,5 @@
-//! Streams whose end is a logger (`binary://`): the shim starts it with the read ends of two pipes that the container writes to.
+//! Streams whose end is a logger (`binary://`): the shim starts it with the read ends of two pipes that the container writes to. Or
+//! a file (`file://`), to which the shim itself would write: there we are the logger, and write to its end (`verbs::append`).
 //!
 //! We let the shim start ourselves instead (`verbs::logger`), in that process take the container's ends over, and become the
 //! logger, in the same process, with the ends of pipes of ours. So the logger has the parent, environment, descriptors and
@@ -13,18 +14,18 @@ use std::{fs, os::fd::OwnedFd, sync::atomic::Ordering};
 use shimtap_proto::{control::HANDLE_MAX, link::NotCaptured, ttrpc::task::Create};
 
 use super::{
-    logger_uri::{Given, Logger},
+    logger_uri::{Given, Taker},
     uri,
 };
 use crate::{
     block::{Slot, Stream, StreamState, counters::Counter, linked},
     keeper::protocol::Operation,
-    sys::{Kernel, process},
+    sys::{Kernel, look},
     verbs::Description,
     worker::Worker,
 };
 
-/// How long it may take to look at a logger's file: a disk that hangs must not hold the relay.
+/// How long it may take to look at a logger, or at the file that is written to: a disk that hangs must not hold the relay.
 const LOOK_MS: u16 = 500;
 
 impl super::Tee {
@@ -36,11 +37,11 @@ impl super::Tee {
 
 /// The same, by its entry.
 pub(super) fn has_logger(stream: &Stream) -> bool {
-    StreamState::load(&stream.state) != StreamState::Free && Logger::parse(&stream.outer_path.get()).is_some()
+    StreamState::load(&stream.state) != StreamState::Free && Taker::parse(&stream.outer_path.get()).is_some()
 }
 
 impl Worker {
-    /// The streams of a Create whose stdout names a logger; its stderr goes to the same, whatever that field says.
+    /// The streams of a Create whose stdout names a logger or a file; its stderr goes to the same, whatever that field says.
     pub(super) fn capture_for_logger(
         &mut self,
         task: usize,
@@ -48,11 +49,9 @@ impl Worker {
     ) -> [Result<(), NotCaptured>; 2] {
         let wanted = if create.terminal { 1 } else { 2 };
         // What a predecessor has judged stays.
-        if !self.has_logger_streams(task, wanted, create.stdout)
-            && !self.may_stand_before_logger(create.stdout)
-        {
+        if !self.has_logger_streams(task, wanted, create.stdout) && !self.may_stand_before_logger(create) {
             self.forget_logger_streams(task);
-            return [Err(NotCaptured::NOT_CAPTURED_BINARY_URI); 2];
+            return [Err(why_left_alone(create.stdout)); 2];
         }
         let mut results = [Err(NotCaptured::NOT_CAPTURED_EMPTY); 2];
         for (n, result) in results.iter_mut().enumerate().take(wanted) {
@@ -97,18 +96,26 @@ impl Worker {
         if fits { Ok(()) } else { Err(NotCaptured::NOT_CAPTURED_FAILED) }
     }
 
-    /// Is it certain that what the shim does with our URI comes to what it would have done with this one?
-    fn may_stand_before_logger(&self, uri: &str) -> bool {
+    /// Is it certain that what comes of our URI is what would have come of this Create's?
+    fn may_stand_before_logger(&self, create: &Create<'_>) -> bool {
         let who = &self.block.tables().identity;
         let description = fs::read(self.run_dir().description(&who.key.get()));
         let known = description
             .ok()
             .and_then(|bytes| serde_json::from_slice::<Description>(&bytes).ok())
             .is_some_and(|description| description.starts_loggers);
+        // What cannot be executed or opened fails its Create, with the shim's own words.
         known
             && own_program().is_some()
-            // What cannot be executed fails its Create, with the shim's own words.
-            && Logger::parse(uri).is_some_and(|l| process::can_be_executed(&l.program, LOOK_MS))
+            && match Taker::parse(create.stdout) {
+                Some(Taker::Program(logger)) => look::can_be_executed(&logger.program, LOOK_MS),
+                // A logger gets no stdin and always a stderr; a terminal has no file.
+                Some(Taker::File(path)) => {
+                    let plain = !create.terminal && create.stdin.is_empty() && !create.stderr.is_empty();
+                    plain && look::can_be_appended_to(&path, LOOK_MS)
+                }
+                None => false,
+            }
     }
 
     /// What Create is to say instead of a logger's URI.
@@ -218,9 +225,14 @@ fn own_program() -> Option<String> {
     (path.starts_with('/') && !path.ends_with(" (deleted)")).then_some(path)
 }
 
-/// Does this field of Create name a logger?
+/// Does this field of Create name a logger, or a file?
 pub(super) fn names_logger(field: &str) -> bool {
-    uri::fifo_path(field) == Err(NotCaptured::NOT_CAPTURED_BINARY_URI)
+    [NotCaptured::NOT_CAPTURED_BINARY_URI, NotCaptured::NOT_CAPTURED_FILE_URI]
+        .contains(&why_left_alone(field))
+}
+
+fn why_left_alone(field: &str) -> NotCaptured {
+    uri::fifo_path(field).err().unwrap_or(NotCaptured::NOT_CAPTURED_FAILED)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! `binary://` and `binary-v2://`: which program with which arguments such a URI means to containerd's runc shim, and the
-//! URI that Create names instead, which leads the shim to ourselves and us to the same program.
+//! `binary://`, `binary-v2://` and `file://`: which program with which arguments, or which file, such a URI means to containerd's
+//! runc shim, and the URI that Create names instead, which leads the shim to ourselves and us to the same program or file.
 //!
 //! The rules are those of Go's `net/url`, which the shim reads it by. What is unusual is refused and so left alone: it must
 //! never come to a program or an argument that the shim would not have used.
@@ -18,6 +18,15 @@ pub struct Logger {
     pub arguments: Vec<String>,
 }
 
+/// Whoever is to get a container's output where that is no FIFO.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taker {
+    /// A program, which the shim starts.
+    Program(Logger),
+    /// A file, to whose end the shim itself writes; absolute.
+    File(PathBuf),
+}
+
 /// What we are told when the shim starts us as a logger.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Given {
@@ -29,12 +38,25 @@ pub struct Given {
     pub uri: String,
 }
 
+// === impl Taker ===
+
+impl Taker {
+    /// `None` where it is no such URI, or an unusual one.
+    pub fn parse(uri: &str) -> Option<Self> {
+        Logger::parse(uri).map(Self::Program).or_else(|| {
+            let (_, path, query) = parts(uri, &["file"])?;
+            let path = decode(path, false).filter(|path| !path.ends_with('/') && query.is_none())?;
+            Some(Self::File(PathBuf::from(path)))
+        })
+    }
+}
+
 // === impl Logger ===
 
 impl Logger {
     /// `None` where it is no URI of a logger, or an unusual one.
     pub fn parse(uri: &str) -> Option<Self> {
-        let (_, path, query) = parts(uri)?;
+        let (_, path, query) = parts(uri, &LOGGERS)?;
         let program = decode(path, false)?;
         let mut arguments: Vec<String> = Vec::new();
         let mut keys: Vec<String> = Vec::new();
@@ -56,7 +78,7 @@ impl Logger {
 impl Given {
     /// The URI that leads to `own`, our own program, with this in its one argument (several would come in any order).
     pub fn uri(&self, own: &str) -> String {
-        let scheme = parts(&self.uri).map_or("binary", |(scheme, ..)| scheme);
+        let scheme = parts(&self.uri, &LOGGERS).map_or("binary", |(scheme, ..)| scheme);
         let told = format!("{} {} {}", self.handle, self.socket.display(), self.uri);
         format!("{scheme}://{}?{VERB}={}", encode(own), encode(&told))
     }
@@ -70,19 +92,22 @@ impl Given {
 
     /// From the URI; `None` where it is not one of ours.
     pub fn from_uri(uri: &str) -> Option<Self> {
-        let (_, _, query) = parts(uri)?;
+        let (_, _, query) = parts(uri, &LOGGERS)?;
         let told = query?.strip_prefix(VERB)?.strip_prefix('=')?;
         Self::from_argument(&decode(told, true)?)
     }
 }
 
-/// Scheme, path and query of a logger's URI.
-fn parts(uri: &str) -> Option<(&str, &str, Option<&str>)> {
+/// The schemes that name programs.
+const LOGGERS: [&str; 2] = ["binary", "binary-v2"];
+
+/// Scheme, path and query of a URI of one of these schemes.
+fn parts<'a>(uri: &'a str, schemes: &[&str]) -> Option<(&'a str, &'a str, Option<&'a str>)> {
     let (scheme, rest) = uri.split_once("://")?;
     // Without a host; a fragment, and `;` in a query, are read differently by releases of Go.
     let plain =
         rest.starts_with('/') && !rest.contains(['#', ';']) && rest.bytes().all(|b| b.is_ascii_graphic());
-    if !matches!(scheme, "binary" | "binary-v2") || !plain {
+    if !schemes.contains(&scheme) || !plain {
         return None;
     }
     let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
@@ -162,14 +187,38 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_its_path() {
+        let of = |uri| match Taker::parse(uri)? {
+            Taker::File(path) => Some(path.display().to_string()),
+            Taker::Program(logger) => panic!("{logger:?}"),
+        };
+        assert_eq!(of("file:///var/log/a%20b+c").as_deref(), Some("/var/log/a b+c"));
+        for uri in [
+            "file:///",
+            "file:///d/",
+            "file://host/x",
+            "file:/x",
+            "file:///x?y",
+            "file:///x#y",
+            "file:///%00",
+            "/x",
+        ] {
+            assert_eq!(of(uri), None, "{uri}");
+        }
+        assert!(matches!(Taker::parse("binary:///l"), Some(Taker::Program(_))));
+    }
+
+    #[test]
     fn our_own_leads_back_to_what_was_asked_for() {
-        for uri in
-            ["binary:///usr/bin/nerdctl?_NERDCTL_INTERNAL_LOGGING=%2Fvar%2Flib", "binary-v2:///l?a=b&c=+d%25"]
-        {
+        for (uri, scheme) in [
+            ("binary:///usr/bin/nerdctl?_NERDCTL_INTERNAL_LOGGING=%2Fvar%2Flib", "binary"),
+            ("binary-v2:///l?a=b&c=+d%25", "binary-v2"),
+            ("file:///var/log/a%20b", "binary"),
+        ] {
             let given =
                 Given { handle: 77, socket: PathBuf::from("/run/shimtap-shim/s/1-2-3"), uri: uri.to_owned() };
             let ours = given.uri("/opt/my tools/containerd-shim-tap-v2");
-            assert_eq!(uri.split_once("://").map(|p| p.0), ours.split_once("://").map(|p| p.0));
+            assert_eq!(ours.split_once("://").map(|p| p.0), Some(scheme));
             assert_eq!(Given::from_uri(&ours).as_ref(), Some(&given), "{ours}");
             let started = Logger::parse(&ours).unwrap();
             assert_eq!(started.program, PathBuf::from("/opt/my tools/containerd-shim-tap-v2"));

@@ -1,5 +1,5 @@
 //! The inner shim has started us as a container's logger (`binary://`): gives the container's ends to the wrapper, takes what the
-//! logger is to read instead, and becomes the logger, in this process.
+//! logger is to read instead, and becomes the logger, in this process. Or it is the logger itself, and writes to a file (`file://`).
 //!
 //! Descriptor 3 is the container's stdout, 4 its stderr, 5 tells the shim that the logger is ready and is the logger's own
 //! business. Where the wrapper refuses, or is not there, the logger gets the container's own ends. That may only be done when
@@ -9,6 +9,7 @@ use std::{
     ffi::OsString,
     mem::ManuallyDrop,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
     process::ExitCode,
     time::Duration,
 };
@@ -19,12 +20,17 @@ use nix::{
 };
 use shimtap_proto::control::{Answer, Ask};
 
+use super::append;
 use crate::{
-    sys::{Kernel, fd, process},
-    tee::logger_uri::{Given, Logger},
+    sys::{Errno, Kernel, fd, process},
+    tee::logger_uri::{Given, Taker},
     upgrade::ask::{NoAnswer, Wrapper},
 };
 
+/// The container's stdout and stderr.
+const ENDS: [i32; 2] = [3, 4];
+/// Closed when the logger is ready.
+const READY: i32 = 5;
 /// What a shell says of a program that cannot be run.
 const CANNOT_RUN: u8 = 126;
 /// A worker answers within microseconds. The one that took our question may have died with it.
@@ -33,26 +39,44 @@ const PATIENCE_NS: u64 = 200_000_000;
 const HANG_UPS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// The verb. Only returns where the logger cannot be run.
+/// The verb. Where there is a logger it only returns when that cannot be run.
 pub fn logger(argv: &[OsString]) -> ExitCode {
     let given = argv.get(2).and_then(|word| word.to_str()).and_then(Given::from_argument);
-    let command = given.as_ref().and_then(|given| Logger::parse(&given.uri));
-    let (Some(given), Some(logger)) = (given, command) else {
+    let taker = given.as_ref().and_then(|given| Taker::parse(&given.uri));
+    let (Some(given), Some(taker)) = (given, taker) else {
         return ExitCode::from(CANNOT_RUN);
     };
-    if fd::is_open(3) && fd::is_open(4) {
-        // Never closed: they are what the logger reads, whatever comes of this.
-        let mut ends = [3, 4].map(|number| ManuallyDrop::new(fd::adopt(number)));
-        let ours = hand_over(&given, ends.each_ref().map(|end| end.as_fd()));
-        for (end, ours) in ends.iter_mut().zip(ours) {
-            if put(&ours, end).is_err() {
-                // It has nothing to read, and its container is to hear of that.
-                return ExitCode::from(CANNOT_RUN);
-            }
+    let done = match taker {
+        Taker::Program(logger) => {
+            take_over(&given).and_then(|()| Err(process::become_program(&logger.program, &logger.arguments)))
         }
+        Taker::File(path) => write_to(&path, &given),
+    };
+    done.map_or(ExitCode::from(CANNOT_RUN), |()| ExitCode::SUCCESS)
+}
+
+/// The shim holds its Create until it is told that the file is open.
+fn write_to(path: &Path, given: &Given) -> Kernel<()> {
+    let file =
+        append::open(path).map_err(|fault| fault.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    take_over(given)?;
+    drop(fd::adopt(READY));
+    append::append(&file, ENDS.map(fd::adopt))
+}
+
+/// Puts what the logger is to read in the place of the container's ends. An error: it has nothing to read, and its container is to hear
+/// of that.
+fn take_over(given: &Given) -> Kernel<()> {
+    if !ENDS.into_iter().all(fd::is_open) {
+        return Ok(());
     }
-    let _ = process::become_program(&logger.program, &logger.arguments);
-    ExitCode::from(CANNOT_RUN)
+    // Never closed: they are what the logger reads, whatever comes of this.
+    let mut ends = ENDS.map(|number| ManuallyDrop::new(fd::adopt(number)));
+    let ours = hand_over(given, ends.each_ref().map(|end| end.as_fd()));
+    for (end, ours) in ends.iter_mut().zip(ours) {
+        put(&ours, end)?;
+    }
+    Ok(())
 }
 
 /// In the place of `end`, and read as the shim's own would be.
@@ -128,7 +152,6 @@ impl Asking {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::Errno;
 
     fn answer(refused: Option<&str>, descriptors: usize) -> Answer {
         Answer { refused: refused.map(str::to_owned), descriptors, ..Answer::default() }

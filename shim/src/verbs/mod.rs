@@ -1,5 +1,6 @@
 //! One file per verb of containerd's.
 
+mod append;
 mod delete;
 mod force;
 mod last_calls;
