@@ -6,7 +6,7 @@
 use std::{
     ffi::OsString,
     fs,
-    os::unix::ffi::OsStringExt,
+    os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -22,6 +22,8 @@ pub struct Running {
     pub(super) program: Program,
     /// Its main configuration file.
     pub config: PathBuf,
+    /// The folder of its bundles, where its command line names it: that holds, whatever the configuration says.
+    pub state: Option<PathBuf>,
     /// Its unit, where it runs in one of systemd's.
     pub unit: Option<String>,
     /// Its PATH.
@@ -68,10 +70,10 @@ fn of_process(folder: &Path) -> Option<Running> {
     if Path::new(name).file_name()? != "containerd" {
         return None;
     }
-    let config = named_config(&words).map_or_else(|| DEFAULT_CONFIG.into(), PathBuf::from);
     Some(Running {
         program: Program { file: folder.join("exe"), name: name.clone() },
-        config,
+        config: flag(&words, &["config", "c"]).unwrap_or_else(|| DEFAULT_CONFIG.into()),
+        state: flag(&words, &["state"]),
         unit: unit(folder),
         path: path(folder),
         started: fs::metadata(folder).and_then(|about| about.modified()).ok(),
@@ -84,18 +86,22 @@ fn list(file: &Path) -> Option<Vec<OsString>> {
     Some(said.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect())
 }
 
-fn named_config(words: &[OsString]) -> Option<OsString> {
+/// What the command line says of a flag, by any of its names: as Go reads them, with one hyphen or two, the last one counts, and
+/// one that is empty says nothing.
+fn flag(words: &[OsString], names: &[&str]) -> Option<PathBuf> {
+    let mut said = None;
     let mut words = words.iter().skip(1);
     while let Some(word) = words.next() {
-        let word = word.to_str()?;
-        if matches!(word, "-c" | "--config" | "-config") {
-            return words.next().cloned();
-        }
-        if let Some(path) = ["--config=", "-config=", "-c="].iter().find_map(|flag| word.strip_prefix(flag)) {
-            return Some(path.into());
+        let Some(word) = word.as_bytes().strip_prefix(b"-") else { continue };
+        let word = word.strip_prefix(b"-").unwrap_or(word);
+        let mut parts = word.splitn(2, |byte| *byte == b'=');
+        let name = parts.next().unwrap_or_default();
+        if names.iter().any(|known| known.as_bytes() == name) {
+            let value = parts.next().map(|value| OsString::from_vec(value.to_vec()));
+            said = value.or_else(|| words.next().cloned());
         }
     }
-    None
+    said.filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 fn unit(folder: &Path) -> Option<String> {
@@ -119,15 +125,21 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_is_what_the_command_line_names() {
+    fn a_flag_says_what_containerd_would_take_of_it() {
         for line in [
             "containerd -c /x",
             "containerd --config /x --log-level debug",
             "containerd --log-level info --config=/x",
+            "containerd -config /x",
+            "containerd --config /y --c=/x",
         ] {
-            assert_eq!(named_config(&words(line)), Some("/x".into()), "{line}");
+            assert_eq!(flag(&words(line), &["config", "c"]), Some("/x".into()), "{line}");
         }
-        assert_eq!(named_config(&words("containerd --address /c")), None);
+        for line in ["containerd --address /c", "containerd --config=", "containerd --config"] {
+            assert_eq!(flag(&words(line), &["config", "c"]), None, "{line}");
+        }
+        let bytes = OsString::from_vec(b"--log\xff".to_vec());
+        assert_eq!(flag(&["containerd".into(), bytes, "-c=/x".into()], &["c"]), Some("/x".into()));
     }
 
     /// Command lines and cgroups as these distributions have them, read or seen; and what is none of them.
@@ -138,43 +150,49 @@ mod tests {
         const SNAP: &str = "/var/snap/microk8s/7731/args/containerd.toml";
         let k0s = "/var/lib/k0s/bin/containerd --root=/var/lib/k0s/containerd --state=/run/k0s/containerd \
                    --address=/run/k0s/containerd.sock --log-level=info --config=/etc/k0s/containerd.toml";
-        for (line, cgroup, config, unit) in [
+        for (line, cgroup, config, state, unit) in [
             (
                 "/usr/bin/containerd",
                 "0::/system.slice/containerd.service",
                 DEFAULT_CONFIG,
+                None,
                 Some("containerd.service"),
             ),
-            (&format!("containerd -c {K3S}"), "0::/system.slice/k3s.service", K3S, Some("k3s.service")),
+            (&format!("containerd -c {K3S}"), "0::/system.slice/k3s.service", K3S, None, Some("k3s.service")),
             (
                 &format!(
                     "containerd -c {K3S} -a /run/k3s/containerd/containerd.sock --state /run/k3s/containerd"
                 ),
                 "0::/system.slice/k3s-agent.service/containerd",
                 K3S,
+                Some("/run/k3s/containerd"),
                 Some("k3s-agent.service"),
             ),
             (
                 &format!("containerd -c {RKE2}"),
                 "12:pids:/system.slice/rke2-server.service\n0::/system.slice/rke2-server.service",
                 RKE2,
+                None,
                 Some("rke2-server.service"),
             ),
             (
                 k0s,
                 "0::/system.slice/k0sworker.service",
                 "/etc/k0s/containerd.toml",
+                Some("/run/k0s/containerd"),
                 Some("k0sworker.service"),
             ),
             (
                 &format!(
-                    "/snap/microk8s/7731/bin/containerd --config {SNAP} --root /var/snap/microk8s/common/var/lib/containerd"
+                    "/snap/microk8s/7731/bin/containerd --config {SNAP} --root /var/snap/microk8s/common/var/lib/containerd \
+                     --state /var/snap/microk8s/common/run/containerd"
                 ),
                 "0::/system.slice/snap.microk8s.daemon-containerd.service",
                 SNAP,
+                Some("/var/snap/microk8s/common/run/containerd"),
                 Some("snap.microk8s.daemon-containerd.service"),
             ),
-            ("/usr/bin/containerd", "0::/user.slice/user-0.slice/session-1.scope", DEFAULT_CONFIG, None),
+            ("/usr/bin/containerd", "0::/user.slice/user-0.slice/session-1.scope", DEFAULT_CONFIG, None, None),
         ] {
             let proc = tempfile::tempdir().expect("a folder");
             let put = |pid: &str, line: &str| {
@@ -191,6 +209,7 @@ mod tests {
             let found = below(proc.path());
             let [one] = found.as_slice() else { panic!("{line}: {found:?}") };
             assert_eq!((one.config.as_path(), one.unit.as_deref()), (Path::new(config), unit), "{line}");
+            assert_eq!(one.state.as_deref(), state.map(Path::new), "{line}");
             assert_eq!(one.path.as_deref(), Some("/a:/b".as_ref()), "{line}");
             assert_eq!(one.program.file, proc.path().join("17/exe"));
         }
@@ -201,6 +220,7 @@ mod tests {
         let running = |config: &str| Running {
             program: Program { file: "/bin/containerd".into(), name: "containerd".into() },
             config: config.into(),
+            state: None,
             unit: None,
             path: None,
             started: None,

@@ -1,6 +1,7 @@
 //! `shimtap install` and `uninstall` on real containerds with pods: new pods are wrapped by the hook that works for the release,
 //! running ones live on, and every file is as it was to the byte afterwards.
 
+mod daemons;
 mod kata;
 mod ways;
 

@@ -54,10 +54,15 @@ pub fn shimtap(node: &Node, verb: &str, args: &[&str]) -> Result<Finished> {
 
 /// The command on this node, to be started.
 pub fn command(node: &Node, verb: &str, args: &[&str]) -> Result<Command> {
+    command_of(node, &node.dir().join("containerd.toml"), verb, args)
+}
+
+/// The command for the containerd that reads this file.
+pub fn command_of(node: &Node, main: &Path, verb: &str, args: &[&str]) -> Result<Command> {
     let mut command = Command::new(tools::collector()?);
     command.arg(verb).args(args).arg("--state-dir").arg(node.dir().join("state"));
     command.arg("--containerd").arg(&node.tools().containerd);
-    command.arg("--containerd-config").arg(node.dir().join("containerd.toml"));
+    command.arg("--containerd-config").arg(main);
     if verb == "install" {
         command.arg("--shim-config").arg(node.dir().join("shim.toml"));
     }
