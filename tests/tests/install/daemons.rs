@@ -9,11 +9,17 @@ use shimtap_tests::rig::{Node, Version, eventually};
 
 use super::ways::{LIMIT, command_of, files, on_a_plain_node, same};
 
+mod packaged {
+    #[test]
+    #[ignore = "needs root and a real containerd: `sudo ./dev test` runs it"]
+    fn bundles_are_where_the_command_line_says() -> anyhow::Result<()> {
+        super::bundles_are_where_the_command_line_says(super::Version::Packaged)
+    }
+}
+
 /// As k0s and MicroK8s start theirs: bundles lie where the command line says. A link that one of them names is not taken away.
-#[test]
-#[ignore = "needs root and containerd: run `sudo ./dev test`"]
-fn bundles_are_where_the_command_line_says() -> Result<()> {
-    on_a_plain_node(Version::Packaged, |node| {
+fn bundles_are_where_the_command_line_says(version: Version) -> Result<()> {
+    on_a_plain_node(version, |node| {
         let other = Other::start(node)?;
         let before = files(node.dir())?;
         other.shimtap("install", &["--yes", "--hook", "opt"])?.ok()?;
