@@ -233,10 +233,20 @@ pub enum InstallFault {
     },
 }
 
+/// What was carried out, on top of what was before.
+#[derive(Debug)]
+pub struct Made {
+    /// The record of an earlier installation.
+    pub last: Option<Record>,
+    /// The record now.
+    pub record: Record,
+}
+
 /// Does what was planned: the record first, then the files, then containerd's own word for it. All, or nothing.
-pub fn carry_out(node: &Node, plan: &Plan, state: &Path) -> Result<(), InstallFault> {
+pub fn carry_out(node: &Node, plan: &Plan, state: &Path) -> Result<Made, InstallFault> {
     let last = Record::read(state)?;
-    Record::after(last.as_ref(), node, plan)?.keep(state)?;
+    let record = Record::after(last.as_ref(), node, plan)?;
+    record.keep(state)?;
     let done = files::make_all(&plan.changes, state).and_then(|()| {
         let proven = node
             .ask_again()
@@ -253,7 +263,7 @@ pub fn carry_out(node: &Node, plan: &Plan, state: &Path) -> Result<(), InstallFa
             None => Record::forget(state)?,
         }
     }
-    done
+    done.map(|()| Made { last, record })
 }
 
 /// Reading a file, with what was being done in the error; none where it is not there.

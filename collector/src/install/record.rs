@@ -133,10 +133,22 @@ impl Record {
         changes.map(|change| (change.path().to_owned(), self.undo_one(change, &needed))).collect()
     }
 
-    /// What is left to be undone once nothing is [`Undo::Needed`] any more.
-    pub fn left(&self, paths: &[PathBuf]) -> Self {
-        let changes = self.changes.iter().filter(|change| paths.iter().any(|path| path == change.path()));
-        Self { changes: changes.cloned().collect(), ..self.clone() }
+    /// What `plan` has done alone, the last that this record is of: what each file held before it is what an earlier installation left.
+    pub fn step(&self, plan: &Plan) -> Self {
+        Self { changes: plan.changes.clone(), ..self.clone() }
+    }
+
+    /// What there is still to be undone when all is undone that was done since `last`, but for these files, which had to stay; none
+    /// where that is nothing.
+    pub fn left(&self, last: Option<&Self>, stayed: &[PathBuf]) -> Option<Self> {
+        let stays = |change: &&Change| stayed.iter().any(|path| path == change.path());
+        let handlers = last.map_or(&self.handlers, |last| &last.handlers).clone();
+        let mut changes = last.map(|last| last.changes.clone()).unwrap_or_default();
+        for change in self.changes.iter().filter(stays) {
+            changes.retain(|old| old.path() != change.path());
+            changes.push(change.clone());
+        }
+        (!changes.is_empty()).then(|| Self { handlers, changes, ..self.clone() })
     }
 
     /// Links of ours that bundles name.
