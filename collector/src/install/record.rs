@@ -85,10 +85,10 @@ impl Record {
         Ok(Some(record))
     }
 
-    /// Keeps it, in place of the last.
+    /// Keeps it, in place of the last. Not to be read by others: containerd's file may hold passwords of registries.
     pub fn keep(&self, state: &Path) -> Result<(), InstallFault> {
         let text = serde_json::to_string_pretty(self).unwrap_or_default();
-        files::put(&Self::path(state), Some(&text))
+        files::put_private(&Self::path(state), &text)
     }
 
     /// Forgets it, once everything is undone.
