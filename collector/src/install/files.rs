@@ -185,6 +185,13 @@ fn write(path: &Path, content: &str, guard: Guard) -> Result<(), InstallFault> {
     written
 }
 
+/// Takes away what somebody who was ended in the middle has left beside a file.
+pub fn tidy(path: &Path) -> Result<(), InstallFault> {
+    remove(&beside(&fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())))?;
+    // That of a link, which is none of what it leads to.
+    remove(&beside(path))
+}
+
 /// The name under which a file's next content is made.
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();

@@ -192,7 +192,13 @@ mod tests {
                 Some("/var/snap/microk8s/common/run/containerd"),
                 Some("snap.microk8s.daemon-containerd.service"),
             ),
-            ("/usr/bin/containerd", "0::/user.slice/user-0.slice/session-1.scope", DEFAULT_CONFIG, None, None),
+            (
+                "/usr/bin/containerd",
+                "0::/user.slice/user-0.slice/session-1.scope",
+                DEFAULT_CONFIG,
+                None,
+                None,
+            ),
         ] {
             let proc = tempfile::tempdir().expect("a folder");
             let put = |pid: &str, line: &str| {

@@ -82,8 +82,9 @@ fn a_restart_that_fails_takes_back_one_installation(version: Version) -> Result<
         fails()?;
         ensure!(link.is_symlink(), "the link that a bundle names is gone");
         let is_containerd_s = |file: &Held| file.path == main || file.path.ends_with("zz-shimtap.toml");
-        let of_containerd =
-            |all: &[Held]| -> Vec<Held> { all.iter().filter(|file| is_containerd_s(file)).cloned().collect() };
+        let of_containerd = |all: &[Held]| -> Vec<Held> {
+            all.iter().filter(|file| is_containerd_s(file)).cloned().collect()
+        };
         same(&of_containerd(&first), &of_containerd(&files(node.dir())?))?;
         fs::remove_dir_all(&bundle).context("the container ends")?;
         shimtap(node, "uninstall", &["--yes"])?.ok()?;
@@ -100,7 +101,8 @@ struct Unit {
 impl Unit {
     fn make() -> Result<Self> {
         let name = format!("shimtap-test-{}.service", std::process::id());
-        let cgroup = Path::new("/sys/fs/cgroup").join(if cgroup::is_v2() { "" } else { "freezer" }).join(&name);
+        let cgroup =
+            Path::new("/sys/fs/cgroup").join(if cgroup::is_v2() { "" } else { "freezer" }).join(&name);
         fs::create_dir(&cgroup).context("make a cgroup")?;
         Ok(Self { name, cgroup })
     }
