@@ -53,6 +53,17 @@ pub enum InstallFault {
         /// Their configurations.
         found: String,
     },
+    /// Which of those is meant that read one file?
+    #[error(
+        "the containerds with the pids {pids} all read {config}, and which of them is meant cannot be told; end the others, or give each a \
+         file of its own; nothing was changed"
+    )]
+    SeveralRead {
+        /// As asked for.
+        config: PathBuf,
+        /// Theirs.
+        pids: String,
+    },
     /// A configuration that is none of those that are read.
     #[error(
         "no containerd that runs here reads {config}; those that run read {found}; nothing was changed. For one that does not run, \

@@ -1,7 +1,7 @@
 //! Every containerd among the processes: which configuration it reads, which unit it belongs to, where it looks for shims.
 //!
-//! Distributions are not known by name: command line, cgroup and environment of the process say it, whoever has started it. Only
-//! reads below `/proc`; a process that ends meanwhile is none.
+//! Distributions are not known by name: command line, cgroup and environment of the process say it, whoever has started it. One in
+//! a container (kind, docker in docker) is not the node's. Only reads below `/proc`; a process that ends meanwhile is none.
 
 use std::{
     ffi::OsString,
@@ -19,6 +19,8 @@ use super::{
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Running {
+    pid: u32,
+    parent: Option<u32>,
     pub(super) program: Program,
     /// Its main configuration file.
     pub config: PathBuf,
@@ -50,6 +52,11 @@ pub fn choose(mut running: Vec<Running>, at: &Where) -> Result<Option<Running>, 
     if running.is_empty() && !found.is_empty() && at.containerd.is_none() {
         return Err(InstallFault::NobodyReads { config: config.clone(), found });
     }
+    // Their command lines may name other folders, and their units differ: any of them would be a guess.
+    if running.len() > 1 {
+        let pids: Vec<String> = running.iter().map(|found| found.pid.to_string()).collect();
+        return Err(InstallFault::SeveralRead { config: config.clone(), pids: pids.join(", ") });
+    }
     Ok(running.pop())
 }
 
@@ -60,17 +67,29 @@ fn is_same(a: &Path, b: &Path) -> bool {
 
 fn below(proc: &Path) -> Vec<Running> {
     let processes = fs::read_dir(proc).into_iter().flatten().flatten();
-    processes.filter_map(|entry| of_process(&entry.path())).collect()
+    let found: Vec<Running> = processes.filter_map(|entry| of_process(&entry.path())).collect();
+    // What containerd has forked has its command line until it has become a shim.
+    let is_forked = |one: &&Running| {
+        found.iter().any(|other| one.parent == Some(other.pid) && one.program.name == other.program.name)
+    };
+    found.iter().filter(|one| !is_forked(one)).cloned().collect()
 }
 
 fn of_process(folder: &Path) -> Option<Running> {
-    folder.file_name()?.to_str()?.parse::<u32>().ok()?;
+    let pid = folder.file_name()?.to_str()?.parse().ok()?;
     let words = list(&folder.join("cmdline"))?;
     let name = words.first()?;
     if Path::new(name).file_name()? != "containerd" {
         return None;
     }
+    let about = fs::read_to_string(folder.join("status")).unwrap_or_default();
+    // One pid for each namespace of pids in which it has one, below that of this /proc.
+    if of_status(&about, "NSpid:").is_some_and(|pids| pids.split_whitespace().nth(1).is_some()) {
+        return None;
+    }
     Some(Running {
+        pid,
+        parent: of_status(&about, "PPid:").and_then(|parent| parent.trim().parse().ok()),
         program: Program { file: folder.join("exe"), name: name.clone() },
         config: flag(&words, &["config", "c"]).unwrap_or_else(|| DEFAULT_CONFIG.into()),
         state: flag(&words, &["state"]),
@@ -102,6 +121,10 @@ fn flag(words: &[OsString], names: &[&str]) -> Option<PathBuf> {
         }
     }
     said.filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn of_status<'a>(about: &'a str, name: &str) -> Option<&'a str> {
+    about.lines().find_map(|line| line.strip_prefix(name))
 }
 
 fn unit(folder: &Path) -> Option<String> {
@@ -222,8 +245,30 @@ mod tests {
     }
 
     #[test]
+    fn one_in_a_container_is_not_the_node_s_and_one_that_was_forked_is_none() {
+        let proc = tempfile::tempdir().expect("a folder");
+        let put = |pid: &str, line: &str, about: &str| {
+            let folder = proc.path().join(pid);
+            fs::create_dir(&folder).expect("a folder");
+            fs::write(folder.join("cmdline"), format!("{}\0", line.replace(' ', "\0"))).expect("a file");
+            fs::write(folder.join("status"), format!("Name:\tx\n{about}\nNSsid:\t1\n")).expect("a file");
+        };
+        put("17", "/usr/bin/containerd", "PPid:\t1\nNSpid:\t17");
+        put("18", "/usr/bin/containerd", "PPid:\t1\nNSpid:\t18\t142");
+        put("19", "/usr/bin/containerd", "PPid:\t17\nNSpid:\t19");
+        put("20", "/opt/other/containerd -c /x", "PPid:\t17\nNSpid:\t20");
+        // A kernel before 4.1.
+        put("21", "/usr/bin/containerd -c /y", "PPid:\t1");
+        let mut found: Vec<u32> = below(proc.path()).iter().map(|one| one.pid).collect();
+        found.sort_unstable();
+        assert_eq!(found, [17, 20, 21]);
+    }
+
+    #[test]
     fn of_several_the_one_that_was_named() {
         let running = |config: &str| Running {
+            pid: 17,
+            parent: None,
             program: Program { file: "/bin/containerd".into(), name: "containerd".into() },
             config: config.into(),
             state: None,
@@ -240,6 +285,9 @@ mod tests {
         // A slip of the pen is no other containerd.
         let fault = choose(two(), &named("/c")).expect_err("nobody reads it").to_string();
         assert!(fault.contains("/c") && fault.contains("/a, /b"), "{fault}");
+        // Whose folders and unit would be meant?
+        let fault = choose(vec![running("/a"), running("/a")], &named("/a")).expect_err("which?").to_string();
+        assert!(fault.contains("17, 17 all read /a"), "{fault}");
         // One that does not run is named by its binary; where none runs, as in an image, a file is enough.
         let other = Where { containerd: Some("/x/containerd".into()), ..named("/c") };
         assert_eq!(choose(two(), &other).expect("none"), None);

@@ -1,13 +1,16 @@
 //! What the process of a containerd says and its files do not: its command line, its unit.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
 use shimtap_tests::oracle::cgroup;
 use shimtap_tests::rig::run::{Finished, run};
-use shimtap_tests::rig::{Node, Version, eventually};
+use shimtap_tests::rig::{Node, Version, eventually, process};
 
 use super::ways::{Held, LIMIT, command_of, files, on_a_plain_node, same, shimtap};
 
@@ -17,12 +20,24 @@ mod packaged {
     fn bundles_are_where_the_command_line_says() -> anyhow::Result<()> {
         super::bundles_are_where_the_command_line_says(super::Version::Packaged)
     }
+
+    #[test]
+    #[ignore = "needs root and a real containerd: `sudo ./dev test` runs it"]
+    fn one_in_a_container_is_none_of_the_node() -> anyhow::Result<()> {
+        super::one_in_a_container_is_none_of_the_node(super::Version::Packaged)
+    }
 }
 
 /// As k0s and MicroK8s start theirs: bundles lie where the command line says. A link that one of them names is not taken away.
 fn bundles_are_where_the_command_line_says(version: Version) -> Result<()> {
     on_a_plain_node(version, |node| {
-        let other = Other::start(node)?;
+        let text = fs::read_to_string(node.dir().join("containerd.toml")).context("read the main file")?;
+        let of_file = format!("state = {:?}\n", node.dir().join("state"));
+        ensure!(text.contains(&of_file), "no {of_file} in {text}");
+        let main = node.dir().join("other.toml");
+        fs::write(&main, text.replace(&of_file, "").replace("c.sock", "other.sock"))
+            .context("write its main file")?;
+        let other = Other::start(node, &main, &[])?;
         let before = files(node.dir())?;
         other.shimtap("install", &["--yes", "--hook", "opt"])?.ok()?;
         let link = node.dir().join("opt/bin/containerd-shim-runc-v2");
@@ -127,43 +142,83 @@ impl Drop for Unit {
     }
 }
 
-/// A second containerd beside a node's own, which has its state's folder by its command line alone.
+/// As with kind: one that reads a file of the same path in a container is not the node's. Where two of the node do, neither is taken.
+fn one_in_a_container_is_none_of_the_node(version: Version) -> Result<()> {
+    on_a_plain_node(version, |node| {
+        let main = node.dir().join("containerd.toml");
+        let text = fs::read_to_string(&main).context("read the main file")?;
+        let [before, after] = text.split("[ttrpc]\n").collect::<Vec<_>>()[..] else {
+            bail!("no ttrpc: {text}")
+        };
+        // So that it is derived from the other's address.
+        let after = after.split_once('\n').context("its address")?.1;
+        fs::write(&main, format!("{before}{after}")).context("write the main file")?;
+        let beside = Other::start(node, &main, &[])?;
+        let said = beside.shimtap("install", &["--yes"])?;
+        ensure!(said.code == 1 && said.stderr.contains("cannot be told"), "two of the node: {said:?}");
+        drop(beside);
+        let inside = Other::start(node, &main, &["unshare", "--pid", "--fork"])?;
+        inside.shimtap("install", &["--yes"])?.ok()?;
+        let record = fs::read_to_string(node.dir().join("state/install.json")).context("the record")?;
+        let own = format!("\"bundles\": {:?}", node.dir().join("state"));
+        ensure!(record.contains(&own), "no {own} in {record}");
+        inside.shimtap("uninstall", &["--yes"])?.ok().map(drop)
+    })
+}
+
+/// A second containerd beside a node's own, whose folders its command line names.
 struct Other<'a> {
     node: &'a Node,
+    main: PathBuf,
     daemon: Child,
+    /// It is the child of what was started.
+    inside: bool,
 }
 
 impl<'a> Other<'a> {
-    fn start(node: &'a Node) -> Result<Self> {
-        let dir = node.dir();
-        let text = fs::read_to_string(dir.join("containerd.toml")).context("read the main file")?;
-        let of = |folder: &str| format!("{:?}", dir.join(folder));
-        let text = text
-            .replace(&format!("state = {}\n", of("state")), "")
-            .replace(&of("root"), &of("other-root"))
-            .replace("c.sock", "other.sock");
-        ensure!(!text.contains("state = "), "its file names a state: {text}");
-        let main = dir.join("other.toml");
-        fs::write(&main, text).context("write its main file")?;
-        let mut command = Command::new(&node.tools().containerd);
-        command.arg("--config").arg(main).arg("--state").arg(dir.join("elsewhere"));
+    /// That reads `main`, started by way of `words`.
+    fn start(node: &'a Node, main: &Path, words: &[&str]) -> Result<Self> {
+        let (dir, socket) = (node.dir(), node.dir().join("other.sock"));
+        fs::remove_file(&socket).or_else(|fault| match fault.kind() {
+            ErrorKind::NotFound => Ok(()),
+            _ => Err(fault),
+        })?;
+        let daemon = node.tools().containerd.as_os_str();
+        let mut all = words.iter().map(OsStr::new).chain([daemon]);
+        let mut command = Command::new(all.next().context("a program")?);
+        command.args(all).arg("--config").arg(main).arg("--address").arg(&socket);
+        command.arg("--state").arg(dir.join("elsewhere")).arg("--root").arg(dir.join("other-root"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let other = Self { node, daemon: command.spawn().context("start it")? };
+        let daemon = command.spawn().context("start it")?;
+        let other = Self { node, main: main.to_owned(), daemon, inside: !words.is_empty() };
         // Whose tasks it has looked for by then.
-        let socket = dir.join("other.sock");
         eventually(LIMIT, "the other containerd", || Ok(socket.exists().then_some(())))?;
         Ok(other)
     }
 
     fn shimtap(&self, verb: &str, args: &[&str]) -> Result<Finished> {
-        run(command_of(self.node, &self.node.dir().join("other.toml"), verb, args)?, LIMIT)
+        run(command_of(self.node, &self.main, verb, args)?, LIMIT)
+    }
+
+    /// By signal, and what it was started by ends with it.
+    fn end_inside(&self) {
+        let pid = self.daemon.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+            // It may have ended by itself.
+            let _ = process::signal(child, Signal::SIGKILL);
+        }
     }
 }
 
 impl Drop for Other<'_> {
     fn drop(&mut self) {
-        // It may have ended by itself, which the test has said by then.
-        let _ = self.daemon.kill();
+        if self.inside {
+            self.end_inside();
+        } else {
+            // It may have ended by itself.
+            let _ = self.daemon.kill();
+        }
         let _ = self.daemon.wait();
     }
 }
