@@ -3,6 +3,7 @@
 
 mod daemons;
 mod kata;
+mod layouts;
 mod ways;
 
 use std::fs;

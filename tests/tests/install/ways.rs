@@ -82,7 +82,7 @@ pub struct Held {
 /// Every file that an installation may touch.
 pub fn files(dir: &Path) -> Result<Vec<Held>> {
     let mut found = Vec::new();
-    let places = ["", "opt/bin", "conf.d", "shimtap.d", "kata", "state", "state/hooks"];
+    let places = ["", "opt/bin", "conf.d", "config-v3.toml.d", "shimtap.d", "kata", "state", "state/hooks"];
     for place in places {
         let Ok(entries) = fs::read_dir(dir.join(place)) else { continue };
         for entry in entries {
