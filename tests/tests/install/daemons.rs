@@ -45,6 +45,13 @@ fn bundles_are_where_the_command_line_says(version: Version) -> Result<()> {
         fs::create_dir_all(&bundle).context("a container's bundle")?;
         fs::write(bundle.join("shim-binary-path"), link.as_os_str().as_encoded_bytes())
             .context("its shim")?;
+        // As an earlier release has noted it, which looked at the files alone.
+        let path = node.dir().join("state/install.json");
+        let record = fs::read_to_string(&path).context("the record")?;
+        let [own, noted] =
+            ["elsewhere", "state"].map(|dir| format!("\"bundles\": {:?}", node.dir().join(dir)));
+        ensure!(record.contains(&own), "no {own} in {record}");
+        fs::write(&path, record.replace(&own, &noted)).context("an older record")?;
         let said = other.shimtap("uninstall", &["--yes"])?.ok()?.text();
         ensure!(said.contains("stays while containers run"), "it said {said}");
         ensure!(link.is_symlink(), "the link that a bundle names is gone");
