@@ -10,7 +10,7 @@ for link in /opt/containerd/bin/* /var/lib/containerd/opt/bin/*; do
     */containerd-shim-tap-v2) ;;
     *) continue ;;
     esac
-    echo "shimtap: containerd starts the wrapper by $link; lead it to the real shim first (docs/docker.md says how)" >&2
+    echo "shimtap: containerd starts the wrapper by $link; lead it to the real shim first (/usr/share/doc/shimtap/docs/docker.md says how)" >&2
     exit 1
 done
 names=$(grep -RlsE --include='*.toml' --include=daemon.json '^[^#]*(containerd-shim-tap-|io\.containerd\.tap-)' \

@@ -84,15 +84,17 @@ fn a_restart_that_fails_takes_back_one_installation(version: Version) -> Result<
         let plain = fs::read_to_string(&main).context("read the main file")?;
         fs::write(&main, format!("{plain}{handler}")).context("add a handler")?;
         let before = files(node.dir())?;
-        shimtap(node, "install", &["--yes", "runc"])?.ok()?;
-        let first = files(node.dir())?;
-        ensure!(before != first, "nothing was installed");
         let fails = || -> Result<()> {
             let said = shimtap(node, "install", &["--yes", "--restart", "other"])?;
             let is_why = said.stderr.contains("everything was put back");
             ensure!(said.code == 1 && is_why && said.stderr.contains(&unit.name), "it said {said:?}");
             Ok(())
         };
+        fails()?;
+        same(&before, &files(node.dir())?).context("the first of all")?;
+        shimtap(node, "install", &["--yes", "runc"])?.ok()?;
+        let first = files(node.dir())?;
+        ensure!(before != first, "nothing was installed");
         fails()?;
         same(&first, &files(node.dir())?)?;
 
