@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -91,6 +92,8 @@ fn its_scripts_are_sound(deb: &Path, dir: &Path) -> Result<()> {
     let prerm = fs::read_to_string(control.join("prerm")).context("read prerm")?;
     let elsewhere = prerm.replace("/var/lib/", &format!("{}/lib/", dir.display()));
     let elsewhere = elsewhere.replace("/run/", &format!("{}/run/", dir.display()));
+    let elsewhere = elsewhere.replace(" /opt/", &format!(" {}/opt/", dir.display()));
+    let elsewhere = elsewhere.replace(" /etc/", &format!(" {}/etc/", dir.display()));
     fs::write(control.join("prerm"), elsewhere).context("write prerm")?;
     let ends = |verb: &str| -> Result<(i32, String)> {
         let mut command = Command::new("sh");
@@ -113,6 +116,49 @@ fn its_scripts_are_sound(deb: &Path, dir: &Path) -> Result<()> {
     fs::write(dir.join("lib/shimtap/install.json"), "{}").context("a record")?;
     let (code, why) = ends("remove")?;
     ensure!(code == 1 && why.contains("shimtap uninstall"), "{code}: {why}");
+    fs::remove_file(dir.join("lib/shimtap/install.json")).context("forget it")?;
+    what_was_done_by_hand_is_seen(dir, ends)
+}
+
+/// The ways of README and of docs/docker.md, in which no pod need run and no record is.
+fn what_was_done_by_hand_is_seen(dir: &Path, ends: impl Fn(&str) -> Result<(i32, String)>) -> Result<()> {
+    let wrapper = dir.join("containerd-shim-tap-v2");
+    let shim = dir.join("containerd-shim-runc-v2");
+    for program in [&wrapper, &shim] {
+        fs::write(program, "").context("a program")?;
+    }
+    for bin in ["opt/containerd/bin", "lib/containerd/opt/bin"].map(|bin| dir.join(bin)) {
+        fs::create_dir_all(&bin).context("a folder of links")?;
+        let link = bin.join("containerd-shim-runc-v2");
+        symlink(&wrapper, &link).context("a link")?;
+        let (code, why) = ends("remove")?;
+        ensure!(code == 1 && why.contains(&link.display().to_string()), "{code}: {why}");
+        ensure!(ends("upgrade")?.0 == 0, "an upgrade is refused: {:?}", ends("upgrade")?);
+        fs::remove_file(&link).context("undo it")?;
+        symlink(&shim, &link).context("undone for as long as containers run")?;
+        ensure!(ends("remove")?.0 == 0, "it refuses for a link to the real shim: {:?}", ends("remove")?);
+    }
+    let packaged = root().join("packaging/containerd");
+    let examples = ["1.x-name.toml", "1.x-runtime-path.toml", "2.x-name.toml", "2.x-runtime-path.toml"];
+    let mut cases =
+        examples.map(|name| (format!("etc/containerd/conf.d/{name}"), packaged.join(name), 1)).to_vec();
+    // They name it in their comments alone.
+    let quiet = ["1.x-opt.toml", "2.x-opt.toml"];
+    cases.extend(quiet.map(|name| (format!("etc/containerd/{name}"), packaged.join(name), 0)));
+    let kept = ("etc/containerd/config.toml.bak".to_owned(), packaged.join("1.x-name.toml"), 0);
+    cases.push(kept);
+    let json = dir.join("daemon.json");
+    let text = "{\"runtimes\": {\"tap\": {\"runtimeType\": \"/usr/bin/containerd-shim-tap-v2\"}}}";
+    fs::write(&json, text).context("docker's file")?;
+    cases.push(("etc/docker/daemon.json".to_owned(), json, 1));
+    for (name, text, refused) in cases {
+        let file = dir.join(&name);
+        fs::create_dir_all(file.parent().context("a folder")?).context("make it")?;
+        fs::copy(text, &file).with_context(|| format!("put {name}"))?;
+        let (code, why) = ends("remove")?;
+        ensure!(code == refused && (code == 0 || why.contains(&name)), "{name}: {code}: {why}");
+        fs::remove_file(&file).context("undo it")?;
+    }
     Ok(())
 }
 
@@ -157,7 +203,7 @@ fn removal_is_refused_alike() -> Result<()> {
     };
     let guard = |text: &str| -> Result<String> {
         let from = text.find("if [ -e /var/lib/shimtap/install.json ]").context("no guard")?;
-        let to = text.find("\ndone\n").context("no end of the guard")?;
+        let to = text.rfind("\ndone\n").context("no end of the guard")?;
         Ok(text.get(from..to).context("a guard that ends before it begins")?.to_owned())
     };
     let (deb, rpm) = (guard(&read("deb/prerm")?)?, guard(&read("rpm/preun.sh")?)?);

@@ -218,7 +218,11 @@ fn is_refused_while_it_is_needed(tree: &Tree) -> Result<()> {
     drop(held);
     tree.write("/var/lib/shimtap/install.json", "{}")?;
     refused("shimtap uninstall")?;
-    fs::remove_file(tree.path("/var/lib/shimtap/install.json")).context("remove the record")
+    fs::remove_file(tree.path("/var/lib/shimtap/install.json")).context("remove the record")?;
+    let main = "/etc/containerd/config.toml";
+    tree.write(main, include_str!("../../packaging/containerd/2.x-runtime-path.toml"))?;
+    refused(main)?;
+    fs::remove_file(tree.path(main)).context("remove what was done by hand")
 }
 
 /// The recipe that is installed puts the package into an image that has containerd.

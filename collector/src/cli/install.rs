@@ -5,12 +5,12 @@
 use std::{
     fmt::Write as _,
     io::{self, BufRead, IsTerminal, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
 use super::{Exit, args, say};
-use crate::install::{self, Change, InstallFault, Mode, Node, Plan, Record, Undo};
+use crate::install::{self, Change, InstallFault, Made, Mode, Node, Plan, Record, Undo};
 
 /// Does it.
 pub(super) fn run(args: &args::Install) -> Exit {
@@ -38,19 +38,17 @@ fn install(args: &args::Install) -> Result<Exit, InstallFault> {
     if !agreed("install", args.yes) {
         return Ok(Exit::Failed);
     }
-    install::carry_out(&node, &plan, &wanted.state)?;
+    let made = install::carry_out(&node, &plan, &wanted.state)?;
     say("done; containerd confirms it\n");
     if !plan.needs_restart {
         say("containerd need not be restarted: new pods have it from now on\n");
         return Ok(Exit::Done);
     }
-    let undo =
-        || Record::read(&wanted.state)?.map_or(Ok(()), |record| undone(&record, &wanted.state).map(drop));
     restart(
         (node.unit.as_deref(), &node.config),
         args.restart,
         "new pods are wrapped from then on; running ones stay as they are",
-        undo,
+        || taken_back(&made, &plan, &wanted.state),
     )
 }
 
@@ -194,11 +192,30 @@ fn systemctl(unit: &str) -> Result<(), String> {
     Err(String::from_utf8_lossy(&said.stderr).trim().replace('\n', "; "))
 }
 
-/// Takes an installation back and forgets it, but for what running containers still need; what became of each file.
+/// Takes back what this installation has done; what earlier ones did stays as they left it.
+fn taken_back(made: &Made, plan: &Plan, state: &Path) -> Result<(), InstallFault> {
+    let (_, stayed) = each_undone(&made.record.step(plan))?;
+    kept(made.record.left(made.last.as_ref(), &stayed), state)
+}
+
+/// Takes all installations back and forgets them, but for what running containers still need; what became of each file.
 pub(super) fn undone(record: &Record, state: &Path) -> Result<String, InstallFault> {
+    let (mut out, stayed) = each_undone(record)?;
+    if !stayed.is_empty() {
+        out.push_str("new containers do not use what stays; `shimtap uninstall` once more, when those have ended, removes it\n");
+    }
+    kept(record.left(None, &stayed), state).map(|()| out)
+}
+
+fn kept(left: Option<Record>, state: &Path) -> Result<(), InstallFault> {
+    left.map_or_else(|| Record::forget(state), |left| left.keep(state))
+}
+
+/// What became of each file, and those that had to stay.
+fn each_undone(record: &Record) -> Result<(String, Vec<PathBuf>), InstallFault> {
     let mut out = String::new();
     let mut fault = None;
-    let mut needed = Vec::new();
+    let mut stayed = Vec::new();
     for (path, how) in record.undo() {
         let word = match how {
             Ok(Undo::Is) => "is as it was",
@@ -209,20 +226,18 @@ pub(super) fn undone(record: &Record, state: &Path) -> Result<String, InstallFau
         };
         let _ = writeln!(out, "  {}: {word}", path.display());
         match how {
-            Ok(Undo::Needed) => needed.push(path),
+            Ok(Undo::Needed) => stayed.push(path),
             Ok(_) => {}
             Err(other) => fault = fault.or(Some(other)),
         }
     }
-    if let Some(fault) = fault {
-        say(&out);
-        return Err(fault);
+    match fault {
+        None => Ok((out, stayed)),
+        Some(fault) => {
+            say(&out);
+            Err(fault)
+        }
     }
-    if needed.is_empty() {
-        return Record::forget(state).map(|()| out);
-    }
-    out.push_str("new containers do not use what stays; `shimtap uninstall` once more, when those have ended, removes it\n");
-    record.left(&needed).keep(state).map(|()| out)
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub(super) fn run(args: &args::Uninstall) -> Exit {
 
 fn uninstall(args: &args::Uninstall) -> Result<Exit, InstallFault> {
     let state = args.at.state();
-    let record =
+    let mut record =
         Record::read(&state)?.ok_or_else(|| InstallFault::NotInstalled { path: Record::path(&state) })?;
     say(&format!("shimtap {} wraps {} here\n", record.shimtap, record.handlers.join(", ")));
     for change in &record.changes {
@@ -37,7 +37,10 @@ fn uninstall(args: &args::Uninstall) -> Result<Exit, InstallFault> {
     }
     // Before anything is put back: afterwards it may not be there to be found.
     let at = args.at.node_of(&record.config);
-    let unit = Node::unit(&at);
+    let running = Node::running(&at);
+    let (unit, bundles) = running.map(|found| (found.unit, found.state)).unwrap_or_default();
+    // As its command line says today, whatever it said when the record was made.
+    record.bundles = bundles.unwrap_or(record.bundles);
     say(&undone(&record, &state)?);
     restart(
         (unit.as_deref(), &record.config),

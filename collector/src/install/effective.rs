@@ -24,7 +24,7 @@ pub struct Effective {
     pub handlers: BTreeMap<String, Handler>,
     /// The folder that containerd puts in front of its PATH, without `bin`.
     pub opt: PathBuf,
-    /// The folder of its bundles and other things that do not outlive a boot.
+    /// The folder of its bundles and other things that do not outlive a boot; of a daemon that was started with `--state`, that one.
     pub bundles: PathBuf,
 }
 

@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File},
     io::Write,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
 };
 
@@ -153,22 +153,43 @@ pub fn take_back_all(changes: &[Change]) -> Result<(), InstallFault> {
 /// A file with this content, or no file.
 pub fn put(path: &Path, content: Option<&str>) -> Result<(), InstallFault> {
     match content {
-        Some(content) => write(path, content),
+        Some(content) => write(path, content, Guard::AsItWas),
         None => remove(path),
     }
 }
 
-fn write(path: &Path, content: &str) -> Result<(), InstallFault> {
+/// A file that its owner alone may read, whatever it was.
+pub fn put_private(path: &Path, content: &str) -> Result<(), InstallFault> {
+    write(path, content, Guard::Private)
+}
+
+/// Who may read a file that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guard {
+    /// Whoever could; where there was none, all.
+    AsItWas,
+    /// Its owner.
+    Private,
+}
+
+fn write(path: &Path, content: &str, guard: Guard) -> Result<(), InstallFault> {
     // A link (as package managers and distributions make them) goes on being one.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     make_folder(path)?;
     let beside = beside(path);
-    let written = write_beside(path, &beside, content);
+    let written = write_beside(path, &beside, content, guard);
     if written.is_err() {
         // It may not be there; the fault that counts is the first.
         let _ = fs::remove_file(&beside);
     }
     written
+}
+
+/// Takes away what somebody who was ended in the middle has left beside a file.
+pub fn tidy(path: &Path) -> Result<(), InstallFault> {
+    remove(&beside(&fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())))?;
+    // That of a link, which is none of what it leads to.
+    remove(&beside(path))
 }
 
 /// The name under which a file's next content is made.
@@ -178,9 +199,16 @@ fn beside(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn write_beside(path: &Path, beside: &Path, content: &str) -> Result<(), InstallFault> {
-    let mut file = File::create(beside).map_err(|source| fault("creating", beside, source))?;
+fn write_beside(path: &Path, beside: &Path, content: &str, guard: Guard) -> Result<(), InstallFault> {
+    // What somebody who was ended in the middle has left.
+    remove(beside)?;
+    // Opened by nobody else before it has its mode: whoever has a file open goes on to read it.
+    let file = File::options().write(true).create_new(true).mode(0o600).open(beside);
+    let mut file = file.map_err(|source| fault("creating", beside, source))?;
     let as_it_was = || -> std::io::Result<()> {
+        if guard == Guard::Private {
+            return Ok(());
+        }
         let Ok(old) = fs::metadata(path) else {
             return file.set_permissions(fs::Permissions::from_mode(0o644));
         };
@@ -252,6 +280,22 @@ mod tests {
         take_back_all(good).unwrap();
         assert!(good.iter().all(|change| change.stands().unwrap() == Stands::Before));
         assert_eq!(fs::read_to_string(&changed).unwrap(), "old");
+    }
+
+    #[test]
+    fn what_is_private_is_so_whatever_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        let is = || fs::metadata(&path).unwrap().mode() & 0o777;
+        put_private(&path, "new").unwrap();
+        assert_eq!(is(), 0o600);
+        // As an earlier release left it, with what was left in its place once.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(beside(&path), "half").unwrap();
+        put_private(&path, "newer").unwrap();
+        assert_eq!((is(), fs::read_to_string(&path).unwrap().as_str()), (0o600, "newer"));
+        put(&path, Some("others' files keep their mode")).unwrap();
+        assert_eq!(is(), 0o600);
     }
 
     #[test]

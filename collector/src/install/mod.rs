@@ -53,6 +53,17 @@ pub enum InstallFault {
         /// Their configurations.
         found: String,
     },
+    /// Which of those is meant that read one file?
+    #[error(
+        "the containerds with the pids {pids} all read {config}, and which of them is meant cannot be told; end the others, or give each a \
+         file of its own; nothing was changed"
+    )]
+    SeveralRead {
+        /// As asked for.
+        config: PathBuf,
+        /// Theirs.
+        pids: String,
+    },
     /// A configuration that is none of those that are read.
     #[error(
         "no containerd that runs here reads {config}; those that run read {found}; nothing was changed. For one that does not run, \
@@ -233,10 +244,20 @@ pub enum InstallFault {
     },
 }
 
+/// What was carried out, on top of what was before.
+#[derive(Debug)]
+pub struct Made {
+    /// The record of an earlier installation.
+    pub last: Option<Record>,
+    /// The record now.
+    pub record: Record,
+}
+
 /// Does what was planned: the record first, then the files, then containerd's own word for it. All, or nothing.
-pub fn carry_out(node: &Node, plan: &Plan, state: &Path) -> Result<(), InstallFault> {
+pub fn carry_out(node: &Node, plan: &Plan, state: &Path) -> Result<Made, InstallFault> {
     let last = Record::read(state)?;
-    Record::after(last.as_ref(), node, plan)?.keep(state)?;
+    let record = Record::after(last.as_ref(), node, plan)?;
+    record.keep(state)?;
     let done = files::make_all(&plan.changes, state).and_then(|()| {
         let proven = node
             .ask_again()
@@ -253,7 +274,7 @@ pub fn carry_out(node: &Node, plan: &Plan, state: &Path) -> Result<(), InstallFa
             None => Record::forget(state)?,
         }
     }
-    done
+    done.map(|()| Made { last, record })
 }
 
 /// Reading a file, with what was being done in the error; none where it is not there.

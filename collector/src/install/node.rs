@@ -19,7 +19,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use super::{
     InstallFault,
     effective::{DumpFault, Effective, Release},
-    running,
+    running::{self, Running},
 };
 
 /// What it reads unless it is told otherwise.
@@ -83,7 +83,11 @@ impl Node {
         let said = program.run(&["--version"], Stdio::null())?;
         let release = Release::read(&said)
             .ok_or_else(|| InstallFault::Answer { what: program.shown(&["--version"]), why: said })?;
-        let effective = program.effective(&config)?;
+        let mut effective = program.effective(&config)?;
+        // A dump is made of files alone, and not of the daemon's command line.
+        if let Some(state) = running.as_ref().and_then(|found| found.state.clone()) {
+            effective.bundles = state;
+        }
         let (unit, path, started) =
             running.map(|found| (found.unit, found.path, found.started)).unwrap_or_default();
         let path = path.unwrap_or_else(|| DEFAULT_PATH.into());
@@ -123,9 +127,9 @@ impl Node {
         &self.program.file
     }
 
-    /// The unit of the daemon that is meant, without asking it anything: its configuration may be broken.
-    pub fn unit(at: &Where) -> Option<String> {
-        running::choose(running::all(), at).ok().flatten().and_then(|found| found.unit)
+    /// The daemon that is meant, where it runs, without asking it anything: its configuration may be broken.
+    pub fn running(at: &Where) -> Option<Running> {
+        running::choose(running::all(), at).ok().flatten()
     }
 
     /// What to type to have it started anew, or what to do where it is not known.

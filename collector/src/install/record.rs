@@ -85,10 +85,10 @@ impl Record {
         Ok(Some(record))
     }
 
-    /// Keeps it, in place of the last.
+    /// Keeps it, in place of the last. Not to be read by others: containerd's file may hold passwords of registries.
     pub fn keep(&self, state: &Path) -> Result<(), InstallFault> {
         let text = serde_json::to_string_pretty(self).unwrap_or_default();
-        files::put(&Self::path(state), Some(&text))
+        files::put_private(&Self::path(state), &text)
     }
 
     /// Forgets it, once everything is undone.
@@ -130,13 +130,30 @@ impl Record {
     pub fn undo(&self) -> Vec<(PathBuf, Result<Undo, InstallFault>)> {
         let needed = self.needed();
         let changes = self.changes.iter().rev();
-        changes.map(|change| (change.path().to_owned(), self.undo_one(change, &needed))).collect()
+        changes
+            .map(|change| {
+                let undone = files::tidy(change.path()).and_then(|()| self.undo_one(change, &needed));
+                (change.path().to_owned(), undone)
+            })
+            .collect()
     }
 
-    /// What is left to be undone once nothing is [`Undo::Needed`] any more.
-    pub fn left(&self, paths: &[PathBuf]) -> Self {
-        let changes = self.changes.iter().filter(|change| paths.iter().any(|path| path == change.path()));
-        Self { changes: changes.cloned().collect(), ..self.clone() }
+    /// What `plan` has done alone, the last that this record is of: what each file held before it is what an earlier installation left.
+    pub fn step(&self, plan: &Plan) -> Self {
+        Self { changes: plan.changes.clone(), ..self.clone() }
+    }
+
+    /// What there is still to be undone when all is undone that was done since `last`, but for these files, which had to stay; none
+    /// where that is nothing.
+    pub fn left(&self, last: Option<&Self>, stayed: &[PathBuf]) -> Option<Self> {
+        let stays = |change: &&Change| stayed.iter().any(|path| path == change.path());
+        let handlers = last.map_or(&self.handlers, |last| &last.handlers).clone();
+        let mut changes = last.map(|last| last.changes.clone()).unwrap_or_default();
+        for change in self.changes.iter().filter(stays) {
+            changes.retain(|old| old.path() != change.path());
+            changes.push(change.clone());
+        }
+        (!changes.is_empty()).then(|| Self { handlers, changes, ..self.clone() })
     }
 
     /// Links of ours that bundles name.
@@ -193,7 +210,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::install::effective::Release;
+    use crate::install::{carry_out, effective::Release};
 
     const RUNC: &str =
         "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\nruntime_type = \"r\"\n";
@@ -231,5 +248,58 @@ mod tests {
         changing(&main, |_| format!("# anew\n{RUNC}"));
         let undone: Vec<_> = third.undo().into_iter().map(|(_, how)| how.expect("undone")).collect();
         assert_eq!(undone, [Undo::Is]);
+    }
+
+    /// Ended before the first file, between any two, in the middle of one: the record says how to go back.
+    #[test]
+    fn who_is_ended_in_the_middle_leaves_the_way_back() {
+        for made in 0..=3 {
+            let dir = tempfile::tempdir().expect("a folder");
+            let at = |name: &str| dir.path().join(name);
+            let node = Node::pretended(Release(1, 7, 1), dir.path(), RUNC);
+            fs::write(at("config.toml"), RUNC).expect("the file");
+            let link = Change::Link { path: at("link"), target: "/tap".into(), before: None, stood: false };
+            let content = |name: &str, before: Option<&str>, after: &str| Change::Content {
+                path: at(name),
+                before: before.map(str::to_owned),
+                after: after.to_owned(),
+            };
+            let main = content("config.toml", Some(RUNC), "runtime_path = \"/tap\"\n");
+            let plan = Plan {
+                changes: vec![link, content("shim.toml", None, "[inner]\n"), main],
+                ..Plan::default()
+            };
+            Record::after(None, &node, &plan).expect("a record").keep(&at("state")).expect("kept");
+            let (done, next) = plan.changes.split_at(made);
+            files::make_all(done, dir.path()).expect("made");
+            if let Some(next) = next.first() {
+                fs::write(format!("{}.shimtap-new", next.path().display()), "hal").expect("half of it");
+            }
+            let record = Record::read(&at("state")).expect("a record").expect("it is there");
+            for (path, how) in record.undo() {
+                how.unwrap_or_else(|fault| panic!("{made} made, {}: {fault}", path.display()));
+            }
+            Record::forget(&at("state")).expect("forgotten");
+            let left = fs::read_dir(dir.path()).expect("the folder").flatten().map(|entry| entry.file_name());
+            let mut left: Vec<_> = left.collect();
+            left.sort();
+            assert_eq!(left, ["config.toml", "state"], "{made} made");
+            assert_eq!(fs::read_to_string(at("config.toml")).expect("the file"), RUNC, "{made} made");
+        }
+    }
+
+    /// What can be neither made nor taken back shows what is there by then.
+    #[test]
+    fn the_record_is_there_before_the_first_file() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let node = Node::pretended(Release(1, 7, 1), dir.path(), RUNC);
+        fs::write(dir.path().join("file"), "").expect("a file");
+        let path = dir.path().join("file/no/folder");
+        let change = Change::Content { path, before: None, after: String::new() };
+        let plan = Plan { changes: vec![change], ..Plan::default() };
+        let state = dir.path().join("state");
+        let fault = carry_out(&node, &plan, &state).expect_err("no such folder");
+        assert!(matches!(fault, InstallFault::NotUndone { .. }), "{fault}");
+        assert!(Record::read(&state).expect("a record").is_some(), "no record");
     }
 }

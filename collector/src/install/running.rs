@@ -1,12 +1,12 @@
 //! Every containerd among the processes: which configuration it reads, which unit it belongs to, where it looks for shims.
 //!
-//! Distributions are not known by name: command line, cgroup and environment of the process say it, whoever has started it. Only
-//! reads below `/proc`; a process that ends meanwhile is none.
+//! Distributions are not known by name: command line, cgroup and environment of the process say it, whoever has started it. One in
+//! a container (kind, docker in docker) is not the node's. Only reads below `/proc`; a process that ends meanwhile is none.
 
 use std::{
     ffi::OsString,
     fs,
-    os::unix::ffi::OsStringExt,
+    os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -20,9 +20,13 @@ use crate::{time::now_ns, units::ticks_as_ns};
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Running {
+    pid: u32,
+    parent: Option<u32>,
     pub(super) program: Program,
     /// Its main configuration file.
     pub config: PathBuf,
+    /// The folder of its bundles, where its command line names it: that holds, whatever the configuration says.
+    pub state: Option<PathBuf>,
     /// Its unit, where it runs in one of systemd's.
     pub unit: Option<String>,
     /// Its PATH.
@@ -49,6 +53,11 @@ pub fn choose(mut running: Vec<Running>, at: &Where) -> Result<Option<Running>, 
     if running.is_empty() && !found.is_empty() && at.containerd.is_none() {
         return Err(InstallFault::NobodyReads { config: config.clone(), found });
     }
+    // Their command lines may name other folders, and their units differ: any of them would be a guess.
+    if running.len() > 1 {
+        let pids: Vec<String> = running.iter().map(|found| found.pid.to_string()).collect();
+        return Err(InstallFault::SeveralRead { config: config.clone(), pids: pids.join(", ") });
+    }
     Ok(running.pop())
 }
 
@@ -59,20 +68,32 @@ fn is_same(a: &Path, b: &Path) -> bool {
 
 fn below(proc: &Path) -> Vec<Running> {
     let processes = fs::read_dir(proc).into_iter().flatten().flatten();
-    processes.filter_map(|entry| of_process(&entry.path())).collect()
+    let found: Vec<Running> = processes.filter_map(|entry| of_process(&entry.path())).collect();
+    // What containerd has forked has its command line until it has become a shim.
+    let is_forked = |one: &&Running| {
+        found.iter().any(|other| one.parent == Some(other.pid) && one.program.name == other.program.name)
+    };
+    found.iter().filter(|one| !is_forked(one)).cloned().collect()
 }
 
 fn of_process(folder: &Path) -> Option<Running> {
-    folder.file_name()?.to_str()?.parse::<u32>().ok()?;
+    let pid = folder.file_name()?.to_str()?.parse().ok()?;
     let words = list(&folder.join("cmdline"))?;
     let name = words.first()?;
     if Path::new(name).file_name()? != "containerd" {
         return None;
     }
-    let config = named_config(&words).map_or_else(|| DEFAULT_CONFIG.into(), PathBuf::from);
+    let about = fs::read_to_string(folder.join("status")).unwrap_or_default();
+    // One pid for each namespace of pids in which it has one, below that of this /proc.
+    if of_status(&about, "NSpid:").is_some_and(|pids| pids.split_whitespace().nth(1).is_some()) {
+        return None;
+    }
     Some(Running {
+        pid,
+        parent: of_status(&about, "PPid:").and_then(|parent| parent.trim().parse().ok()),
         program: Program { file: folder.join("exe"), name: name.clone() },
-        config,
+        config: flag(&words, &["config", "c"]).unwrap_or_else(|| DEFAULT_CONFIG.into()),
+        state: flag(&words, &["state"]),
         unit: unit(folder),
         path: path(folder),
         started: started(folder, UNIX_EPOCH + Duration::from_nanos(now_ns())),
@@ -96,18 +117,26 @@ fn list(file: &Path) -> Option<Vec<OsString>> {
     Some(said.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect())
 }
 
-fn named_config(words: &[OsString]) -> Option<OsString> {
+/// What the command line says of a flag, by any of its names: as Go reads them, with one hyphen or two, the last one counts, and
+/// one that is empty says nothing.
+fn flag(words: &[OsString], names: &[&str]) -> Option<PathBuf> {
+    let mut said = None;
     let mut words = words.iter().skip(1);
     while let Some(word) = words.next() {
-        let word = word.to_str()?;
-        if matches!(word, "-c" | "--config" | "-config") {
-            return words.next().cloned();
-        }
-        if let Some(path) = ["--config=", "-config=", "-c="].iter().find_map(|flag| word.strip_prefix(flag)) {
-            return Some(path.into());
+        let Some(word) = word.as_bytes().strip_prefix(b"-") else { continue };
+        let word = word.strip_prefix(b"-").unwrap_or(word);
+        let mut parts = word.splitn(2, |byte| *byte == b'=');
+        let name = parts.next().unwrap_or_default();
+        if names.iter().any(|known| known.as_bytes() == name) {
+            let value = parts.next().map(|value| OsString::from_vec(value.to_vec()));
+            said = value.or_else(|| words.next().cloned());
         }
     }
-    None
+    said.filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn of_status<'a>(about: &'a str, name: &str) -> Option<&'a str> {
+    about.lines().find_map(|line| line.strip_prefix(name))
 }
 
 fn unit(folder: &Path) -> Option<String> {
@@ -131,15 +160,21 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_is_what_the_command_line_names() {
+    fn a_flag_says_what_containerd_would_take_of_it() {
         for line in [
             "containerd -c /x",
             "containerd --config /x --log-level debug",
             "containerd --log-level info --config=/x",
+            "containerd -config /x",
+            "containerd --config /y --c=/x",
         ] {
-            assert_eq!(named_config(&words(line)), Some("/x".into()), "{line}");
+            assert_eq!(flag(&words(line), &["config", "c"]), Some("/x".into()), "{line}");
         }
-        assert_eq!(named_config(&words("containerd --address /c")), None);
+        for line in ["containerd --address /c", "containerd --config=", "containerd --config"] {
+            assert_eq!(flag(&words(line), &["config", "c"]), None, "{line}");
+        }
+        let bytes = OsString::from_vec(b"--log\xff".to_vec());
+        assert_eq!(flag(&["containerd".into(), bytes, "-c=/x".into()], &["c"]), Some("/x".into()));
     }
 
     /// Command lines and cgroups as these distributions have them, read or seen; and what is none of them.
@@ -150,43 +185,55 @@ mod tests {
         const SNAP: &str = "/var/snap/microk8s/7731/args/containerd.toml";
         let k0s = "/var/lib/k0s/bin/containerd --root=/var/lib/k0s/containerd --state=/run/k0s/containerd \
                    --address=/run/k0s/containerd.sock --log-level=info --config=/etc/k0s/containerd.toml";
-        for (line, cgroup, config, unit) in [
+        for (line, cgroup, config, state, unit) in [
             (
                 "/usr/bin/containerd",
                 "0::/system.slice/containerd.service",
                 DEFAULT_CONFIG,
+                None,
                 Some("containerd.service"),
             ),
-            (&format!("containerd -c {K3S}"), "0::/system.slice/k3s.service", K3S, Some("k3s.service")),
+            (&format!("containerd -c {K3S}"), "0::/system.slice/k3s.service", K3S, None, Some("k3s.service")),
             (
                 &format!(
                     "containerd -c {K3S} -a /run/k3s/containerd/containerd.sock --state /run/k3s/containerd"
                 ),
                 "0::/system.slice/k3s-agent.service/containerd",
                 K3S,
+                Some("/run/k3s/containerd"),
                 Some("k3s-agent.service"),
             ),
             (
                 &format!("containerd -c {RKE2}"),
                 "12:pids:/system.slice/rke2-server.service\n0::/system.slice/rke2-server.service",
                 RKE2,
+                None,
                 Some("rke2-server.service"),
             ),
             (
                 k0s,
                 "0::/system.slice/k0sworker.service",
                 "/etc/k0s/containerd.toml",
+                Some("/run/k0s/containerd"),
                 Some("k0sworker.service"),
             ),
             (
                 &format!(
-                    "/snap/microk8s/7731/bin/containerd --config {SNAP} --root /var/snap/microk8s/common/var/lib/containerd"
+                    "/snap/microk8s/7731/bin/containerd --config {SNAP} --root /var/snap/microk8s/common/var/lib/containerd \
+                     --state /var/snap/microk8s/common/run/containerd"
                 ),
                 "0::/system.slice/snap.microk8s.daemon-containerd.service",
                 SNAP,
+                Some("/var/snap/microk8s/common/run/containerd"),
                 Some("snap.microk8s.daemon-containerd.service"),
             ),
-            ("/usr/bin/containerd", "0::/user.slice/user-0.slice/session-1.scope", DEFAULT_CONFIG, None),
+            (
+                "/usr/bin/containerd",
+                "0::/user.slice/user-0.slice/session-1.scope",
+                DEFAULT_CONFIG,
+                None,
+                None,
+            ),
         ] {
             let proc = tempfile::tempdir().expect("a folder");
             let put = |pid: &str, line: &str| {
@@ -203,6 +250,7 @@ mod tests {
             let found = below(proc.path());
             let [one] = found.as_slice() else { panic!("{line}: {found:?}") };
             assert_eq!((one.config.as_path(), one.unit.as_deref()), (Path::new(config), unit), "{line}");
+            assert_eq!(one.state.as_deref(), state.map(Path::new), "{line}");
             assert_eq!(one.path.as_deref(), Some("/a:/b".as_ref()), "{line}");
             assert_eq!(one.program.file, proc.path().join("17/exe"));
         }
@@ -227,10 +275,33 @@ mod tests {
     }
 
     #[test]
+    fn one_in_a_container_is_not_the_node_s_and_one_that_was_forked_is_none() {
+        let proc = tempfile::tempdir().expect("a folder");
+        let put = |pid: &str, line: &str, about: &str| {
+            let folder = proc.path().join(pid);
+            fs::create_dir(&folder).expect("a folder");
+            fs::write(folder.join("cmdline"), format!("{}\0", line.replace(' ', "\0"))).expect("a file");
+            fs::write(folder.join("status"), format!("Name:\tx\n{about}\nNSsid:\t1\n")).expect("a file");
+        };
+        put("17", "/usr/bin/containerd", "PPid:\t1\nNSpid:\t17");
+        put("18", "/usr/bin/containerd", "PPid:\t1\nNSpid:\t18\t142");
+        put("19", "/usr/bin/containerd", "PPid:\t17\nNSpid:\t19");
+        put("20", "/opt/other/containerd -c /x", "PPid:\t17\nNSpid:\t20");
+        // A kernel before 4.1.
+        put("21", "/usr/bin/containerd -c /y", "PPid:\t1");
+        let mut found: Vec<u32> = below(proc.path()).iter().map(|one| one.pid).collect();
+        found.sort_unstable();
+        assert_eq!(found, [17, 20, 21]);
+    }
+
+    #[test]
     fn of_several_the_one_that_was_named() {
         let running = |config: &str| Running {
+            pid: 17,
+            parent: None,
             program: Program { file: "/bin/containerd".into(), name: "containerd".into() },
             config: config.into(),
+            state: None,
             unit: None,
             path: None,
             started: None,
@@ -244,6 +315,9 @@ mod tests {
         // A slip of the pen is no other containerd.
         let fault = choose(two(), &named("/c")).expect_err("nobody reads it").to_string();
         assert!(fault.contains("/c") && fault.contains("/a, /b"), "{fault}");
+        // Whose folders and unit would be meant?
+        let fault = choose(vec![running("/a"), running("/a")], &named("/a")).expect_err("which?").to_string();
+        assert!(fault.contains("17, 17 all read /a"), "{fault}");
         // One that does not run is named by its binary; where none runs, as in an image, a file is enough.
         let other = Where { containerd: Some("/x/containerd".into()), ..named("/c") };
         assert_eq!(choose(two(), &other).expect("none"), None);

@@ -1,7 +1,9 @@
 //! `shimtap install` and `uninstall` on real containerds with pods: new pods are wrapped by the hook that works for the release,
 //! running ones live on, and every file is as it was to the byte afterwards.
 
+mod daemons;
 mod kata;
+mod layouts;
 mod ways;
 
 use std::fs;
@@ -51,6 +53,10 @@ fn pods_are_wrapped_and_unwrapped_again(version: Version) -> Result<()> {
             "it said {said}"
         );
         is_wrapped(node, 0)?;
+        // It holds the whole main file, and that may hold passwords.
+        let record = fs::metadata(node.dir().join("state/install.json")).context("the record")?;
+        let mode = record.permissions().mode();
+        ensure!(mode & 0o777 == 0o600, "the record's mode is {mode:o}");
         restart(node)?;
         let wrapped = run_pod(node, "wrapped")?;
         is_wrapped(node, 1)?;

@@ -54,10 +54,15 @@ pub fn shimtap(node: &Node, verb: &str, args: &[&str]) -> Result<Finished> {
 
 /// The command on this node, to be started.
 pub fn command(node: &Node, verb: &str, args: &[&str]) -> Result<Command> {
+    command_of(node, &node.dir().join("containerd.toml"), verb, args)
+}
+
+/// The command for the containerd that reads this file.
+pub fn command_of(node: &Node, main: &Path, verb: &str, args: &[&str]) -> Result<Command> {
     let mut command = Command::new(tools::collector()?);
     command.arg(verb).args(args).arg("--state-dir").arg(node.dir().join("state"));
     command.arg("--containerd").arg(&node.tools().containerd);
-    command.arg("--containerd-config").arg(node.dir().join("containerd.toml"));
+    command.arg("--containerd-config").arg(main);
     if verb == "install" {
         command.arg("--shim-config").arg(node.dir().join("shim.toml"));
     }
@@ -77,7 +82,7 @@ pub struct Held {
 /// Every file that an installation may touch.
 pub fn files(dir: &Path) -> Result<Vec<Held>> {
     let mut found = Vec::new();
-    let places = ["", "opt/bin", "conf.d", "shimtap.d", "kata", "state", "state/hooks"];
+    let places = ["", "opt/bin", "conf.d", "config-v3.toml.d", "shimtap.d", "kata", "state", "state/hooks"];
     for place in places {
         let Ok(entries) = fs::read_dir(dir.join(place)) else { continue };
         for entry in entries {
