@@ -227,7 +227,7 @@ early_arguments() {
     why no_pinned
     if [ "$no_pinned" ]; then
         skip SHIMTAP_SKIP_PINNED "$no_pinned"
-        set -- "$@" --skip pinned::
+        set -- "$@" --skip pinned:: --skip pinned_only::
     else
         ran="$ran${ran:+ and }${CONTAINERD#v} (pinned)"
     fi
