@@ -1,7 +1,8 @@
 //! Secrets taken out of a line before anything keeps or sends it.
 //!
 //! Only our copy: containerd's own log is not ours. Patterns run in time linear in the line, whatever they say. They see one
-//! record at a time, so a secret that lies across the end of a piece (lines of more than 256 KiB) is not found.
+//! record at a time, so a secret that lies across the end of a piece is not found; which lines come in pieces, docs/configuration.md
+//! says (those of more than 256 KiB above all).
 
 use std::ops::Range;
 
