@@ -52,6 +52,17 @@ impl Session {
         Ok(())
     }
 
+    /// Sends on what is there of lines of which nothing is to be taken out: who says the rest may never come. Cancel-safe as `take` is.
+    pub(in crate::ingest) async fn pieces(&mut self) -> Result<(), IngestFault> {
+        for handle in self.unfinished.keys().copied().collect::<Vec<_>>() {
+            let slot = self.slot(handle)?;
+            if !slot.wants_whole_lines() {
+                self.pass_on(handle, &slot, 1, 0, |id| slot.fragment(id, true)).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// The wrapper's window is filling: sends on what is there of unfinished lines until there is room again, of those first that may
     /// be cut anywhere, of the longest first. Cancel-safe as `take` is.
     async fn relieve(&mut self) -> Result<(), IngestFault> {

@@ -1,6 +1,11 @@
 //! Any messages in any order: never a panic, records tile every stream, and figures agree with records.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use proptest::prelude::*;
 use protobuf::EnumOrUnknown;
@@ -37,6 +42,11 @@ fn ingest() -> (Arc<Ingest>, Exit) {
 
 /// With the end that changes its rules.
 fn ruled() -> (Arc<Ingest>, Exit, watch::Sender<Arc<Rules>>) {
+    ruled_in(Path::new("/nowhere"))
+}
+
+/// With the folder that has the two of spool files.
+pub(in crate::ingest) fn ruled_in(spool: &Path) -> (Arc<Ingest>, Exit, watch::Sender<Arc<Rules>>) {
     let (sender, rules) = watch::channel(Arc::default());
     let totals: Arc<Totals> = Arc::default();
     let (outlet, exit) = Outlet::queue(1 << 28);
@@ -64,8 +74,8 @@ fn ruled() -> (Arc<Ingest>, Exit, watch::Sender<Arc<Rules>>) {
         rules,
         spools: Spools::new(config::Spool {
             disk: true,
-            disk_dir: PathBuf::from("/nowhere/disk"),
-            memory_dir: PathBuf::from("/nowhere/memory"),
+            disk_dir: spool.join("disk"),
+            memory_dir: spool.join("memory"),
             budget_bytes: 1 << 20,
         }),
         outlets: Outlets::new(outlet, None),
@@ -96,11 +106,11 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![9 => message().prop_map(|body| Step::Say(Box::new(body))), 1 => (0u8..4).prop_map(Step::Rules)]
 }
 
-fn hello() -> link::Hello {
+pub(in crate::ingest) fn hello() -> link::Hello {
     link::Hello { protocol: 7, wrapper: 1, ..Default::default() }
 }
 
-fn open(task: u32) -> link::Open {
+pub(in crate::ingest) fn open(task: u32) -> link::Open {
     let stdio =
         |stream, handle| link::Stdio { stream: EnumOrUnknown::new(stream), handle, ..Default::default() };
     link::Open {
