@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::api;
 use nix::sys::signal::Signal;
 use shimtap_tests::oracle::{exposition::family, one_tape, sink};
-use shimtap_tests::rig::eventually;
+use shimtap_tests::rig::{collector::Settings, eventually};
 use shimtap_tests::standin::{
     census,
     client::{
@@ -363,6 +363,32 @@ fn a_bound_that_is_reached() -> Result<()> {
     ensure!(judgement.gaps.keys().all(|reason| reason == "overflow"), "{judgement:?}");
     ensure!(judgement.delivered > 1_500_000, "files and ring together: {judgement:?}");
     counted(&collector, "spool_full")?;
+    cleared(&pod)?;
+    collector.stop()
+}
+
+/// The same of the part that a collector tells: it holds when that one is gone, and for a worker that never saw it.
+#[test]
+fn a_bound_that_a_collector_told_outlives_it() -> Result<()> {
+    const BUDGET: u64 = 1 << 20;
+    let script = Script { until_killed: true, ..steady(10_000_000) };
+    let pod = wrapped(&script)?;
+    let fifos = pod.run()?;
+    let settings = Settings { spool: format!("budget_bytes = {BUDGET}\n"), ..Settings::default() };
+    let mut collector = pod.lab.collector_told(&settings)?;
+    has(&collector, "task", 50_000)?;
+    collector.end(Signal::SIGTERM)?;
+    procs::kill(pod.worker()?.pid)?;
+    // More than file and ring hold; a wrapper that has forgotten would have room for all of it.
+    fifos.stdout.wait_len(fifos.stdout.len_so_far() + 4_000_000, LIMIT)?;
+    pod.end_whole(&fifos, &script.stdout)?;
+    gone(&pod)?;
+    let files = spooled(&pod)?;
+    let sizes: u64 = files.iter().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum();
+    ensure!((BUDGET / 2..=BUDGET).contains(&sizes), "{sizes} bytes in {files:?}");
+    let collector = pod.lab.collector()?;
+    let judgement = judged(&collector, "task", "stdout", &fifos.stdout.so_far())?;
+    ensure!(judgement.gaps.keys().eq(["overflow"]), "{judgement:?}");
     cleared(&pod)?;
     collector.stop()
 }

@@ -7,7 +7,7 @@
 //! endpoint in this process that throws away what it gets, packed and not. A turn ends when the sink has everything.
 //!
 //! Targets: the file sink carries 50 MB/s with at most a quarter of a core; per line it costs less than serde_json
-//! and a write of the same record. `--against` asks another build of the collector the same, in turns.
+//! and a write of the same record; of its memory at most 30 MiB is in no file. `--against` asks another build of the collector the same, in turns.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,8 +16,8 @@ use anyhow::{Context, Result};
 use shimtap_proto::link::DATA_MAX;
 use shimtap_tests::rig::{eventually, tools};
 
+use super::exposition::anonymous;
 use crate::arrivals::{Arrivals, Place};
-
 use crate::feed::{Feed, Felt};
 use crate::options::Options;
 use crate::plain;
@@ -65,6 +65,8 @@ struct Cost {
     /// In user mode, by the kernel's ticks.
     user_s: f64,
     took: Duration,
+    /// Memory of the collector that no file has, when all was delivered, in bytes.
+    anonymous: u64,
 }
 
 /// Asks it.
@@ -185,7 +187,8 @@ fn show(load: &Load, to: To, costs: &[Cost], report: &mut Report) -> Result<()> 
         )?;
         report.row("collector's wake-ups per second", "", &each(costs, Cost::wakeups), "")?;
     }
-    report.row("acknowledgements per message", "", &each(costs, |c| c.felt.acks_per_message()), "")
+    report.row("acknowledgements per message", "", &each(costs, |c| c.felt.acks_per_message()), "")?;
+    report.row("collector's RssAnon at the end", "MiB", &each(costs, Cost::mebibytes), "<= 30")
 }
 
 fn each(costs: &[Cost], of: impl Fn(&Cost) -> f64) -> Vec<f64> {
@@ -229,6 +232,7 @@ fn once(load: &Load, to: To, program: &Path, dir: &Path) -> Result<Cost> {
         used: Usage::of(&[witness.pid()]).since(used),
         user_s: user_seconds(witness.pid())? - user_s,
         took,
+        anonymous: anonymous(witness.pid())?,
     };
     drop(feeds);
     witness.stop()?;
@@ -322,6 +326,10 @@ impl Cost {
 
     fn cores(&self) -> f64 {
         self.cpu_s() / self.took.as_secs_f64()
+    }
+
+    fn mebibytes(&self) -> f64 {
+        float64(self.anonymous) / f64::from(1 << 20)
     }
 
     fn wakeups(&self) -> f64 {

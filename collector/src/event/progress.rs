@@ -26,8 +26,9 @@ pub struct Due {
     called: Notify,
 }
 
-/// Durable bytes of a wrapper after which an acknowledgement does not wait for its time. What a session holds of
-/// unfinished lines is bounded by the same figure, so that most of the window is free at any time.
+/// Durable bytes of a wrapper after which an acknowledgement does not wait for its time. Where a session
+/// holds as much of unfinished lines their pieces are called for at once, so that most of the window is free at any time; lines of which
+/// something is to be taken out may hold more (`ingest::session`).
 pub const URGENT_BYTES: u64 = shimtap_proto::link::WINDOW / 8;
 
 // === impl Progress ===

@@ -383,4 +383,4 @@ pub(super) fn millis(time: Duration) -> u32 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::ingest) mod tests;

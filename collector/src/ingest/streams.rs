@@ -231,6 +231,8 @@ impl Slot {
         let before = state.place();
         state.home.wanted = verdict.store();
         let switched = state.censor.judge(verdict);
+        let redacts = state.censor.redacts();
+        state.tape.keep_whole(redacts);
         let now = state.place();
         self.counts.off.store(!now.capture, Ordering::Relaxed);
         // Switched on again: what was not collected is not asked for now. Else it goes on where it is.
@@ -277,7 +279,8 @@ impl Slot {
         self.state().place()
     }
 
-    /// True where pieces of a line would hide what is to be taken out of it.
+    /// True where pieces of a line would hide what is to be taken out of it: then they are given only where its wrapper's window
+    /// fills.
     pub(super) fn wants_whole_lines(&self) -> bool {
         self.state().censor.redacts()
     }

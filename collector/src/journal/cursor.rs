@@ -136,6 +136,11 @@ impl Cursor {
         (u32::from_le_bytes(*sum) == crc32fast::hash(body)).then(|| Place::decode(body))?
     }
 
+    /// Is there anything at `path`, be it of no use? What cannot be looked at counts.
+    pub(super) fn is_there(path: &Path) -> bool {
+        !fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    }
+
     /// A batch is given.
     pub(super) fn give(&self, seq: u64, open: Open) {
         let mut state = self.state();
@@ -270,7 +275,8 @@ impl Place {
     }
 }
 
-/// Puts a place at `path`, whole or not at all.
+/// Puts a place at `path`, whole or not at all, also by the word of a disk after a power cut: a file system may keep a name and
+/// not what was written under it.
 fn put(path: &Path, body: &[u8]) -> io::Result<()> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
@@ -278,6 +284,7 @@ fn put(path: &Path, body: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     io::Write::write_all(&mut &file, &bytes)?;
+    file.sync_data()?;
     fs::rename(&fresh, path)
 }
 

@@ -236,7 +236,16 @@ impl Journal {
     fn settle(&self, has_grown: bool) {
         let file = self.state().parts.back().map(|part| Arc::clone(&part.file));
         if let Some(Err(error)) = file.filter(|_| has_grown).map(|file| self.sync(&file)) {
+            static SAID: Limited = Limited::new();
             self.counts().error(&errno_name(&error));
+            // Not tried again: the kernel takes what failed for written from here on, and would say that all is well.
+            SAID.say(|hidden| {
+                warn!(
+                    dir = %self.dir().display(), %error, hidden,
+                    "the journal was not brought to its disk; what was acknowledged since the last time may not outlive a power cut. \
+                     The disk under dir is full or out of order"
+                );
+            });
         }
         self.write_places(|cursor| !cursor.waits());
     }

@@ -15,6 +15,7 @@ use std::{
 };
 
 use tokio::{sync::watch, time::Instant};
+use tracing::warn;
 
 use super::{
     Fetch, Journal,
@@ -91,11 +92,23 @@ static IDS: AtomicU64 = AtomicU64::new(0);
 
 impl Journal {
     /// A reader whose place is kept under `name`: it goes on where the last one of that name was acknowledged, and begins
-    /// with the oldest that is there where there was none.
+    /// with the oldest that is there where there was none. Where its place is there and cannot be read, nobody knows what it has had: all
+    /// that is gone by now counts as missed.
     #[must_use]
     pub fn reader(self: &Arc<Self>, name: &'static str) -> Reader {
         let path = Cursor::path(self.dir(), name);
-        let place = Cursor::read(&path).unwrap_or_else(|| self.beginning());
+        let place = Cursor::read(&path).unwrap_or_else(|| {
+            let oldest = self.beginning();
+            if !Cursor::is_there(&path) {
+                return oldest;
+            }
+            warn!(
+                sink = name, path = %path.display(),
+                "how far a sink is cannot be read: its disk is at fault, or a power cut. It gets all that is there, perhaps again, and \
+                 what is not there any more is a gap, though it may have had it"
+            );
+            Place { born: 0, ..oldest }
+        });
         let cursor = Arc::new(Cursor::new(Some(path), place.clone()));
         self.state().cursors.push((name, Arc::clone(&cursor)));
         Reader::new(self, cursor, place)

@@ -16,6 +16,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 mod heads;
+mod missed;
 mod versions;
 
 use super::{

@@ -14,8 +14,9 @@ use crate::event::{Body, Flags, Record};
 /// window ahead of acknowledgements, and one line must not take up more of it.
 pub const LINE_MAX: usize = 256 << 10;
 
-/// Most bytes of an unfinished line that wait in memory: they are not durable, so not acknowledged.
-const FRAGMENT_MAX: usize = 64 << 10;
+/// Most bytes of an unfinished line that wait in memory: they are not durable, so not acknowledged. A line that is to stay whole
+/// waits until it is as long as we keep in one piece ([`LINE_MAX`]).
+pub const FRAGMENT_MAX: usize = 64 << 10;
 
 /// When the bytes of one message were read: `(raw offset, Unix ns)`, ascending, the first at or below its start.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,8 @@ pub(super) struct Splitter {
     read_ns: u64,
     /// The next record begins behind a hole, in the middle of a line as far as we know.
     cut_head: bool,
+    /// What is to be found in a line would not be found in pieces of it.
+    whole: bool,
 }
 
 // === impl Times ===
@@ -64,6 +67,11 @@ impl Splitter {
     /// True where a line was begun and not finished, be it held or given away.
     pub(super) fn is_within_line(&self) -> bool {
         !self.held.is_empty() || self.given > 0
+    }
+
+    /// Lines up to [`LINE_MAX`] leave in one piece from here on, or may do so in several.
+    pub(super) fn keep_whole(&mut self, whole: bool) {
+        self.whole = whole;
     }
 
     /// Goes on behind `from`, in the middle of a line of which `given` bytes have left, or behind a hole.
@@ -96,7 +104,7 @@ impl Splitter {
                 self.held.extend_from_slice(&taken);
                 if line.saturating_add(taken.len()) >= LINE_MAX {
                     self.split(Flags::PARTIAL, clock, out);
-                } else if self.held.len() >= FRAGMENT_MAX {
+                } else if !self.whole && self.held.len() >= FRAGMENT_MAX {
                     self.split(Flags::FRAGMENT, clock, out);
                 }
             }

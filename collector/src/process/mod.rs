@@ -10,7 +10,7 @@ mod tape;
 
 pub use clock::Clock;
 pub use join::Joiner;
-pub use lines::Times;
+pub use lines::{FRAGMENT_MAX, LINE_MAX, Times};
 pub use tape::{Edge, Tape, TapeFault};
 
 #[cfg(test)]

@@ -114,6 +114,11 @@ impl Tape {
         self.loss = Some(reason);
     }
 
+    /// Lines that we keep in one piece are not given in several from here on, or may be, but for [`Tape::fragment`].
+    pub fn keep_whole(&mut self, whole: bool) {
+        self.splitter.keep_whole(whole);
+    }
+
     /// Bytes of the unfinished line, in memory only.
     #[must_use]
     pub fn held(&self) -> usize {

@@ -2,7 +2,8 @@
 //!
 //! Only our copy: containerd's own log is not ours. A search takes time linear in the line, whatever a pattern says; but there is
 //! one behind each find, so that a pattern which finds much and looks far ahead each time (`[0-9]+x|[0-9]`) takes the square of
-//! it. No preset does. They see one record at a time, so a secret that lies across the end of a piece (lines of more than 256 KiB) is not found.
+//! it. No preset does. They see one record at a time, so a secret that lies across the end of a piece is not found; which lines
+//! come in pieces, docs/configuration.md says (those of more than 256 KiB above all).
 
 use std::ops::Range;
 

@@ -44,7 +44,8 @@ struct Gathered {
 }
 
 /// A queue that holds this much is not waited for. It is below what a wrapper whose window is full has in the queue: of
-/// its 512 KiB less than 64 KiB wait for an acknowledgement, and less than 64 KiB for the end of a line.
+/// its 512 KiB less than 64 KiB wait for an acknowledgement, and mostly less than 64 KiB for the end of a line (320 KiB at most,
+/// where rules take something out of several long ones).
 const ENOUGH: usize = 128 << 10;
 
 /// How much is in a queue.

@@ -79,6 +79,7 @@ pub fn processes(version: Version, seed: u64) -> Case {
         Trouble::CollectorHungUp,
         Trouble::CollectorAway,
         Trouble::WrappersDie,
+        Trouble::WrapperHangs,
         Trouble::PodsEndMeanwhile,
         Trouble::ContainerdKilled,
     ];

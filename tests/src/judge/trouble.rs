@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -61,7 +61,7 @@ pub enum Trouble {
     JournalDiskFull,
     /// The collector dies, and the newest file of its journal has lost its last bytes.
     JournalTruncated,
-    /// The collector dies, and a bit of its journal's newest file is not what it was.
+    /// The collector dies, and a bit of one of its journal's files is not what it was.
     JournalFlipped,
     /// Rules move streams from one head of the journal to the other and back, while they write.
     StreamsMove,
@@ -86,6 +86,9 @@ pub enum Trouble {
     /// It goes two hours back.
     ClockBack,
 }
+
+/// A fault of the rig's.
+const NO_PART: &str = "a journal without a file";
 
 /// What may be, after all that has befallen a site.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -239,8 +242,8 @@ impl Trouble {
             }),
             Self::FileDiskFull => file_disk_full(site),
             Self::JournalDiskFull => journal_disk_full(site),
-            Self::JournalTruncated => damaged(site, |path| cut(path, dice)),
-            Self::JournalFlipped => damaged(site, |path| flip(path, dice)),
+            Self::JournalTruncated => damaged(site, |parts| cut(parts.last().context(NO_PART)?, dice)),
+            Self::JournalFlipped => damaged(site, |parts| flip(one_of(parts, dice)?, dice)),
             Self::StreamsMove => heads::streams_move(site, dice),
             Self::CollectorDiesOverAMove => heads::dies_over_a_move(site, dice),
             Self::HeadDiskFull => heads::disk_full(site, load, dice),
@@ -317,12 +320,17 @@ fn journal_disk_full(site: &Site<'_>) -> Result<()> {
     site.until_none("shimtap_journal_stalled", "")
 }
 
-/// The collector dies, `damage` is done to one file of its journal, and another one starts.
-fn damaged(site: &Site<'_>, damage: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+/// The collector dies, `damage` is done to the files of its journal, and another one starts.
+fn damaged(site: &Site<'_>, damage: impl FnOnce(&[PathBuf]) -> Result<()>) -> Result<()> {
     site.kill_collector()?;
-    let mut parts = site.journal()?.parts;
-    damage(&parts.pop().context("a journal without a file")?)?;
+    damage(&site.journal()?.parts)?;
     site.node.start_collector()
+}
+
+/// Any of them.
+fn one_of<'p>(parts: &'p [PathBuf], dice: &mut Dice) -> Result<&'p Path> {
+    let index = dice.roll(u64::try_from(parts.len())?.max(1));
+    parts.get(usize::try_from(index)?).map(PathBuf::as_path).context(NO_PART)
 }
 
 /// Is this a machine whose clock may be stepped?

@@ -36,6 +36,8 @@ pub struct Settings {
     pub sinks: Option<String>,
     /// A file sink as well, where other sinks are named.
     pub file_too: bool,
+    /// More lines of `[spool]`.
+    pub spool: String,
     /// More lines of `[containerd]`.
     pub containerd: String,
     /// More lines of `[metrics]`.
@@ -74,13 +76,13 @@ impl Collector {
         let address = free_address()?;
         let here = dir.display();
         let spool_dir = spool_dir(mark);
-        let spool = spool_dir.display();
-        let Settings { ingest, journal, journal_disk, sinks, file_too, containerd, metrics, sections, next } =
-            settings;
+        let files = spool_dir.display();
+        let Settings { ingest, journal, journal_disk, sinks, file_too, spool, .. } = settings;
+        let Settings { containerd, metrics, sections, next, .. } = settings;
         let mut text = format!(
             "[ingest]\nsocket = \"{here}/col/collector.sock\"\n{ingest}\
              [control]\nsocket = \"{here}/col/control.sock\"\n\
-             [spool]\ndisk_dir = \"{spool}/disk\"\nmemory_dir = \"{spool}/memory\"\n\
+             [spool]\ndisk_dir = \"{files}/disk\"\nmemory_dir = \"{files}/memory\"\n{spool}\
              [journal]\ndir = \"{here}/kept/journal\"\nreserve_percent = 0\nreserve_bytes = 0\n{journal}\
              [containerd]\nsocket = \"{here}/c.sock\"\n{containerd}\
              [metrics]\nlisten = \"{address}\"\npage_age_ms = 0\n{metrics}"

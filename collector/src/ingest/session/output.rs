@@ -15,13 +15,17 @@ use crate::{
         fault::IngestFault,
         streams::{Refused, Slot},
     },
+    process::{FRAGMENT_MAX, LINE_MAX},
 };
 
 /// How long an unfinished line waits for its end before what is there of it is made durable.
 const FRAGMENT_DELAY: Duration = Duration::from_millis(200);
-/// A line of which something is to be taken out is not made durable in pieces, unless its wrapper's window is filling.
-/// Whether it is, is looked at this often.
+/// A line of which something is to be taken out is not made durable in pieces, unless its wrapper's window is filling. Whether
+/// rules still want that of it is looked at this often.
 const WHOLE_DELAY: Duration = Duration::from_millis(800);
+/// More of a wrapper's unfinished lines together fills its window: one of the longest that are kept in one piece, and beside it
+/// what any other may hold. Three eighths of the window are free at any time.
+const WHOLE_BYTES: usize = LINE_MAX + FRAGMENT_MAX;
 
 impl Session {
     /// When unfinished lines have waited long enough; `None` where there are none.
@@ -37,13 +41,41 @@ impl Session {
         let due = self.unfinished.iter().filter(|(_, since)| **since + FRAGMENT_DELAY <= now);
         for handle in due.map(|(handle, _)| *handle).collect::<Vec<_>>() {
             let slot = self.slot(handle)?;
-            if !urgent && slot.wants_whole_lines() {
+            if slot.wants_whole_lines() {
                 self.unfinished.entry(handle).and_modify(|since| *since = now + WHOLE_DELAY);
                 continue;
             }
             self.pass_on(handle, &slot, 1, 0, |id| slot.fragment(id, urgent)).await?;
             // A CR that may be half of a line's end stays, and waits anew.
             self.unfinished.entry(handle).and_modify(|since| *since = now);
+        }
+        Ok(())
+    }
+
+    /// Sends on what is there of lines of which nothing is to be taken out: who says the rest may never come. Cancel-safe as `take` is.
+    pub(in crate::ingest) async fn pieces(&mut self) -> Result<(), IngestFault> {
+        for handle in self.unfinished.keys().copied().collect::<Vec<_>>() {
+            let slot = self.slot(handle)?;
+            if !slot.wants_whole_lines() {
+                self.pass_on(handle, &slot, 1, 0, |id| slot.fragment(id, true)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The wrapper's window is filling: sends on what is there of unfinished lines until there is room again, of those first that may
+    /// be cut anywhere, of the longest first. Cancel-safe as `take` is.
+    async fn relieve(&mut self) -> Result<(), IngestFault> {
+        while self.held > WHOLE_BYTES {
+            let of = |handle: &u32| {
+                let slot = &self.streams.get(handle)?.slot;
+                Some((!slot.wants_whole_lines(), slot.held(), *handle))
+            };
+            // A single byte may be a CR that stays.
+            let longest = self.unfinished.keys().filter_map(of).filter(|(_, held, _)| *held > 1).max();
+            let Some((_, _, handle)) = longest else { break };
+            let slot = self.slot(handle)?;
+            self.pass_on(handle, &slot, 1, 0, |id| slot.fragment(id, true)).await?;
         }
         Ok(())
     }
@@ -88,7 +120,8 @@ impl Session {
         // A line per newline, a hole of two reasons and what it cuts, and the pieces of a long line.
         let records = memchr::memchr_iter(b'\n', bytes).count().saturating_add(5);
         let size = bytes.len();
-        self.pass_on(handle, &slot, records, size, |id| slot.data(id, data, records)).await
+        self.pass_on(handle, &slot, records, size, |id| slot.data(id, data, records)).await?;
+        self.relieve().await
     }
 
     pub(super) async fn gap(&mut self, gap: &link::Gap) -> Result<(), IngestFault> {

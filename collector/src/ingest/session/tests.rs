@@ -1,6 +1,11 @@
 //! Any messages in any order: never a panic, records tile every stream, and figures agree with records.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use proptest::prelude::*;
 use protobuf::EnumOrUnknown;
@@ -37,6 +42,11 @@ fn ingest() -> (Arc<Ingest>, Exit) {
 
 /// With the end that changes its rules.
 fn ruled() -> (Arc<Ingest>, Exit, watch::Sender<Arc<Rules>>) {
+    ruled_in(Path::new("/nowhere"))
+}
+
+/// With the folder that has the two of spool files.
+pub(in crate::ingest) fn ruled_in(spool: &Path) -> (Arc<Ingest>, Exit, watch::Sender<Arc<Rules>>) {
     let (sender, rules) = watch::channel(Arc::default());
     let totals: Arc<Totals> = Arc::default();
     let (outlet, exit) = Outlet::queue(1 << 28);
@@ -64,8 +74,8 @@ fn ruled() -> (Arc<Ingest>, Exit, watch::Sender<Arc<Rules>>) {
         rules,
         spools: Spools::new(config::Spool {
             disk: true,
-            disk_dir: PathBuf::from("/nowhere/disk"),
-            memory_dir: PathBuf::from("/nowhere/memory"),
+            disk_dir: spool.join("disk"),
+            memory_dir: spool.join("memory"),
             budget_bytes: 1 << 20,
         }),
         outlets: Outlets::new(outlet, None),
@@ -96,11 +106,11 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![9 => message().prop_map(|body| Step::Say(Box::new(body))), 1 => (0u8..4).prop_map(Step::Rules)]
 }
 
-fn hello() -> link::Hello {
+pub(in crate::ingest) fn hello() -> link::Hello {
     link::Hello { protocol: 7, wrapper: 1, ..Default::default() }
 }
 
-fn open(task: u32) -> link::Open {
+pub(in crate::ingest) fn open(task: u32) -> link::Open {
     let stdio =
         |stream, handle| link::Stdio { stream: EnumOrUnknown::new(stream), handle, ..Default::default() };
     link::Open {
@@ -303,6 +313,83 @@ async fn what_a_rule_takes_something_out_of_may_not_be_spooled_to_the_disk() {
     sender.send_replace(rules(2));
     let told = now.judge_again().pop().expect("and so is this");
     assert!(streams(told).iter().all(|stream| stream.next.is_none() && stream.spool_to_disk));
+}
+
+/// Says it, as a wrapper does.
+async fn say(session: &mut Session, body: Up) {
+    let taken = session.take(link::FromWrapper { body: Some(body), ..Default::default() }).await;
+    taken.expect("taken");
+}
+
+/// Bytes of that stream, as many messages as that takes.
+async fn write(session: &mut Session, handle: u32, mut offset: u64, bytes: &[u8]) {
+    for piece in bytes.chunks(link::DATA_MAX) {
+        let data = link::Data { handle, offset, bytes: piece.to_vec(), ..Default::default() };
+        say(session, Up::Data(data)).await;
+        offset += piece.len() as u64;
+    }
+}
+
+/// What has come of a container's stdout, pieces joined.
+fn text(exit: &mut Exit, container: &str) -> String {
+    let mut text = Vec::new();
+    while let Some(waiting) = exit.try_recv() {
+        let name = &waiting.batch.origin.name;
+        if name.container == container && name.stream == StreamKind::Stdout {
+            for record in &waiting.batch.records {
+                let Body::Line(line) = &record.body else { panic!("nothing is missing") };
+                text.extend_from_slice(line);
+            }
+        }
+        waiting.batch.done();
+    }
+    String::from_utf8(text).expect("text")
+}
+
+fn emails() -> Arc<Rules> {
+    Arc::new(Rules::new(vec![Rule {
+        line: 1,
+        redact: Redactor::of("email").expect("a preset"),
+        ..Rule::default()
+    }]))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_is_found_wherever_it_stands_in_a_line_that_comes_in_messages() {
+    let (ingest, mut exit, sender) = ruled();
+    sender.send_replace(emails());
+    let mut now = session(&ingest, 1);
+    say(&mut now, Up::Open(open(0))).await;
+    // 64 KiB end inside of it, and so does what came when the line has waited.
+    let line = [vec![b'x'; (64 << 10) - 9], b" joe@example.org ".to_vec(), vec![b'y'; 40 << 10]].concat();
+    write(&mut now, 1, 0, &line).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    now.fragments().await.expect("its stream");
+    assert_eq!(text(&mut exit, "c0"), "", "what waits for its end is in memory alone");
+    write(&mut now, 1, line.len() as u64, b"joe@exam").await;
+    write(&mut now, 1, line.len() as u64 + 8, b"ple.org\n").await;
+    let text = text(&mut exit, "c0");
+    assert!(!text.contains("example"), "{text:?}");
+    assert_eq!(text.matches("[redacted:email]").count(), 2);
+}
+
+#[tokio::test]
+async fn long_lines_that_are_to_stay_whole_leave_room_in_the_window_and_the_longest_pays() {
+    let (ingest, mut exit, sender) = ruled();
+    sender.send_replace(emails());
+    let mut now = session(&ingest, 1);
+    say(&mut now, Up::Open(open(0))).await;
+    say(&mut now, Up::Open(open(1))).await;
+    write(&mut now, 1, 0, b"joe@exam").await;
+    for round in 0..3u64 {
+        for handle in 2..5 {
+            write(&mut now, handle, round * (60 << 10), &[b'x'; 60 << 10]).await;
+            let free = link::WINDOW - u64::try_from(now.held).expect("small");
+            assert!(free >= 192 << 10, "{free} bytes are free");
+        }
+    }
+    write(&mut now, 1, 8, b"ple.org\n").await;
+    assert_eq!(text(&mut exit, "c0"), "[redacted:email]");
 }
 
 #[tokio::test]

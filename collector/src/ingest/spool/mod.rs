@@ -2,8 +2,8 @@
 //!
 //! A wrapper that attaches is not answered before its own files are taken: spool first, then live, in order. Files of
 //! wrappers that are not attached (their pods ended, or they are still to come back) are looked for at the start and
-//! now and then. A file is removed when all that it says is durable; one that is not as it should be is taken as far as it
-//! is right and set aside. Only a file whose writer has ended is removed or renamed: writers hold a lock.
+//! now and then. A file is removed when all that it says is durable, ends of streams too; one that is not as it should be is
+//! taken as far as it is right, and set aside when that is durable: nobody reads it again. Only a file whose writer has ended is removed or renamed: writers hold a lock.
 //!
 //! `dir` touches the disk, on threads of its own, and is never waited for longer than [`dir::PATIENCE`].
 
@@ -29,7 +29,7 @@ pub use dir::Aside;
 use self::{
     dir::{Found, SpoolDir},
     file::SpoolFile,
-    replay::{Replayed, replay},
+    replay::{Replayed, WrongFile, replay},
     turn::Turn,
 };
 use super::{Ingest, streams::Slot};
@@ -64,13 +64,15 @@ pub struct Spools {
     put_off: Mutex<HashMap<Found, Instant>>,
 }
 
-/// A file that was taken and can go when its bytes are durable.
+/// A file that was taken and can go when what it says is durable.
 #[derive(Debug)]
 struct Pending {
     found: Found,
     /// Its lock is ours for so long, or will be when its writer has ended.
     file: SpoolFile,
     reached: Vec<(Arc<Slot>, u64)>,
+    /// Not all of it is right: a person may want to see it.
+    spoilt: bool,
 }
 
 // === impl Spools ===
@@ -182,7 +184,7 @@ impl Spools {
             Replayed::Taken(file, reached) => {
                 totals.spool_files.add(1);
                 info!(file = %found.path().display(), "took a spool file");
-                self.pending().push(Pending { found, file, reached });
+                self.pending().push(Pending { found, file, reached, spoilt: false });
                 return;
             }
             Replayed::Gone => return,
@@ -193,12 +195,15 @@ impl Spools {
                     "put a spool file off: the journal has no room for it, its disk is full, slow or hangs"
                 );
             }),
+            Replayed::Spoilt(why, error, file, reached) => {
+                totals.spool_aside.add(why, 1);
+                say_wrong(&found, why, &error);
+                self.pending().push(Pending { found, file, reached, spoilt: true });
+                return;
+            }
             Replayed::Wrong(why, error) => {
                 totals.spool_aside.add(why, 1);
-                let path = found.path();
-                SAID.say(|hidden| {
-                    warn!(file = %path.display(), reason = why.label(), %error, hidden, "set a spool file aside");
-                });
+                say_wrong(&found, why, &error);
                 found.set_aside().await;
             }
         }
@@ -206,16 +211,18 @@ impl Spools {
         self.put_off().insert(found, Instant::now() + AGAIN);
     }
 
-    /// Removes files all of whose bytes are durable.
+    /// Removes files, or sets them aside, all of whose right part is durable.
     async fn settle(&self) {
-        let durable = |pending: &mut Pending| {
-            pending.reached.iter().all(|(slot, next)| slot.progress.durable() >= *next)
-                && pending.file.is_ours()
-        };
-        let done: Vec<Pending> = self.pending().extract_if(.., durable).collect();
+        let done: Vec<Pending> = self.pending().extract_if(.., Pending::is_durable).collect();
         for pending in done {
             // While its lock is held: nobody takes it for one that is still to be taken.
-            pending.found.remove().await;
+            if pending.spoilt {
+                pending.found.set_aside().await;
+                // Where that was refused, it is still there.
+                self.put_off().insert(pending.found, Instant::now() + AGAIN);
+            } else {
+                pending.found.remove().await;
+            }
         }
     }
 
@@ -227,3 +234,26 @@ impl Spools {
         self.put_off.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+// === impl Pending ===
+
+impl Pending {
+    fn is_durable(&mut self) -> bool {
+        let is_kept = |(slot, next): &(Arc<Slot>, u64)| {
+            // An end as well: a stream that lost it would be taken for open-ended.
+            slot.progress.durable() >= *next && (slot.end().is_none() || slot.progress.has_ended())
+        };
+        self.reached.iter().all(is_kept) && self.file.is_ours()
+    }
+}
+
+/// Names a file of which not all is right.
+fn say_wrong(found: &Found, why: Aside, error: &WrongFile) {
+    let path = found.path();
+    SAID.say(|hidden| {
+        warn!(file = %path.display(), reason = why.label(), %error, hidden, "set a spool file aside");
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -30,8 +30,10 @@ pub(super) enum Replayed {
     Later,
     /// The same, because the journal has no room for it.
     Held,
-    /// It was taken as far as it is right.
+    /// Nothing of it can be taken.
     Wrong(Aside, WrongFile),
+    /// It was taken as far as it is right; it can be set aside when these streams are durable up to these offsets.
+    Spoilt(Aside, WrongFile, SpoolFile, Vec<(Arc<Slot>, u64)>),
 }
 
 /// What is wrong with a file. Whose fault it is depends: the disk's, or whoever put it there.
@@ -62,19 +64,27 @@ pub(super) async fn replay(ingest: &Arc<Ingest>, found: &Found, id: u64, turn: &
     };
     let being_written = file.is_being_written();
     let mut session = None;
-    let taken = take_all(ingest, found, id, turn, &mut file, &mut session).await;
+    let mut taken = take_all(ingest, found, id, turn, &mut file, &mut session).await;
+    if let (Some(session), Err(fault)) = (&mut session, &taken)
+        && !being_written
+        && !fault.is_for_now()
+    {
+        // What is there of a line has no end here: nothing that it would have to wait for is read.
+        match turn.take(session.pieces()).await {
+            Some(Ok(())) => {}
+            Some(Err(fault)) => taken = Err(fault.into()),
+            None => taken = Err(WrongFile::Held),
+        }
+    }
     let reached = session.as_ref().map(Session::reached).unwrap_or_default();
     match taken {
         Ok(()) => Replayed::Taken(file, reached),
-        // Its wrapper has come back and did not wait: what is left is in its ring or declared lost by now.
-        Err(WrongFile::Session(IngestFault::Superseded(_))) => Replayed::Later,
-        Err(WrongFile::Read(ReadFault::Stuck)) => Replayed::Later,
         Err(WrongFile::Held) => Replayed::Held,
-        Err(_) if being_written => Replayed::Later,
+        Err(fault) if being_written || fault.is_for_now() => Replayed::Later,
         Err(fault) => {
             // A later offset shows how much it was.
             reached.iter().for_each(|(slot, _)| slot.expect_loss(HoleReason::SpoolCorrupt));
-            Replayed::Wrong(fault.aside(), fault)
+            Replayed::Spoilt(fault.aside(), fault, file, reached)
         }
     }
 }
@@ -118,6 +128,16 @@ fn is_its(hello: &Hello, file: &mut SpoolFile, found: &Found) -> bool {
 // === impl WrongFile ===
 
 impl WrongFile {
+    /// Nothing is wrong with the file: it may be taken later.
+    fn is_for_now(&self) -> bool {
+        match self {
+            // Its wrapper has come back and did not wait: what is left is in its ring or declared lost by now.
+            Self::Session(IngestFault::Superseded(_)) => true,
+            Self::Read(ReadFault::Stuck) | Self::Held => true,
+            _ => false,
+        }
+    }
+
     fn aside(&self) -> Aside {
         match self {
             Self::Open(OpenFault::Unsafe) => Aside::Unsafe,
