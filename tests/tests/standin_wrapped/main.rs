@@ -2,6 +2,8 @@
 //!
 //! Nothing dies here except where the shim does.
 
+mod stdio;
+
 use std::{
     fs,
     os::unix::fs::FileTypeExt,
@@ -156,33 +158,6 @@ fn streams_pass_unseen() -> Result<()> {
     unharmed(&Script::stayer(), |pod| {
         pod.connect()?.is_echoed(STREAMING, 60, 1_000, PATIENCE)?;
         pod.answers()
-    })
-}
-
-#[test]
-fn stdio_that_is_no_fifo_is_left_alone() -> Result<()> {
-    unharmed(&Script::stayer(), |pod| {
-        let fifos = pod.fifos("unused")?;
-        let c = &pod.connection;
-        for (n, path) in [
-            "",
-            "file:///dev/null",
-            "binary:///bin/true?x=y",
-            "ttrpc+unix:///x?streaming_id=1",
-            "streaming+ttrpc:///x?id=1",
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let mut create = pod.create_request(&fifos);
-            create.id = format!("plain-{n}");
-            (create.stdout, create.stderr) = (path.to_owned(), path.to_owned());
-            c.call("Create", &create)?.message::<api::CreateTaskResponse>()?;
-            let requests = pod.lab.requests()?;
-            let arrived = requests.iter().find(|e| e.id == create.id).context("Create arrived")?;
-            assert_eq!((arrived.stdout.as_str(), arrived.stderr.as_str()), (path, path));
-        }
-        Ok(())
     })
 }
 
