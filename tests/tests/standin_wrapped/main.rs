@@ -274,8 +274,11 @@ fn a_kill_after_the_exit_loses_nothing() -> Result<()> {
         let c = &pod.connection;
         c.call("Create", &pod.create_request(&fifos))?.message::<api::CreateTaskResponse>()?;
         c.call("Start", &pod::start("task", ""))?.message::<api::StartResponse>()?;
+        let asked = Instant::now();
         let exit = c.call("Wait", &pod::wait("task", ""))?.message::<api::WaitResponse>()?;
         assert_eq!(exit.exit_status, 4);
+        // Who closes its readers when it hears of that had its time to read.
+        assert!(asked.elapsed() >= Duration::from_secs(2), "told after {:?}", asked.elapsed());
         let refused = c.call("Kill", &pod::kill("task", "", 9))?;
         assert!(refused.message::<api::Empty>().is_err(), "it has ended");
         // Longer than it would take to give up a task that is deleted.
