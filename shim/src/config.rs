@@ -177,7 +177,8 @@ impl Config {
             stats_interval_ms: raw.stats.interval_ms.unwrap_or(10_000).clamp(100, 3_600_000),
             stats_bound_ms: raw.stats.foreign_bound_ms.unwrap_or(2000),
             stats_repair: Repair::resolve(raw.stats.repair),
-            // The longest that a pod may start later because of us (README, limits).
+            // The longest that a start waits for its own worker; one that meets another `start` of its pod waits for that one too
+            // (README, limits).
             ready_ms: raw.start.ready_ms.unwrap_or(300),
             // The block remembers eight.
             safe_mode_deaths: raw.safe_mode.deaths.unwrap_or(5).min(8),
