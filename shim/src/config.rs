@@ -1,7 +1,8 @@
 //! `/etc/shimtap/shim.toml`: which shim is inside, and the wrapper's few settings.
 //!
 //! Read by `start`, `delete` and pass-through only, never by a living keeper or worker. A file that cannot be used
-//! never stops a container: everything is as without it, and the collector is told.
+//! never stops a container: everything is as without it, and the collector is told. Which shim is inside is taken of it all the
+//! same wherever that can be read: a fault of another line must not give a pod another shim (ADR 0021).
 
 use std::{
     collections::BTreeMap,
@@ -141,7 +142,9 @@ pub struct Spool {
 enum ConfigFault {
     #[error("reading {path} (ours to fix; defaults hold until then)")]
     Read { path: PathBuf, source: io::Error },
-    #[error("understanding {path} (ours to fix; defaults hold until then)")]
+    #[error(
+        "understanding {path} (ours to fix; defaults hold until then, and its [inner] where that can be read)"
+    )]
     Parse { path: PathBuf, source: toml::de::Error },
 }
 
@@ -153,11 +156,8 @@ impl Config {
         let path = env::var_os(ENV_PATH)
             .filter(|v| !v.is_empty())
             .map_or_else(|| DEFAULT_PATH.into(), PathBuf::from);
-        let (raw, fault) = match read(&path) {
-            Ok(raw) => (raw, None),
-            Err(fault) => (RawConfig::default(), Some(in_full(&fault))),
-        };
-        let mut config = Self::resolve(raw, fault);
+        let (raw, fault) = read(&path);
+        let mut config = Self::resolve(raw, fault.map(|fault| in_full(&fault)));
         if let Some(socket) = env::var(ENV_COLLECTOR).ok().filter(|v| !v.is_empty()) {
             config.collector = socket;
         }
@@ -177,7 +177,8 @@ impl Config {
             stats_interval_ms: raw.stats.interval_ms.unwrap_or(10_000).clamp(100, 3_600_000),
             stats_bound_ms: raw.stats.foreign_bound_ms.unwrap_or(2000),
             stats_repair: Repair::resolve(raw.stats.repair),
-            // The longest that a pod may start later because of us (README, limits).
+            // The longest that a start waits for its own worker; one that meets another `start` of its pod waits for that one too
+            // (README, limits).
             ready_ms: raw.start.ready_ms.unwrap_or(300),
             // The block remembers eight.
             safe_mode_deaths: raw.safe_mode.deaths.unwrap_or(5).min(8),
@@ -221,13 +222,27 @@ impl Spool {
     }
 }
 
-fn read(path: &Path) -> Result<RawConfig, ConfigFault> {
+/// What holds of the file, and why not all of it does.
+fn read(path: &Path) -> (RawConfig, Option<ConfigFault>) {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(RawConfig::default()),
-        Err(source) => return Err(ConfigFault::Read { path: path.to_owned(), source }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return (RawConfig::default(), None),
+        Err(source) => {
+            return (RawConfig::default(), Some(ConfigFault::Read { path: path.to_owned(), source }));
+        }
     };
-    toml::from_str(&text).map_err(|source| ConfigFault::Parse { path: path.to_owned(), source })
+    match toml::from_str(&text) {
+        Ok(raw) => (raw, None),
+        Err(source) => (of_inner_alone(&text), Some(ConfigFault::Parse { path: path.to_owned(), source })),
+    }
+}
+
+/// The lines of `[inner]` that can be used, whatever else is wrong: a key of a later release, a wrong type, a misspelt section.
+fn of_inner_alone(text: &str) -> RawConfig {
+    let table: toml::Table = toml::from_str(text).unwrap_or_default();
+    let lines = table.get("inner").and_then(toml::Value::as_table).into_iter().flatten();
+    let named = lines.filter_map(|(name, shim)| Some((name.clone(), shim.as_str()?.into())));
+    RawConfig { inner: named.collect(), ..RawConfig::default() }
 }
 
 /// An error and its causes on one line.
@@ -287,9 +302,24 @@ mod tests {
         for text in ["[innner]\n", "[tee]\ncoalesce = 5\n", "[tee]\ncoalesce_ms = -1\n", "\u{0}"] {
             assert!(toml::from_str::<RawConfig>(text).is_err(), "{text:?}");
         }
-        let missing = read(Path::new("/nonexistent/shim.toml")).unwrap();
-        assert_eq!(missing, RawConfig::default());
-        let fault = in_full(&read(Path::new("/")).unwrap_err());
+        let (missing, fault) = read(Path::new("/nonexistent/shim.toml"));
+        assert!(missing == RawConfig::default() && fault.is_none());
+        let fault = in_full(&read(Path::new("/")).1.unwrap());
         assert!(fault.starts_with("reading / (ours to fix"), "{fault}");
+    }
+
+    #[test]
+    fn a_fault_elsewhere_leaves_the_shim_that_is_named() {
+        let named = |text: &str| of_inner_alone(text).inner.into_iter().collect::<Vec<_>>();
+        let ours = ("tap".to_owned(), PathBuf::from("/kata"));
+        for rest in
+            ["[tee]\nno_such_key = 1\n", "[innner]\n", "[stats]\ninterval_ms = \"often\"\n", "[inner2]\n"]
+        {
+            let held = named(&format!("[inner]\ntap = \"/kata\"\n{rest}"));
+            assert_eq!(held, std::slice::from_ref(&ours), "{rest}");
+        }
+        assert_eq!(named("[inner]\ntap = \"/kata\"\nother = 1\n"), [ours], "a line of it");
+        assert_eq!(named("inner = 1\n"), []);
+        assert_eq!(named("[inner]\ntap = \"/kata\"\n[tee\n"), [], "no TOML");
     }
 }

@@ -150,6 +150,37 @@ fn what_root_fetched_is_handed_back() -> Result<()> {
     Ok(())
 }
 
+/// What the README begins with: it builds, goes on with the distribution's containerd where go builds none, and ends as its program does.
+#[test]
+fn the_demonstration_is_built_and_told_its_words() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: `dev demo` wants root (runs as root)");
+        return Ok(());
+    }
+    let place = Place::new("demo")?;
+    place.toolchain("bin", "1.95.0")?;
+    for (program, status) in [("apt-get", 0), ("go", 1)] {
+        place.program(&format!("bin/{program}"), &format!("exit {status}"))?;
+    }
+    let demo = "echo \"demo is told '$*', built things lie in $SHIMTAP_RIG_CACHE\"; exit 3";
+    place.program("tree/target/debug/demo", demo)?;
+    for words in [&[][..], &["--once"]] {
+        let output = place.dev("demo").args(words).output().context("run dev")?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let rig = place.0.join("tree/target/rig");
+        let told = format!("demo is told '{}', built things lie in {}", words.concat(), rig.display());
+        let mut lines = said.lines();
+        ensure!(lines.next().is_some_and(|line| line.starts_with("built by ")), "{said:?}");
+        ensure!(lines.next() == Some(&told) && lines.next().is_none(), "{said:?}");
+        ensure!(output.status.code() == Some(3), "{}", output.status);
+        let noted = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(noted.contains("using the distribution's containerd"), "{noted:?}");
+    }
+    let output = place.dev("demo").arg("--twice").output().context("run dev")?;
+    ensure!(output.status.code() == Some(64) && output.stdout.is_empty(), "{output:?}");
+    Ok(())
+}
+
 /// Parts of `dev test` that need a network, a VM, or what go builds.
 const LEFT_OUT: [&str; 9] =
     ["PACKAGED", "PINNED", "BACKENDS", "ONE_SEVEN", "CRICTL", "DOCKER", "NERDCTL", "VM", "DENY"];

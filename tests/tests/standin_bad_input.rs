@@ -22,8 +22,9 @@ use shimtap_tests::standin::{
         PATIENCE,
         frame::{Frame, header, kind},
         lab::files,
+        launch::Flavour,
         pod, rules,
-        wrapped::{binary, unharmed, wrapped},
+        wrapped::{binary, unharmed, wrapped, wrapping},
     },
     journal::hash,
     script::Script,
@@ -226,4 +227,19 @@ fn another_user_is_shown_the_door() -> Result<()> {
         ensure!(heard == 1, "the shim has heard {heard} of four");
         pod.answers()
     })
+}
+
+/// By the defaults alone there would be no shim here, or another one than is meant.
+#[test]
+fn a_fault_elsewhere_in_shim_toml_leaves_the_shim_that_is_named() -> Result<()> {
+    for fault in ["[tee]\nno_such_key = 1\n", "[stats]\ninterval_ms = \"often\"\n"] {
+        let (mut lab, shim) = wrapping(Flavour::V1_6, "2", "plain")?;
+        lab.reconfigure("[start]\n", &format!("{fault}[start]\n"))?;
+        lab.env.push(("PATH".to_owned(), "/nonexistent".to_owned()));
+        let bundle = lab.bundle("task", Some("task"), &Script::default())?;
+        let ran = shim.start(&lab, "task", &bundle)?;
+        ensure!(ran.status.success(), "{fault:?}: {}", String::from_utf8_lossy(&ran.stdout));
+        ensure!(lab.verbs()?.len() == 1, "its start, and nobody else's");
+    }
+    Ok(())
 }

@@ -15,11 +15,11 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, ensure};
 use containerd_shim_protos::api;
-use nix::libc;
+use nix::{libc, unistd::Pid};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
-use shimtap_tests::rig::program::script;
+use shimtap_tests::rig::program::{copy, script};
 use shimtap_tests::standin::{
     client::{
         PATIENCE,
@@ -313,6 +313,59 @@ fn a_shim_is_as_easy_to_spare_as_without_us_and_its_keeper_easier() -> Result<()
     let keeper = procs::keepers(lab.namespace())?.into_iter().next().context("a keeper")?;
     let keepers = of(&PathBuf::from(format!("/proc/{}/oom_score_adj", keeper.pid)))?;
     ensure!(keepers == (ours + 1).min(1000), "the keeper has {keepers}, this test {ours}");
+    Ok(())
+}
+
+/// What containerd lets slip into `start` the shim has, as without us, and nobody of ours.
+#[test]
+fn nobody_of_ours_keeps_what_leaks_from_containerd() -> Result<()> {
+    let (lab, shim) = wrapping(Flavour::V2_3, "3", "protobuf")?;
+    let leak = lab.dir().join("leak");
+    let _reader = FifoReader::create(&leak)?;
+    let line = format!("exec 9>{}", leak.display());
+    let shim = Shim { binary: after(&lab, &line, &binary(WRAPPER)?)?, ..shim };
+    let bundle = lab.bundle("task", Some("task"), &Script::default())?;
+    let endpoint = shim.parse(&shim.start(&lab, "task", &bundle)?.stdout)?;
+    ensure!(endpoint.path()?.starts_with(lab.run_dir()), "wrapped: {endpoint:?}");
+    is_served(&endpoint)?;
+    let has_it = |pid: Pid| -> Result<bool> {
+        let open =
+            fs::read_dir(format!("/proc/{pid}/fd")).with_context(|| format!("descriptors of {pid}"))?;
+        Ok(open.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()).any(|file| file == leak))
+    };
+    let shims = lab.inner_pids()?;
+    ensure!(has_it(*shims.first().context("a shim")?)?, "nothing leaked");
+    let ours = procs::wrappers(lab.namespace())?;
+    ensure!(ours.len() >= 2, "a keeper and a worker: {ours:?}");
+    for process in ours {
+        ensure!(!has_it(process.pid)?, "{process:?} has it");
+    }
+    Ok(())
+}
+
+/// A wrapper that a wrapper has started becomes its own shim: one shim, one wrapper, each verb once.
+#[test]
+fn a_wrapper_behind_a_wrapper_stands_aside() -> Result<()> {
+    let (lab, shim) = wrapping(Flavour::V2_3, "3", "protobuf")?;
+    // Another file, so that it is not known by its inode; its name leads it to the stand-in beside it.
+    let second = lab.dir().join("containerd-shim-tap-standin-v2");
+    copy(&binary(WRAPPER)?, &second)?;
+    std::os::unix::fs::symlink(binary(STANDIN)?, lab.dir().join(STANDIN))
+        .context("the stand-in beside it")?;
+    lab.wrap(WRAPPER, &second)?;
+    let bundle = lab.bundle("task", Some("task"), &Script::default())?;
+    let ran = shim.start(&lab, "task", &bundle)?;
+    ensure!(ran.status.success(), "start: {}", String::from_utf8_lossy(&ran.stdout));
+    let endpoint = shim.parse(&ran.stdout)?;
+    ensure!(endpoint.path()?.starts_with(lab.run_dir()), "wrapped: {endpoint:?}");
+    is_served(&endpoint)?;
+    let keepers = procs::keepers(lab.namespace())?;
+    ensure!(keepers.len() == 1, "keepers: {keepers:?}");
+    for ran in [shim.plain(&lab, &["-info"])?, shim.delete(&lab, "task", &bundle)?] {
+        ensure!(ran.status.success() && !ran.stdout.is_empty(), "{ran:?}");
+    }
+    let verbs: Vec<_> = lab.verbs()?.into_iter().filter_map(|verb| verb.argv.last().cloned()).collect();
+    ensure!(verbs == ["start", "-info", "delete"], "{verbs:?}");
     Ok(())
 }
 

@@ -20,6 +20,7 @@ use shimtap_tests::{
             PATIENCE,
             audit::exactly_once,
             connection::Connection,
+            mute::{DEADLINE_EXCEEDED, Mute, asked_in_a_loop},
             pod::{self, Pod},
             wrapped::wrapped_in,
         },
@@ -28,22 +29,12 @@ use shimtap_tests::{
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// gRPC's DeadlineExceeded.
-const DEADLINE_EXCEEDED: i32 = 4;
-/// Two requests for one container within this mean a caller that asks in a loop (`FREQUENT_NS` of the wrapper).
+/// Who asks within this of a Stats that was answered asks in a loop (`FREQUENT_NS` of the wrapper).
 const FREQUENT: Duration = Duration::from_millis(1_200);
-
-/// What a mute shim takes: so much longer than any bound that a busy machine does not mistake one for the other.
-const MUTE: Duration = Duration::from_secs(5);
 
 /// Stays until it is killed; its shim takes so long for a Stats.
 fn slow(stats_delay_ms: u64) -> Script {
     Script { stats_delay_ms, ..Script::stayer() }
-}
-
-/// Its shim is mute.
-fn mute() -> Script {
-    slow(u64::try_from(MUTE.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// A running pod whose wrapper has this section of shim.toml, and a collector that it tells something every second.
@@ -83,42 +74,33 @@ fn ask(c: &Connection) -> Result<Asked> {
     Ok(Asked { stream: c.send("Stats", &pod::stats("task"))?, at })
 }
 
-/// Two in one write, so that the second is of a loop however busy the machine is.
-fn ask_twice(c: &Connection) -> Result<(Asked, Asked)> {
-    let at = Instant::now();
-    let (first, second) =
-        (c.prepare("Stats", &pod::stats("task"))?, c.prepare("Stats", &pod::stats("task"))?);
-    c.send_bytes(&[first.bytes(), second.bytes()].concat())?;
-    Ok((Asked { stream: first.stream, at }, Asked { stream: second.stream, at }))
-}
-
 /// The code of its answer, and how long that took.
 fn answered(c: &Connection, asked: &Asked) -> Result<(i32, Duration)> {
     let code = c.answer(asked.stream, PATIENCE)?.code();
     Ok((code, asked.at.elapsed()))
 }
 
-/// A caller that asks in a loop hears after the bound, and nobody else does; the shim's own answer comes later and to nobody.
+/// So many answers were made up, at least.
+fn made_up(collector: &Collector, wanted: f64) -> Result<()> {
+    eventually(LIMIT, "made-up answers to be counted", || {
+        let made_up = sum(collector, "shimtap_wrapper_counts_total", "name=\"synthetic_answers\"")?;
+        Ok((made_up >= wanted).then_some(()))
+    })
+}
+
+/// A caller that asks in a loop hears after the bound; the shim's own answer comes later and to nobody.
 #[test]
 fn a_caller_in_a_loop_is_answered_after_two_seconds() -> Result<()> {
-    let (pod, collector) = observed(&mute(), "")?;
+    let (pod, collector) = observed(&slow(0), "")?;
     pod.run()?;
     let (c, beside) = (&pod.connection, pod.connect_inner()?);
-    let (first, second) = ask_twice(c)?;
-    let marker = ask(&beside)?;
-    let (code, took) = answered(c, &second)?;
-    // Not the shim's word, so it came before that.
-    ensure!(code == DEADLINE_EXCEEDED, "the loop was answered with {code}");
+    let (mute, took) = asked_in_a_loop(&pod)?;
     ensure!(took >= Duration::from_secs(2), "after {took:?}");
-    // Asked in a row by nobody, it has the shim's answer, whenever that comes.
-    let (code, took) = answered(c, &first)?;
-    ensure!((code, took >= MUTE) == (0, true), "{code} after {took:?}");
-    eventually(LIMIT, "the made-up answer to be counted", || {
-        let made_up = sum(&collector, "shimtap_wrapper_counts_total", "name=\"synthetic_answers\"")?;
-        Ok((made_up >= 1.0).then_some(()))
-    })?;
-    // Asked later and without us: when this is answered, so is the second. What was written to a connection is read from it in
+    made_up(&collector, 1.0)?;
+    // Asked later and without us: when this is answered, so is the other. What was written to a connection is read from it in
     // that order, so the late answer would be there before the next.
+    let marker = ask(&beside)?;
+    drop(mute);
     ensure!(answered(&beside, &marker)?.0 == 0, "the shim itself");
     pod.answers()?;
     exactly_once(&pod.lab, &[c, &beside])?;
@@ -131,37 +113,43 @@ fn a_caller_in_a_loop_is_answered_after_two_seconds() -> Result<()> {
 /// Once a container has been mute for longer than the bound, everybody is bounded, until it answers again.
 #[test]
 fn a_container_that_was_mute_keeps_nobody_waiting_until_it_answers() -> Result<()> {
-    let (pod, collector) = observed(&mute(), "[stats]\nforeign_bound_ms = 500\n")?;
+    let (pod, collector) = observed(&slow(0), "[stats]\nforeign_bound_ms = 500\n")?;
     pod.run()?;
     let c = &pod.connection;
-    let (first, second) = ask_twice(c)?;
-    ensure!(answered(c, &second)?.0 == DEADLINE_EXCEEDED, "the loop");
+    let (mute, _) = asked_in_a_loop(&pod)?;
     // Long enough for the next to belong to no loop.
-    throughout(FREQUENT, "silence", || Ok(c.frames().iter().all(|frame| frame.stream != first.stream)))?;
-    let third = ask(c)?;
-    let (code, took) = answered(c, &third)?;
-    ensure!(code == DEADLINE_EXCEEDED, "{code} after {took:?}");
-    ensure!(answered(c, &first)?.0 == 0, "the first caller is left alone");
-    // The shim has spoken, and nobody asks in a row: the shim's answer is waited for.
+    throughout(FREQUENT, "silence", || Ok(true))?;
     let (code, took) = answered(c, &ask(c)?)?;
-    ensure!((code, took >= MUTE) == (0, true), "{code} after {took:?}");
-    exactly_once(&pod.lab, &[c])?;
-    eventually(LIMIT, "both to be counted", || {
-        let made_up = sum(&collector, "shimtap_wrapper_counts_total", "name=\"synthetic_answers\"")?;
-        Ok((made_up >= 2.0).then_some(()))
+    ensure!(code == DEADLINE_EXCEEDED, "{code} after {took:?}");
+    drop(mute);
+    eventually(LIMIT, "the shim's own answer", || Ok((answered(c, &ask(c)?)?.0 == 0).then_some(())))?;
+    // The shim has spoken, and nobody asks in a row: its answer is waited for.
+    throughout(FREQUENT, "silence", || Ok(true))?;
+    let mute = Mute::shim_of(&pod)?;
+    let asked = ask(c)?;
+    throughout(Duration::from_millis(1_500), "silence", || {
+        Ok(c.frames().iter().all(|frame| frame.stream != asked.stream))
     })?;
+    drop(mute);
+    ensure!(answered(c, &asked)?.0 == 0, "it was left alone");
+    exactly_once(&pod.lab, &[c])?;
+    made_up(&collector, 2.0)?;
     pod.end()?;
     collector.stop()
 }
 
 #[test]
 fn without_a_bound_the_shims_answer_is_waited_for() -> Result<()> {
-    let (pod, collector) = observed(&slow(2_700), "[stats]\nforeign_bound_ms = 0\n")?;
+    let (pod, collector) = observed(&slow(0), "[stats]\nforeign_bound_ms = 0\n")?;
     pod.run()?;
     let c = &pod.connection;
-    for asked in [ask(c)?, ask(c)?, ask(c)?] {
-        let (code, took) = answered(c, &asked)?;
-        ensure!((code, took >= Duration::from_millis(2_700)) == (0, true), "{code} after {took:?}");
+    ensure!(answered(c, &ask(c)?)?.0 == 0, "the first of a loop");
+    let mute = Mute::shim_of(&pod)?;
+    let asked = [ask(c)?, ask(c)?];
+    throughout(Duration::from_millis(2_700), "silence", || Ok(true))?;
+    drop(mute);
+    for asked in asked {
+        ensure!(answered(c, &asked)?.0 == 0, "the shim's own");
     }
     let made_up = sum(&collector, "shimtap_wrapper_counts_total", "name=\"synthetic_answers\"")?;
     ensure!(made_up < 0.1, "{made_up} answers were made up");

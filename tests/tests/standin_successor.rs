@@ -10,7 +10,7 @@ use std::{
         fs::chown,
         process::{CommandExt, ExitStatusExt},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -27,13 +27,13 @@ use nix::{
     },
     unistd::{Pid, geteuid},
 };
-use shimtap_tests::rig::patience::throughout;
+use shimtap_tests::rig::{patience::throughout, program::script};
 use shimtap_tests::standin::{
     client::{
         PATIENCE,
         audit::exactly_once,
         barren::Barren,
-        launch::Flavour,
+        launch::{Flavour, Shim},
         pod::{self, Fifos, Pod},
         wrapped::{STANDIN, WRAPPER, binary, faulty, five_faults, wrapped, wrapping},
     },
@@ -96,6 +96,40 @@ fn the_binary_was_replaced() -> Result<()> {
     both_die_in_turn(&pod, &fifos)?;
     let image = fs::read_link(format!("/proc/{}/exe", pod.keeper()?.pid))?;
     ensure!(image.display().to_string().ends_with("(deleted)"), "a keeper of the old image: {image:?}");
+    ends_well(&pod, &fifos)
+}
+
+/// What a node's shutdown sends to everybody, and a terminal, ends neither: they end with their pod. Nor does either hold a folder
+/// of containerd's, belong to its session, or have its limit of descriptors.
+#[test]
+fn what_a_nodes_shutdown_sends_ends_neither() -> Result<()> {
+    let (lab, shim) = wrapping(Flavour::V1_6, "2", "plain")?;
+    let begun_low = lab.dir().join("low");
+    let line = format!("#!/bin/sh\nulimit -S -n 256 && exec {} \"$@\"\n", shim.binary.display());
+    script(&begun_low, &line)?;
+    let pod = Pod::start(lab, Shim { binary: begun_low, ..shim }, "task", &talker())?;
+    let fifos = pod.run()?;
+    let (keeper, worker) = (pod.keeper()?, pod.worker()?);
+    for process in [&keeper, &worker] {
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE] {
+            kill(process.pid, signal).with_context(|| format!("{signal} to {process:?}"))?;
+        }
+        let dir = Path::new("/proc").join(process.pid.to_string());
+        let works_in = fs::read_link(dir.join("cwd")).with_context(|| format!("{process:?} is gone"))?;
+        ensure!(works_in == Path::new("/"), "{process:?} works in {works_in:?}");
+        ensure!(process.session == keeper.pid, "its session is the keeper's: {process:?}");
+        let limits = fs::read_to_string(dir.join("limits"))?;
+        let open =
+            limits.lines().find_map(|line| line.strip_prefix("Max open files")).context("its limits")?;
+        let open: Vec<_> = open.split_whitespace().take(2).collect();
+        ensure!(open.first() == open.last(), "descriptors of {process:?}, soft and hard: {open:?}");
+    }
+    throughout(Duration::from_millis(200), "their lives", || Ok(keeper.alive() && worker.alive()))?;
+    pod.is_well(&fifos)?;
+    ensure!(
+        (pod.keeper()?.pid, pod.worker()?.pid) == (keeper.pid, worker.pid),
+        "others came in their places"
+    );
     ends_well(&pod, &fifos)
 }
 

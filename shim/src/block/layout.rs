@@ -136,7 +136,7 @@ shared_layout! {
         /// CLOCK_MONOTONIC ns of the same.
         pub exited_mono_ns: AtomicU64,
         pub deleted_ns: AtomicU64,
-        /// CLOCK_MONOTONIC ns of the last foreign Stats request.
+        /// CLOCK_MONOTONIC ns at which the newest foreign Stats was asked that the shim has answered.
         pub stats_asked_ns: AtomicU64,
         /// 1: a foreign Stats of this task has exceeded its bound and is still unanswered.
         pub stats_mute: AtomicU32,

@@ -187,6 +187,7 @@ impl Worker {
     fn stats_answered(&self, pending: &Pending, view: &ResponseView<'_>) {
         let Some(task) = self.task_of(pending).map(|t| self.task(t)) else { return };
         task.stats_mute.store(0, Ordering::Release);
+        task.stats_asked_ns.fetch_max(pending.asked_ns.load(Ordering::Relaxed), Ordering::AcqRel);
         if let (Code::OK, Ok(stats)) = (view.code, StatsAnswer::decode(view.payload)) {
             let handle = task.handle.load(Ordering::Relaxed);
             self.board.sample(handle, StatsSource::STATS_SOURCE_SNOOPED, stats.type_url, stats.value);

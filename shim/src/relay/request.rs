@@ -22,7 +22,8 @@ use crate::{
     worker::Worker,
 };
 
-/// Two Stats requests of one container closer together than this are a caller's loop (containerd 2.3+ asks at 1 Hz).
+/// A Stats request this soon after another one of that container that has been answered is a caller's loop (containerd 2.3+ asks at
+/// 1 Hz).
 const FREQUENT_NS: u64 = 1_200_000_000;
 /// Longest process spec, and longest resources, that go into an event.
 const SPEC_MAX: usize = 8 << 10;
@@ -157,12 +158,15 @@ impl Worker {
     }
 
     /// Only callers that ask in a loop are bounded, and callers of a container that has already been mute.
+    ///
+    /// A loop asks again when it was answered. Who asks while another one waits is somebody else, and both of them may have come to
+    /// a shim that is merely slow; or it gave up by a deadline of its own, and needs no bound of ours.
     fn stats_asked(&self, entry: &Pending) {
         let Some(task) = self.task_of(entry).map(|t| self.task(t)) else { return };
-        // The time of the request, not of this look: a successor that looks again is no second caller.
+        // The time of the request, not of this look: a successor that looks again finds the same.
         let now = entry.asked_ns.load(Ordering::Relaxed);
-        let before = task.stats_asked_ns.swap(now, Ordering::AcqRel);
-        let frequent = before != 0 && before != now && now.saturating_sub(before) <= FREQUENT_NS;
+        let answered = task.stats_asked_ns.load(Ordering::Acquire);
+        let frequent = answered != 0 && answered < now && now.saturating_sub(answered) <= FREQUENT_NS;
         let mute = task.stats_mute.load(Ordering::Acquire) != 0;
         entry.bounded.store(u32::from(frequent || mute), Ordering::Release);
         self.relay.bounded.set(self.relay.bounded.get() || frequent || mute);

@@ -29,7 +29,8 @@ use crate::{
     sys::{Errno, epoll, fd, monotonic_ns, process},
 };
 
-/// Another `start` holds the lock for as long as it makes a keeper, no longer.
+/// Another `start` holds the lock for as long as it makes a keeper, no longer. Longer than it waits for that one's worker, also on a
+/// busy machine: who gave up first would leave its container unwrapped beside wrapped ones. One that hangs holds others for so long.
 const LOCK_NS: u64 = 2_000_000_000;
 
 /// Why a pod runs unwrapped. Never an error of the pod's.

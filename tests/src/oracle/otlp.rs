@@ -123,7 +123,7 @@ pub fn victoria_logs(answer: &str) -> Result<Tapes> {
 }
 
 /// Takes a record's id apart.
-fn key(container: &str, uid: &str, from: u64) -> Result<StreamKey> {
+pub(super) fn key(container: &str, uid: &str, from: u64) -> Result<StreamKey> {
     let parts = || {
         let (names, first) = uid.rsplit_once('-')?;
         let (names, stream) = names.rsplit_once('-')?;

@@ -1,7 +1,8 @@
 //! What the collector's file sink holds, as tapes: one per stream, each a row of pieces that tile it.
 //!
-//! Repeats are removed by record id, which is what a reader of an at-least-once file has to do. A repeat
-//! that says something else, an overlap or a hole that nobody admits is an error, not a matter of taste.
+//! Repeats are removed by record id, which is what a reader of an at-least-once file has to do: an id is the stream's name and
+//! the first offset, and a record with another one is an error, so that what has one id starts at one byte. So are a repeat
+//! that says something else, an overlap, and a hole that nobody admits.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -81,7 +82,11 @@ fn take(tapes: &mut Tapes, record: &Value) -> Result<()> {
     };
     let offset = |end: &str| record.pointer(&format!("/offset/{end}")).and_then(Value::as_u64);
     let (from, to) = (offset("from").context("no offset")?, offset("to").context("no offset")?);
-    ensure!(text("id").is_some_and(|id| !id.is_empty()), "it has no id");
+    let id = text("id").context("it has no id")?;
+    ensure!(
+        super::otlp::key(&key.container, &id, from)? == key,
+        "its id is not that of its stream and first byte"
+    );
     let piece = if let Some(message) = text("message") {
         Piece::Line(message.into_bytes())
     } else if let Some(message) = text("message_base64") {
@@ -99,7 +104,7 @@ fn take(tapes: &mut Tapes, record: &Value) -> Result<()> {
 pub(super) fn put(tapes: &mut Tapes, key: StreamKey, from: u64, to: u64, piece: Piece) -> Result<()> {
     ensure!(from <= to, "its offsets run backwards");
     let tape = tapes.entry(key).or_default();
-    // The id is the stream's name and the first offset, so a repeat is what starts at the same byte.
+    // The id is the stream's name and the first offset (who calls has seen to it), so a repeat is what starts at the same byte.
     let Some(known) = tape.pieces.get_mut(&from) else {
         tape.pieces.insert(from, (to, piece));
         return Ok(());
@@ -238,7 +243,7 @@ mod tests {
     fn record(from: u64, to: u64, rest: &str) -> Value {
         let text = format!(
             r#"{{"container_id":"c","incarnation":"1","process":"","stream":"stdout",
-                "offset":{{"from":{from},"to":{to}}},"id":"c/{from}",{rest}}}"#
+                "offset":{{"from":{from},"to":{to}}},"id":"1-stdout-{from}",{rest}}}"#
         );
         serde_json::from_str(&text).expect("it is JSON")
     }
@@ -260,6 +265,20 @@ mod tests {
         let judged = tape.judge(b"ab\n..\xff\x0f").expect("they are right");
         assert_eq!((judged.delivered, judged.gaps.get("overflow")), (5, Some(&2)));
         assert_eq!((judged.accounted(), tape.end()), (7, 7));
+    }
+
+    #[test]
+    fn who_removes_repeats_by_their_ids_removes_nothing_else() {
+        let line = record(3, 5, r#""message":"ab""#);
+        let with = |id: &str| {
+            let mut other = line.clone();
+            other["id"] = id.into();
+            tape(&[line.clone(), other])
+        };
+        assert!(with("1-stdout-3").is_ok());
+        for id in ["", "1-stdout-0", "1-stderr-3", "2-stdout-3", "1-exec-stdout-3", "3"] {
+            assert!(with(id).is_err(), "{id:?}");
+        }
     }
 
     #[test]

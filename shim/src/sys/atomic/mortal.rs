@@ -60,7 +60,7 @@ macro_rules! mortal {
 }
 mortal!(AtomicU8: u8, []);
 mortal!(AtomicU32: u32, [swap, fetch_add, fetch_max]);
-mortal!(AtomicU64: u64, [swap, fetch_add, fetch_max]);
+mortal!(AtomicU64: u64, [fetch_add, fetch_max]);
 
 impl AtomicU8 {
     pub fn new(value: u8) -> Self {

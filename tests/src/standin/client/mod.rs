@@ -15,6 +15,7 @@ pub mod kata;
 pub mod lab;
 pub mod launch;
 pub mod logged;
+pub mod mute;
 pub mod pod;
 pub mod rules;
 pub mod sandbox;
