@@ -56,10 +56,10 @@ struct Second {
     _fifos: Fifos,
 }
 
-/// Time between Stats that reached its shim, one after another.
-fn pauses_between_stats(of: &Sandbox) -> Result<Vec<Duration>> {
+/// Time between Stats for this container of it that reached its shim, one after another.
+fn pauses_between_stats(of: &Sandbox, id: &str) -> Result<Vec<Duration>> {
     let all = of.pod.lab.requests()?;
-    let its = |entry: &&Entry| entry.kind == Kind::Request && entry.method == "Stats" && entry.id == of.id();
+    let its = |entry: &&Entry| entry.kind == Kind::Request && entry.method == "Stats" && entry.id == id;
     let times: Vec<u64> = all.iter().filter(its).map(|entry| entry.at_ns).collect();
     let pause = |two: &[u64]| Some(Duration::from_nanos(two.get(1)?.saturating_sub(*two.first()?)));
     Ok(times.windows(2).filter_map(pause).collect())
@@ -237,7 +237,7 @@ fn a_sandbox_of_cloud_hypervisor_is_told_with_what_it_costs() -> Result<()> {
     told(Profile::Rust, "cloud-hypervisor", "cloud-hypervisor", "vmlinux")
 }
 
-/// Our own Stats keep a distance of 30 s from releases before 4.1; others' do not, and are measured.
+/// Our own Stats keep a distance of 30 s from releases before 4.1, also at a container's end; others' do not, and are measured.
 #[test]
 fn an_old_release_is_asked_seldom_and_a_warning_says_who_asks_often() -> Result<()> {
     let lab = Lab::new()?;
@@ -254,8 +254,16 @@ fn an_old_release_is_asked_seldom_and_a_warning_says_who_asks_often() -> Result<
     })?;
     let before = asked(&new)?;
     eventually(LIMIT, "four rounds of the new one", || Ok((asked(&new)? >= before + 4).then_some(())))?;
-    let pauses = pauses_between_stats(&old)?;
+    let pauses = pauses_between_stats(&old, old.id())?;
     ensure!(pauses.iter().all(|pause| *pause >= FLOOR), "the old one was asked after {pauses:?}");
+    // Nor at the end of a container of it, which is when it does harm.
+    let second = second_of(&old)?;
+    eventually(LIMIT, "its first Stats", || {
+        Ok((old.pod.lab.count("Stats", &second.id, "")? >= 1).then_some(()))
+    })?;
+    old.pod.end_beside(&second.id)?;
+    let pauses = pauses_between_stats(&old, &second.id)?;
+    ensure!(pauses.iter().all(|pause| *pause >= FLOOR), "it was asked at its end, after {pauses:?}");
     ensure!(asked(&old)? >= 1, "the old one was never asked");
 
     ensure!(collector.ps_with(&["--warnings"])?.contains("nothing to warn of"), "nobody else asks");
@@ -420,7 +428,7 @@ fn what_a_confidential_pod_keeps_to_itself_is_said() -> Result<()> {
     let asked = |sandbox: &Sandbox| sandbox.pod.lab.count("Stats", sandbox.id(), "");
     let before = asked(&open)?;
     eventually(LIMIT, "four rounds of the other", || Ok((asked(&open)? >= before + 4).then_some(())))?;
-    let pauses = pauses_between_stats(&sealed)?;
+    let pauses = pauses_between_stats(&sealed, sealed.id())?;
     let rest = pauses.get(2..).context("it was asked until it had refused three times")?;
     ensure!(rest.iter().all(|pause| *pause >= FIRST_REST), "the denied one was asked after {pauses:?}");
     let ps = collector.ps()?;
