@@ -12,7 +12,7 @@ use super::Wanted;
 use crate::{
     config::{Profile, Scope},
     metrics::{
-        Container, Devices, Layout, Sample, SampleSource, Spec, Undecoded, Update,
+        Container, ContainerdState, Devices, Layout, Sample, SampleSource, Spec, Undecoded, Update,
         exposition::{self, Sample as Shown},
         registry::Registry,
         render_cadvisor,
@@ -426,6 +426,42 @@ fn a_sample_that_is_older_than_three_intervals_is_not_shown() {
     ended.update(Update::Exited { at_ns: now_ns(), status: 0 });
     let all = shown(&registry, Scope::All, true);
     assert!(all.iter().any(|s| s.labels["name"] == "c2" && s.name == "container_cpu_usage_seconds_total"));
+}
+
+/// Where nobody need have told of one, there is no 0.
+#[test]
+fn kills_in_a_guest_are_those_that_were_told_and_absent_where_that_says_nothing() {
+    let wasm =
+        || link::InnerShim { binary: "/usr/bin/containerd-shim-wasmtime-v1".into(), ..Default::default() };
+    let gvisor =
+        || link::InnerShim { binary: "/usr/bin/containerd-shim-runsc-v1".into(), ..Default::default() };
+    let killed = Update::Exited { at_ns: now_ns(), status: 137 };
+    let ended = Update::Exited { at_ns: now_ns(), status: 1 };
+    for (shim, told, updates, kills) in [
+        (kata(), 0, vec![], Some(0.0)),
+        (kata(), 2, vec![], Some(2.0)),
+        (kata(), 0, vec![ended], Some(0.0)),
+        (kata(), 1, vec![killed], Some(1.0)),
+        (kata(), 0, vec![Update::Killed, killed], Some(0.0)),
+        // A guest as a whole was short of memory, or not: nobody tells.
+        (kata(), 0, vec![killed], None),
+        (wasm(), 0, vec![], None),
+        (gvisor(), 0, vec![], None),
+        (wasm(), 1, vec![], Some(1.0)),
+        (runc(), 1, vec![], None),
+    ] {
+        let registry = registry();
+        registry.totals.containerd.set(ContainerdState::Up, "");
+        let container = registry.container(&open("c", &[], "/c"), &shim);
+        (0..told).for_each(|_| container.ran_out_of_memory());
+        updates.iter().for_each(|update| container.update(*update));
+        let all = shown(&registry, Scope::All, true);
+        let case = format!("{} {told} {updates:?}", shim.binary);
+        assert_eq!(values(&all).get("container_oom_events_total").copied(), kills, "{case}");
+        registry.totals.containerd.set(ContainerdState::Off, "");
+        let all = shown(&registry, Scope::All, true);
+        assert!(!values(&all).contains_key("container_oom_events_total"), "nobody listens: {case}");
+    }
 }
 
 fn host(processes: Option<u64>, interfaces: Option<&str>) -> HostFigures {
