@@ -44,6 +44,10 @@ pub struct Facts {
 /// From the file of either shim, and from the hypervisor's process where there is one.
 pub(super) fn read(root: &Path, sandbox: &str, vmm: Option<&Process>) -> Facts {
     let (mut facts, paths) = state(root, sandbox);
+    if facts.hypervisor == Some(Hypervisor::Remote) {
+        // A VM of somewhere else has the size that it is given there; the configuration's is a default that nobody asked.
+        (facts.memory_bytes, facts.hotplugged_bytes) = (None, None);
+    }
     let Some(vmm) = vmm else { return facts };
     facts.hypervisor = Hypervisor::of_program(vmm.program()).or(facts.hypervisor);
     let given = |flags: &[&str]| flags.iter().find_map(|flag| vmm.value_of(flag));

@@ -84,6 +84,22 @@ fn a_go_shims_state_is_read() {
 }
 
 #[test]
+fn the_size_of_a_vm_of_somewhere_else_is_not_known() {
+    let root = tempfile::tempdir().expect("a folder");
+    rust(root.path(), "p1", &CAPTURED.replace("\"qemu\"", "\"remote\""));
+    let state = serde_json::json!({
+        "HypervisorState": {"Type": "remote", "HotpluggedMemory": 0},
+        "Config": {"HypervisorConfig": {"MemorySize": 2048}},
+    });
+    go(root.path(), "p2", &state.to_string());
+    for sandbox in ["p1", "p2"] {
+        let facts = read(root.path(), sandbox, None);
+        assert_eq!(facts.hypervisor, Some(Hypervisor::Remote), "{sandbox}");
+        assert_eq!((facts.memory_bytes, facts.hotplugged_bytes, facts.vcpus), (None, None, None), "{sandbox}");
+    }
+}
+
+#[test]
 fn what_is_odd_is_as_if_it_were_not_there() {
     let odd = [
         "",
