@@ -204,7 +204,7 @@ families! {
     POD_HOST_CPU Own Counter "shimtap_pod_host_cpu_seconds_total" ["namespace", "pod", "sandbox"] "CPU time that this host charges a VM's cgroups with.";
     POD_OVERHEAD_MEMORY Own Gauge "shimtap_pod_overhead_memory_bytes" ["namespace", "pod", "sandbox"] "The same without what the containers in it use by their guest's count; may be below 0.";
     POD_OVERHEAD_CPU Own Gauge "shimtap_pod_overhead_cpu_seconds" ["namespace", "pod", "sandbox"] "CPU time beyond what the containers in a VM used, since this collector first saw it; may be below 0.";
-    LOG_REDACTED Own Gauge "shimtap_log_redacted" ["namespace", "pod", "sandbox"] "Streams of a confidential pod's containers that run, init process only, that ended without a byte; a policy is a likely cause.";
+    LOG_REDACTED Own Gauge "shimtap_log_redacted" ["namespace", "pod", "sandbox"] "Streams of a pod's running containers, init process only, that ended without a byte, where a policy is a likely cause: confidential, on a remote hypervisor, or its Stats is denied.";
     SANDBOX_DEATHS Own Counter "shimtap_sandbox_deaths_total" ["cause"] "VMs that nobody ended: their shim or their hypervisor died under their containers.";
     ORPHANS Own Gauge "shimtap_orphans" ["kind"] "What Kata left behind on this node; `shimtap ps --orphans` lists it with proof.";
     METRICS_UNSAFE Own Gauge "shimtap_kata_metrics_unsafe" [] "Pods that one GET of their shim's own metrics would end, as kata-monitor makes it.";

@@ -30,7 +30,8 @@ type Pick<'p> = (&'p str, &'p dyn Fn(&Usage) -> Option<Value>);
 struct View {
     sandbox: Arc<Sandbox>,
     labels: String,
-    redacted: u64,
+    /// Streams that ended empty, where a policy may be why.
+    redacted: Option<u64>,
 }
 
 /// Writes the families.
@@ -51,9 +52,7 @@ pub(super) fn render(text: &mut Text, registry: &Registry) {
     one(&f::POD_HOST_CPU, &|view| view.sandbox.host.cpu_ns.map(Value::Ns));
     one(&f::POD_OVERHEAD_MEMORY, &|view| view.sandbox.overhead_memory_bytes.map(Value::Signed));
     one(&f::POD_OVERHEAD_CPU, &|view| view.sandbox.overhead_cpu_ns.map(Value::SignedNs));
-    one(&f::LOG_REDACTED, &|view| {
-        (view.sandbox.facts.confidential == Some(true)).then_some(Value::Whole(view.redacted))
-    });
+    one(&f::LOG_REDACTED, &|view| view.redacted.map(Value::Whole));
     node(text, registry, &views);
 }
 
@@ -68,13 +67,22 @@ fn views(registry: &Registry) -> Vec<View> {
         let about = wrapper.about();
         let containers = registry.of_sandbox(&about.namespace, &about.id);
         let labels = named(&about.id, &containers);
-        let redacted = containers.iter().map(|container| container.silent_streams()).sum();
+        let redacted = may_have_a_policy(&sandbox, &containers)
+            .then(|| containers.iter().map(|container| container.silent_streams()).sum());
         views.push(View { sandbox, labels, redacted });
         if views.len() == MOST {
             break;
         }
     }
     views
+}
+
+/// Is a policy that denies output a likely cause of a stream without a byte? In a confidential guest, on another machine (peer pods,
+/// which are confidential and do not say so here), and where Stats is denied. Elsewhere it is a container that says nothing.
+fn may_have_a_policy(sandbox: &Sandbox, containers: &[Arc<Container>]) -> bool {
+    sandbox.facts.confidential == Some(true)
+        || sandbox.facts.hypervisor == Some(Hypervisor::Remote)
+        || containers.iter().any(|container| container.live().stats_refused)
 }
 
 /// The labels of a sandbox with these containers.
