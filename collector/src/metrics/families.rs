@@ -192,7 +192,7 @@ families! {
     JOURNAL_STALLED Own Gauge "shimtap_journal_stalled" [] "1 while the journal cannot be written, or a write of it has not come back for 5 s, and acknowledgements are held back.";
     JOURNAL_QUEUE Own Gauge "shimtap_journal_queue_bytes" [] "Bytes waiting for the journal, memory of their records included.";
     ACK_DELAY Own Histogram "shimtap_ack_delay_seconds" [] "From the arrival of bytes to their being durable.";
-    SANDBOX_INFO Own Gauge "shimtap_sandbox_info" ["namespace", "pod", "sandbox", "shim", "shim_version", "shim_build_id", "hypervisor", "guest_kernel", "guest_image", "sandbox_cgroup_only", "confidential"] "Always 1: what a pod consists of that is a VM, or whose shim is known to be neither containerd's own nor Kata's; what is not known is empty.";
+    SANDBOX_INFO Own Gauge "shimtap_sandbox_info" ["namespace", "pod", "sandbox", "handler", "shim", "shim_version", "shim_build_id", "hypervisor", "guest_kernel", "guest_image", "sandbox_cgroup_only", "confidential"] "Always 1: what a pod consists of that is a VM, or whose shim is known to be neither containerd's own nor Kata's; what is not known is empty.";
     COMPONENT_CPU Own Counter "shimtap_component_cpu_seconds_total" ["namespace", "pod", "sandbox", "component"] "CPU time of a VM's processes on this host.";
     COMPONENT_MEMORY Own Gauge "shimtap_component_memory_bytes" ["namespace", "pod", "sandbox", "component", "kind"] "Memory of a VM's processes on this host; rss of vmm and virtiofsd overlap, swap of vmm is not known (shared memory is not counted), pss is read once a minute where it may be.";
     COMPONENT_THREADS Own Gauge "shimtap_component_threads" ["namespace", "pod", "sandbox", "component"] "Threads of a VM's processes on this host.";

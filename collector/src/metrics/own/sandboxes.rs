@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     closed::Closed,
-    enrich::ShimKind,
+    enrich::{Details, ShimKind},
     node::{Facts, Hypervisor},
     sinks::Backlog,
 };
@@ -44,6 +44,21 @@ fn output_that_ended_empty_is_counted_where_a_policy_may_be_why() {
         assert_eq!(text.contains(row), counted, "{confidential:?} {hypervisor:?} {denied}");
         assert_eq!(text.contains("shimtap_log_redacted{"), counted, "or it is absent");
     }
+}
+
+#[test]
+fn a_vm_is_told_with_the_runtime_handler_that_it_was_asked_for_by() {
+    let registry = registry();
+    registry.enrich();
+    attach(&registry, Facts::default());
+    let container = silenced(&registry);
+    let is_told = |handler: &str| {
+        let text = render_own(&registry);
+        text.contains(&format!("sandbox=\"vm\",handler=\"{handler}\",shim=\"kata_rust\","))
+    };
+    assert!(is_told(""), "nobody knows yet");
+    container.extra.settle(Details { handler: Some("kata-qemu".to_owned()), ..Details::default() });
+    assert!(is_told("kata-qemu"));
 }
 
 /// Which drivers of the Rust shim have no figures of their hypervisor yet and end the shim when they are asked (seen of QEMU, read
