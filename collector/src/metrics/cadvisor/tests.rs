@@ -10,12 +10,14 @@ use shimtap_proto::link;
 
 use super::Wanted;
 use crate::{
-    config::{Profile, Scope},
+    config::{Limits, Profile, Scope},
     metrics::{
         Container, ContainerdState, Devices, Layout, Sample, SampleSource, Spec, Undecoded, Update,
         exposition::{self, Sample as Shown},
+        limits::Bounds,
         registry::Registry,
         render_cadvisor,
+        totals::Cut,
     },
     node::{Counts, HostFigures, Interface},
     sinks::Backlog,
@@ -515,6 +517,33 @@ fn the_network_is_the_sandboxs_and_ends_as_counters_do() {
     let all = shown(&registry, Scope::Vm, true);
     assert_eq!(all.iter().filter(|s| s.name.starts_with("container_network_")).count(), 8);
     assert!(!all.iter().any(|s| s.name == "container_processes"), "a gauge");
+}
+
+/// What the page leaves out of many disks and interfaces is counted, on each page.
+#[test]
+fn of_more_devices_and_interfaces_than_are_allowed_the_first_are_shown_and_the_rest_counted() {
+    let mut registry = registry();
+    let limits = Limits { devices: 1, interfaces: 1, ..Limits::default() };
+    registry.bounds = Bounds::new(limits, Arc::clone(&registry.totals));
+    let container = registry.container(&open("sb", &[], "/sb"), &runc());
+    let io = |minor| v2::IOEntry { major: 254, minor, rbytes: 7, ..Default::default() };
+    let usage = v2::IOStat { usage: vec![io(0), io(16), io(32)], ..Default::default() };
+    take(&container, V2, &v2::Metrics { io: MessageField::some(usage), ..cpu_v2(5) }, now_ns());
+    let named = |name: &str| {
+        let counts = || Counts { bytes: 1, packets: 2, errors: 3, dropped: 4 };
+        (name.to_owned(), Interface { received: counts(), sent: counts() })
+    };
+    let interfaces = Some([named("eth0"), named("eth1")].into());
+    container.live().host = Some(HostFigures { interfaces, ..host(None, None) });
+    let all = shown(&registry, Scope::All, true);
+    let rows = |name: &str, label: &str| -> Vec<String> {
+        all.iter().filter(|s| s.name == name).map(|s| s.labels[label].clone()).collect()
+    };
+    assert_eq!(rows("container_network_receive_bytes_total", "interface"), ["eth0"]);
+    // By what name is this machine's affair.
+    assert_eq!(rows("container_fs_reads_bytes_total", "device").len(), 1);
+    let cuts = &registry.totals.cuts;
+    assert_eq!((cuts.get(Cut::Devices), cuts.get(Cut::Interfaces)), (2, 1));
 }
 
 #[test]
