@@ -56,10 +56,10 @@ struct Second {
     _fifos: Fifos,
 }
 
-/// Time between Stats that reached its shim, one after another.
-fn pauses_between_stats(of: &Sandbox) -> Result<Vec<Duration>> {
+/// Time between Stats for this container of it that reached its shim, one after another.
+fn pauses_between_stats(of: &Sandbox, id: &str) -> Result<Vec<Duration>> {
     let all = of.pod.lab.requests()?;
-    let its = |entry: &&Entry| entry.kind == Kind::Request && entry.method == "Stats" && entry.id == of.id();
+    let its = |entry: &&Entry| entry.kind == Kind::Request && entry.method == "Stats" && entry.id == id;
     let times: Vec<u64> = all.iter().filter(its).map(|entry| entry.at_ns).collect();
     let pause = |two: &[u64]| Some(Duration::from_nanos(two.get(1)?.saturating_sub(*two.first()?)));
     Ok(times.windows(2).filter_map(pause).collect())
@@ -117,7 +117,9 @@ fn as_f64(value: u64) -> f64 {
 fn told(profile: Profile, hypervisor: &str, program: &str, kernel: &str) -> Result<()> {
     let lab = Lab::new()?;
     let collector = collector(&lab)?;
-    let (shim, only) = if profile == Profile::Rust { ("kata_rust", "true") } else { ("kata_go", "false") };
+    // The Go shim's file does not say that a guest is not confidential.
+    let (shim, only, confidential) =
+        if profile == Profile::Rust { ("kata_rust", "true", "false") } else { ("kata_go", "false", "") };
     let name = format!("{hypervisor}-{shim}");
     let mut sandbox =
         Wanted { name: &name, profile, hypervisor, ..Wanted::default() }.run(&collector.socket())?;
@@ -133,7 +135,7 @@ fn told(profile: Profile, hypervisor: &str, program: &str, kernel: &str) -> Resu
         &format!("guest_kernel=\"{kernel}\""),
         "guest_image=\"kata-initrd.img\"",
         &format!("sandbox_cgroup_only=\"{only}\""),
-        "confidential=\"false\"",
+        &format!("confidential=\"{confidential}\""),
     ] {
         ensure!(info.contains(label), "{label} is not in {info}");
     }
@@ -155,8 +157,26 @@ fn told(profile: Profile, hypervisor: &str, program: &str, kernel: &str) -> Resu
     ensure!(of("shim")? >= 1.0 && of("wrapper")? >= 2.0, "{threads:?}");
     costs(&collector, &id, &path)?;
     named(&collector, &sandbox, program)?;
+    shares(&collector, &sandbox, program)?;
     sandbox.end()?;
     collector.stop()
+}
+
+/// What each component has of the memory that it shares, where the kernel tells (the shipped unit is not told). It is asked once a
+/// minute, and the first time may have been before the hypervisor was there.
+fn shares(collector: &Collector, sandbox: &Sandbox, program: &str) -> Result<()> {
+    let vmm = *sandbox.processes(program)?.first().context("the hypervisor")?;
+    if std::fs::read_to_string(format!("/proc/{vmm}/smaps_rollup")).is_err() {
+        return Ok(());
+    }
+    eventually(LIMIT * 2, "shares of memory", || {
+        let memory = rows(collector, "shimtap_component_memory_bytes", sandbox.id())?;
+        let is_shown = |component: &str| {
+            let row = format!(",component=\"{component}\",kind=\"pss\"");
+            memory.get(&row).is_some_and(|bytes| *bytes > 0.0)
+        };
+        Ok(["vmm", "virtiofsd", "shim", "wrapper"].into_iter().all(is_shown).then_some(()))
+    })
 }
 
 /// `shimtap ps` says by which numbers its processes are found, and which build its shim is.
@@ -237,7 +257,7 @@ fn a_sandbox_of_cloud_hypervisor_is_told_with_what_it_costs() -> Result<()> {
     told(Profile::Rust, "cloud-hypervisor", "cloud-hypervisor", "vmlinux")
 }
 
-/// Our own Stats keep a distance of 30 s from releases before 4.1; others' do not, and are measured.
+/// Our own Stats keep a distance of 30 s from releases before 4.1, also at a container's end; others' do not, and are measured.
 #[test]
 fn an_old_release_is_asked_seldom_and_a_warning_says_who_asks_often() -> Result<()> {
     let lab = Lab::new()?;
@@ -254,11 +274,20 @@ fn an_old_release_is_asked_seldom_and_a_warning_says_who_asks_often() -> Result<
     })?;
     let before = asked(&new)?;
     eventually(LIMIT, "four rounds of the new one", || Ok((asked(&new)? >= before + 4).then_some(())))?;
-    let pauses = pauses_between_stats(&old)?;
+    let pauses = pauses_between_stats(&old, old.id())?;
     ensure!(pauses.iter().all(|pause| *pause >= FLOOR), "the old one was asked after {pauses:?}");
+    // Nor at the end of a container of it, which is when it does harm.
+    let second = second_of(&old)?;
+    eventually(LIMIT, "its first Stats", || {
+        Ok((old.pod.lab.count("Stats", &second.id, "")? >= 1).then_some(()))
+    })?;
+    old.pod.end_beside(&second.id)?;
+    let pauses = pauses_between_stats(&old, &second.id)?;
+    ensure!(pauses.iter().all(|pause| *pause >= FLOOR), "it was asked at its end, after {pauses:?}");
     ensure!(asked(&old)? >= 1, "the old one was never asked");
 
-    ensure!(collector.ps_with(&["--warnings"])?.contains("nothing to warn of"), "nobody else asks");
+    // (Of other things it may warn: the tests beside this one share the machine.)
+    ensure!(!collector.ps_with(&["--warnings"])?.contains("stats_asked_often"), "nobody else asks");
     let said = eventually(LIMIT, "a warning", || {
         old.pod.connection.call("Stats", &pod::stats(old.id()))?.message::<api::StatsResponse>()?;
         let said = collector.ps_with(&["--warnings"])?;
@@ -340,6 +369,7 @@ fn what_a_forbidden_read_leaves_is_told_and_let_live() -> Result<()> {
     let orphans = || -> Result<String> { collector.ps_with(&["--orphans"]) };
     ensure!(!orphans()?.contains(&id), "its shim lives");
     ensure!(sandbox.touched()?.is_empty(), "{:?}", sandbox.touched()?);
+    somebodys_monitor(&collector, &sandbox)?;
     // What may be read is answered, and nothing comes of it.
     ensure!(get(&sandbox, "/agent-url")?.contains("hvsock://") && get(&sandbox, "/x")?.contains("404"));
     ensure!(get(&sandbox, "/metrics")?.is_empty(), "an empty reply");
@@ -374,6 +404,22 @@ fn what_a_forbidden_read_leaves_is_told_and_let_live() -> Result<()> {
     sandbox.clear();
     eventually(LIMIT, "nobody left", || Ok((!orphans()?.contains(&id)).then_some(())))?;
     collector.stop()
+}
+
+/// A process by the name of the one that reads what must not be read is warned of while it runs.
+fn somebodys_monitor(collector: &Collector, beside: &Sandbox) -> Result<()> {
+    let path = beside.pod.lab.dir().join("kata-monitor");
+    std::fs::copy("/bin/sleep", &path).context("a program of that name")?;
+    let mut monitor = Command::new(&path).arg("600").spawn().context("kata-monitor")?;
+    let pid = monitor.id().to_string();
+    let warned = eventually(LIMIT, "a warning of kata-monitor", || {
+        let said = collector.ps_with(&["--warnings"])?;
+        let is_it = |row: &str| row.contains("kata-monitor runs here") && row.contains(&pid);
+        Ok(said.lines().any(is_it).then_some(()))
+    });
+    monitor.kill().context("its end")?;
+    monitor.wait().context("its end")?;
+    warned
 }
 
 /// What its shim-monitor answers.
@@ -420,7 +466,7 @@ fn what_a_confidential_pod_keeps_to_itself_is_said() -> Result<()> {
     let asked = |sandbox: &Sandbox| sandbox.pod.lab.count("Stats", sandbox.id(), "");
     let before = asked(&open)?;
     eventually(LIMIT, "four rounds of the other", || Ok((asked(&open)? >= before + 4).then_some(())))?;
-    let pauses = pauses_between_stats(&sealed)?;
+    let pauses = pauses_between_stats(&sealed, sealed.id())?;
     let rest = pauses.get(2..).context("it was asked until it had refused three times")?;
     ensure!(rest.iter().all(|pause| *pause >= FIRST_REST), "the denied one was asked after {pauses:?}");
     let ps = collector.ps()?;

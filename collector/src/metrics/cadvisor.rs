@@ -254,7 +254,7 @@ impl View {
             counted
         } else {
             // What a shim of a VM says is what its guest counted; what containerd heard of counts as well.
-            counted.max(told_of_oom.then_some(live.oom_events))
+            counted.max(live.kills_told(container.shim).filter(|_| told_of_oom))
         };
         drop(live);
         let at_ms = sample.as_ref().filter(|_| times).map(|sample| sample.time_ns / 1_000_000);

@@ -192,7 +192,7 @@ families! {
     JOURNAL_STALLED Own Gauge "shimtap_journal_stalled" [] "1 while the journal cannot be written, or a write of it has not come back for 5 s, and acknowledgements are held back.";
     JOURNAL_QUEUE Own Gauge "shimtap_journal_queue_bytes" [] "Bytes waiting for the journal, memory of their records included.";
     ACK_DELAY Own Histogram "shimtap_ack_delay_seconds" [] "From the arrival of bytes to their being durable.";
-    SANDBOX_INFO Own Gauge "shimtap_sandbox_info" ["namespace", "pod", "sandbox", "shim", "shim_version", "shim_build_id", "hypervisor", "guest_kernel", "guest_image", "sandbox_cgroup_only", "confidential"] "Always 1: what a pod consists of that is a VM, or whose shim is known to be neither containerd's own nor Kata's; what is not known is empty.";
+    SANDBOX_INFO Own Gauge "shimtap_sandbox_info" ["namespace", "pod", "sandbox", "handler", "shim", "shim_version", "shim_build_id", "hypervisor", "guest_kernel", "guest_image", "sandbox_cgroup_only", "confidential"] "Always 1: what a pod consists of that is a VM, or whose shim is known to be neither containerd's own nor Kata's; what is not known is empty.";
     COMPONENT_CPU Own Counter "shimtap_component_cpu_seconds_total" ["namespace", "pod", "sandbox", "component"] "CPU time of a VM's processes on this host.";
     COMPONENT_MEMORY Own Gauge "shimtap_component_memory_bytes" ["namespace", "pod", "sandbox", "component", "kind"] "Memory of a VM's processes on this host; rss of vmm and virtiofsd overlap, swap of vmm is not known (shared memory is not counted), pss is read once a minute where it may be.";
     COMPONENT_THREADS Own Gauge "shimtap_component_threads" ["namespace", "pod", "sandbox", "component"] "Threads of a VM's processes on this host.";
@@ -204,7 +204,7 @@ families! {
     POD_HOST_CPU Own Counter "shimtap_pod_host_cpu_seconds_total" ["namespace", "pod", "sandbox"] "CPU time that this host charges a VM's cgroups with.";
     POD_OVERHEAD_MEMORY Own Gauge "shimtap_pod_overhead_memory_bytes" ["namespace", "pod", "sandbox"] "The same without what the containers in it use by their guest's count; may be below 0.";
     POD_OVERHEAD_CPU Own Gauge "shimtap_pod_overhead_cpu_seconds" ["namespace", "pod", "sandbox"] "CPU time beyond what the containers in a VM used, since this collector first saw it; may be below 0.";
-    LOG_REDACTED Own Gauge "shimtap_log_redacted" ["namespace", "pod", "sandbox"] "Streams of a confidential pod's containers that run, init process only, that ended without a byte; a policy is a likely cause.";
+    LOG_REDACTED Own Gauge "shimtap_log_redacted" ["namespace", "pod", "sandbox"] "Streams of a pod's running containers, init process only, that ended without a byte, where a policy is a likely cause: confidential, on a remote hypervisor, or its Stats is denied.";
     SANDBOX_DEATHS Own Counter "shimtap_sandbox_deaths_total" ["cause"] "VMs that nobody ended: their shim or their hypervisor died under their containers.";
     ORPHANS Own Gauge "shimtap_orphans" ["kind"] "What Kata left behind on this node; `shimtap ps --orphans` lists it with proof.";
     METRICS_UNSAFE Own Gauge "shimtap_kata_metrics_unsafe" [] "Pods that one GET of their shim's own metrics would end, as kata-monitor makes it.";

@@ -108,7 +108,7 @@ const WAITING: usize = 4_096;
 /// How long anything waits for its handler, and a SIGKILL for its cause. Statistics may tell of the cause an interval later.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// 128 and SIGKILL.
-const KILLED: u32 = 137;
+pub(super) const KILLED: u32 = 137;
 
 /// Whose figures they are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -266,4 +266,6 @@ mod everything;
 #[cfg(test)]
 mod moved;
 #[cfg(test)]
+mod sandboxes;
+#[cfg(test)]
 mod tests;

@@ -30,7 +30,10 @@ type Pick<'p> = (&'p str, &'p dyn Fn(&Usage) -> Option<Value>);
 struct View {
     sandbox: Arc<Sandbox>,
     labels: String,
-    redacted: u64,
+    /// Runtime handler of the pod.
+    handler: Option<String>,
+    /// Streams that ended empty, where a policy may be why.
+    redacted: Option<u64>,
 }
 
 /// Writes the families.
@@ -51,9 +54,7 @@ pub(super) fn render(text: &mut Text, registry: &Registry) {
     one(&f::POD_HOST_CPU, &|view| view.sandbox.host.cpu_ns.map(Value::Ns));
     one(&f::POD_OVERHEAD_MEMORY, &|view| view.sandbox.overhead_memory_bytes.map(Value::Signed));
     one(&f::POD_OVERHEAD_CPU, &|view| view.sandbox.overhead_cpu_ns.map(Value::SignedNs));
-    one(&f::LOG_REDACTED, &|view| {
-        (view.sandbox.facts.confidential == Some(true)).then_some(Value::Whole(view.redacted))
-    });
+    one(&f::LOG_REDACTED, &|view| view.redacted.map(Value::Whole));
     node(text, registry, &views);
 }
 
@@ -68,13 +69,27 @@ fn views(registry: &Registry) -> Vec<View> {
         let about = wrapper.about();
         let containers = registry.of_sandbox(&about.namespace, &about.id);
         let labels = named(&about.id, &containers);
-        let redacted = containers.iter().map(|container| container.silent_streams()).sum();
-        views.push(View { sandbox, labels, redacted });
+        let redacted = may_have_a_policy(&sandbox, &containers)
+            .then(|| containers.iter().map(|container| container.silent_streams()).sum());
+        views.push(View { sandbox, labels, handler: handler(&containers), redacted });
         if views.len() == MOST {
             break;
         }
     }
     views
+}
+
+/// The runtime handler of a pod with these containers, as far as containerd's records told it: the sandbox's, or theirs.
+fn handler(containers: &[Arc<Container>]) -> Option<String> {
+    containers.iter().find_map(|container| plain_text(container.extra.get()?.handler.as_deref()?))
+}
+
+/// Is a policy that denies output a likely cause of a stream without a byte? In a confidential guest, on another machine (peer pods,
+/// which are confidential and do not say so here), and where Stats is denied. Elsewhere it is a container that says nothing.
+fn may_have_a_policy(sandbox: &Sandbox, containers: &[Arc<Container>]) -> bool {
+    sandbox.facts.confidential == Some(true)
+        || sandbox.facts.hypervisor == Some(Hypervisor::Remote)
+        || containers.iter().any(|container| container.live().stats_refused)
 }
 
 /// The labels of a sandbox with these containers.
@@ -90,8 +105,16 @@ fn named(sandbox: &str, containers: &[Arc<Container>]) -> String {
     labels
 }
 
-/// Sandboxes that are no VMs and whose shim is known to be another than containerd's own: their labels, kind and build.
-fn others(registry: &Registry) -> Vec<(String, ShimKind, Option<String>)> {
+/// A sandbox that is no VM.
+struct Other {
+    labels: String,
+    handler: Option<String>,
+    kind: ShimKind,
+    build: Option<String>,
+}
+
+/// Sandboxes that are no VMs and whose shim is known to be another than containerd's own.
+fn others(registry: &Registry) -> Vec<Other> {
     let mut others = Vec::new();
     for wrapper in registry.attached() {
         let kind = ShimKind::named(&wrapper.inner().binary);
@@ -105,7 +128,8 @@ fn others(registry: &Registry) -> Vec<(String, ShimKind, Option<String>)> {
             continue;
         }
         let labels = named(&about.id, &containers);
-        others.push((labels, kind, wrapper.inner_build().and_then(|build| plain_text(&build))));
+        let build = wrapper.inner_build().and_then(|build| plain_text(&build));
+        others.push(Other { labels, handler: handler(&containers), kind, build });
         if others.len() == MOST {
             break;
         }
@@ -115,14 +139,19 @@ fn others(registry: &Registry) -> Vec<(String, ShimKind, Option<String>)> {
 
 fn info(text: &mut Text, registry: &Registry, views: &[View]) {
     let mut writer = text.family(&f::SANDBOX_INFO);
-    for (labels, kind, build) in others(registry) {
-        let known = [("shim", Some(kind.label())), ("shim_build_id", build.as_deref())];
+    for Other { labels, handler, kind, build } in others(registry) {
+        let known = [
+            ("handler", handler.as_deref()),
+            ("shim", Some(kind.label())),
+            ("shim_build_id", build.as_deref()),
+        ];
         writer.sample(&row(&labels, &known), Value::Whole(1), None);
     }
     for view in views {
         let Sandbox { shim, release, build, facts, .. } = &*view.sandbox;
         let flag = |flag| if flag { "true" } else { "false" };
         let known = [
+            ("handler", view.handler.as_deref()),
             ("shim", Some(shim.label())),
             ("shim_version", release.as_ref().map(|release| release.text.as_str())),
             ("shim_build_id", build.as_deref()),

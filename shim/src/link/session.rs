@@ -190,7 +190,7 @@ impl Session {
             let said = self.said.entry(task.handle.load(Ordering::Relaxed)).or_default();
             if task.final_stats.load(Ordering::Acquire) == 1 && !said.final_asked {
                 said.final_asked = true;
-                self.poller.ask(Poll { task: index, source: StatsSource::STATS_SOURCE_FINAL });
+                self.poller.ask_final(index, self.poll_floor);
             }
         }
     }

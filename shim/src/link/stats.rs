@@ -2,6 +2,9 @@
 //!
 //! Some shims (Kata's in Go) do one call at a time, whatever connection it comes on. So while somebody else's has gone
 //! unanswered for longer than a healthy shim takes, ours are left out: they would wait behind it, and the next one behind ours.
+//!
+//! A container's last sample is worth no more than that: who is left alone while it lives is not asked in the moment of its end either,
+//! in which an agent before 4.1 is busiest (kata-containers#13452).
 
 use std::{
     sync::{Arc, Mutex, atomic::Ordering},
@@ -54,6 +57,7 @@ pub struct Poller {
     pause: Arc<Mutex<Option<Instant>>>,
     refusals: Arc<Mutex<Refusals>>,
     block: &'static Block,
+    board: &'static Switchboard,
 }
 
 struct Polling {
@@ -82,18 +86,30 @@ impl Poller {
             back_off: FIRST_BACK_OFF,
         };
         tokio::spawn(polling.run(receiver));
-        Self { queue, pause, refusals, block }
+        Self { queue, pause, refusals, block, board }
     }
 
-    /// Asks, unless the shim was mute lately or refuses this task; a last sample is always tried.
+    /// Asks, unless the shim was mute lately or refuses this task.
     pub fn ask(&self, poll: Poll) {
+        let _ = self.try_ask(poll);
+    }
+
+    /// Asks for a last sample, where a sample may be asked for at any time and the shim would be asked now; else its exit waits for none.
+    pub fn ask_final(&self, index: usize, floor: Duration) {
+        let poll = Poll { task: index, source: StatsSource::STATS_SOURCE_FINAL };
+        if (!floor.is_zero() || !self.try_ask(poll))
+            && let Some(task) = self.block.tables().tasks.get(index)
+        {
+            let_go(task, self.board);
+        }
+    }
+
+    /// False where it is not asked.
+    fn try_ask(&self, poll: Poll) -> bool {
         let paused = self.pause.lock().is_ok_and(|p| p.is_some_and(|until| Instant::now() < until));
         let task = self.block.tables().tasks.get(poll.task).map(|task| task.handle.load(Ordering::Relaxed));
         let rests = task.is_some_and(|task| self.refusals.lock().is_ok_and(|all| all.rests(task)));
-        let paused = paused || rests;
-        if poll.source == StatsSource::STATS_SOURCE_FINAL || !paused {
-            let _ = self.queue.try_send(poll);
-        }
+        !paused && !rests && self.queue.try_send(poll).is_ok()
     }
 
     /// Tasks whose Stats is refused again and again.
@@ -125,8 +141,7 @@ impl Polling {
                 }
             }
             if last {
-                task.final_stats.store(2, Ordering::Release);
-                self.board.wake_relay();
+                let_go(task, self.board);
             }
             self.board.wake_link();
         }
@@ -192,6 +207,12 @@ impl Polling {
     }
 }
 
+/// This task's exit waits for no sample, or no longer.
+fn let_go(task: &Task, board: &Switchboard) {
+    task.final_stats.store(2, Ordering::Release);
+    board.wake_relay();
+}
+
 /// Has a call of somebody else's been in flight for too long to ask on top of it? Wait is meant to take long, and no shim
 /// holds up others for it.
 fn is_busy(block: &Block, now: u64) -> bool {
@@ -250,6 +271,36 @@ mod tests {
         assert_eq!([false; 7].map(&mut paused), [10, 20, 40, 80, 160, 300, 300].map(Some));
         assert_eq!(paused(true), None);
         assert_eq!(paused(false), Some(10));
+    }
+
+    #[test]
+    fn who_is_left_alone_is_not_asked_for_a_last_sample_either_and_no_exit_waits_for_it() {
+        let block: &'static Block = Box::leak(Box::new(Block::create().expect("a block")));
+        let board = Box::leak(Box::new(Switchboard::new().expect("a board")));
+        let (queue, mut asked) = mpsc::channel(QUEUE);
+        let poller =
+            Poller { queue, pause: Arc::new(Mutex::new(None)), refusals: Arc::default(), block, board };
+        let task = &block.tables().tasks[3];
+        task.handle.store(7, Ordering::Relaxed);
+        let mut is_asked = |floor| {
+            task.final_stats.store(1, Ordering::Relaxed);
+            poller.ask_final(3, floor);
+            let is_asked = asked.try_recv().is_ok();
+            // 1: the exit waits for the answer.
+            assert_eq!(task.final_stats.load(Ordering::Relaxed), if is_asked { 1 } else { 2 });
+            is_asked
+        };
+        assert!(is_asked(Duration::ZERO), "nothing is against it");
+        assert!(!is_asked(Duration::from_millis(1)), "a release that must not be asked often");
+        *poller.pause.lock().expect("nobody panics here") = Some(Instant::now() + LONGEST_BACK_OFF);
+        assert!(!is_asked(Duration::ZERO), "its shim was mute");
+        *poller.pause.lock().expect("nobody panics here") = None;
+        for _ in 0..3 {
+            poller.refusals.lock().expect("nobody panics here").refused(7);
+        }
+        assert!(!is_asked(Duration::ZERO), "it refuses");
+        poller.forget(7);
+        assert!(is_asked(Duration::ZERO), "and is asked again");
     }
 
     #[test]

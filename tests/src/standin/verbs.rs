@@ -170,7 +170,11 @@ fn start(args: &[String], flags: &Flags, dir: &Path) -> Result<()> {
     if form == "fail" {
         bail!("stand-in was told to fail");
     }
-    let socket = dir.join(format!("{:016x}.sock", group(flags)?));
+    let group = group(flags)?;
+    // The Rust shim's hash is in upper case (seen), Go's in lower.
+    let name =
+        if Profile::of_env()? == Profile::Rust { format!("{group:016X}") } else { format!("{group:016x}") };
+    let socket = dir.join(name + ".sock");
     if let Some(listener) = bind(&socket)? {
         let pid = daemonise(args, listener, &socket)?;
         fs::write(dir.join(format!("{pid}.pid")), &flags.id).context("pid file")?;

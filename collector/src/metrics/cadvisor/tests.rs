@@ -10,12 +10,14 @@ use shimtap_proto::link;
 
 use super::Wanted;
 use crate::{
-    config::{Profile, Scope},
+    config::{Limits, Profile, Scope},
     metrics::{
-        Container, Devices, Layout, Sample, SampleSource, Spec, Undecoded, Update,
+        Container, ContainerdState, Devices, Layout, Sample, SampleSource, Spec, Undecoded, Update,
         exposition::{self, Sample as Shown},
+        limits::Bounds,
         registry::Registry,
         render_cadvisor,
+        totals::Cut,
     },
     node::{Counts, HostFigures, Interface},
     sinks::Backlog,
@@ -428,6 +430,42 @@ fn a_sample_that_is_older_than_three_intervals_is_not_shown() {
     assert!(all.iter().any(|s| s.labels["name"] == "c2" && s.name == "container_cpu_usage_seconds_total"));
 }
 
+/// Where nobody need have told of one, there is no 0.
+#[test]
+fn kills_in_a_guest_are_those_that_were_told_and_absent_where_that_says_nothing() {
+    let wasm =
+        || link::InnerShim { binary: "/usr/bin/containerd-shim-wasmtime-v1".into(), ..Default::default() };
+    let gvisor =
+        || link::InnerShim { binary: "/usr/bin/containerd-shim-runsc-v1".into(), ..Default::default() };
+    let killed = Update::Exited { at_ns: now_ns(), status: 137 };
+    let ended = Update::Exited { at_ns: now_ns(), status: 1 };
+    for (shim, told, updates, kills) in [
+        (kata(), 0, vec![], Some(0.0)),
+        (kata(), 2, vec![], Some(2.0)),
+        (kata(), 0, vec![ended], Some(0.0)),
+        (kata(), 1, vec![killed], Some(1.0)),
+        (kata(), 0, vec![Update::Killed, killed], Some(0.0)),
+        // A guest as a whole was short of memory, or not: nobody tells.
+        (kata(), 0, vec![killed], None),
+        (wasm(), 0, vec![], None),
+        (gvisor(), 0, vec![], None),
+        (wasm(), 1, vec![], Some(1.0)),
+        (runc(), 1, vec![], None),
+    ] {
+        let registry = registry();
+        registry.totals.containerd.set(ContainerdState::Up, "");
+        let container = registry.container(&open("c", &[], "/c"), &shim);
+        (0..told).for_each(|_| container.ran_out_of_memory());
+        updates.iter().for_each(|update| container.update(*update));
+        let all = shown(&registry, Scope::All, true);
+        let case = format!("{} {told} {updates:?}", shim.binary);
+        assert_eq!(values(&all).get("container_oom_events_total").copied(), kills, "{case}");
+        registry.totals.containerd.set(ContainerdState::Off, "");
+        let all = shown(&registry, Scope::All, true);
+        assert!(!values(&all).contains_key("container_oom_events_total"), "nobody listens: {case}");
+    }
+}
+
 fn host(processes: Option<u64>, interfaces: Option<&str>) -> HostFigures {
     let received = Counts { bytes: 1, packets: 2, errors: 3, dropped: 4 };
     let sent = Counts { bytes: 5, packets: 6, errors: 7, dropped: 8 };
@@ -479,6 +517,33 @@ fn the_network_is_the_sandboxs_and_ends_as_counters_do() {
     let all = shown(&registry, Scope::Vm, true);
     assert_eq!(all.iter().filter(|s| s.name.starts_with("container_network_")).count(), 8);
     assert!(!all.iter().any(|s| s.name == "container_processes"), "a gauge");
+}
+
+/// What the page leaves out of many disks and interfaces is counted, on each page.
+#[test]
+fn of_more_devices_and_interfaces_than_are_allowed_the_first_are_shown_and_the_rest_counted() {
+    let mut registry = registry();
+    let limits = Limits { devices: 1, interfaces: 1, ..Limits::default() };
+    registry.bounds = Bounds::new(limits, Arc::clone(&registry.totals));
+    let container = registry.container(&open("sb", &[], "/sb"), &runc());
+    let io = |minor| v2::IOEntry { major: 254, minor, rbytes: 7, ..Default::default() };
+    let usage = v2::IOStat { usage: vec![io(0), io(16), io(32)], ..Default::default() };
+    take(&container, V2, &v2::Metrics { io: MessageField::some(usage), ..cpu_v2(5) }, now_ns());
+    let named = |name: &str| {
+        let counts = || Counts { bytes: 1, packets: 2, errors: 3, dropped: 4 };
+        (name.to_owned(), Interface { received: counts(), sent: counts() })
+    };
+    let interfaces = Some([named("eth0"), named("eth1")].into());
+    container.live().host = Some(HostFigures { interfaces, ..host(None, None) });
+    let all = shown(&registry, Scope::All, true);
+    let rows = |name: &str, label: &str| -> Vec<String> {
+        all.iter().filter(|s| s.name == name).map(|s| s.labels[label].clone()).collect()
+    };
+    assert_eq!(rows("container_network_receive_bytes_total", "interface"), ["eth0"]);
+    // By what name is this machine's affair.
+    assert_eq!(rows("container_fs_reads_bytes_total", "device").len(), 1);
+    let cuts = &registry.totals.cuts;
+    assert_eq!((cuts.get(Cut::Devices), cuts.get(Cut::Interfaces)), (2, 1));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     super::{
+        lifecycle::KILLED,
         sample::{Said, Sample, SampleSource},
         shortage::Shortage,
         spec::Spec,
@@ -13,7 +14,7 @@ use super::{
     },
     execs::Execs,
 };
-use crate::{closed::closed, node::HostFigures};
+use crate::{closed::closed, enrich::ShimKind, node::HostFigures};
 
 closed! {
     /// Where a task is in its life.
@@ -97,6 +98,14 @@ impl Live {
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.state.is_some_and(|state| state == State::Running || state == State::Created)
+    }
+
+    /// Kills for want of memory that containerd told of. `None` where none was told and that says nothing: of a shim that is not
+    /// known to tell (Kata's are), and of an end by SIGKILL that nobody asked for, which a guest's own shortage is like, and that is
+    /// told by nobody (seen). While it runs it is 0, or nobody's question for an increase would ever have an answer.
+    pub(in crate::metrics) fn kills_told(&self, shim: ShimKind) -> Option<u64> {
+        let is_open = self.exit_status == Some(KILLED) && !self.killed;
+        (self.oom_events > 0 || (shim.is_kata() && !is_open)).then_some(self.oom_events)
     }
 
     /// True where it runs and a wrapper is there that would tell of its end.

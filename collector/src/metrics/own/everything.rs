@@ -18,8 +18,8 @@ use tempfile::TempDir;
 use tokio::{runtime::Runtime, time::Instant};
 
 use super::super::{
-    ContainerdCall, ContainerdResult, ContainerdState, ExecOutcome, Happened, Sample, SampleSource,
-    SinkTotals, StreamCounts, Totals, registry::Registry,
+    Container, ContainerdCall, ContainerdResult, ContainerdState, ExecOutcome, Happened, Sample,
+    SampleSource, SinkTotals, StreamCounts, Totals, registry::Registry,
 };
 use crate::{
     closed::{Closed, Counts},
@@ -344,8 +344,8 @@ fn written() -> StreamCounts {
     stream
 }
 
-/// A pod that is a VM, and what was found beside it.
-fn machine(registry: &Registry) {
+/// What a look at a pod that is such a VM may find.
+pub(super) fn vm(shim: ShimKind, facts: Facts) -> Sandbox {
     let usage = Usage {
         cpu_ns: Some(1),
         resident_bytes: Some(2),
@@ -353,15 +353,9 @@ fn machine(registry: &Registry) {
         proportional_bytes: Some(4),
         threads: 5,
     };
-    let facts = Facts {
-        hypervisor: Some(Hypervisor::Qemu),
-        memory_bytes: Some(1 << 30),
-        confidential: Some(true),
-        ..Facts::default()
-    };
-    let sandbox = Sandbox {
+    Sandbox {
         at: Instant::now(),
-        shim: ShimKind::KataRust,
+        shim,
         release: None,
         build: None,
         pids: Default::default(),
@@ -371,7 +365,18 @@ fn machine(registry: &Registry) {
         host: HostUse { memory_bytes: Some(9), cpu_ns: Some(8) },
         overhead_cpu_ns: Some(-1_500_000_000),
         overhead_memory_bytes: Some(-7),
+    }
+}
+
+/// A pod that is a VM, and what was found beside it.
+fn machine(registry: &Registry) {
+    let facts = Facts {
+        hypervisor: Some(Hypervisor::Qemu),
+        memory_bytes: Some(1 << 30),
+        confidential: Some(true),
+        ..Facts::default()
     };
+    let sandbox = vm(ShimKind::KataRust, facts);
     registry.attach(&link::Hello { id: "vm".into(), ..hello(7) }).machine.seen(sandbox);
     let orphan = Orphan {
         kind: OrphanKind::Vmm,
@@ -381,7 +386,11 @@ fn machine(registry: &Registry) {
         proof: Vec::new(),
     };
     registry.found(Findings { looked: true, orphans: vec![orphan], ..Findings::default() });
-    // A container of it whose output a policy denies.
+    silenced(registry);
+}
+
+/// A container of that pod whose output a policy denies.
+pub(super) fn silenced(registry: &Registry) -> Arc<Container> {
     let of = ("io.kubernetes.cri.sandbox-id".to_owned(), "vm".to_owned());
     let open = link::Open {
         namespace: String::new(),
@@ -394,4 +403,5 @@ fn machine(registry: &Registry) {
     let stream = StreamCounts::new(StreamKind::Stdout, "", None);
     stream.close(Ending::Exact);
     denied.live().streams.push(Arc::new(stream));
+    denied
 }

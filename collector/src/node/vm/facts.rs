@@ -44,6 +44,10 @@ pub struct Facts {
 /// From the file of either shim, and from the hypervisor's process where there is one.
 pub(super) fn read(root: &Path, sandbox: &str, vmm: Option<&Process>) -> Facts {
     let (mut facts, paths) = state(root, sandbox);
+    if facts.hypervisor == Some(Hypervisor::Remote) {
+        // A VM of somewhere else has the size that it is given there; the configuration's is a default that nobody asked.
+        (facts.memory_bytes, facts.hotplugged_bytes) = (None, None);
+    }
     let Some(vmm) = vmm else { return facts };
     facts.hypervisor = Hypervisor::of_program(vmm.program()).or(facts.hypervisor);
     let given = |flags: &[&str]| flags.iter().find_map(|flag| vmm.value_of(flag));
@@ -55,6 +59,7 @@ pub(super) fn read(root: &Path, sandbox: &str, vmm: Option<&Process>) -> Facts {
     facts.image = given(&["-initrd", "--initramfs"]).filter(foreign).and_then(base).or(facts.image);
     facts.memory_bytes = memory(vmm).or(facts.memory_bytes);
     facts.vcpus = vcpus(vmm).or(facts.vcpus);
+    facts.confidential = is_confidential(vmm).then_some(true).or(facts.confidential);
     facts
 }
 
@@ -110,7 +115,8 @@ fn of_go(root: &Path, state: &Value) -> Facts {
         hotplugged_bytes: plugged.and_then(|n| n.checked_mul(1 << 20)),
         vcpus: None,
         sandbox_cgroup_only: state.pointer("/Config/SandboxCgroupOnly").and_then(Value::as_bool),
-        confidential: config("ConfidentialGuest").and_then(Value::as_bool),
+        // `dumpConfig` of Kata's `persist.go` keeps no word of it: only its hypervisor's arguments tell.
+        confidential: None,
         cgroups: ["SandboxCgroupPath", "OverheadCgroupPath"].iter().filter_map(|key| cgroup(key)).collect(),
     }
 }
@@ -177,6 +183,11 @@ fn vcpus(vmm: &Process) -> Option<u64> {
     });
     let value = qemu.or_else(|| part(vmm.value_of("--cpus")?, "boot="))?;
     value.parse().ok().filter(|count| *count > 0)
+}
+
+/// `-machine q35,accel=kvm,confidential-guest-support=tdx`. Without it nothing is said: each hypervisor has ways of its own.
+fn is_confidential(vmm: &Process) -> bool {
+    vmm.value_of("-machine").and_then(|value| part(value, "confidential-guest-support=")).is_some()
 }
 
 fn part<'a>(value: &'a str, key: &str) -> Option<&'a str> {

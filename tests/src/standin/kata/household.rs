@@ -18,7 +18,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{Profile, run_files::RunFiles};
+use super::{
+    Profile,
+    run_files::{self, RunFiles},
+};
 use crate::standin::journal::Journal;
 
 /// The variable that names the hypervisor to have: `qemu`, `cloud-hypervisor` or `firecracker`; without it there is none.
@@ -125,9 +128,12 @@ fn arguments(sandbox: &str, hypervisor: Hypervisor, below: &str) -> (&'static st
             let name = format!("sandbox-{sandbox},debug-threads=on");
             let qmp = format!("unix:path={below}/qmp.sock,server=on,wait=off");
             let (kernel, initrd) = (format!("{share}/vmlinux-6.12.42"), format!("{share}/kata-initrd.img"));
+            // `enableProtection` of both shims' QEMU drivers (read).
+            let confidential = env::var_os(run_files::CONFIDENTIAL).is_some();
+            let machine = if confidential { "q35,confidential-guest-support=tdx" } else { "q35" };
             let all = [
                 &["-name", &name, "-m", "416M,slots=10,maxmem=24105M", "-smp", "2,cores=1", "-qmp", &qmp][..],
-                &["-kernel", &kernel, "-initrd", &initrd],
+                &["-machine", machine, "-kernel", &kernel, "-initrd", &initrd],
             ];
             ("qemu-system-x86_64", words(&all.concat()))
         }

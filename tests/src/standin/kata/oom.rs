@@ -2,7 +2,8 @@
 //! the address that containerd gave to its `start`, and by nothing else; then by the exit of what was killed (seen,
 //! `collector/tests/fixtures/kata`: `/tasks/oom` comes before the exit with 137).
 //!
-//! A test has it happen by writing the container's id into the file that [`KEY`] names. Nobody passes the event on but containerd.
+//! A test has it happen by writing the container's id into the file that [`KEY`] names. Nobody passes the event on but containerd. Behind
+//! [`UNTOLD`] it is the guest as a whole that has no memory left: the exit is the same, and there is no event (seen).
 
 use std::{
     env, fs,
@@ -25,6 +26,8 @@ use crate::standin::task::Tasks;
 
 /// The variable that names the file.
 pub const KEY: &str = "STANDIN_OOM";
+/// Stands before the id of one that nobody tells of.
+pub const UNTOLD: &str = "untold ";
 /// What containerd calls the address for events.
 const ADDRESS: &str = "TTRPC_ADDRESS";
 /// How often it is looked for the file.
@@ -40,9 +43,12 @@ pub async fn watch(tasks: Arc<Tasks>) -> Result<()> {
     let Some(path) = env::var_os(KEY).map(PathBuf::from) else { return Ok(()) };
     loop {
         let named = fs::read_to_string(&path).unwrap_or_default();
-        let named = named.trim();
+        let told = named.strip_prefix(UNTOLD).is_none();
+        let named = named.trim().trim_start_matches(UNTOLD);
         if tasks.runs(named) {
-            publish(named).await?;
+            if told {
+                publish(named).await?;
+            }
             fs::remove_file(&path).context("what is done with")?;
             tasks.kill_for_memory(named);
         }

@@ -148,7 +148,8 @@ fn rust_state(sandbox: &str, hypervisor: Hypervisor) -> Value {
     })
 }
 
-/// `SandboxState` of `virtcontainers/persist/api/sandbox.go`, as far as anybody may rely on it.
+/// `SandboxState` of `virtcontainers/persist/api/sandbox.go`, as far as anybody may rely on it. Whether the guest is confidential is not
+/// in it (`persist.go`, `dumpConfig`).
 fn go_state(sandbox: &str, hypervisor: Hypervisor) -> Value {
     json!({
         "PersistVersion": 2,
@@ -159,7 +160,6 @@ fn go_state(sandbox: &str, hypervisor: Hypervisor) -> Value {
         "Config": {
             "SandboxCgroupOnly": false,
             "HypervisorConfig": {
-                "ConfidentialGuest": std::env::var_os(CONFIDENTIAL).is_some(),
                 "MemorySize": 2048,
                 "InitrdPath": format!("{SHARE}/kata-initrd.img"),
                 "KernelPath": format!("{SHARE}/vmlinux.container"),

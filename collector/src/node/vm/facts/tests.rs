@@ -70,7 +70,6 @@ fn a_go_shims_state_is_read() {
                 "MemorySize": 2048,
                 "KernelPath": "/opt/kata/share/vmlinux.container",
                 "ImagePath": "/opt/kata/share/kata.img",
-                "ConfidentialGuest": true,
             },
         },
     });
@@ -78,9 +77,49 @@ fn a_go_shims_state_is_read() {
     let facts = read(root.path(), "p1", None);
     assert_eq!(facts.hypervisor, Some(Hypervisor::Cloud));
     assert_eq!((facts.memory_bytes, facts.hotplugged_bytes), (Some(2 << 30), Some(512 << 20)));
-    assert_eq!((facts.sandbox_cgroup_only, facts.confidential), (Some(false), Some(true)));
+    assert_eq!((facts.sandbox_cgroup_only, facts.confidential), (Some(false), None));
     assert_eq!(facts.kernel.as_deref(), Some("vmlinux.container"));
     assert_eq!(facts.cgroups, ["/kubepods/podx/kata_p1", "/kata_overhead/p1"]);
+}
+
+/// The Go shim's file does not say it, and the other's may not know what became of the wish.
+#[test]
+fn a_guest_is_confidential_where_its_hypervisor_was_told_to_have_it_so() {
+    for (machine, confidential) in [
+        ("q35,accel=kvm,confidential-guest-support=tdx", [Some(true); 2]),
+        ("confidential-guest-support=snp,q35", [Some(true); 2]),
+        // `go`, `rust`.
+        ("q35,accel=kvm", [None, Some(false)]),
+        ("q35,name=confidential-guest-support", [None, Some(false)]),
+    ] {
+        let root = tempfile::tempdir().expect("a folder");
+        rust(root.path(), "rust", CAPTURED);
+        go(root.path(), "go", "{\"HypervisorState\": {\"Type\": \"qemu\"}}");
+        process(root.path(), 9, 1, &["qemu-system-x86_64", "-machine", machine, "-m", "2048M"]);
+        let table = Table::look(root.path());
+        let said = ["go", "rust"].map(|sandbox| read(root.path(), sandbox, table.get(9)).confidential);
+        assert_eq!(said, confidential, "{machine}");
+    }
+}
+
+#[test]
+fn the_size_of_a_vm_of_somewhere_else_is_not_known() {
+    let root = tempfile::tempdir().expect("a folder");
+    rust(root.path(), "p1", &CAPTURED.replace("\"qemu\"", "\"remote\""));
+    let state = serde_json::json!({
+        "HypervisorState": {"Type": "remote", "HotpluggedMemory": 0},
+        "Config": {"HypervisorConfig": {"MemorySize": 2048}},
+    });
+    go(root.path(), "p2", &state.to_string());
+    for sandbox in ["p1", "p2"] {
+        let facts = read(root.path(), sandbox, None);
+        assert_eq!(facts.hypervisor, Some(Hypervisor::Remote), "{sandbox}");
+        assert_eq!(
+            (facts.memory_bytes, facts.hotplugged_bytes, facts.vcpus),
+            (None, None, None),
+            "{sandbox}"
+        );
+    }
 }
 
 #[test]
