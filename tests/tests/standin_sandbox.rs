@@ -206,12 +206,13 @@ fn named(collector: &Collector, sandbox: &Sandbox, program: &str) -> Result<()> 
     Ok(())
 }
 
-/// As binutils have it.
+/// As the linker wrote it: a note with the name GNU, of kind 3 and with 20 bytes (elf(5)).
 fn build_id(path: &Path) -> Result<String> {
-    let said = Command::new("readelf").arg("-n").arg(path).output().context("readelf")?;
-    let text = String::from_utf8_lossy(&said.stdout).into_owned();
-    let id = text.lines().find_map(|row| row.trim().strip_prefix("Build ID: "));
-    Ok(id.context("the program has no build id")?.to_owned())
+    const NOTE: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+    let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    let note = bytes.windows(NOTE.len()).position(|window| window == NOTE);
+    let id = note.and_then(|at| bytes.get(at + NOTE.len()..)?.first_chunk::<20>());
+    Ok(id.context("the program has no build id")?.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// What the host's cgroup is charged with, and what is left of it without the containers'.

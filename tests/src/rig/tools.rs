@@ -209,6 +209,11 @@ pub fn guest() -> Result<PathBuf> {
     ours("guest")
 }
 
+/// The shim that answers in tests as others do.
+pub fn standin() -> Result<PathBuf> {
+    ours("containerd-shim-standin-v2")
+}
+
 /// Where `./dev` keeps what it builds and what the rig caches.
 pub fn cache_dir() -> PathBuf {
     std::env::var_os("SHIMTAP_RIG_CACHE")

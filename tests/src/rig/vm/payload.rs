@@ -37,6 +37,9 @@ pub fn build(dir: &Path, plan: &Plan, tests: &[(String, PathBuf)]) -> Result<Pat
     for (name, program) in tests {
         strip_as(program, &root.join("tests").join(name))?;
     }
+    if tests.iter().any(|(name, _)| name.starts_with("standin")) {
+        strip(&tools::standin()?, &root.join("bin"))?;
+    }
     let ships = plan.suites.iter().any(|suite| suite.name == SHIPPED);
     // There a file of its configuration is changed, which has to be put back: whoever ships is tried on it whatever else is not.
     let pinned = if ships { Some(Version::Pinned.tools()?) } else { super::pinned() };
