@@ -33,7 +33,7 @@ pub use usage::{Usage, Vcpus};
 use self::{
     deaths::{Teller, Watched},
     household::Roots,
-    ledger::Ledger,
+    ledger::{Guest, Ledger},
     orphans::Suspects,
     release::Releases,
     table::{Process, Table},
@@ -244,7 +244,7 @@ impl Machines {
             build,
             pids,
             shim: narrowed(kind, release.as_ref()),
-            overhead_cpu_ns: kept.ledger.take(host.cpu_ns, &cpu_of(&containers, registry.fresh)),
+            overhead_cpu_ns: kept.ledger.take(now_ns(), host.cpu_ns, &guests(&containers, registry.fresh)),
             overhead_memory_bytes: overhead_memory(host.memory_bytes, &containers, registry.fresh),
             components: kept.usage(root, &members, now),
             vcpus: vmm.and_then(|vmm| usage::vcpus(root, vmm, &mut kept.counted)),
@@ -272,15 +272,17 @@ fn oldest_ns(fresh: Duration) -> u64 {
     now_ns().saturating_sub(u64::try_from(fresh.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// CPU time by incarnation: of a container that runs as it is now, of one that ended as it was at last.
-fn cpu_of(containers: &[Arc<Container>], fresh: Duration) -> Vec<(u64, Option<u64>)> {
+/// CPU time of containers: of one that runs as it is now, of one that ended as it was at last.
+fn guests(containers: &[Arc<Container>], fresh: Duration) -> Vec<Guest> {
     let oldest = oldest_ns(fresh);
-    let used = |container: &Arc<Container>| {
+    let guest = |container: &Arc<Container>| {
         let live = container.live();
         let running = live.is_running();
-        live.sample.as_ref().filter(|sample| !running || sample.time_ns > oldest)?.cpu_ns
+        let sample = live.sample.as_ref().filter(|sample| !running || sample.time_ns > oldest);
+        let used_ns = sample.and_then(|sample| sample.cpu_ns);
+        Guest { incarnation: container.key.incarnation, started_ns: live.started_ns, used_ns }
     };
-    containers.iter().map(|container| (container.key.incarnation, used(container))).collect()
+    containers.iter().map(guest).collect()
 }
 
 /// What the host is charged with beyond what the guest's kernel says of its containers, page cache on both sides.
