@@ -148,6 +148,11 @@ impl Sandbox {
     /// # Errors
     /// It cannot be made.
     pub fn confine(&mut self, hypervisor: &str) -> Result<String> {
+        // A process has its program's name only when it runs that.
+        let pids = eventually(PATIENCE, "hypervisor and virtiofsd", || {
+            let (vmm, files) = (self.processes(hypervisor)?, self.processes("virtiofsd")?);
+            Ok((vmm.len() == 1 && files.len() == 2).then(|| [vmm, files].concat()))
+        })?;
         let path = format!("shimtap/{}", self.id());
         self.cgroup = Some(path.clone());
         for root in cgroup_roots() {
@@ -159,7 +164,7 @@ impl Sandbox {
                         .context("controllers")?;
                 }
             }
-            for pid in self.processes(hypervisor)?.into_iter().chain(self.processes("virtiofsd")?) {
+            for pid in &pids {
                 fs::write(dir.join("cgroup.procs"), pid.to_string()).context("moving a process")?;
             }
         }
