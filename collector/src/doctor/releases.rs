@@ -46,25 +46,25 @@ pub fn examine(evidence: &Evidence) -> Vec<Finding> {
 fn wrappers(told: &Told, running: &str) -> Vec<Finding> {
     let others = told.ps.wrappers.iter().filter(|wrapper| wrapper.version != running);
     let (far, near): (Vec<_>, Vec<_>) = others.partition(|wrapper| are_far(&wrapper.version, running));
-    let upgrade = "shimtap upgrade --all brings them to the installed one; no container notices";
-    let through = "shimtap upgrade goes one release at a time, through those between (docs/upgrade.md); no container notices";
-    let kinds = [
-        (
-            far,
-            Severity::Warning,
-            "which are no neighbours: that they understand each other is not promised",
-            through,
-        ),
-        (near, Severity::Note, "neighbours understand each other", upgrade),
-    ];
-    let kinds = kinds.into_iter().filter(|(some, ..)| !some.is_empty());
-    let one = |(some, severity, how, remedy): (Vec<&PsWrapper>, Severity, &str, &str)| {
+    let finding = |some: Vec<&PsWrapper>, severity, how, remedy| {
         let what = format!("wrappers of another release than the collector's {running}; {how}");
-        let name = |one: &PsWrapper| format!("{}/{}: {}", one.namespace, short(&one.pod), one.version);
-        let which = some.into_iter().map(name);
-        Finding::new(Id::WrapperRelease, severity, Whose::Setup, what, remedy).about(which)
+        let name = |one: &&PsWrapper| format!("{}/{}: {}", one.namespace, short(&one.pod), one.version);
+        let found = Finding::new(Id::WrapperRelease, severity, Whose::Setup, what, remedy);
+        (!some.is_empty()).then(|| found.about(some.iter().map(name)))
     };
-    kinds.map(one).collect()
+    let far = finding(
+        far,
+        Severity::Warning,
+        "which are no neighbours: that they understand each other is not promised",
+        "shimtap upgrade goes one release at a time, through those between (docs/upgrade.md); no container notices",
+    );
+    let near = finding(
+        near,
+        Severity::Note,
+        "neighbours understand each other",
+        "shimtap upgrade --all brings them to the installed one; no container notices",
+    );
+    far.into_iter().chain(near).collect()
 }
 
 /// Whether there certainly is a release between the two. What comes before N.0 is not known here.

@@ -45,7 +45,7 @@ impl Session {
                 self.unfinished.entry(handle).and_modify(|since| *since = now + WHOLE_DELAY);
                 continue;
             }
-            self.pass_on(handle, &slot, 1, 0, |id| slot.fragment(id, urgent)).await?;
+            self.fragment(handle, &slot, urgent).await?;
             // A CR that may be half of a line's end stays, and waits anew.
             self.unfinished.entry(handle).and_modify(|since| *since = now);
         }
@@ -57,7 +57,7 @@ impl Session {
         for handle in self.unfinished.keys().copied().collect::<Vec<_>>() {
             let slot = self.slot(handle)?;
             if !slot.wants_whole_lines() {
-                self.pass_on(handle, &slot, 1, 0, |id| slot.fragment(id, true)).await?;
+                self.fragment(handle, &slot, true).await?;
             }
         }
         Ok(())
@@ -75,9 +75,14 @@ impl Session {
             let longest = self.unfinished.keys().filter_map(of).filter(|(_, held, _)| *held > 1).max();
             let Some((_, _, handle)) = longest else { break };
             let slot = self.slot(handle)?;
-            self.pass_on(handle, &slot, 1, 0, |id| slot.fragment(id, true)).await?;
+            self.fragment(handle, &slot, true).await?;
         }
         Ok(())
+    }
+
+    /// Hands on what is there of a stream's unfinished line, as [`Slot::fragment`] gives it.
+    async fn fragment(&mut self, handle: u32, slot: &Slot, urgent: bool) -> Result<(), IngestFault> {
+        self.pass_on(handle, slot, 1, 0, |id| slot.fragment(id, urgent)).await
     }
 
     /// Hands on what `taken`, given the number of this connection, makes of stream `handle`: at most `records`, of so many `bytes`
