@@ -115,22 +115,32 @@ fn an_answer_that_a_delete_lets_go_waits_for_its_connection_to_be_taken_up() {
     }
 }
 
-/// The rest of a Wait's answer came when its task had been deleted, taken by the collector and forgotten: its free entry
-/// in the table was marked as a task that has ended, for ever.
-#[test]
-fn an_exit_that_comes_late_marks_no_forgotten_entry() {
+/// A task is made, and `asked_of_it`; then it is deleted, the collector takes all, and only after that the rest of the answers comes.
+fn forgotten_before_it_is_told(asked_of_it: &[Act]) {
     play(
         &[
             &[Act::Attach][..],
             &created(0),
-            &asked(1, Method::Wait),
-            &[Act::Turn, Act::Exit { task: 0 }],
-            &[Act::Answer { nth: 0, refuses: false }, Act::Reply { conn: 1, most: 5 }],
+            asked_of_it,
             &asked(0, Method::Delete),
             &[Act::Turn],
             &answered(0),
             &[Act::Turn, Act::Take { most: ALL }, Act::Turn],
             &[Act::Reply { conn: 1, most: ALL }, Act::Turn],
+        ]
+        .concat(),
+    );
+}
+
+/// The rest of a Wait's answer came when its task had been deleted, taken by the collector and forgotten: its free entry
+/// in the table was marked as a task that has ended, for ever.
+#[test]
+fn an_exit_that_comes_late_marks_no_forgotten_entry() {
+    forgotten_before_it_is_told(
+        &[
+            &asked(1, Method::Wait)[..],
+            &[Act::Turn, Act::Exit { task: 0 }],
+            &[Act::Answer { nth: 0, refuses: false }, Act::Reply { conn: 1, most: 5 }],
         ]
         .concat(),
     );
@@ -139,17 +149,10 @@ fn an_exit_that_comes_late_marks_no_forgotten_entry() {
 /// A State that the shim answered, whose task was deleted, taken by the collector and forgotten before that came: it named our FIFO.
 #[test]
 fn an_answer_that_comes_late_names_containerds_fifos() {
-    play(
+    forgotten_before_it_is_told(
         &[
-            &[Act::Attach][..],
-            &created(0),
-            &asked(1, Method::State),
+            &asked(1, Method::State)[..],
             &[Act::Turn, Act::Exit { task: 0 }, Act::Answer { nth: 0, refuses: false }],
-            &asked(0, Method::Delete),
-            &[Act::Turn],
-            &answered(0),
-            &[Act::Turn, Act::Take { most: ALL }, Act::Turn],
-            &[Act::Reply { conn: 1, most: ALL }, Act::Turn],
         ]
         .concat(),
     );
@@ -158,19 +161,12 @@ fn an_answer_that_comes_late_names_containerds_fifos() {
 /// Likewise with two Waits: each of them told of the exit.
 #[test]
 fn an_exit_that_is_answered_late_and_twice_is_told_once() {
-    play(
+    forgotten_before_it_is_told(
         &[
-            &[Act::Attach][..],
-            &created(0),
-            &asked(1, Method::Wait),
+            &asked(1, Method::Wait)[..],
             &asked(1, Method::Wait),
             &[Act::Turn, Act::Exit { task: 0 }],
             &[Act::Answer { nth: 0, refuses: false }, Act::Answer { nth: 0, refuses: false }],
-            &asked(0, Method::Delete),
-            &[Act::Turn],
-            &answered(0),
-            &[Act::Turn, Act::Take { most: ALL }, Act::Turn],
-            &[Act::Reply { conn: 1, most: ALL }, Act::Turn],
         ]
         .concat(),
     );
