@@ -97,16 +97,15 @@ impl Stream {
 
     /// A piece of what is there.
     fn pass_on(&mut self, mut file: &File, buffer: &mut [u8]) {
-        let Some(end) = self.end() else { return };
-        let went = match read(end, buffer) {
-            Ok(len) => buffer.get(..len).map(|piece| file.write_all(piece).map(|()| len)),
-            Err(_) => return,
-        };
-        *self = match (went, std::mem::replace(self, Self::Ended)) {
-            (Some(Ok(0)), _) => Self::Ended,
-            (Some(Err(_)), Self::Runs(end)) => Self::Stuck(end),
-            (_, same) => same,
-        };
+        let Some(Ok(len)) = self.end().map(|end| read(end, buffer)) else { return };
+        let piece = buffer.get(..len).unwrap_or_default();
+        if piece.is_empty() {
+            *self = Self::Ended;
+        } else if file.write_all(piece).is_err()
+            && let Self::Runs(end) = std::mem::replace(self, Self::Ended)
+        {
+            *self = Self::Stuck(end);
+        }
     }
 }
 

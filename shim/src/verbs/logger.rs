@@ -57,6 +57,10 @@ pub fn logger(argv: &[OsString]) -> ExitCode {
 
 /// The shim holds its Create until it is told that the file is open.
 fn write_to(path: &Path, given: &Given) -> Kernel<()> {
+    // Else the file would get one of these numbers.
+    if ![ENDS[0], ENDS[1], READY].into_iter().all(fd::is_open) {
+        return Err(Errno::EBADF);
+    }
     let file =
         append::open(path).map_err(|fault| fault.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
     take_over(given)?;
