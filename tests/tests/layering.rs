@@ -11,7 +11,7 @@ use serde_json::Value;
 use shimtap_tests::rig::run::run;
 
 /// Packages that the wrapper may consist of, itself included: one runs beside every pod.
-const WRAPPER_PACKAGES: usize = 80;
+const WRAPPER_PACKAGES: usize = 50;
 /// Packages in the whole lock file.
 const LOCKED_PACKAGES: usize = 300;
 

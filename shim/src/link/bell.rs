@@ -1,15 +1,10 @@
-//! A wake-up for the link thread: a pipe, which tokio can wait on. Ringing never waits: a full pipe has woken it already.
+//! A wake-up for the link thread: a pipe, which poll(2) can wait on. Ringing never waits: a full pipe has woken it already.
 
-use std::{
-    io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-};
-
-use tokio::net::unix::pipe;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::{
     keeper::FD_FLOOR,
-    sys::{Kernel, fd, process},
+    sys::{Kernel, fd},
 };
 
 /// Both ends.
@@ -17,9 +12,6 @@ pub struct Bell {
     reader: OwnedFd,
     writer: OwnedFd,
 }
-
-/// The link thread's way to wait for it.
-pub struct Ear(pipe::Receiver);
 
 // === impl Bell ===
 
@@ -35,24 +27,13 @@ impl Bell {
         let _ = nix::unistd::write(&self.writer, b"1");
     }
 
-    /// On the runtime that is to wait.
-    pub fn listen(&self) -> io::Result<Ear> {
-        pipe::Receiver::from_owned_fd(process::duplicate(self.reader.as_fd())?).map(Ear)
+    /// The link thread, which has heard it: forgets that it was rung.
+    pub fn hear(&self) {
+        let _ = nix::unistd::read(&self.reader, &mut [0u8; 64]);
     }
 
     /// Readable while it was rung and nobody has heard.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.reader.as_fd()
-    }
-}
-
-// === impl Ear ===
-
-impl Ear {
-    /// Waits until it is rung, and forgets that it was. Cancel-safe: nothing is forgotten before it returns.
-    pub async fn rung(&self) -> io::Result<()> {
-        self.0.readable().await?;
-        let _ = self.0.try_read(&mut [0u8; 64]);
-        Ok(())
     }
 }

@@ -2,27 +2,27 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, ErrorKind, Read},
     path::Path,
     sync::atomic::Ordering,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
-use protobuf::MessageField;
-use shimtap_proto::link::{
-    Count, FromCollector, FromWrapper, Hello, InnerShim, METHOD, PROTOCOL, Report, SERVICE, Welcome,
-    from_collector, from_wrapper,
+use protobuf::{Message, MessageField};
+use shimtap_proto::{
+    link::{
+        Count, FromCollector, FromWrapper, Hello, InnerShim, MESSAGE_MAX, METHOD, PROTOCOL, Report, SERVICE,
+        Welcome, from_collector, from_wrapper,
+    },
+    ttrpc::{FLAG_REMOTE_CLOSED, Kind},
 };
-use tokio::{
-    runtime::{Builder, Runtime},
-    time::{Instant, sleep, timeout, timeout_at},
-};
-use ttrpc::r#async::{CSReceiver, CSSender, Client, ClientStream};
 
-use super::{Switchboard, announce, inner, session::Session};
+use super::{Switchboard, announce, inner, session::Session, wait, wire::Wire};
 use crate::{
     block::{Block, counters::Counter},
     spool::is_written,
+    sys::Kernel,
 };
 
 /// The version of the link that this release speaks; `next_layout` is the tests' next one and set by no build of ours.
@@ -37,53 +37,44 @@ const TELLING: Duration = Duration::from_secs(60);
 const WRITER_END: Duration = Duration::from_secs(1);
 const WRITER_LOOK: Duration = Duration::from_millis(2);
 
-/// An attached stream, both ways, and what the collector greeted with.
+/// A stream of messages both ways that a collector has greeted on.
 pub struct Attachment {
-    pub sender: CSSender<FromWrapper>,
-    pub receiver: CSReceiver<FromCollector>,
+    pub link: Link,
     pub welcome: Welcome,
-    /// Keeps the connection's tasks alive.
-    _client: Client,
 }
 
-fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread().enable_io().enable_time().build()
+/// A stream of messages both ways.
+pub struct Link {
+    pub wire: Wire,
+    pub stream_id: u32,
 }
 
 /// Attaches and serves sessions until the wrapper's life is over.
 pub fn run(block: &'static Block, board: &'static Switchboard) {
-    let Ok(runtime) = runtime() else { return };
-    runtime.block_on(async {
-        tokio::spawn(board.pulse.answer());
-        serve(block, board).await;
-    });
-}
-
-async fn serve(block: &'static Block, board: &'static Switchboard) {
     let mut pause = FIRST_PAUSE;
     let mut attached_before = block.tables().generation.load(Ordering::Relaxed) > 1;
     while block.tables().over.load(Ordering::Acquire) == 0 {
-        if let Some(attachment) = attach(block, board).await {
+        if let Some(attachment) = attach(block, board) {
             if std::mem::replace(&mut attached_before, true) {
                 block.tables().counters.add(Counter::LinkReconnects);
             }
             pause = FIRST_PAUSE;
             board.set_attached(true);
-            end_spooling(block, board).await;
+            end_spooling(block, board);
             // Why a session ended does not matter here: the next one resumes from offsets.
             if let Ok(session) = Session::new(block, board, attachment) {
-                let _ = session.run().await;
+                let _ = session.run();
             }
             board.set_attached(false);
         }
-        rest(block, board, with_jitter(pause)).await;
+        rest(block, board, with_jitter(pause));
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
 /// A collector is there: what a spool file has by now it will find there, and the file is its own. It opens it when we go
 /// on, so the writer's end is waited for; one that is stuck in its disk is not.
-async fn end_spooling(block: &Block, board: &Switchboard) {
+fn end_spooling(block: &Block, board: &Switchboard) {
     let spool = &block.tables().spool;
     let fold = || {
         block.tables().events_tail.fetch_max(block.tables().events_kept_elsewhere(), Ordering::AcqRel);
@@ -93,19 +84,22 @@ async fn end_spooling(block: &Block, board: &Switchboard) {
     let until = Instant::now() + WRITER_END;
     while is_written(block).unwrap_or(false) && Instant::now() < until {
         board.pulse.beat();
-        sleep(WRITER_LOOK).await;
+        thread::sleep(WRITER_LOOK);
     }
     spool.again_ns.store(0, Ordering::Release);
 }
 
 /// Waits, and meanwhile writes down what is known of new tasks: their bundles may be gone when a collector comes.
-async fn rest(block: &Block, board: &Switchboard, pause: Duration) {
+fn rest(block: &Block, board: &Switchboard, pause: Duration) {
     let until = Instant::now() + pause;
-    let Ok(wake) = board.link.listen() else { return sleep(pause).await };
     announce::keep_all(block);
     board.pulse.beat();
-    while let Ok(Ok(())) = timeout_at(until, wake.rung()).await {
-        announce::keep_all(block);
+    while Instant::now() < until {
+        match wait::sleep(board, [None, None], Some(until)) {
+            Ok(heard) if heard.rung => announce::keep_all(block),
+            Ok(_) => {}
+            Err(_) => thread::sleep(WRITER_LOOK),
+        }
     }
 }
 
@@ -116,41 +110,66 @@ fn with_jitter(pause: Duration) -> Duration {
     pause / 2 + pause * u32::from(byte[0]) / 512
 }
 
-async fn attach(block: &Block, board: &Switchboard) -> Option<Attachment> {
+fn attach(block: &Block, board: &Switchboard) -> Option<Attachment> {
     let socket = block.tables().identity.collector.get();
-    // First: connecting through the library allocates more than an absent collector is worth.
+    // A plain look: an absent collector is worth no more.
     if !is_there(&socket) {
         return None;
     }
     board.expect_collector();
-    greet(&socket, hello(block)).await
+    let sleep = |wire: &Wire, until| wait::sleep(board, [Some(wire), None], Some(until)).map(drop);
+    greet(&socket, hello(block), sleep)
 }
 
-/// Is there a socket of a collector? A plain look.
+/// Is there a socket of a collector?
 fn is_there(socket: &str) -> bool {
     Path::new(socket).exists()
 }
 
-async fn greet(socket: &str, hello: Hello) -> Option<Attachment> {
-    let client = timeout(GREETING, Client::connect(&format!("unix://{socket}"))).await.ok()?.ok()?;
-    let request =
-        ttrpc::Request { service: SERVICE.to_owned(), method: METHOD.to_owned(), ..Default::default() };
-    let inner = client.new_stream(request, true, true).await.ok()?;
-    let (sender, mut receiver) = ClientStream::<FromWrapper, FromCollector>::new(inner).split();
-    sender.send(&up(from_wrapper::Body::Hello(hello))).await.ok()?;
-    let greeting = timeout(GREETING, receiver.recv()).await.ok()?.ok()?;
-    let Some(from_collector::Body::Welcome(welcome)) = greeting.body else { return None };
-    Some(Attachment { sender, receiver, welcome, _client: client })
+/// Opens a stream and says who we are; `sleep` waits for the connection, until then at the latest.
+fn greet(socket: &str, hello: Hello, sleep: impl Fn(&Wire, Instant) -> Kernel<()>) -> Option<Attachment> {
+    let until = Instant::now() + GREETING;
+    let mut link = Link::open(socket).ok()?;
+    link.say(from_wrapper::Body::Hello(hello)).ok()?;
+    while Instant::now() < until {
+        sleep(&link.wire, until).ok()?;
+        link.wire.flush().ok()?;
+        link.wire.listen().ok()?;
+        if let Some(greeting) = link.heard().ok()? {
+            let Some(from_collector::Body::Welcome(welcome)) = greeting.body else { return None };
+            return Some(Attachment { link, welcome });
+        }
+    }
+    None
 }
 
-/// As [`greet`], again and again as long as there is a socket.
-async fn greet_while_there(socket: &str, hello: Hello) -> Option<Attachment> {
-    loop {
-        let attachment = greet(socket, hello.clone()).await;
-        if attachment.is_some() || !is_there(socket) {
-            return attachment;
+// === impl Link ===
+
+impl Link {
+    fn open(socket: &str) -> io::Result<Self> {
+        let mut wire = Wire::connect(socket, MESSAGE_MAX)?;
+        let stream_id = wire.open(SERVICE, METHOD)?;
+        Ok(Self { wire, stream_id })
+    }
+
+    /// Says this, or keeps it until the collector takes it.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn say(&mut self, body: from_wrapper::Body) -> io::Result<()> {
+        self.wire.say(self.stream_id, &up(body))
+    }
+
+    /// The next of the collector's messages that has come.
+    ///
+    /// # Errors
+    /// It has ended the stream, or says what is no message of this protocol.
+    pub fn heard(&mut self) -> io::Result<Option<FromCollector>> {
+        let Some(frame) = self.wire.frame()? else { return Ok(None) };
+        if frame.header.kind != Kind::Data || frame.header.flags & FLAG_REMOTE_CLOSED != 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
         }
-        sleep(FIRST_PAUSE).await;
+        FromCollector::parse_from_bytes(&frame.body).map(Some).map_err(io::Error::from)
     }
 }
 
@@ -168,19 +187,29 @@ pub fn tell_unwrapped(socket: &str, namespace: &str, id: &str, why: &str) {
     };
     let count = Count { name: "unwrapped_starts".to_owned(), value: 1, ..Default::default() };
     let report = Report { counts: vec![count], unwrapped_why: why.to_owned(), ..Default::default() };
-    let Ok(runtime) = runtime() else { return };
-    runtime.block_on(async {
-        let told = async {
-            let attachment = greet_while_there(socket, hello).await?;
-            attachment.sender.send(&up(from_wrapper::Body::Report(report))).await.ok()?;
-            attachment.sender.close_send().await.ok()?;
-            // Its end of the stream says that it has read ours.
-            let mut receiver = attachment.receiver;
-            while receiver.recv().await.is_ok() {}
-            Some(())
-        };
-        let _ = timeout(TELLING, told).await;
-    });
+    let until = Instant::now() + TELLING;
+    let sleep = |wire: &Wire, until| wait::sleep_on(wire, until).map(drop);
+    while Instant::now() < until && is_there(socket) {
+        if let Some(attachment) = greet(socket, hello.clone(), sleep) {
+            // Once: a collector that ends it in between may have taken it.
+            let _ = tell(attachment.link, report, until);
+            return;
+        }
+        thread::sleep(FIRST_PAUSE);
+    }
+}
+
+/// Until the collector has read it: that is when it ends the stream.
+fn tell(mut link: Link, report: Report, until: Instant) -> io::Result<()> {
+    link.say(from_wrapper::Body::Report(report))?;
+    link.wire.end(link.stream_id)?;
+    while Instant::now() < until {
+        wait::sleep_on(&link.wire, until)?;
+        link.wire.flush()?;
+        link.wire.listen()?;
+        while link.heard()?.is_some() {}
+    }
+    Ok(())
 }
 
 /// A message with this body.

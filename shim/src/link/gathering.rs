@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows of bytes: what is much enough to go at once is `streams`'.
 
-use tokio::time::{Duration, Instant};
+use std::time::{Duration, Instant};
 
 use crate::sys::monotonic_ns;
 

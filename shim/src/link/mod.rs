@@ -16,6 +16,8 @@ mod session;
 pub(crate) mod stalls;
 mod stats;
 mod streams;
+mod wait;
+mod wire;
 
 use std::{
     collections::BTreeMap,
@@ -26,12 +28,11 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shimtap_proto::link::StatsSource;
-use tokio::time::Instant;
 
 use self::{alarm::Alarm, bell::Bell, pulse::Pulse, stalls::Stalls};
 use crate::{

@@ -3,7 +3,10 @@
 //! The relay thread only reads a number and rings a bell: whatever the link thread holds or waits for, it cannot
 //! hold this.
 
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::{
+    os::fd::BorrowedFd,
+    sync::atomic::{AtomicI32, AtomicU64, Ordering},
+};
 
 use super::bell::Bell;
 use crate::sys::Kernel;
@@ -34,12 +37,15 @@ impl Pulse {
         self.turns.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Link thread: answers whoever prods, beside whatever else waits (a collector that takes nothing, a mute shim).
-    pub async fn answer(&'static self) {
-        let Ok(ear) = self.bell.listen() else { return };
-        while ear.rung().await.is_ok() {
-            self.beat();
-        }
+    /// Link thread: was prodded, and says so.
+    pub fn answer(&self) {
+        self.bell.hear();
+        self.beat();
+    }
+
+    /// Readable while it was prodded and has not answered.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
     }
 
     /// Relay thread: turns so far.

@@ -4,9 +4,10 @@
 //! from everything else. Codes do not tell a policy from a failure (Kata's Rust shim answers UNKNOWN to both), so what counts is
 //! that it was refused again and again.
 
-use std::{collections::BTreeMap, time::Duration};
-
-use tokio::time::Instant;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 /// Refused so often in a row, a task is left alone.
 const PATIENCE: u32 = 3;

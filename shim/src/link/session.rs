@@ -6,20 +6,20 @@ use std::{
     collections::{BTreeMap, VecDeque},
     io,
     sync::atomic::Ordering,
+    time::{Duration, Instant},
 };
 
 use shimtap_proto::link::{Ack, FromCollector, Ready, Settings, StatsSource, from_collector, from_wrapper};
 use thiserror::Error;
-use tokio::time::{Duration, Instant, sleep_until};
-use ttrpc::r#async::{CSReceiver, CSSender};
 
 use super::{
     Switchboard, announce,
-    client::{Attachment, up},
+    client::{Attachment, Link},
     gathering::Gathering,
     report::Reporter,
     stats::{Poll, Poller},
     streams::{Cursors, Rest, Towards},
+    wait,
 };
 use crate::{
     block::{Block, Task, TaskState},
@@ -31,10 +31,7 @@ use crate::{
 pub enum SessionEnd {
     /// The collector went away or broke the stream.
     #[error("the collector's stream ended")]
-    Stream(#[from] ttrpc::Error),
-    /// Our own wake-up descriptor failed.
-    #[error("waiting for the relay thread")]
-    Wake(#[from] io::Error),
+    Stream(#[from] io::Error),
     /// The kernel refused a mapping or a descriptor.
     #[error("reaching the memory block")]
     Block(#[from] nix::errno::Errno),
@@ -56,8 +53,7 @@ struct Said {
 pub struct Session {
     block: &'static Block,
     board: &'static Switchboard,
-    sender: CSSender<shimtap_proto::link::FromWrapper>,
-    receiver: CSReceiver<FromCollector>,
+    link: Link,
     events: EventRing,
     /// Sent and not yet acknowledged events: sequence number and position behind it.
     events_sent: VecDeque<(u64, u64)>,
@@ -93,8 +89,7 @@ impl Session {
         Ok(Self {
             block,
             board,
-            sender: attachment.sender,
-            receiver: attachment.receiver,
+            link: attachment.link,
             events_at: events.tail(),
             known_event: welcome.event_seq.unwrap_or(0),
             events,
@@ -102,49 +97,74 @@ impl Session {
             said: BTreeMap::new(),
             cursors,
             reporter: Reporter::new(),
-            poller: Poller::spawn(block, board),
+            poller: Poller::new(block, board),
             round: Instant::now(),
             poll_floor: floor.unwrap_or_default(),
         })
     }
 
     /// Until the stream ends or the wrapper's life is over.
-    pub async fn run(mut self) -> Result<(), SessionEnd> {
-        let wake = self.board.link.listen()?;
+    pub fn run(mut self) -> Result<(), SessionEnd> {
         while self.block.tables().over.load(Ordering::Acquire) == 0 {
             self.board.pulse.beat();
-            // Armed before looking: what moves while we look wakes us.
-            self.board.alarm.arm();
-            let rest = self.say().await?;
-            match rest {
-                Rest::Idle => {}
-                Rest::Until(_) => self.board.alarm.only_much(),
-                Rest::Asleep(_) | Rest::Full => self.board.alarm.disarm(),
+            let until = self.turn()?;
+            // Who waits for the collector to take what was said would not do soon what it is asked for.
+            let is_free = !self.is_held_up();
+            if is_free {
+                self.board.set_busy(false);
             }
-            let until = rest.until().map_or(self.round, |at| at.min(self.round));
-            // Cancel-safe: rung() forgets nothing before it returns, recv() of ttrpc waits on a channel only, sleep is a timer.
-            self.board.set_busy(false);
-            tokio::select! {
-                rung = wake.rung() => rung?,
-                message = self.receiver.recv() => self.hear(message?),
-                () = sleep_until(until) => {}
+            let heard = wait::sleep(self.board, [Some(&self.link.wire), self.poller.wire()], until)?;
+            if is_free {
+                self.board.set_busy(true);
             }
-            self.board.set_busy(true);
+            let [link, inner] = heard.wires;
+            if link {
+                self.link.wire.flush()?;
+                self.link.wire.listen()?;
+            }
+            self.poller.turn(inner);
         }
         Ok(())
     }
 
-    /// Sends what there is to send; what the next output waits for.
-    async fn say(&mut self) -> Result<Rest, SessionEnd> {
-        self.open_tasks().await?;
-        self.send_events().await?;
-        self.ask_final_samples();
-        self.send_samples().await?;
-        if Instant::now() >= self.round {
-            self.begin_round().await?;
+    /// Hears and says what there is; when there will be more, unless something comes before that.
+    fn turn(&mut self) -> Result<Option<Instant>, SessionEnd> {
+        while let Some(message) = self.link.heard()? {
+            self.hear(message);
         }
-        let rest = self.cursors.send(&self.sender).await?;
-        self.send_gone().await?;
+        // Armed before looking: what moves while we look wakes us.
+        self.board.alarm.arm();
+        let rest = self.say()?;
+        match rest {
+            Rest::Idle => {}
+            Rest::Until(_) => self.board.alarm.only_much(),
+            Rest::Asleep(_) | Rest::Full => self.board.alarm.disarm(),
+        }
+        self.poller.turn(false);
+        // A round is something to say: it waits like all else.
+        let round = (!self.is_held_up()).then_some(self.round);
+        Ok([rest.until(), self.poller.due(), round].into_iter().flatten().min())
+    }
+
+    /// Does the collector not take what was said? Then nothing more is said: it would be kept in our memory.
+    fn is_held_up(&self) -> bool {
+        self.link.wire.is_held_up()
+    }
+
+    /// Says what there is to say, as long as the collector takes it; what the next output waits for.
+    fn say(&mut self) -> Result<Rest, SessionEnd> {
+        self.ask_final_samples();
+        self.open_tasks()?;
+        self.send_events()?;
+        self.send_samples()?;
+        if Instant::now() >= self.round && !self.is_held_up() {
+            self.begin_round()?;
+        }
+        if self.is_held_up() {
+            return Ok(Rest::Full);
+        }
+        let rest = self.cursors.send(&mut self.link.wire, self.link.stream_id)?;
+        self.send_gone()?;
         Ok(rest)
     }
 
@@ -153,13 +173,16 @@ impl Session {
         tasks.filter(|(_, t)| !matches!(TaskState::load(&t.state), TaskState::Free | TaskState::Creating))
     }
 
-    async fn open_tasks(&mut self) -> Result<(), SessionEnd> {
+    fn open_tasks(&mut self) -> Result<(), SessionEnd> {
         for (index, task) in self.tasks() {
+            if self.is_held_up() {
+                break;
+            }
             let said = self.said.entry(task.handle.load(Ordering::Relaxed)).or_default();
             if !said.opened {
                 said.opened = true;
                 let open = announce::open(self.block, index, task);
-                self.sender.send(&up(from_wrapper::Body::Open(open))).await?;
+                self.link.say(from_wrapper::Body::Open(open))?;
             }
             // A container that has just begun need not wait for the next round to be seen.
             if !said.polled && TaskState::load(&task.state) == TaskState::Running {
@@ -172,15 +195,17 @@ impl Session {
         Ok(())
     }
 
-    async fn send_events(&mut self) -> Result<(), SessionEnd> {
-        while let Some((event, behind)) = self.events.at(self.events_at) {
+    fn send_events(&mut self) -> Result<(), SessionEnd> {
+        while !self.is_held_up()
+            && let Some((event, behind)) = self.events.at(self.events_at)
+        {
             self.events_at = behind;
             if event.seq <= self.known_event {
                 self.events.taken(behind);
                 continue;
             }
             self.events_sent.push_back((event.seq, behind));
-            self.sender.send(&up(from_wrapper::Body::Event(event))).await?;
+            self.link.say(from_wrapper::Body::Event(event))?;
         }
         Ok(())
     }
@@ -196,9 +221,10 @@ impl Session {
     }
 
     /// At most one sample per container and interval goes, unless it is the last.
-    async fn send_samples(&mut self) -> Result<(), SessionEnd> {
+    fn send_samples(&mut self) -> Result<(), SessionEnd> {
         let interval = self.interval();
-        for sample in self.board.take_samples() {
+        let samples = if self.is_held_up() { Vec::new() } else { self.board.take_samples() };
+        for sample in samples {
             let said = self.said.entry(sample.task).or_default();
             let last = sample.source == StatsSource::STATS_SOURCE_FINAL;
             let fresh = said.sampled.is_some_and(|at| at.elapsed() < interval.mul_f32(0.9));
@@ -215,7 +241,7 @@ impl Session {
                 source: sample.source.into(),
                 ..Default::default()
             };
-            self.sender.send(&up(from_wrapper::Body::Stats(stats))).await?;
+            self.link.say(from_wrapper::Body::Stats(stats))?;
         }
         Ok(())
     }
@@ -227,7 +253,7 @@ impl Session {
     }
 
     /// Once an interval: polls for containers whose newest sample is too old, and the counters.
-    async fn begin_round(&mut self) -> Result<(), SessionEnd> {
+    fn begin_round(&mut self) -> Result<(), SessionEnd> {
         let interval = self.interval();
         self.round = Instant::now() + interval;
         for (index, task) in self.tasks() {
@@ -246,13 +272,13 @@ impl Session {
         }
         self.reporter.note_refused(self.poller.refused());
         if let Some(report) = self.reporter.changed(self.block, &self.board.stalls) {
-            self.sender.send(&up(from_wrapper::Body::Report(report))).await?;
+            self.link.say(from_wrapper::Body::Report(report))?;
         }
         Ok(())
     }
 
     /// A deleted task whose bytes the collector has all acknowledged is done with.
-    async fn send_gone(&mut self) -> Result<(), SessionEnd> {
+    fn send_gone(&mut self) -> Result<(), SessionEnd> {
         for (_, task) in self.tasks() {
             let handle = task.handle.load(Ordering::Relaxed);
             let deleted = TaskState::load(&task.state) == TaskState::Deleted;
@@ -270,7 +296,7 @@ impl Session {
                 ..Default::default()
             };
             self.poller.forget(handle);
-            self.sender.send(&up(from_wrapper::Body::Gone(gone))).await?;
+            self.link.say(from_wrapper::Body::Gone(gone))?;
             task.link_done.store(1, Ordering::Release);
             self.board.wake_relay();
         }

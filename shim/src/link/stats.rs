@@ -7,24 +7,25 @@
 //! in which an agent before 4.1 is busiest (kata-containers#13452).
 
 use std::{
-    sync::{Arc, Mutex, atomic::Ordering},
-    time::Duration,
+    collections::VecDeque,
+    io,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
 };
 
 use shimtap_proto::{
     link::StatsSource,
     ttrpc::{
-        Method, TaskApi,
+        BODY_MAX, Code, Kind, Method, ResponseView, TaskApi,
         task::{StatsAnswer, TaskRef},
     },
 };
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout},
-};
-use ttrpc::r#async::Client;
 
-use super::{Switchboard, refusals::Refusals};
+use super::{
+    Switchboard,
+    refusals::Refusals,
+    wire::{Frame, Wire},
+};
 use crate::{
     block::{Block, Pending, PendingState, Task, TaskState},
     sys::monotonic_ns,
@@ -50,52 +51,52 @@ pub struct Poll {
     pub source: StatsSource,
 }
 
-/// The way to the polling task; it ends when this is dropped.
+/// Who asks: one request at a time, in the order in which they were wanted.
 pub struct Poller {
-    queue: mpsc::Sender<Poll>,
-    /// No polls before this instant.
-    pause: Arc<Mutex<Option<Instant>>>,
-    refusals: Arc<Mutex<Refusals>>,
     block: &'static Block,
     board: &'static Switchboard,
+    queue: VecDeque<Poll>,
+    refusals: Refusals,
+    /// No polls before this instant.
+    pause: Option<Instant>,
+    back_off: Duration,
+    wire: Option<Wire>,
+    asked: Option<Asked>,
 }
 
-struct Polling {
-    block: &'static Block,
-    board: &'static Switchboard,
-    pause: Arc<Mutex<Option<Instant>>>,
-    refusals: Arc<Mutex<Refusals>>,
-    client: Option<Client>,
-    back_off: Duration,
+/// A request whose answer is to come.
+struct Asked {
+    poll: Poll,
+    /// Whose statistics they are: by the time of the answer the entry may be another task's.
+    task: u32,
+    stream_id: u32,
+    until: Instant,
 }
 
 // === impl Poller ===
 
 impl Poller {
-    /// Starts the polling task on the current runtime.
-    pub fn spawn(block: &'static Block, board: &'static Switchboard) -> Self {
-        let (queue, receiver) = mpsc::channel(QUEUE);
-        let pause = Arc::new(Mutex::new(None));
-        let refusals: Arc<Mutex<Refusals>> = Arc::default();
-        let polling = Polling {
+    /// Nothing asked yet, and not connected.
+    pub fn new(block: &'static Block, board: &'static Switchboard) -> Self {
+        Self {
             block,
             board,
-            pause: Arc::clone(&pause),
-            refusals: Arc::clone(&refusals),
-            client: None,
+            queue: VecDeque::new(),
+            refusals: Refusals::default(),
+            pause: None,
             back_off: FIRST_BACK_OFF,
-        };
-        tokio::spawn(polling.run(receiver));
-        Self { queue, pause, refusals, block, board }
+            wire: None,
+            asked: None,
+        }
     }
 
     /// Asks, unless the shim was mute lately or refuses this task.
-    pub fn ask(&self, poll: Poll) {
+    pub fn ask(&mut self, poll: Poll) {
         let _ = self.try_ask(poll);
     }
 
     /// Asks for a last sample, where a sample may be asked for at any time and the shim would be asked now; else its exit waits for none.
-    pub fn ask_final(&self, index: usize, floor: Duration) {
+    pub fn ask_final(&mut self, index: usize, floor: Duration) {
         let poll = Poll { task: index, source: StatsSource::STATS_SOURCE_FINAL };
         if (!floor.is_zero() || !self.try_ask(poll))
             && let Some(task) = self.block.tables().tasks.get(index)
@@ -105,105 +106,136 @@ impl Poller {
     }
 
     /// False where it is not asked.
-    fn try_ask(&self, poll: Poll) -> bool {
-        let paused = self.pause.lock().is_ok_and(|p| p.is_some_and(|until| Instant::now() < until));
+    fn try_ask(&mut self, poll: Poll) -> bool {
+        let paused = self.pause.is_some_and(|until| Instant::now() < until);
         let task = self.block.tables().tasks.get(poll.task).map(|task| task.handle.load(Ordering::Relaxed));
-        let rests = task.is_some_and(|task| self.refusals.lock().is_ok_and(|all| all.rests(task)));
-        !paused && !rests && self.queue.try_send(poll).is_ok()
+        let rests = task.is_some_and(|task| self.refusals.rests(task));
+        let takes = !paused && !rests && self.queue.len() < QUEUE;
+        if takes {
+            self.queue.push_back(poll);
+        }
+        takes
     }
 
     /// Tasks whose Stats is refused again and again.
     pub fn refused(&self) -> Vec<u32> {
-        self.refusals.lock().map(|all| all.tasks()).unwrap_or_default()
+        self.refusals.tasks()
     }
 
     /// The task is gone.
-    pub fn forget(&self, task: u32) {
-        if let Ok(mut all) = self.refusals.lock() {
-            all.forget(task);
+    pub fn forget(&mut self, task: u32) {
+        self.refusals.forget(task);
+    }
+
+    /// The connection, once there is one.
+    pub fn wire(&self) -> Option<&Wire> {
+        self.wire.as_ref()
+    }
+
+    /// When somebody has to look whatever the shim does.
+    pub fn due(&self) -> Option<Instant> {
+        self.asked.as_ref().map(|asked| asked.until)
+    }
+
+    /// Takes in what has come of the shim, once it can be read, and asks what is next. Samples are on the board then.
+    pub fn turn(&mut self, is_ready: bool) {
+        if is_ready && self.hear().is_err() {
+            // It closed the connection, or does not speak ttrpc.
+            self.wire = None;
+            self.conclude(false);
+        }
+        if self.due().is_some_and(|until| Instant::now() >= until) {
+            // Its answer, should it still come, would be taken for that to another request.
+            self.wire = None;
+            self.conclude(false);
+        }
+        while self.asked.is_none()
+            && let Some(poll) = self.queue.pop_front()
+        {
+            self.begin(poll);
         }
     }
-}
 
-// === impl Polling ===
-
-impl Polling {
-    async fn run(mut self, mut queue: mpsc::Receiver<Poll>) {
-        while let Some(poll) = queue.recv().await {
-            let Some(task) = self.block.tables().tasks.get(poll.task) else { continue };
-            let last = poll.source == StatsSource::STATS_SOURCE_FINAL;
-            let over = matches!(TaskState::load(&task.state), TaskState::Free | TaskState::Deleted);
-            if !over && !is_busy(self.block, monotonic_ns()) {
-                let answered =
-                    self.poll(task, poll.source, if last { FINAL_DEADLINE } else { DEADLINE }).await;
-                if !last {
-                    self.note(answered);
-                }
-            }
-            if last {
+    fn begin(&mut self, poll: Poll) {
+        let Some(task) = self.block.tables().tasks.get(poll.task) else { return };
+        let is_last = poll.source == StatsSource::STATS_SOURCE_FINAL;
+        let over = matches!(TaskState::load(&task.state), TaskState::Free | TaskState::Deleted);
+        if over || is_busy(self.block, monotonic_ns()) {
+            if is_last {
                 let_go(task, self.board);
             }
-            self.board.wake_link();
+            return;
+        }
+        let deadline = if is_last { FINAL_DEADLINE } else { DEADLINE };
+        let called = self.call(task, deadline);
+        let task = task.handle.load(Ordering::Relaxed);
+        let until = Instant::now() + deadline;
+        self.asked = Some(Asked { poll, task, stream_id: *called.as_ref().unwrap_or(&0), until });
+        if called.is_err() {
+            self.wire = None;
+            self.conclude(false);
         }
     }
 
-    /// One request; was there an answer at all (also a refusal)?
-    async fn poll(&mut self, task: &Task, source: StatsSource, deadline: Duration) -> bool {
-        let id = task.id.get();
-        let api = if task.api.load(Ordering::Relaxed) == 3 { TaskApi::V3 } else { TaskApi::V2 };
-        let request = ttrpc::Request {
-            service: api.service().to_owned(),
-            method: "Stats".to_owned(),
-            payload: TaskRef { id: &id, exec_id: "" }.encode(),
-            timeout_nano: i64::try_from(deadline.as_nanos()).unwrap_or(0),
-            ..Default::default()
+    fn call(&mut self, task: &Task, deadline: Duration) -> io::Result<u32> {
+        let wire = match &mut self.wire {
+            Some(wire) => wire,
+            None => {
+                let path = self.block.tables().identity.inner_path.get();
+                let body_max = usize::try_from(BODY_MAX).unwrap_or(usize::MAX);
+                self.wire.insert(Wire::connect(&path, body_max)?)
+            }
         };
-        let handle = task.handle.load(Ordering::Relaxed);
-        let Some(client) = self.client().await else { return false };
-        match timeout(deadline, client.request(request)).await {
-            Ok(Ok(response)) => {
-                if let Ok(stats) = StatsAnswer::decode(&response.payload) {
-                    self.board.sample(handle, source, stats.type_url, stats.value);
-                }
-                self.note_refusal(handle, false);
-                true
+        let api = if task.api.load(Ordering::Relaxed) == 3 { TaskApi::V3 } else { TaskApi::V2 };
+        let of = TaskRef { id: &task.id.get(), exec_id: "" }.encode();
+        wire.call(api.service(), "Stats", &of, i64::try_from(deadline.as_nanos()).unwrap_or(0))
+    }
+
+    fn hear(&mut self) -> io::Result<()> {
+        let Some(wire) = &mut self.wire else { return Ok(()) };
+        wire.flush()?;
+        wire.listen()?;
+        while let Some(frame) = self.wire.as_mut().map(Wire::frame).transpose()?.flatten() {
+            let is_its = self.asked.as_ref().is_some_and(|asked| asked.stream_id == frame.header.stream_id);
+            if frame.header.kind == Kind::Response && is_its {
+                self.answered(&frame)?;
             }
-            // The shim lives. Where the task has gone there is nothing to measure; anything else is a refusal.
-            Ok(Err(ttrpc::Error::RpcStatus(status))) => {
-                let refused =
-                    !matches!(status.code(), ttrpc::Code::NOT_FOUND | ttrpc::Code::DEADLINE_EXCEEDED);
-                if refused && source == StatsSource::STATS_SOURCE_POLLED {
-                    self.note_refusal(handle, true);
-                }
-                true
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, frame: &Frame) -> io::Result<()> {
+        let answer = ResponseView::decode(&frame.body).map_err(io::Error::other)?;
+        let Some(asked) = &self.asked else { return Ok(()) };
+        let (task, source) = (asked.task, asked.poll.source);
+        if answer.code == Code::OK {
+            if let Ok(stats) = StatsAnswer::decode(answer.payload) {
+                self.board.sample(task, source, stats.type_url, stats.value);
             }
-            Ok(Err(_)) | Err(_) => {
-                self.client = None;
-                false
-            }
+            self.refusals.answered(task);
+        // The shim lives. Where the task has gone there is nothing to measure; anything else is a refusal.
+        } else if ![Code::NOT_FOUND, Code::DEADLINE_EXCEEDED].contains(&answer.code)
+            && source == StatsSource::STATS_SOURCE_POLLED
+        {
+            self.refusals.refused(task);
+        }
+        self.conclude(true);
+        Ok(())
+    }
+
+    /// Nothing more comes of what was asked; was there an answer at all (also a refusal)?
+    fn conclude(&mut self, is_answered: bool) {
+        let Some(asked) = self.asked.take() else { return };
+        if asked.poll.source != StatsSource::STATS_SOURCE_FINAL {
+            self.note(is_answered);
+        } else if let Some(task) = self.block.tables().tasks.get(asked.poll.task) {
+            let_go(task, self.board);
         }
     }
 
-    async fn client(&mut self) -> Option<Client> {
-        if self.client.is_none() {
-            let address = format!("unix://{}", self.block.tables().identity.inner_path.get());
-            self.client = timeout(DEADLINE, Client::connect(&address)).await.ok()?.ok();
-        }
-        self.client.clone()
-    }
-
-    fn note_refusal(&self, task: u32, refused: bool) {
-        if let Ok(mut all) = self.refusals.lock() {
-            if refused { all.refused(task) } else { all.answered(task) }
-        }
-    }
-
-    fn note(&mut self, answered: bool) {
-        let until = (!answered).then(|| Instant::now() + self.back_off);
-        self.back_off = if answered { FIRST_BACK_OFF } else { (self.back_off * 2).min(LONGEST_BACK_OFF) };
-        if let Ok(mut pause) = self.pause.lock() {
-            *pause = until;
-        }
+    fn note(&mut self, is_answered: bool) {
+        self.pause = (!is_answered).then(|| Instant::now() + self.back_off);
+        self.back_off = if is_answered { FIRST_BACK_OFF } else { (self.back_off * 2).min(LONGEST_BACK_OFF) };
     }
 }
 
@@ -260,13 +292,11 @@ mod tests {
     fn a_mute_shim_is_asked_ever_more_seldom_and_again_when_it_answers() {
         let block = Box::leak(Box::new(Block::create().expect("a block")));
         let board = Box::leak(Box::new(Switchboard::new().expect("a board")));
-        let (pause, refusals) = (Arc::new(Mutex::new(None)), Arc::default());
-        let mut polling = Polling { block, board, pause, refusals, client: None, back_off: FIRST_BACK_OFF };
+        let mut poller = Poller::new(block, board);
         let mut paused = |answered: bool| {
-            polling.note(answered);
-            let until = *polling.pause.lock().expect("nobody panics here");
+            poller.note(answered);
             // Measured a moment after it was set.
-            until.map(|until: Instant| until.saturating_duration_since(Instant::now()).as_secs() + 1)
+            poller.pause.map(|until| until.saturating_duration_since(Instant::now()).as_secs() + 1)
         };
         assert_eq!([false; 7].map(&mut paused), [10, 20, 40, 80, 160, 300, 300].map(Some));
         assert_eq!(paused(true), None);
@@ -277,30 +307,28 @@ mod tests {
     fn who_is_left_alone_is_not_asked_for_a_last_sample_either_and_no_exit_waits_for_it() {
         let block: &'static Block = Box::leak(Box::new(Block::create().expect("a block")));
         let board = Box::leak(Box::new(Switchboard::new().expect("a board")));
-        let (queue, mut asked) = mpsc::channel(QUEUE);
-        let poller =
-            Poller { queue, pause: Arc::new(Mutex::new(None)), refusals: Arc::default(), block, board };
+        let mut poller = Poller::new(block, board);
         let task = &block.tables().tasks[3];
         task.handle.store(7, Ordering::Relaxed);
-        let mut is_asked = |floor| {
+        let is_asked = |poller: &mut Poller, floor| {
             task.final_stats.store(1, Ordering::Relaxed);
             poller.ask_final(3, floor);
-            let is_asked = asked.try_recv().is_ok();
+            let is_asked = poller.queue.pop_front().is_some();
             // 1: the exit waits for the answer.
             assert_eq!(task.final_stats.load(Ordering::Relaxed), if is_asked { 1 } else { 2 });
             is_asked
         };
-        assert!(is_asked(Duration::ZERO), "nothing is against it");
-        assert!(!is_asked(Duration::from_millis(1)), "a release that must not be asked often");
-        *poller.pause.lock().expect("nobody panics here") = Some(Instant::now() + LONGEST_BACK_OFF);
-        assert!(!is_asked(Duration::ZERO), "its shim was mute");
-        *poller.pause.lock().expect("nobody panics here") = None;
+        assert!(is_asked(&mut poller, Duration::ZERO), "nothing is against it");
+        assert!(!is_asked(&mut poller, Duration::from_millis(1)), "a release that must not be asked often");
+        poller.pause = Some(Instant::now() + LONGEST_BACK_OFF);
+        assert!(!is_asked(&mut poller, Duration::ZERO), "its shim was mute");
+        poller.pause = None;
         for _ in 0..3 {
-            poller.refusals.lock().expect("nobody panics here").refused(7);
+            poller.refusals.refused(7);
         }
-        assert!(!is_asked(Duration::ZERO), "it refuses");
+        assert!(!is_asked(&mut poller, Duration::ZERO), "it refuses");
         poller.forget(7);
-        assert!(is_asked(Duration::ZERO), "and is asked again");
+        assert!(is_asked(&mut poller, Duration::ZERO), "and is asked again");
     }
 
     #[test]

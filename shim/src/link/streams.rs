@@ -1,15 +1,16 @@
 //! Output on its way: per stream a cursor between what the ring has and what has gone out, over the link or into a
 //! spool file. Both say the same in the same order; they differ in when.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
-
-use shimtap_proto::link::{
-    Close, DATA_MAX, Data, FromWrapper, Gap, GapReason, StreamPosition, WINDOW, from_wrapper,
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
 };
-use tokio::time::{Duration, Instant};
-use ttrpc::r#async::CSSender;
 
-use super::{client::up, gathering::Gathering};
+use shimtap_proto::link::{Close, DATA_MAX, Data, Gap, GapReason, StreamPosition, WINDOW, from_wrapper};
+
+use super::{client::up, gathering::Gathering, wire::Wire};
 use crate::{
     block::{
         Block, Stream, StreamState, Task, linked,
@@ -150,14 +151,20 @@ impl Cursors {
         })
     }
 
-    /// Sends what is due, a message of each stream in turn; what the next piece waits for.
-    pub async fn send(&mut self, sender: &CSSender<FromWrapper>) -> ttrpc::Result<Rest> {
+    /// Says on a stream of the link what is due, a message of each stream in turn; what the next piece waits for.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn send(&mut self, wire: &mut Wire, link: u32) -> io::Result<Rest> {
         loop {
             let (mut rest, mut is_done) = (Rest::Idle, true);
             for handle in self.in_turn() {
                 match self.next_body(handle) {
                     Some(Next::Body(body)) => {
-                        sender.send(&up(*body)).await?;
+                        wire.say(link, &up(*body))?;
+                        if wire.is_held_up() {
+                            return Ok(Rest::Full);
+                        }
                         is_done = false;
                     }
                     Some(Next::Later(at)) => rest = rest.or_at(at),
@@ -305,7 +312,7 @@ pub enum Rest {
     Until(Instant),
     /// For this time.
     Asleep(Instant),
-    /// For an acknowledgement.
+    /// For the collector: for an acknowledgement, or until it takes what was said.
     Full,
 }
 
