@@ -52,6 +52,9 @@ struct RawSafeMode {
     deaths: Option<u32>,
 }
 
+/// How long a busy stream gathers, unless it is told otherwise: docs/adr/0032.
+const COALESCE_MS: u32 = 40;
+
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
 struct RawStart {
@@ -173,7 +176,7 @@ impl Config {
             inner: raw.inner,
             collector: raw.collector.socket.unwrap_or_else(|| COLLECTOR_SOCKET.to_owned()),
             // Measured (docs/costs.md): at saturation 1.5 times the lines for 0.6 of the CPU per line; little with slow ones.
-            coalesce_ms: raw.tee.coalesce_ms.unwrap_or(20).min(1000),
+            coalesce_ms: raw.tee.coalesce_ms.unwrap_or(COALESCE_MS).min(1000),
             stats_interval_ms: raw.stats.interval_ms.unwrap_or(10_000).clamp(100, 3_600_000),
             stats_bound_ms: raw.stats.foreign_bound_ms.unwrap_or(2000),
             stats_repair: Repair::resolve(raw.stats.repair),

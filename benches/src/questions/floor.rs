@@ -34,8 +34,8 @@ use crate::witness::{Sink, Told, Witness};
 
 const WIDTH: usize = 216;
 const RATE: u64 = 100;
-/// As wrappers move and send by default.
-const COALESCE_MS: u64 = 20;
+/// As wrappers move by default, and send: with each move of a busy stream.
+const COALESCE_MS: u64 = 40;
 const GATHER_MS: u64 = 40;
 /// Processes start and die within.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -58,13 +58,14 @@ const MESSAGE_BYTES: Number = Number {
     default: 1 << 20,
 };
 const _: () = assert!(MESSAGE_BYTES.default == link::MESSAGE_MAX as u64, "what a wrapper may send is taken");
-// docs/adr/0025: a multiple of the wrappers' coalesce_ms, so that each message takes along what was just moved.
+// docs/adr/0032: less than the wrappers' coalesce_ms, so that what was just moved need not wait for a timer of its own.
 const GATHER_MS: Number = Number {
     key: "gather_ms",
-    says: "How long wrappers gather a busy container's output before they send it. Less is sooner at a sink, and costs a message \
-           per wrapper each time; 0 sends at once.",
+    says: "How long after a message of a container's output a wrapper gathers for the next one. Less than `coalesce_ms` of shim.toml \
+           (40) sends what a busy container's wrapper moves at once; more is cheaper where lines are few, and later at a sink; 0 \
+           never waits.",
     range: 0..=1_000,
-    default: 40,
+    default: 30,
 };
 const HELLO_SECS: Number = Number {
     key: "hello_secs",

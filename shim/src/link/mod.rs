@@ -7,7 +7,6 @@ mod alarm;
 mod announce;
 mod bell;
 mod client;
-mod gathering;
 mod inner;
 mod pulse;
 mod refusals;
@@ -79,8 +78,6 @@ pub struct Sample {
 
 pub use announce::look as look_at;
 pub use client::{hello, tell_unwrapped, up};
-#[cfg(test)]
-pub use gathering::Gathering;
 pub use inner::{pid as inner_pid, runs as runs_inner};
 pub use streams::{Cursors, Next, Towards};
 

@@ -15,7 +15,6 @@ use thiserror::Error;
 use super::{
     Switchboard, announce,
     client::{Attachment, Link},
-    gathering::Gathering,
     report::Reporter,
     stats::{Poll, Poller},
     streams::{Cursors, Rest, Towards},
@@ -85,7 +84,7 @@ impl Session {
         }
         let floor = welcome.settings.as_ref().and_then(poll_floor);
         let mut cursors = Cursors::new(block, Towards::Link);
-        cursors.gather(Gathering::told(welcome.settings.as_ref().and_then(|s| s.gather_ms)));
+        cursors.gather(welcome.settings.as_ref().and_then(|s| s.gather_ms));
         Ok(Self {
             block,
             board,
@@ -311,7 +310,7 @@ impl Session {
                 apply(self.block, &settings);
                 self.poll_floor = poll_floor(&settings).unwrap_or(self.poll_floor);
                 if settings.gather_ms.is_some() {
-                    self.cursors.gather(Gathering::told(settings.gather_ms));
+                    self.cursors.gather(settings.gather_ms);
                 }
             }
             // A second greeting, or something of a later release.

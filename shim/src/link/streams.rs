@@ -10,7 +10,7 @@ use std::{
 
 use shimtap_proto::link::{Close, DATA_MAX, Data, Gap, GapReason, StreamPosition, WINDOW, from_wrapper};
 
-use super::{client::up, gathering::Gathering, wire::Wire};
+use super::{client::up, wire::Wire};
 use crate::{
     block::{
         Block, Stream, StreamState, Task, linked,
@@ -23,6 +23,10 @@ use crate::{
 #[cfg(test)]
 mod turns;
 
+/// What comes this soon after a message of its stream waits for company, where the collector does not say how long: a message
+/// per line, and its acknowledgement, cost more than the line. It is less than moves of a busy stream are apart (`tee::pace`), so
+/// that each of them brings its message along at once and no timer is for the message alone (docs/adr/0032). 64 KiB never wait.
+const GATHER_MS: u32 = 30;
 /// A look that came between two words of the relay thread is repeated after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
@@ -31,8 +35,6 @@ struct Cursor {
     index: usize,
     /// Next raw offset to send.
     at: u64,
-    /// Until then what comes waits for company; until then the timer comes in any case.
-    gather_until: Option<Instant>,
     wanted: bool,
     closed: bool,
     /// When its last output went out.
@@ -55,7 +57,7 @@ pub struct Cursors {
     block: &'static Block,
     ring: RingView,
     towards: Towards,
-    gathering: Gathering,
+    gather: Duration,
     cursors: BTreeMap<u32, Cursor>,
 }
 
@@ -64,16 +66,17 @@ pub struct Cursors {
 impl Cursors {
     /// None announced yet.
     pub fn new(block: &'static Block, towards: Towards) -> Self {
-        let gathering = match towards {
-            Towards::Link => Gathering::told(None),
-            Towards::Spool => Gathering::told(Some(0)),
-        };
-        Self { block, ring: RingView::new(block), towards, gathering, cursors: BTreeMap::new() }
+        let gather = Duration::ZERO;
+        let mut new = Self { block, ring: RingView::new(block), towards, gather, cursors: BTreeMap::new() };
+        if towards == Towards::Link {
+            new.gather(None);
+        }
+        new
     }
 
-    /// The collector says how long output may be gathered.
-    pub fn gather(&mut self, gathering: Gathering) {
-        self.gathering = gathering;
+    /// The collector says how long after a message of a stream the next one may be gathered for; a second at most.
+    pub fn gather(&mut self, ms: Option<u32>) {
+        self.gather = Duration::from_millis(ms.unwrap_or(GATHER_MS).min(1000).into());
     }
 
     fn stream(&self, index: usize) -> Option<&'static Stream> {
@@ -118,8 +121,7 @@ impl Cursors {
 
     /// Stream `handle` in entry `index` goes on at `at`; unless it is wanted, only its end is told.
     pub fn place(&mut self, handle: u32, index: usize, at: u64, wanted: bool) {
-        let cursor =
-            Cursor { index, at, gather_until: None, wanted, closed: false, sent: None, rests_until: None };
+        let cursor = Cursor { index, at, wanted, closed: false, sent: None, rests_until: None };
         self.cursors.insert(handle, cursor);
     }
 
@@ -212,7 +214,7 @@ impl Cursors {
             let gap = gap(handle, cursor.at, end, reason);
             cursor.at = end;
             if reason == GapReason::GAP_REASON_OVERFLOW {
-                cursor.rests_until = self.gathering.next_tick();
+                cursor.rests_until = Some(Instant::now() + self.gather);
             }
             self.towards.note_sent(stream, end);
             return Some(Next::body(from_wrapper::Body::Gap(gap)));
@@ -220,11 +222,9 @@ impl Cursors {
         if cursor.at >= pos {
             cursor.closed = ended;
             let close = Close { handle, end: pos, exact: true, ..Default::default() };
-            // Who has just written writes again: the timer looks, so that its next byte need not wake us.
-            let look = cursor.gather_until.filter(|at| *at > Instant::now()).map(Next::Later);
-            return if ended { Some(Next::body(from_wrapper::Body::Close(close))) } else { look };
+            return ended.then(|| Next::body(from_wrapper::Body::Close(close)));
         }
-        let waits = if ended { None } else { cursor.waits(pos) };
+        let waits = if ended { None } else { cursor.waits(pos, self.gather) };
         waits.or_else(|| self.next_data(handle, stream))
     }
 
@@ -243,7 +243,6 @@ impl Cursors {
         let (time_offset, time_ns) = RingView::times(stream, cursor.at, bytes.len()).into_iter().unzip();
         let offset = cursor.at;
         cursor.at = cursor.at.saturating_add(wide(bytes.len()));
-        cursor.gather_until = self.gathering.next_tick();
         self.towards.note_sent(stream, cursor.at);
         let data = Data { handle, offset, bytes, time_offset, time_ns, ..Default::default() };
         Some(Next::body(from_wrapper::Body::Data(data)))
@@ -283,11 +282,12 @@ impl Cursors {
 
 impl Cursor {
     /// What its output up to `pos` waits for, though there is room for it: the end of a rest, or company.
-    fn waits(&self, pos: u64) -> Option<Next> {
+    fn waits(&self, pos: u64, gather: Duration) -> Option<Next> {
         let now = Instant::now();
         let rests = self.rests_until.filter(|at| *at > now).map(Next::Asleep);
         let is_little = pos.saturating_sub(self.at) < wide(DATA_MAX);
-        rests.or_else(|| self.gather_until.filter(|at| *at > now && is_little).map(Next::Later))
+        let gathered = self.sent.map(|at| at + gather).filter(|at| *at > now && is_little);
+        rests.or_else(|| gathered.map(Next::Later))
     }
 }
 

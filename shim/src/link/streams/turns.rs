@@ -96,3 +96,44 @@ fn a_stream_of_which_some_was_dropped_rests() {
         assert!(matches!(cursors.next_body(1), Some(Next::Body(_))), "a Gap, and what there is");
     }
 }
+
+/// A message per line would cost more than the line; a busy stream's moves are further apart than that, and each brings its message along.
+#[test]
+fn what_comes_soon_after_a_message_waits_and_what_comes_later_goes_at_once() {
+    let (block, mut cursors) = two_streams();
+    let mut pool = ChunkPool::recover(block).unwrap();
+    cursors.gather(Some(1000));
+    let data = |next: Option<Next>| match next {
+        Some(Next::Body(body)) => matches!(*body, from_wrapper::Body::Data(_)),
+        _ => false,
+    };
+    write(block, &mut pool, 0, 4096);
+    assert!(data(cursors.next_body(1)), "the first output waits for nothing");
+    assert!(
+        cursors.next_body(1).is_none(),
+        "no timer where there is nothing to be sent: the next move wakes"
+    );
+    write(block, &mut pool, 0, 4096);
+    let sent = cursors.cursors[&1].sent.unwrap();
+    let until = |next| if let Some(Next::Later(at)) = next { at } else { panic!("it goes at once") };
+    assert_eq!(until(cursors.next_body(1)), sent + Duration::from_secs(1));
+    write(block, &mut pool, 1, 4096);
+    assert!(data(cursors.next_body(2)), "another stream's");
+    cursors.cursors.get_mut(&1).unwrap().sent = Some(sent - Duration::from_secs(1));
+    assert!(data(cursors.next_body(1)), "the time is over");
+    write(block, &mut pool, 0, DATA_MAX);
+    assert!(data(cursors.next_body(1)), "much");
+    write(block, &mut pool, 0, 4096);
+    cursors.gather(Some(0));
+    assert!(data(cursors.next_body(1)), "nothing waits");
+    write(block, &mut pool, 0, 4096);
+    cursors.gather(Some(u32::MAX));
+    let sent = cursors.cursors[&1].sent.unwrap();
+    assert_eq!(
+        until(cursors.next_body(1)),
+        sent + Duration::from_secs(1),
+        "nobody waits longer than a second"
+    );
+    StreamState::Ended.store(&block.tables().streams[0].state);
+    assert!(data(cursors.next_body(1)), "nobody writes any more");
+}

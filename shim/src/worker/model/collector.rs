@@ -10,7 +10,7 @@ use shimtap_proto::link::{GapReason, StreamPosition, from_wrapper::Body};
 use super::output::Output;
 use crate::{
     block::{Block, TaskState, words::wide},
-    link::{Cursors, Gathering, Next, Switchboard, Towards},
+    link::{Cursors, Next, Switchboard, Towards},
 };
 
 pub struct Collector {
@@ -52,7 +52,7 @@ impl Collector {
     pub fn attach(&mut self, deaths: u32) {
         let mut cursors = Cursors::new(self.block, Towards::Link);
         // Nothing waits for company: there is no clock here.
-        cursors.gather(Gathering::told(Some(0)));
+        cursors.gather(Some(0));
         self.session = Some((deaths, cursors));
         self.was_attached = true;
         self.board.set_attached(true);
