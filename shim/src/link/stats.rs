@@ -239,6 +239,16 @@ impl Poller {
     }
 }
 
+impl Drop for Poller {
+    /// The session is over: no exit waits for an answer that nobody would hear.
+    fn drop(&mut self) {
+        let left = self.asked.take().map(|asked| asked.poll).into_iter().chain(self.queue.drain(..));
+        let last = left.filter(|poll| poll.source == StatsSource::STATS_SOURCE_FINAL);
+        last.filter_map(|poll| self.block.tables().tasks.get(poll.task))
+            .for_each(|task| let_go(task, self.board));
+    }
+}
+
 /// This task's exit waits for no sample, or no longer.
 fn let_go(task: &Task, board: &Switchboard) {
     task.final_stats.store(2, Ordering::Release);
@@ -329,6 +339,10 @@ mod tests {
         assert!(!is_asked(&mut poller, Duration::ZERO), "it refuses");
         poller.forget(7);
         assert!(is_asked(&mut poller, Duration::ZERO), "and is asked again");
+        task.final_stats.store(1, Ordering::Relaxed);
+        poller.ask_final(3, Duration::ZERO);
+        drop(poller);
+        assert_eq!(task.final_stats.load(Ordering::Relaxed), 2, "nor where the collector has gone");
     }
 
     #[test]
