@@ -26,7 +26,7 @@ macro_rules! cases {
 
 cases! {
     pinned Pinned: processes, sinks, refuses, damage, spool_full, heads;
-    packaged Packaged: limited, file_disk, journal_disk, output, spool_damage;
+    packaged Packaged: crowd, limited, file_disk, journal_disk, output, spool_damage;
 }
 
 fn holds(name: &str, version: Version) -> Result<()> {
