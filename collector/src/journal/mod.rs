@@ -31,7 +31,7 @@ use std::{
     collections::{HashMap, VecDeque},
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use nix::fcntl::Flock;
@@ -117,6 +117,9 @@ pub struct Journal {
     totals: Arc<Totals>,
     head: Head,
     state: Mutex<State>,
+    looked: Mutex<retain::Looked>,
+    /// It lies on a tmpfs, once that was asked.
+    in_memory: OnceLock<bool>,
     /// Number behind the newest entry; told to readers that wait.
     grown: watch::Sender<u64>,
     /// Held as long as the journal is ours.

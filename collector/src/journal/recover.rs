@@ -9,7 +9,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use nix::fcntl::{Flock, FlockArg};
@@ -149,6 +149,8 @@ impl Journal {
             totals,
             head,
             state: Mutex::new(state),
+            looked: Mutex::default(),
+            in_memory: OnceLock::new(),
             grown: watch::Sender::new(next),
             _lock: lock,
         });

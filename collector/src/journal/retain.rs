@@ -11,8 +11,8 @@ use std::{
     io::{self, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
 };
 
 use nix::sys::{
@@ -39,6 +39,13 @@ const FLOOR: u64 = 4 << 20;
 const AGE_STEPS: u32 = 8;
 /// A container that holds more than one part in so many pays before others do.
 const SHARES: u64 = 4;
+
+/// How long the room that others leave on the disk is taken for what it was: they need longer to write a share of the reserve that
+/// matters.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The room that others last left, and when that was; `None` where the system did not say.
+pub(super) type Looked = Option<(Instant, Option<u64>)>;
 
 static DAMAGED: Limited = Limited::new();
 
@@ -112,8 +119,21 @@ impl Journal {
         Ok(())
     }
 
-    /// Bytes that the journal may have without touching the disk's reserve; `None` where the system does not say.
+    /// Bytes that the journal may have without touching the disk's reserve; `None` where the system does not say. What the journal
+    /// itself writes or drops does not change that, so it is looked at anew for the sake of others' bytes only.
     fn room(&self) -> Option<u64> {
+        let looked = || self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *looked();
+        if let Some((_, room)) = last.filter(|(at, _)| at.elapsed() < LOOK) {
+            return room;
+        }
+        // Without the lock: a disk may hang.
+        let room = self.look_for_room();
+        *looked() = Some((Instant::now(), room));
+        room
+    }
+
+    fn look_for_room(&self) -> Option<u64> {
         let system = statvfs(self.dir()).ok()?;
         let block = system.fragment_size();
         let bytes = |blocks: u64| blocks.saturating_mul(block);
@@ -124,7 +144,12 @@ impl Journal {
 
     /// Does it lie on a tmpfs, where nothing outlives a power cut?
     pub(super) fn is_in_memory(&self) -> bool {
-        statfs(self.dir()).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC)
+        let looked = || statfs(self.dir()).ok().map(|system| system.filesystem_type() == TMPFS_MAGIC);
+        // Its files are open: it stays where it is as long as we run.
+        match self.in_memory.get() {
+            Some(known) => *known,
+            None => looked().is_some_and(|found| *self.in_memory.get_or_init(|| found)),
+        }
     }
 
     fn victim(&self) -> Option<Victim> {

@@ -465,6 +465,21 @@ fn below_the_reserve_the_journal_is_small() {
     assert_eq!(open.journal.stream(&app.name).expect("known").end, 160 * 60_001);
 }
 
+/// What is asked of the disk for each frame is a tenth of the frame's cost.
+#[test]
+fn the_disk_is_asked_again_when_what_it_said_is_old_and_not_before() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = config(dir.path(), 16 << 20);
+    let open = Open::new(&config);
+    let said = |age: Duration| {
+        let then = std::time::Instant::now().checked_sub(age).expect("not at boot");
+        *open.journal.looked.lock().expect("nobody panics") = Some((then, Some(5 << 20)));
+        open.journal.budget()
+    };
+    assert_eq!(said(Duration::ZERO), 5 << 20);
+    assert_eq!(said(Duration::from_millis(100)), 16 << 20, "the disk has more");
+}
+
 #[test]
 fn a_position_outlives_the_lines() {
     let dir = tempfile::tempdir().expect("temporary directory");

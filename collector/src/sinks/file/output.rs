@@ -53,6 +53,8 @@ pub(super) struct Output {
     rotate_bytes: u64,
     keep: u32,
     file: Arc<File>,
+    /// Its device and number.
+    place: (u64, u64),
     unsynced: Arc<Unsynced>,
     size: u64,
     /// Bytes of a line whose beginning is already in the file; nothing else may be written before its rest.
@@ -79,11 +81,11 @@ impl Output {
     /// Opens the file for appending, made with mode 0600 where it is missing. What stands behind the last newline
     /// is a line that a crash tore; it was never acknowledged and is cut off.
     pub(super) fn open(config: &config::File) -> Result<Self, FileFault> {
-        let (file, size) = open_whole(&config.path)
+        let (file, place, size) = open_whole(&config.path)
             .map_err(|source| FileFault::Open { path: config.path.clone(), source })?;
         let (rotate_bytes, keep) = (config.rotate_bytes, config.keep);
         let (file, unsynced, path) = (Arc::new(file), Arc::default(), config.path.clone());
-        Ok(Self { path, rotate_bytes, keep, file, unsynced, size, torn: false })
+        Ok(Self { path, rotate_bytes, keep, file, place, unsynced, size, torn: false })
     }
 
     /// What is written and not brought to the disk, for whoever does that.
@@ -98,8 +100,9 @@ impl Output {
             return Ok(());
         }
         let opened = open_whole(&self.path);
-        let (file, size) = opened.map_err(|source| FileFault::Open { path: self.path.clone(), source })?;
-        (self.file, self.size) = (Arc::new(file), size);
+        let (file, place, size) =
+            opened.map_err(|source| FileFault::Open { path: self.path.clone(), source })?;
+        (self.file, self.place, self.size) = (Arc::new(file), place, size);
         Ok(())
     }
 
@@ -139,10 +142,9 @@ impl Output {
     /// True while the path still names the file that we write: somebody may have moved or removed it, and lines
     /// written to a file without a name are lost without a sign. A path that cannot be looked at is left alone.
     fn is_in_place(&self) -> bool {
-        match (fs::metadata(&self.path), self.file.metadata()) {
-            (Ok(there), Ok(ours)) => (there.dev(), there.ino()) == (ours.dev(), ours.ino()),
-            (Err(error), _) => error.kind() != io::ErrorKind::NotFound,
-            _ => true,
+        match fs::metadata(&self.path) {
+            Ok(there) => (there.dev(), there.ino()) == self.place,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
     }
 
@@ -191,12 +193,13 @@ fn first_line(bytes: &[u8]) -> &[u8] {
     bytes.get(..end).unwrap_or(bytes)
 }
 
-/// Opens for appending and cuts a torn last line off. Gives the size.
-fn open_whole(path: &Path) -> io::Result<(File, u64)> {
+/// Opens for appending and cuts a torn last line off. Gives its device and number, and its size.
+fn open_whole(path: &Path) -> io::Result<(File, (u64, u64), u64)> {
     let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
     let meta = file.metadata()?;
+    let place = (meta.dev(), meta.ino());
     if !meta.is_file() {
-        return Ok((file, 0));
+        return Ok((file, place, 0));
     }
     let mut end = meta.len();
     let mut block = [0u8; 4096];
@@ -216,5 +219,5 @@ fn open_whole(path: &Path) -> io::Result<(File, u64)> {
     if end < meta.len() {
         file.set_len(end)?;
     }
-    Ok((file, end))
+    Ok((file, place, end))
 }
