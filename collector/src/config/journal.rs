@@ -86,7 +86,8 @@ const QUEUE_BYTES: Number = Number {
     key: "queue_bytes",
     says: "Memory for records on their way to the journal. When it is full, wrappers are read no further and keep their bytes.",
     range: 1 << 20..=1 << 30,
-    default: 8 << 20,
+    // Sixty frames: more only waits, in our memory instead of the wrappers'.
+    default: 4 << 20,
 };
 
 const DISK_DIR: Text = Text {

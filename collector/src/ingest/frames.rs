@@ -9,7 +9,10 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use shimtap_proto::ttrpc::{FLAG_REMOTE_CLOSED, HEADER_LEN, Header, HeaderFault, Kind};
+use shimtap_proto::{
+    link::DATA_MAX,
+    ttrpc::{FLAG_REMOTE_CLOSED, HEADER_LEN, Header, HeaderFault, Kind},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::timeout,
@@ -17,8 +20,11 @@ use tokio::{
 
 use super::fault::IngestFault;
 
-/// How much is read at once: a whole message of the usual largest size, with what stands around its bytes.
-const READ_BYTES: usize = shimtap_proto::link::DATA_MAX + (8 << 10);
+/// How much is read at once by a connection whose messages are small. Where all have much to say there are as many buffers as
+/// connections, each full and waiting for room in the queue.
+const READ_LEAST: usize = 16 << 10;
+/// By one whose messages are large: a whole message of the usual largest size, with what stands around its bytes.
+const READ_MOST: usize = DATA_MAX + (8 << 10);
 
 thread_local! {
     /// What the next connection of this thread reads into: one that waits with nothing read holds no memory.
@@ -37,6 +43,8 @@ pub(super) struct Frame {
 pub(super) struct FrameReader<R> {
     from: R,
     buffer: BytesMut,
+    /// As large as frames have been lately, the one that is being read included.
+    usual: usize,
     body_max: usize,
     /// From the first to the last byte of a frame.
     frame_time: Duration,
@@ -55,7 +63,7 @@ impl Frame {
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(super) fn new(from: R, body_max: usize, frame_time: Duration) -> Self {
-        Self { from, buffer: BytesMut::new(), body_max, frame_time }
+        Self { from, buffer: BytesMut::new(), usual: 0, body_max, frame_time }
     }
 
     /// The next frame; `None` at the end of the connection between two frames. Cancel-safe: what was read stays.
@@ -92,7 +100,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if self.buffer.capacity() == 0 {
                 self.buffer = SPARE.take();
             }
-            self.buffer.reserve(READ_BYTES);
+            let wanted = self.usual.saturating_add(READ_MOST - DATA_MAX).clamp(READ_LEAST, READ_MOST);
+            // What is left of the last read is a part of it, so that the same memory serves for the next; a frame larger than any
+            // buffer comes in pieces.
+            self.buffer.reserve(wanted.saturating_sub(self.buffer.len()).max(READ_LEAST / 2));
             // Keeps nothing between two polls.
             let read = pin!(self.from.read_buf(&mut self.buffer)).poll(context);
             if read.is_pending() && self.buffer.is_empty() {
@@ -115,6 +126,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             return Err(IngestFault::Oversize { bytes: header.length, limit: self.body_max });
         }
         let whole = HEADER_LEN.saturating_add(length);
+        self.usual = whole.max(self.usual - self.usual / 8);
         if self.buffer.len() < whole {
             return Ok(None);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shimtap_proto::ttrpc::{Header, Kind};
 use tokio::io::{AsyncWriteExt, duplex};
 
-use super::{FrameReader, write};
+use super::{FrameReader, READ_LEAST, write};
 use crate::ingest::fault::{FaultKind, IngestFault};
 
 const LIMIT: usize = 100;
@@ -50,6 +50,28 @@ async fn one_that_waits_between_frames_holds_no_memory() {
     }
     near.write_all(&frame(7, 0)[5..]).await.expect("taken");
     assert_eq!(reader.next().await.expect("whole").map(|frame| frame.body.len()), Some(7));
+}
+
+#[tokio::test]
+async fn buffers_are_as_large_as_messages() {
+    let (mut near, far) = duplex(1 << 20);
+    let mut reader = FrameReader::new(far, 1 << 20, TIME);
+    let mut capacity = async |length: usize| {
+        // The next one has begun, so that the buffer stays.
+        let begun = frame(length, 0)[..20].to_vec();
+        near.write_all(&[frame(length, 0), frame(length, 0), begun].concat()).await.expect("taken");
+        for _ in 0..2 {
+            assert_eq!(reader.next().await.expect("whole").map(|frame| frame.body.len()), Some(length));
+        }
+        assert!(tokio::time::timeout(Duration::from_millis(1), reader.next()).await.is_err(), "no more came");
+        let capacity = reader.buffer.capacity();
+        near.write_all(&frame(length, 0)[20..]).await.expect("taken");
+        assert!(reader.next().await.expect("whole").is_some());
+        capacity
+    };
+    assert!(capacity(2_000).await <= READ_LEAST);
+    assert!(capacity(64 << 10).await > 64 << 10, "in one read");
+    assert!(capacity(300 << 10).await > 64 << 10, "in several");
 }
 
 async fn fault(bytes: &[u8]) -> IngestFault {

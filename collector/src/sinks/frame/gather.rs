@@ -170,7 +170,10 @@ impl<S: Source, E: Encode> Gather<S, E> {
             Some(piece) => piece,
             None => {
                 let first = self.source.recv().await?;
-                self.source.gather(self.limits.wait).await;
+                // A wait for no time is one to the end of the millisecond.
+                if !self.limits.wait.is_zero() {
+                    self.source.gather(self.limits.wait).await;
+                }
                 Piece::whole(first)
             }
         };

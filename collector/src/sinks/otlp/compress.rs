@@ -1,10 +1,11 @@
 //! Compressing request bodies.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use flate2::write::GzEncoder;
 use hyper::header::HeaderValue;
 
+use super::body::Body;
 use crate::closed::closed;
 
 closed! {
@@ -35,22 +36,30 @@ impl Compression {
     }
 
     /// Compresses `body`. What cannot be compressed (memory is refused) is given back as it was, with the header for it.
-    pub(super) fn compress(self, body: Vec<u8>) -> (Vec<u8>, Self) {
+    pub(super) fn compress(self, body: Body) -> (Body, Self) {
         let compressed = match self {
             Self::None => return (body, Self::None),
-            Self::Gzip => gzip(&body).ok(),
-            Self::Zstd => zstd::bulk::compress(&body, ZSTD_LEVEL).ok(),
+            Self::Gzip => gzip(&body),
+            Self::Zstd => zstd(&body),
         };
         match compressed {
-            Some(compressed) => (compressed, self),
-            None => (body, Self::None),
+            Ok(compressed) => (vec![compressed.into()].into(), self),
+            Err(_) => (body, Self::None),
         }
     }
 }
 
-fn gzip(body: &[u8]) -> std::io::Result<Vec<u8>> {
+fn gzip(body: &Body) -> io::Result<Vec<u8>> {
     let out = Vec::with_capacity(body.len() / 8);
     let mut encoder = GzEncoder::new(out, flate2::Compression::new(GZIP_LEVEL));
-    encoder.write_all(body)?;
+    body.pieces().iter().try_for_each(|piece| encoder.write_all(piece))?;
+    encoder.finish()
+}
+
+fn zstd(body: &Body) -> io::Result<Vec<u8>> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
+    // What it takes of memory is for no more than this.
+    encoder.set_pledged_src_size(u64::try_from(body.len()).ok())?;
+    body.pieces().iter().try_for_each(|piece| encoder.write_all(piece))?;
     encoder.finish()
 }

@@ -11,8 +11,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{Uri, header::HeaderValue};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -33,7 +31,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use super::{OtlpFault, tls};
+use super::{OtlpFault, body::Body, tls};
 use crate::config;
 
 /// From the beginning of a connection to its being there, for each address of a name.
@@ -42,7 +40,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(50);
 
 /// An HTTP client for the endpoint.
-pub(super) type Http = Client<HttpsConnector<Dial>, Full<Bytes>>;
+pub(super) type Http = Client<HttpsConnector<Dial>, Body>;
 
 /// The way to the endpoint.
 pub(super) struct Connect(HttpsConnector<Dial>);

@@ -3,7 +3,7 @@
 use std::{error::Error, fmt::Write, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited as LimitedBody};
+use http_body_util::{BodyExt, Limited as LimitedBody};
 use hyper::{
     HeaderMap, Request, StatusCode, Uri,
     header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, USER_AGENT},
@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::{
     answer,
+    body::Body,
     connect::{Connect, Http, NameFault},
     encode::Parcel,
     headers::Headers,
@@ -49,7 +50,7 @@ enum Unanswered {
     #[error("asking the endpoint: {}", chain(.0))]
     Http(#[source] hyper_util::client::legacy::Error),
     #[error("reading the endpoint's answer: {}", chain(&**.0))]
-    Body(#[source] Box<dyn Error + Send + Sync>),
+    Answer(#[source] Box<dyn Error + Send + Sync>),
     #[error("the endpoint did not answer within {}s", .0.as_secs())]
     Late(Duration),
 }
@@ -74,8 +75,8 @@ impl ToOtlp {
         }
     }
 
-    fn request(&mut self, parcel: &Parcel) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(parcel.body()));
+    fn request(&mut self, parcel: &Parcel) -> Request<Body> {
+        let mut request = Request::new(parcel.body());
         *request.method_mut() = hyper::Method::POST;
         *request.uri_mut() = self.uri.clone();
         let headers = request.headers_mut();
@@ -102,7 +103,7 @@ impl ToOtlp {
                 Ok(body) => body.to_bytes(),
                 // The status says all that counts.
                 Err(fault) if fault.is::<http_body_util::LengthLimitError>() => Bytes::new(),
-                Err(fault) => return Err(Unanswered::Body(fault)),
+                Err(fault) => return Err(Unanswered::Answer(fault)),
             };
             Ok((head.status, head.headers, body))
         };
@@ -151,7 +152,7 @@ impl Unanswered {
         let (cause, connecting): (&(dyn Error + 'static), _) = match self {
             Self::Late(_) => return Trouble::Timeout,
             Self::Http(fault) => (fault, fault.is_connect()),
-            Self::Body(fault) => (&**fault, false),
+            Self::Answer(fault) => (&**fault, false),
         };
         if find::<NameFault>(cause) {
             Trouble::Dns

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
     logs::v1::{LogRecord, SeverityNumber},
@@ -18,12 +17,13 @@ use prost::{
 
 use super::{
     Compression,
+    body::{Body, Builder},
     resource::{self, attribute, text},
 };
 use crate::{
     config::Node,
     enrich::Identity,
-    event::{Batch, Body, Flags, Hole, Origin, Record},
+    event::{Batch, Body as Content, Flags, Hole, Origin, Record},
     sinks::frame::Encode,
 };
 
@@ -40,6 +40,8 @@ mod field {
 const RECORD_REST: usize = 320;
 /// More than a container takes beside its records, names of usual length included.
 const GROUP_REST: usize = 640;
+/// Records of a container are encoded in pieces of this size.
+const PIECE: usize = 32 << 10;
 /// Attributes that every record has; those that only some have stand behind them.
 const COMMON: usize = 4;
 
@@ -61,22 +63,23 @@ pub(super) struct Encoder {
 pub(super) struct Parcel {
     groups: Vec<Group>,
     size: usize,
-    body: Bytes,
+    body: Body,
     compression: Option<Compression>,
 }
 
-/// Records of one container, encoded.
+/// Records of one container, encoded; in pieces, so that no large one is made larger and copied for it.
 #[derive(Debug)]
 struct Group {
     identity: Arc<Identity>,
-    records: Vec<u8>,
+    full: Vec<Vec<u8>>,
+    open: Vec<u8>,
 }
 
 // === impl Parcel ===
 
 impl Parcel {
     /// The request's body.
-    pub(super) fn body(&self) -> Bytes {
+    pub(super) fn body(&self) -> Body {
         self.body.clone()
     }
 
@@ -90,10 +93,27 @@ impl Parcel {
         let known = self.groups.iter().rposition(|group| Arc::ptr_eq(&group.identity, identity));
         let at = known.unwrap_or_else(|| {
             self.size = self.size.saturating_add(GROUP_REST);
-            self.groups.push(Group { identity: Arc::clone(identity), records: Vec::new() });
+            let identity = Arc::clone(identity);
+            self.groups.push(Group { identity, full: Vec::new(), open: Vec::new() });
             self.groups.len().saturating_sub(1)
         });
         self.groups.get_mut(at).expect("it was found there, or put there just now")
+    }
+}
+
+// === impl Group ===
+
+impl Group {
+    /// Where a record of at most that size (roughly) is to be appended.
+    fn room_for(&mut self, size: usize) -> &mut Vec<u8> {
+        if !self.open.is_empty() && self.open.len().saturating_add(size) > PIECE {
+            self.full.push(std::mem::replace(&mut self.open, Vec::with_capacity(PIECE)));
+        }
+        &mut self.open
+    }
+
+    fn len(&self) -> usize {
+        self.full.iter().map(Vec::len).sum::<usize>().saturating_add(self.open.len())
     }
 }
 
@@ -161,12 +181,12 @@ impl Encoder {
             }
         }
         match &record.body {
-            Body::Line(line) => {
+            Content::Line(line) => {
                 log.severity_number = SeverityNumber::Unspecified.into();
                 log.severity_text.clear();
                 set_body(log, line);
             }
-            Body::Hole(hole) => gap(log, record, *hole),
+            Content::Hole(hole) => gap(log, record, *hole),
         }
     }
 }
@@ -204,15 +224,15 @@ impl Encode for Encoder {
 
     fn weight(record: &Record) -> usize {
         RECORD_REST.saturating_add(match &record.body {
-            Body::Line(line) => line.len(),
-            Body::Hole(_) => 0,
+            Content::Line(line) => line.len(),
+            Content::Hole(_) => 0,
         })
     }
 
     fn add(&mut self, parcel: &mut Parcel, batch: &Batch, record: &Record) {
         self.begin(&batch.origin);
         self.fill(record);
-        let out = &mut parcel.group(&batch.origin.identity).records;
+        let out = parcel.group(&batch.origin.identity).room_for(Self::weight(record));
         let before = out.len();
         prost::encoding::message::encode(field::SCOPE_LOGS_LOG_RECORDS, &self.record, out);
         let added = out.len().saturating_sub(before);
@@ -224,23 +244,24 @@ impl Encode for Encoder {
     }
 
     fn seal(&mut self, parcel: &mut Parcel) {
-        let mut body = Vec::with_capacity(parcel.size);
+        let mut body = Builder::default();
         for group in parcel.groups.drain(..) {
             let resource = resource::of(&self.node, &group.identity).encode_to_vec();
-            let in_scope_logs =
-                sized(field::SCOPE_LOGS_SCOPE, self.scope.len()).saturating_add(group.records.len());
+            let in_scope_logs = sized(field::SCOPE_LOGS_SCOPE, self.scope.len()).saturating_add(group.len());
             let in_resource_logs = sized(field::RESOURCE_LOGS_RESOURCE, resource.len())
                 .saturating_add(sized(field::RESOURCE_LOGS_SCOPE_LOGS, in_scope_logs));
-            open(field::REQUEST_RESOURCE_LOGS, in_resource_logs, &mut body);
-            open(field::RESOURCE_LOGS_RESOURCE, resource.len(), &mut body);
-            body.extend_from_slice(&resource);
-            open(field::RESOURCE_LOGS_SCOPE_LOGS, in_scope_logs, &mut body);
-            open(field::SCOPE_LOGS_SCOPE, self.scope.len(), &mut body);
-            body.extend_from_slice(&self.scope);
-            body.extend_from_slice(&group.records);
+            let mut head = Vec::with_capacity(GROUP_REST);
+            open(field::REQUEST_RESOURCE_LOGS, in_resource_logs, &mut head);
+            open(field::RESOURCE_LOGS_RESOURCE, resource.len(), &mut head);
+            head.extend_from_slice(&resource);
+            open(field::RESOURCE_LOGS_SCOPE_LOGS, in_scope_logs, &mut head);
+            open(field::SCOPE_LOGS_SCOPE, self.scope.len(), &mut head);
+            head.extend_from_slice(&self.scope);
+            body.put(head);
+            group.full.into_iter().chain([group.open]).for_each(|piece| body.put(piece));
         }
-        let (body, compression) = self.compression.compress(body);
-        parcel.body = body.into();
+        let (body, compression) = self.compression.compress(body.body());
+        parcel.body = body;
         parcel.compression = Some(compression);
         // A stream that ended should not be kept for the sake of its successor.
         self.origin = None;

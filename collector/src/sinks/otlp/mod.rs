@@ -4,6 +4,7 @@
 //! tried again and what is refused for good is OTLP's own rule, kept in `answer`.
 
 mod answer;
+mod body;
 mod compress;
 mod connect;
 mod deliver;

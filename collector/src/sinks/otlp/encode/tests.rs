@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use opentelemetry_proto::tonic::{
     collector::logs::v1::ExportLogsServiceRequest,
     common::v1::ArrayValue,
@@ -52,12 +53,12 @@ fn batch(identity: &Arc<Identity>, process: &str, stream: StreamKind, records: V
     Batch { origin, records, end, ending: None, receipt, received: Instant::now(), last: false }
 }
 
-fn record(from: u64, to: u64, flags: Flags, body: Body) -> Record {
+fn record(from: u64, to: u64, flags: Flags, body: Content) -> Record {
     Record { from, to, time_ns: 1_700_000_000_000_000_000_u64.wrapping_add(from), flags, body }
 }
 
-fn line(text: &'static [u8]) -> Body {
-    Body::Line(Bytes::from_static(text))
+fn line(text: &'static [u8]) -> Content {
+    Content::Line(Bytes::from_static(text))
 }
 
 fn encoded(node: &Node, batches: &[Batch]) -> Vec<ResourceLogs> {
@@ -70,9 +71,13 @@ fn encoded(node: &Node, batches: &[Batch]) -> Vec<ResourceLogs> {
     }
     let estimated = encoder.size(&parcel);
     encoder.seal(&mut parcel);
-    let body = parcel.body();
+    let body = whole(&parcel);
     assert!(body.len() <= estimated, "{} bytes were thought to be {estimated}", body.len());
     ExportLogsServiceRequest::decode(body).expect("a request").resource_logs
+}
+
+fn whole(parcel: &Parcel) -> Bytes {
+    parcel.body().pieces().concat().into()
 }
 
 fn value(value: Value) -> Option<AnyValue> {
@@ -194,9 +199,9 @@ fn nothing_is_left_of_the_record_before() {
     let records = vec![
         record(0, 2, Flags::PARTIAL.with(Flags::CUT), line(b"\xff")),
         record(2, 4, Flags::NONE, line(b"a")),
-        record(4, 9, Flags::NONE, Body::hole(HoleReason::TapFull)),
+        record(4, 9, Flags::NONE, Content::hole(HoleReason::TapFull)),
         record(9, 10, Flags::NONE, line(b"b")),
-        record(10, 12, Flags::NONE, Body::Hole(Hole { reason: HoleReason::RateLimit, lines: Some(7) })),
+        record(10, 12, Flags::NONE, Content::Hole(Hole { reason: HoleReason::RateLimit, lines: Some(7) })),
     ];
     let made = encoded(&node(), &[batch(&of, "ex", StreamKind::Stdout, records)]);
     let logs = &made[0].scope_logs[0].log_records;
@@ -258,7 +263,7 @@ fn compressed_bodies_open_again() {
         encoder.add(&mut parcel, &batch, &batch.records[0]);
         encoder.seal(&mut parcel);
         assert_eq!(parcel.compression(), compression);
-        parcel.body()
+        whole(&parcel)
     };
     let plain = body(Compression::None);
     let mut unzipped = Vec::new();
