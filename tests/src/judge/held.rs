@@ -64,10 +64,14 @@ pub fn covered(tape: &Tape, written: &[u8]) -> Result<Held> {
     Ok(Held { delivered, holes: told, gaps: end - accounted, end })
 }
 
-/// The first byte of `[from, to)` that no record of the tape is there for, be it a line or a hole.
+/// The first byte of `[from, to)` that no record of the tape is there for, be it a line or a hole; also one that another outdid,
+/// since a hole may begin where a line did and go on behind it.
 #[must_use]
 pub fn unaccounted(tape: &Tape, (from, to): (u64, u64)) -> Option<u64> {
-    let reached = tape.spans().fold(from, |at, span| if span.0 <= at { at.max(span.1) } else { at });
+    let spans = tape.spans().map(|(from, to, _)| (from, to));
+    let mut spans: Vec<(u64, u64)> = spans.chain(tape.outdone().iter().copied()).collect();
+    spans.sort_unstable();
+    let reached = spans.into_iter().fold(from, |at, span| if span.0 <= at { at.max(span.1) } else { at });
     (reached < to).then_some(reached)
 }
 
@@ -128,6 +132,17 @@ mod tests {
         assert_eq!(unaccounted(&tape, (20, 26)), Some(20));
         assert_eq!(unaccounted(&tape, (39, 41)), Some(40));
         assert_eq!(unaccounted(&Tape::default(), (0, 1)), Some(0));
+        let of = r#""container_id":"c","incarnation":"1","stream":"stdout","id":"1-stdout-0""#;
+        let line = format!("{{{of},\"offset\":{{\"from\":0,\"to\":3}},\"message\":\"ab\"}}\n");
+        let lost = r#""gap":{"from":0,"to":9,"bytes":9,"reason":"journal_lost"}"#;
+        let both = format!("{line}{{{of},\"offset\":{{\"from\":0,\"to\":9}},{lost}}}\n");
+        let tapes = crate::oracle::sink_text(both.as_bytes()).expect("a journal was damaged in between");
+        let tape = tapes.values().next().expect("one stream");
+        assert_eq!(
+            (unaccounted(tape, (0, 9)), unaccounted(tape, (0, 10))),
+            (None, Some(9)),
+            "a hole behind a line"
+        );
     }
 
     #[test]

@@ -64,6 +64,8 @@ pub fn settle(site: &Site<'_>, spoken: &[Spoken]) -> Result<()> {
                 if lag == 0 && flying == 0 {
                     return Ok(Some(()));
                 }
+                // One that did not understand a request never takes it.
+                site.endpoint.understands()?;
                 format!("{lag} bytes are not delivered, {flying} attempts on their way")
             }
         };

@@ -100,7 +100,8 @@ fn take(tapes: &mut Tapes, record: &Value) -> Result<()> {
 }
 
 /// Puts a piece where it belongs. A repeat must say the same, or less: a sink that had a line which a damaged journal has
-/// lost is told of a gap there, or gets the beginning of the line again. What says more is kept, the other is remembered.
+/// lost is told of a gap there, or gets the beginning of the line again; one that had a gap is told of a longer one, or of as long a one
+/// for another reason. What says more is kept, the other is remembered.
 pub(super) fn put(tapes: &mut Tapes, key: StreamKey, from: u64, to: u64, piece: Piece) -> Result<()> {
     ensure!(from <= to, "its offsets run backwards");
     let tape = tapes.entry(key).or_default();
@@ -112,10 +113,10 @@ pub(super) fn put(tapes: &mut Tapes, key: StreamKey, from: u64, to: u64, piece: 
     if *known == (to, piece.clone()) {
         return Ok(());
     }
-    if says_more(&piece, &known.1) {
+    if says_more((to, &piece), (known.0, &known.1)) {
         tape.outdone.push((from, known.0));
         *known = (to, piece);
-    } else if says_more(&known.1, &piece) {
+    } else if says_more((known.0, &known.1), (to, &piece)) {
         tape.outdone.push((from, to));
     } else {
         bail!("it repeats {known:?} with other content");
@@ -123,11 +124,13 @@ pub(super) fn put(tapes: &mut Tapes, key: StreamKey, from: u64, to: u64, piece: 
     Ok(())
 }
 
-fn says_more(one: &Piece, other: &Piece) -> bool {
-    match (one, other) {
+/// As much at least, of two that begin at one byte, each with the byte behind it.
+fn says_more(one: (u64, &Piece), other: (u64, &Piece)) -> bool {
+    match (one.1, other.1) {
         (Piece::Line(_), Piece::Gap(_)) => true,
         (Piece::Line(one), Piece::Line(other)) => one.starts_with(other),
-        (Piece::Gap(_), _) => false,
+        (Piece::Gap(_), Piece::Gap(_)) => one.0 >= other.0,
+        (Piece::Gap(_), Piece::Line(_)) => false,
     }
 }
 
@@ -292,6 +295,16 @@ mod tests {
         assert!(judge(&[good.clone(), record(3, 9, r#""message":"cd""#)]).is_err(), "never written");
         assert!(judge(&[good.clone(), record(0, 2, r#""message":"a""#)]).is_err(), "a repeat that says less");
         assert!(tape(&[good, record(0, 2, r#""message":"b""#)]).is_err(), "a repeat that differs");
+        let gap = |to, reason: &str| {
+            let gap = format!(r#""gap":{{"from":3,"to":{to},"bytes":{},"reason":"{reason}"}}"#, to - 3);
+            record(3, to, &gap)
+        };
+        let (first, second) = (gap(5, "spool_lost"), gap(9, "journal_lost"));
+        for both in [[first.clone(), second.clone()], [second, first.clone()]] {
+            let tape = tape(&both).expect("a damaged journal says so");
+            assert_eq!((tape.end(), tape.outdone()), (9, [(3, 5)].as_slice()), "the longer one");
+        }
+        assert!(judge(&[first, gap(5, "journal_lost")]).is_err(), "nobody has damaged a journal here");
     }
 
     #[test]

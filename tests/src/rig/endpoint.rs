@@ -99,11 +99,16 @@ impl Endpoint {
 
     /// What it took. An error where a request was none, or a repeat said something else.
     pub fn tapes(&self) -> Result<Tapes> {
-        let state = locked(&self.state);
-        if let Some(fault) = &state.fault {
-            bail!("the endpoint did not understand what it was sent: {fault}");
+        self.understands()?;
+        Ok(locked(&self.state).tapes.clone())
+    }
+
+    /// An error where it did not understand what it was sent.
+    pub fn understands(&self) -> Result<()> {
+        match &locked(&self.state).fault {
+            Some(fault) => bail!("the endpoint did not understand what it was sent: {fault}"),
+            None => Ok(()),
         }
-        Ok(state.tapes.clone())
     }
 }
 
