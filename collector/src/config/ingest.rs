@@ -62,8 +62,7 @@ const _: () = assert!(MESSAGE_BYTES.default == link::MESSAGE_MAX as u64, "what a
 const GATHER_MS: Number = Number {
     key: "gather_ms",
     says: "How long after a message of a container's output a wrapper gathers for the next one. Less than `coalesce_ms` of shim.toml \
-           (40) sends what a busy container's wrapper moves at once; more is cheaper where lines are few, and later at a sink; 0 \
-           never waits.",
+           (40) sends at once what a busy container's wrapper moves; more makes fewer messages, and later ones; 0 never waits.",
     range: 0..=1_000,
     default: 30,
 };
