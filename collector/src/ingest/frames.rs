@@ -20,11 +20,13 @@ use tokio::{
 
 use super::fault::IngestFault;
 
+/// What stands around a message's bytes, and more.
+const AROUND: usize = 8 << 10;
 /// How much is read at once by a connection whose messages are small. Where all have much to say there are as many buffers as
 /// connections, each full and waiting for room in the queue.
 const READ_LEAST: usize = 16 << 10;
-/// By one whose messages are large: a whole message of the usual largest size, with what stands around its bytes.
-const READ_MOST: usize = DATA_MAX + (8 << 10);
+/// By one whose messages are large: a whole message of the usual largest size.
+const READ_MOST: usize = DATA_MAX + AROUND;
 
 thread_local! {
     /// What the next connection of this thread reads into: one that waits with nothing read holds no memory.
@@ -100,7 +102,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if self.buffer.capacity() == 0 {
                 self.buffer = SPARE.take();
             }
-            let wanted = self.usual.saturating_add(READ_MOST - DATA_MAX).clamp(READ_LEAST, READ_MOST);
+            let wanted = self.usual.saturating_add(AROUND).clamp(READ_LEAST, READ_MOST);
             // What is left of the last read is a part of it, so that the same memory serves for the next; a frame larger than any
             // buffer comes in pieces.
             self.buffer.reserve(wanted.saturating_sub(self.buffer.len()).max(READ_LEAST / 2));

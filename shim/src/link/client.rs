@@ -98,7 +98,7 @@ fn rest(block: &Block, board: &Switchboard, pause: Duration) {
         match wait::sleep(board, [None, None], Some(until)) {
             Ok(heard) if heard.rung => announce::keep_all(block),
             Ok(_) => {}
-            Err(_) => thread::sleep(WRITER_LOOK),
+            Err(_) => thread::sleep(until.saturating_duration_since(Instant::now())),
         }
     }
 }
@@ -133,8 +133,7 @@ fn greet(socket: &str, hello: Hello, sleep: impl Fn(&Wire, Instant) -> Kernel<()
     link.say(from_wrapper::Body::Hello(hello)).ok()?;
     while Instant::now() < until {
         sleep(&link.wire, until).ok()?;
-        link.wire.flush().ok()?;
-        link.wire.listen().ok()?;
+        link.wire.exchange().ok()?;
         if let Some(greeting) = link.heard().ok()? {
             let Some(from_collector::Body::Welcome(welcome)) = greeting.body else { return None };
             return Some(Attachment { link, welcome });
@@ -205,8 +204,7 @@ fn tell(mut link: Link, report: Report, until: Instant) -> io::Result<()> {
     link.wire.end(link.stream_id)?;
     while Instant::now() < until {
         wait::sleep_on(&link.wire, until)?;
-        link.wire.flush()?;
-        link.wire.listen()?;
+        link.wire.exchange()?;
         while link.heard()?.is_some() {}
     }
     Ok(())

@@ -84,7 +84,9 @@ impl Session {
         }
         let floor = welcome.settings.as_ref().and_then(poll_floor);
         let mut cursors = Cursors::new(block, Towards::Link);
-        cursors.gather(welcome.settings.as_ref().and_then(|s| s.gather_ms));
+        if let Some(ms) = welcome.settings.as_ref().and_then(|s| s.gather_ms) {
+            cursors.gather(ms);
+        }
         Ok(Self {
             block,
             board,
@@ -118,8 +120,7 @@ impl Session {
             }
             let [link, inner] = heard.wires;
             if link {
-                self.link.wire.flush()?;
-                self.link.wire.listen()?;
+                self.link.wire.exchange()?;
             }
             self.poller.turn(inner);
         }
@@ -162,7 +163,7 @@ impl Session {
         if self.is_held_up() {
             return Ok(Rest::Full);
         }
-        let rest = self.cursors.send(&mut self.link.wire, self.link.stream_id)?;
+        let rest = self.cursors.send(&mut self.link)?;
         self.send_gone()?;
         Ok(rest)
     }
@@ -309,8 +310,8 @@ impl Session {
             Some(from_collector::Body::Settings(settings)) => {
                 apply(self.block, &settings);
                 self.poll_floor = poll_floor(&settings).unwrap_or(self.poll_floor);
-                if settings.gather_ms.is_some() {
-                    self.cursors.gather(settings.gather_ms);
+                if let Some(ms) = settings.gather_ms {
+                    self.cursors.gather(ms);
                 }
             }
             // A second greeting, or something of a later release.

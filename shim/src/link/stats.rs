@@ -139,15 +139,10 @@ impl Poller {
 
     /// Takes in what has come of the shim, once it can be read, and asks what is next. Samples are on the board then.
     pub fn turn(&mut self, is_ready: bool) {
-        if is_ready && self.hear().is_err() {
-            // It closed the connection, or does not speak ttrpc.
-            self.wire = None;
-            self.conclude(false);
-        }
-        if self.due().is_some_and(|until| Instant::now() >= until) {
-            // Its answer, should it still come, would be taken for that to another request.
-            self.wire = None;
-            self.conclude(false);
+        // It closed the connection, or does not speak ttrpc.
+        let is_broken = is_ready && self.hear().is_err();
+        if is_broken || self.due().is_some_and(|until| Instant::now() >= until) {
+            self.give_up();
         }
         while self.asked.is_none()
             && let Some(poll) = self.queue.pop_front()
@@ -167,13 +162,16 @@ impl Poller {
             return;
         }
         let deadline = if is_last { FINAL_DEADLINE } else { DEADLINE };
-        let called = self.call(task, deadline);
-        let task = task.handle.load(Ordering::Relaxed);
         let until = Instant::now() + deadline;
-        self.asked = Some(Asked { poll, task, stream_id: *called.as_ref().unwrap_or(&0), until });
-        if called.is_err() {
-            self.wire = None;
-            self.conclude(false);
+        match self.call(task, deadline) {
+            Ok(stream_id) => {
+                let task = task.handle.load(Ordering::Relaxed);
+                self.asked = Some(Asked { poll, task, stream_id, until });
+            }
+            Err(_) => {
+                self.wire = None;
+                self.conclude(poll, false);
+            }
         }
     }
 
@@ -193,8 +191,7 @@ impl Poller {
 
     fn hear(&mut self) -> io::Result<()> {
         let Some(wire) = &mut self.wire else { return Ok(()) };
-        wire.flush()?;
-        wire.listen()?;
+        wire.exchange()?;
         while let Some(frame) = self.wire.as_mut().map(Wire::frame).transpose()?.flatten() {
             let is_its = self.asked.as_ref().is_some_and(|asked| asked.stream_id == frame.header.stream_id);
             if frame.header.kind == Kind::Response && is_its {
@@ -206,7 +203,7 @@ impl Poller {
 
     fn answered(&mut self, frame: &Frame) -> io::Result<()> {
         let answer = ResponseView::decode(&frame.body).map_err(io::Error::other)?;
-        let Some(asked) = &self.asked else { return Ok(()) };
+        let Some(asked) = self.asked.take() else { return Ok(()) };
         let (task, source) = (asked.task, asked.poll.source);
         if answer.code == Code::OK {
             if let Ok(stats) = StatsAnswer::decode(answer.payload) {
@@ -219,16 +216,23 @@ impl Poller {
         {
             self.refusals.refused(task);
         }
-        self.conclude(true);
+        self.conclude(asked.poll, true);
         Ok(())
     }
 
+    /// There is no answer; one that came later would be taken for that to another request.
+    fn give_up(&mut self) {
+        self.wire = None;
+        if let Some(asked) = self.asked.take() {
+            self.conclude(asked.poll, false);
+        }
+    }
+
     /// Nothing more comes of what was asked; was there an answer at all (also a refusal)?
-    fn conclude(&mut self, is_answered: bool) {
-        let Some(asked) = self.asked.take() else { return };
-        if asked.poll.source != StatsSource::STATS_SOURCE_FINAL {
+    fn conclude(&mut self, poll: Poll, is_answered: bool) {
+        if poll.source != StatsSource::STATS_SOURCE_FINAL {
             self.note(is_answered);
-        } else if let Some(task) = self.block.tables().tasks.get(asked.poll.task) {
+        } else if let Some(task) = self.block.tables().tasks.get(poll.task) {
             let_go(task, self.board);
         }
     }

@@ -10,7 +10,7 @@ use std::{
 
 use shimtap_proto::link::{Close, DATA_MAX, Data, Gap, GapReason, StreamPosition, WINDOW, from_wrapper};
 
-use super::{client::up, wire::Wire};
+use super::client::Link;
 use crate::{
     block::{
         Block, Stream, StreamState, Task, linked,
@@ -26,7 +26,7 @@ mod turns;
 /// What comes this soon after a message of its stream waits for company, where the collector does not say how long: a message
 /// per line, and its acknowledgement, cost more than the line. It is less than moves of a busy stream are apart (`tee::pace`), so
 /// that each of them brings its message along at once and no timer is for the message alone (docs/adr/0032). 64 KiB never wait.
-const GATHER_MS: u32 = 30;
+const GATHER: Duration = Duration::from_millis(30);
 /// A look that came between two words of the relay thread is repeated after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
@@ -66,17 +66,16 @@ pub struct Cursors {
 impl Cursors {
     /// None announced yet.
     pub fn new(block: &'static Block, towards: Towards) -> Self {
-        let gather = Duration::ZERO;
-        let mut new = Self { block, ring: RingView::new(block), towards, gather, cursors: BTreeMap::new() };
-        if towards == Towards::Link {
-            new.gather(None);
-        }
-        new
+        let gather = match towards {
+            Towards::Link => GATHER,
+            Towards::Spool => Duration::ZERO,
+        };
+        Self { block, ring: RingView::new(block), towards, gather, cursors: BTreeMap::new() }
     }
 
     /// The collector says how long after a message of a stream the next one may be gathered for; a second at most.
-    pub fn gather(&mut self, ms: Option<u32>) {
-        self.gather = Duration::from_millis(ms.unwrap_or(GATHER_MS).min(1000).into());
+    pub fn gather(&mut self, ms: u32) {
+        self.gather = Duration::from_millis(ms.min(1000).into());
     }
 
     fn stream(&self, index: usize) -> Option<&'static Stream> {
@@ -153,18 +152,18 @@ impl Cursors {
         })
     }
 
-    /// Says on a stream of the link what is due, a message of each stream in turn; what the next piece waits for.
+    /// Says what is due, a message of each stream in turn; what the next piece waits for.
     ///
     /// # Errors
     /// The connection is broken.
-    pub fn send(&mut self, wire: &mut Wire, link: u32) -> io::Result<Rest> {
+    pub fn send(&mut self, link: &mut Link) -> io::Result<Rest> {
         loop {
             let (mut rest, mut is_done) = (Rest::Idle, true);
             for handle in self.in_turn() {
                 match self.next_body(handle) {
                     Some(Next::Body(body)) => {
-                        wire.say(link, &up(*body))?;
-                        if wire.is_held_up() {
+                        link.say(*body)?;
+                        if link.wire.is_held_up() {
                             return Ok(Rest::Full);
                         }
                         is_done = false;

@@ -123,11 +123,16 @@ impl Wire {
         self.flush()
     }
 
-    /// Hands over as much as the peer takes now.
+    /// Hands over what the peer takes now, and takes in what has come: whenever the connection has something.
     ///
     /// # Errors
-    /// The connection is broken.
-    pub fn flush(&mut self) -> io::Result<()> {
+    /// The connection is broken, or the peer has ended it.
+    pub fn exchange(&mut self) -> io::Result<()> {
+        self.flush()?;
+        self.listen()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         while let Some(rest) = self.out.get(self.gone..).filter(|rest| !rest.is_empty()) {
             match self.socket.write(rest) {
                 Ok(count) => self.gone = self.gone.saturating_add(count),
@@ -147,11 +152,7 @@ impl Wire {
         !self.out.is_empty()
     }
 
-    /// Takes in what has come, once it can be read.
-    ///
-    /// # Errors
-    /// The connection is broken, or the peer has ended it.
-    pub fn listen(&mut self) -> io::Result<()> {
+    fn listen(&mut self) -> io::Result<()> {
         let had = self.come.len();
         self.come.resize(had.saturating_add(READ), 0);
         let read = self.socket.read(self.come.get_mut(had..).unwrap_or_default());

@@ -102,7 +102,7 @@ fn a_stream_of_which_some_was_dropped_rests() {
 fn what_comes_soon_after_a_message_waits_and_what_comes_later_goes_at_once() {
     let (block, mut cursors) = two_streams();
     let mut pool = ChunkPool::recover(block).unwrap();
-    cursors.gather(Some(1000));
+    cursors.gather(1000);
     let data = |next: Option<Next>| match next {
         Some(Next::Body(body)) => matches!(*body, from_wrapper::Body::Data(_)),
         _ => false,
@@ -124,10 +124,10 @@ fn what_comes_soon_after_a_message_waits_and_what_comes_later_goes_at_once() {
     write(block, &mut pool, 0, DATA_MAX);
     assert!(data(cursors.next_body(1)), "much");
     write(block, &mut pool, 0, 4096);
-    cursors.gather(Some(0));
+    cursors.gather(0);
     assert!(data(cursors.next_body(1)), "nothing waits");
     write(block, &mut pool, 0, 4096);
-    cursors.gather(Some(u32::MAX));
+    cursors.gather(u32::MAX);
     let sent = cursors.cursors[&1].sent.unwrap();
     assert_eq!(
         until(cursors.next_body(1)),

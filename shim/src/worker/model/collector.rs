@@ -52,7 +52,7 @@ impl Collector {
     pub fn attach(&mut self, deaths: u32) {
         let mut cursors = Cursors::new(self.block, Towards::Link);
         // Nothing waits for company: there is no clock here.
-        cursors.gather(Some(0));
+        cursors.gather(0);
         self.session = Some((deaths, cursors));
         self.was_attached = true;
         self.board.set_attached(true);
