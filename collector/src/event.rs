@@ -112,6 +112,8 @@ pub struct Origin {
     pub identity: Arc<Identity>,
     /// What records have alike in JSON, made by the first sink that needs it so.
     pub json: OnceLock<Stencil>,
+    /// The container as an encoded OTLP resource, made by the first sink that needs it so.
+    pub resource: OnceLock<Box<[u8]>>,
 }
 
 /// What all records of a stream have alike, as pieces of a JSON object.
@@ -283,6 +285,12 @@ impl Body {
 // === impl Origin ===
 
 impl Origin {
+    /// A stream of a container.
+    #[must_use]
+    pub const fn new(name: StreamName, identity: Arc<Identity>) -> Self {
+        Self { name, identity, json: OnceLock::new(), resource: OnceLock::new() }
+    }
+
     /// Of which nothing is known: a place to begin reading one.
     #[must_use]
     pub fn unknown() -> Self {
@@ -293,7 +301,7 @@ impl Origin {
             process: String::new(),
             stream: StreamKind::Stdout,
         };
-        Self { name, identity: Arc::new(Identity::unknown()), json: OnceLock::new() }
+        Self::new(name, Arc::new(Identity::unknown()))
     }
 }
 

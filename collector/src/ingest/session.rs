@@ -2,12 +2,7 @@
 
 mod output;
 
-use std::{
-    collections::HashMap,
-    path::Path,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use protobuf::MessageField;
 use shimtap_proto::link::{self, from_collector, from_wrapper};
@@ -213,17 +208,14 @@ impl Session {
                 show(&container, &Arc::new(not_captured(stream, stdio)));
                 continue;
             }
-            let origin = Arc::new(Origin {
-                name: StreamName {
-                    namespace: open.namespace.clone(),
-                    container: open.container.clone(),
-                    incarnation: open.incarnation,
-                    process: stdio.process.clone(),
-                    stream,
-                },
-                identity: Arc::clone(&container.identity),
-                json: OnceLock::new(),
-            });
+            let name = StreamName {
+                namespace: open.namespace.clone(),
+                container: open.container.clone(),
+                incarnation: open.incarnation,
+                process: stdio.process.clone(),
+                stream,
+            };
+            let origin = Arc::new(Origin::new(name, Arc::clone(&container.identity)));
             let (clock, budget) = (&container.clock, &container.budget);
             let slot = self.ingest.streams.attach(&origin, clock, budget, self.id);
             slot.judge(self.id, rules.judge(&container.identity, stream));

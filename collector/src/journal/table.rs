@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 use super::format::{HoleSum, Row, header::Header};
@@ -159,7 +159,7 @@ impl Table {
 fn sum_of(stream: StreamKind) -> Row {
     let unknown = Origin::unknown();
     let name = StreamName { stream, ..unknown.name };
-    Row::new(u32::MAX, Arc::new(Origin { name, identity: unknown.identity, json: OnceLock::new() }))
+    Row::new(u32::MAX, Arc::new(Origin::new(name, unknown.identity)))
 }
 
 // === impl Row ===

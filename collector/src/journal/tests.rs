@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::Duration,
 };
 
@@ -58,7 +58,7 @@ fn name(container: &str, stream: StreamKind) -> StreamName {
 
 fn origin(container: &str) -> Arc<Origin> {
     let identity = Arc::new(Identity { pod: Some(format!("pod of {container}")), ..Identity::unknown() });
-    Arc::new(Origin { name: name(container, StreamKind::Stdout), identity, json: OnceLock::new() })
+    Arc::new(Origin::new(name(container, StreamKind::Stdout), identity))
 }
 
 /// A journal with its writer.

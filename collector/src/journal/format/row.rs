@@ -1,7 +1,7 @@
 //! One stream of the table, as it travels in headers and announcements: protobuf's wire format, so that a later
 //! release may add to it and this one leaves out what it does not know.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use shimtap_proto::ttrpc::wire::{Value, fields, put_len, put_number};
 
@@ -179,7 +179,7 @@ impl Row {
             }
         }
         let identity = Arc::new(identity.ok_or(Damage::Payload)?);
-        row.origin = Arc::new(Origin { name, identity, json: OnceLock::new() });
+        row.origin = Arc::new(Origin::new(name, identity));
         if row.id == 0 { Err(Damage::Payload) } else { Ok(row) }
     }
 }

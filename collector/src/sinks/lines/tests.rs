@@ -1,6 +1,6 @@
 //! Encoding, read back by serde_json and byte by byte.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -38,7 +38,7 @@ fn origin() -> Origin {
         process: "ex\"ec".into(),
         stream: StreamKind::Stderr,
     };
-    Origin { name, identity, json: OnceLock::new() }
+    Origin::new(name, identity)
 }
 
 fn encoded(flags: Flags, body: Body) -> serde_json::Value {

@@ -18,11 +18,11 @@ use prost::{
 use super::{
     Compression,
     body::{Body, Builder},
+    compress::Packer,
     resource::{self, attribute, text},
 };
 use crate::{
     config::Node,
-    enrich::Identity,
     event::{Batch, Body as Content, Flags, Hole, Origin, Record},
     sinks::frame::Encode,
 };
@@ -51,7 +51,7 @@ pub(super) struct Encoder {
     node: Arc<[KeyValue]>,
     /// An encoded InstrumentationScope.
     scope: Arc<[u8]>,
-    compression: Compression,
+    packer: Packer,
     /// Whose records are being added, and what they have alike.
     origin: Option<Arc<Origin>>,
     ids: String,
@@ -70,7 +70,8 @@ pub(super) struct Parcel {
 /// Records of one container, encoded; in pieces, so that no large one is made larger and copied for it.
 #[derive(Debug)]
 struct Group {
-    identity: Arc<Identity>,
+    /// One of its streams.
+    origin: Arc<Origin>,
     full: Vec<Vec<u8>>,
     open: Vec<u8>,
 }
@@ -89,12 +90,13 @@ impl Parcel {
     }
 
     /// The records of a container. Batches of one container often follow each other.
-    fn group(&mut self, identity: &Arc<Identity>) -> &mut Group {
-        let known = self.groups.iter().rposition(|group| Arc::ptr_eq(&group.identity, identity));
+    fn group(&mut self, origin: &Arc<Origin>) -> &mut Group {
+        let is_its = |group: &Group| Arc::ptr_eq(&group.origin.identity, &origin.identity);
+        let known = self.groups.iter().rposition(is_its);
         let at = known.unwrap_or_else(|| {
             self.size = self.size.saturating_add(GROUP_REST);
-            let identity = Arc::clone(identity);
-            self.groups.push(Group { identity, full: Vec::new(), open: Vec::new() });
+            let origin = Arc::clone(origin);
+            self.groups.push(Group { origin, full: Vec::new(), open: Vec::new() });
             self.groups.len().saturating_sub(1)
         });
         self.groups.get_mut(at).expect("it was found there, or put there just now")
@@ -129,10 +131,19 @@ impl Encoder {
         Self {
             node: resource::node(node).into(),
             scope: scope.encode_to_vec().into(),
-            compression,
+            packer: Packer::new(compression),
             origin: None,
             ids: String::new(),
-            record: LogRecord::default(),
+            // Where each of them stands is known to `begin` and `fill`.
+            record: LogRecord {
+                attributes: vec![
+                    text("log.iostream", ""),
+                    text("log.record.uid", ""),
+                    attribute("shimtap.offset.from", Value::IntValue(0)),
+                    attribute("shimtap.offset.to", Value::IntValue(0)),
+                ],
+                ..LogRecord::default()
+            },
         }
     }
 
@@ -142,13 +153,9 @@ impl Encoder {
             return;
         }
         self.ids = origin.name.record_ids();
-        // Where each of the common ones stands is known to `fill`.
-        self.record.attributes = vec![
-            text("log.iostream", origin.name.stream.label()),
-            text("log.record.uid", ""),
-            attribute("shimtap.offset.from", Value::IntValue(0)),
-            attribute("shimtap.offset.to", Value::IntValue(0)),
-        ];
+        if let Some(Value::StringValue(stream)) = self.record.attributes.first_mut().and_then(value) {
+            stream.replace_range(.., origin.name.stream.label());
+        }
         self.origin = Some(Arc::clone(origin));
     }
 
@@ -159,7 +166,7 @@ impl Encoder {
         log.observed_time_unix_nano = record.time_ns;
         log.attributes.truncate(COMMON);
         for (at, attribute) in log.attributes.iter_mut().enumerate() {
-            match (at, attribute.value.as_mut().and_then(|value| value.value.as_mut())) {
+            match (at, value(attribute)) {
                 (1, Some(Value::StringValue(uid))) => {
                     uid.clear();
                     uid.push_str(&self.ids);
@@ -189,6 +196,10 @@ impl Encoder {
             Content::Hole(hole) => gap(log, record, *hole),
         }
     }
+}
+
+fn value(attribute: &mut KeyValue) -> Option<&mut Value> {
+    attribute.value.as_mut()?.value.as_mut()
 }
 
 /// The text, or the bytes where they are none. The memory of the last record's is used again.
@@ -232,7 +243,7 @@ impl Encode for Encoder {
     fn add(&mut self, parcel: &mut Parcel, batch: &Batch, record: &Record) {
         self.begin(&batch.origin);
         self.fill(record);
-        let out = parcel.group(&batch.origin.identity).room_for(Self::weight(record));
+        let out = parcel.group(&batch.origin).room_for(Self::weight(record));
         let before = out.len();
         prost::encoding::message::encode(field::SCOPE_LOGS_LOG_RECORDS, &self.record, out);
         let added = out.len().saturating_sub(before);
@@ -246,21 +257,22 @@ impl Encode for Encoder {
     fn seal(&mut self, parcel: &mut Parcel) {
         let mut body = Builder::default();
         for group in parcel.groups.drain(..) {
-            let resource = resource::of(&self.node, &group.identity).encode_to_vec();
+            let Origin { identity, resource, .. } = &*group.origin;
+            let resource = resource.get_or_init(|| resource::of(&self.node, identity).encode_to_vec().into());
             let in_scope_logs = sized(field::SCOPE_LOGS_SCOPE, self.scope.len()).saturating_add(group.len());
             let in_resource_logs = sized(field::RESOURCE_LOGS_RESOURCE, resource.len())
                 .saturating_add(sized(field::RESOURCE_LOGS_SCOPE_LOGS, in_scope_logs));
             let mut head = Vec::with_capacity(GROUP_REST);
             open(field::REQUEST_RESOURCE_LOGS, in_resource_logs, &mut head);
             open(field::RESOURCE_LOGS_RESOURCE, resource.len(), &mut head);
-            head.extend_from_slice(&resource);
+            head.extend_from_slice(resource);
             open(field::RESOURCE_LOGS_SCOPE_LOGS, in_scope_logs, &mut head);
             open(field::SCOPE_LOGS_SCOPE, self.scope.len(), &mut head);
             head.extend_from_slice(&self.scope);
             body.put(head);
             group.full.into_iter().chain([group.open]).for_each(|piece| body.put(piece));
         }
-        let (body, compression) = self.compression.compress(body.body());
+        let (body, compression) = self.packer.pack(body.body());
         parcel.body = body;
         parcel.compression = Some(compression);
         // A stream that ended should not be kept for the sake of its successor.

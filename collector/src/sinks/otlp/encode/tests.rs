@@ -1,6 +1,6 @@
 //! Field by field against upstream's decoder.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::{
@@ -12,6 +12,7 @@ use shimtap_proto::link;
 use tokio::time::Instant;
 
 use super::*;
+use crate::enrich::Identity;
 use crate::event::{HoleReason, Progress, StreamKind, StreamName};
 
 fn node() -> Node {
@@ -47,7 +48,7 @@ fn batch(identity: &Arc<Identity>, process: &str, stream: StreamKind, records: V
         process: process.into(),
         stream,
     };
-    let origin = Arc::new(Origin { name, identity: Arc::clone(identity), json: OnceLock::new() });
+    let origin = Arc::new(Origin::new(name, Arc::clone(identity)));
     let end = records.last().map_or(0, |record| record.to);
     let receipt = Arc::new(Progress::default());
     Batch { origin, records, end, ending: None, receipt, received: Instant::now(), last: false }
@@ -255,20 +256,27 @@ fn offsets_beyond_what_otlp_can_say_are_its_largest() {
 fn compressed_bodies_open_again() {
     use std::io::Read;
     let of = identity("cid", "i");
-    let records = || vec![record(0, 9, Flags::NONE, line(b"compress me, compress me, compress me"))];
-    let body = |compression| {
+    // One encoder packs one after another, with what it packed the last one with; the largest is more than is packed at once.
+    let bodies = |compression| {
         let mut encoder = Encoder::new(&node(), compression);
-        let mut parcel = Parcel::default();
-        let batch = batch(&of, "", StreamKind::Stdout, records());
-        encoder.add(&mut parcel, &batch, &batch.records[0]);
-        encoder.seal(&mut parcel);
-        assert_eq!(parcel.compression(), compression);
-        whole(&parcel)
+        let mut body = |text: &[u8]| {
+            let mut parcel = Parcel::default();
+            let text = Content::Line(Bytes::copy_from_slice(text));
+            let batch = batch(&of, "", StreamKind::Stdout, vec![record(0, 9, Flags::NONE, text)]);
+            encoder.add(&mut parcel, &batch, &batch.records[0]);
+            encoder.seal(&mut parcel);
+            assert_eq!(parcel.compression(), compression);
+            whole(&parcel)
+        };
+        [&b"compress me, compress me, compress me"[..], &b"as well. ".repeat(20_000), b"", b"and me"]
+            .map(&mut body)
     };
-    let plain = body(Compression::None);
-    let mut unzipped = Vec::new();
-    let zipped = body(Compression::Gzip);
-    flate2::read::GzDecoder::new(&*zipped).read_to_end(&mut unzipped).expect("gzip");
+    let plain = bodies(Compression::None);
+    let unzipped = bodies(Compression::Gzip).map(|body| {
+        let mut unzipped = Vec::new();
+        flate2::read::GzDecoder::new(&*body).read_to_end(&mut unzipped).expect("gzip");
+        unzipped
+    });
     assert_eq!(unzipped, plain);
-    assert_eq!(zstd::stream::decode_all(&*body(Compression::Zstd)).expect("zstd"), plain);
+    assert_eq!(bodies(Compression::Zstd).map(|body| zstd::stream::decode_all(&*body).expect("zstd")), plain);
 }
