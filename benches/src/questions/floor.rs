@@ -1,11 +1,13 @@
-//! How much more than a bare tee does a wrapper use? 100 stand-in shims write 100 lines/s each into FIFOs; before half of them stands
-//! a wrapper with its collector, before the other half `floor`, which does nothing but splice, tee and one write to a
-//! socket per gather (`bin/floor.rs`). Both move at the same ticks and send at the same intervals.
+//! How much more than a bare tee does a wrapper use? Stand-in shims write 100 lines/s each into FIFOs; before 100 of them stands a
+//! wrapper with its collector, before 100 others each `floor`, which does nothing but splice, tee and one write to a socket
+//! (`bin/floor.rs`): once for each line as it comes, as `tee` would, and once as patient as the wrapper, which moves at the same ticks
+//! and sends at the same intervals.
 //!
-//! The stand-in and the reader at the other end are the same on both sides, and neither is counted; nor is the collector.
+//! The stand-in and the reader at the other end are the same on all sides, and neither is counted; nor is the collector.
 //! No containerd, no container: their caches would be cold as well.
 //!
-//! Target: wrappers at most 1.3 times the floor.
+//! Target: wrappers at most 1.3 times the bare program. Beside the patient one is seen what keeping, offsets and a second thread
+//! cost.
 
 use std::io::Read;
 use std::os::unix::net::UnixListener;
@@ -50,6 +52,13 @@ struct Writer {
     between: Vec<i32>,
 }
 
+/// How long a bare program waits for more; 0 = not at all.
+#[derive(Clone, Copy)]
+struct Pace {
+    moves_ms: u64,
+    messages_ms: u64,
+}
+
 /// Bare programs, ended with their owner.
 struct Floors(Vec<Child>);
 
@@ -60,26 +69,31 @@ pub fn run(options: &Options) -> Result<()> {
     std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     let many = options.pick(10, 100);
     let witness = Witness::start_at(&dir, &dir.join("collector.sock"), &Told::of(Sink::None)?)?;
-    let (bare, floors) = bare(&dir, many)?;
+    let (bare, bare_floors) = floors(&dir, "b", many, Pace { moves_ms: 0, messages_ms: 0 })?;
+    let patience = Pace { moves_ms: COALESCE_MS, messages_ms: GATHER_MS };
+    let (patient, patient_floors) = floors(&dir, "p", many, patience)?;
     let wrapped = wrapped(&dir, many)?;
     witness.await_wrappers(many)?;
-    let (mut least, mut ours) = (Vec::new(), Vec::new());
+    let (mut each, mut least, mut ours) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..options.turns(1, 5) {
-        least.push(window(&bare, options.pick(4, 8))?);
+        each.push(window(&bare, options.pick(4, 8))?);
+        least.push(window(&patient, options.pick(4, 8))?);
         ours.push(window(&wrapped, options.pick(4, 8))?);
     }
     report.heading(&format!(
         "{many} writers of {RATE} lines/s, moves at {COALESCE_MS} ms, messages at {GATHER_MS} ms"
     ))?;
-    report.row("bare tee and splice, one process each", "µs per line", &least, "")?;
+    report.row("bare tee and splice, one process each", "µs per line", &each, "")?;
+    report.row("the same, as patient as wrappers", "µs per line", &least, "")?;
     report.row("wrappers, keeper and worker", "µs per line", &ours, "")?;
-    report.row("wrappers / bare, per turn", "", &ratios(&least, &ours), "<= 1.3")?;
-    for writer in bare.iter().chain(&wrapped) {
+    report.row("wrappers / bare, per turn", "", &ratios(&each, &ours), "<= 1.3")?;
+    report.row("wrappers / patient, per turn", "", &ratios(&least, &ours), "")?;
+    for writer in bare.iter().chain(&patient).chain(&wrapped) {
         signal(std::slice::from_ref(writer), Signal::SIGCONT)?;
         writer.pod.end()?;
         writer.pod.lab.end()?;
     }
-    drop(floors);
+    drop((bare_floors, patient_floors));
     witness.stop()?;
     std::fs::remove_dir_all(&dir).context("remove the folder")
 }
@@ -134,7 +148,10 @@ fn wrapped(dir: &Path, many: usize) -> Result<Vec<Writer>> {
     (0..many).map(one).collect()
 }
 
-fn bare(dir: &Path, many: usize) -> Result<(Vec<Writer>, Floors)> {
+/// Stand-ins named `name`, a bare program before each.
+fn floors(dir: &Path, name: &str, many: usize, pace: Pace) -> Result<(Vec<Writer>, Floors)> {
+    let dir = &dir.join(name);
+    std::fs::create_dir(dir).with_context(|| format!("create {}", dir.display()))?;
     let listener = UnixListener::bind(dir.join("copies.sock")).context("listen for copies")?;
     std::thread::spawn(move || {
         for mut copies in listener.incoming().flatten() {
@@ -153,13 +170,13 @@ fn bare(dir: &Path, many: usize) -> Result<(Vec<Writer>, Floors)> {
         let far = FifoReader::create(&far)?;
         let mut command = Command::new(&program);
         command.arg(dir).args([number.to_string(), "1".to_owned()]);
-        command.args([COALESCE_MS, GATHER_MS].map(|ms| ms.to_string()));
+        command.args([pace.moves_ms, pace.messages_ms].map(|ms: u64| ms.to_string()));
         let child = command.spawn().with_context(|| format!("start {}", program.display()))?;
         let pid = i32::try_from(child.id()).context("a pid")?;
         floors.0.push(child);
         eventually(LIMIT, "the bare program to open its FIFO", || Ok(holds(pid, &near).then_some(())))?;
         let shim = Shim { binary: binary(STANDIN)?, flavour: Flavour::V1_6 };
-        let pod = Pod::start(lab()?, shim, &format!("b{number}"), &script())?;
+        let pod = Pod::start(lab()?, shim, &format!("{name}{number}"), &script())?;
         let fifos = pod.fifos(&pod.id)?;
         let mut request = create_request(&pod.id, &pod.bundle, &fifos);
         request.stdout = near.display().to_string();
