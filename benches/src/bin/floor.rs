@@ -1,5 +1,6 @@
 //! The least that any program can do that stands between a FIFO and its reader and keeps a copy: epoll, splice(2), tee(2), and one
-//! write to a socket per gather. What a wrapper uses beyond this is its own (`bench floor`).
+//! write to a socket per gather. Where it is to wait for nothing it passes on what is there whenever it is woken. What a wrapper
+//! uses beyond this is its own (`bench floor`).
 //!
 //! No frames, no offsets, no ring, no second process, no keeping of anything over a death. It must never become cleverer
 //! than that: it is a yardstick.
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, SpliceFFlags, splice, tee};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -82,7 +83,9 @@ fn run(dir: &Path, numbers: std::ops::Range<u64>, coalesce_ns: u64, gather_ns: u
         let count = epoll.wait(&mut events, EpollTimeout::ZERO).or_else(again).context("look")?;
         for event in events.iter().take(count) {
             let pair = usize::try_from(event.data()).ok().and_then(|index| all.get(index));
-            move_on(pair.context("an event of nobody")?, &tap, &mut copies)?;
+            if !move_on(pair.context("an event of nobody")?, &tap, &mut copies)? {
+                return Ok(());
+            }
         }
         // Moves and messages share their ticks: no wake-up is for the message alone.
         let now = now_ns()?;
@@ -94,13 +97,13 @@ fn run(dir: &Path, numbers: std::ops::Range<u64>, coalesce_ns: u64, gather_ns: u
     }
 }
 
-/// From one FIFO to the other, with a copy.
-fn move_on(pair: &Pair, tap: &(OwnedFd, OwnedFd), copies: &mut Vec<u8>) -> Result<()> {
+/// From one FIFO to the other, with a copy; false where its writer has gone.
+fn move_on(pair: &Pair, tap: &(OwnedFd, OwnedFd), copies: &mut Vec<u8>) -> Result<bool> {
     let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
     let moved =
         splice(&pair.from, None, &pair.between.1, None, PIPE, flags).or_else(again).context("take")?;
     if moved == 0 {
-        bail!("its writer has gone");
+        return Ok(false);
     }
     tee(&pair.between.0, &tap.1, moved, flags).context("copy")?;
     let at = copies.len();
@@ -110,7 +113,7 @@ fn move_on(pair: &Pair, tap: &(OwnedFd, OwnedFd), copies: &mut Vec<u8>) -> Resul
     while left > 0 {
         left -= splice(&pair.between.0, None, &pair.to, None, left, SpliceFFlags::empty()).or_else(again)?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// A signal that was for somebody else is no fault.
