@@ -100,11 +100,12 @@ fn run(dir: &Path, numbers: std::ops::Range<u64>, coalesce_ns: u64, gather_ns: u
 /// From one FIFO to the other, with a copy; false where its writer has gone.
 fn move_on(pair: &Pair, tap: &(OwnedFd, OwnedFd), copies: &mut Vec<u8>) -> Result<bool> {
     let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
-    let moved =
-        splice(&pair.from, None, &pair.between.1, None, PIPE, flags).or_else(again).context("take")?;
-    if moved == 0 {
-        return Ok(false);
-    }
+    let moved = match splice(&pair.from, None, &pair.between.1, None, PIPE, flags) {
+        Ok(0) => return Ok(false),
+        // The next wait finds it again.
+        Err(Errno::EINTR) => return Ok(true),
+        moved => moved.context("take")?,
+    };
     tee(&pair.between.0, &tap.1, moved, flags).context("copy")?;
     let at = copies.len();
     copies.resize(at + moved, 0);

@@ -75,10 +75,11 @@ pub fn run(options: &Options) -> Result<()> {
     let wrapped = wrapped(&dir, many)?;
     witness.await_wrappers(many)?;
     let (mut each, mut least, mut ours) = (Vec::new(), Vec::new(), Vec::new());
+    let secs = options.pick(4, 8);
     for _ in 0..options.turns(1, 5) {
-        each.push(window(&bare, options.pick(4, 8))?);
-        least.push(window(&patient, options.pick(4, 8))?);
-        ours.push(window(&wrapped, options.pick(4, 8))?);
+        each.push(window(&bare, secs)?);
+        least.push(window(&patient, secs)?);
+        ours.push(window(&wrapped, secs)?);
     }
     report.heading(&format!(
         "{many} writers of {RATE} lines/s, moves at {COALESCE_MS} ms, messages at {GATHER_MS} ms"
@@ -170,7 +171,7 @@ fn floors(dir: &Path, name: &str, many: usize, pace: Pace) -> Result<(Vec<Writer
         let far = FifoReader::create(&far)?;
         let mut command = Command::new(&program);
         command.arg(dir).args([number.to_string(), "1".to_owned()]);
-        command.args([pace.moves_ms, pace.messages_ms].map(|ms: u64| ms.to_string()));
+        command.args([pace.moves_ms, pace.messages_ms].map(|ms| ms.to_string()));
         let child = command.spawn().with_context(|| format!("start {}", program.display()))?;
         let pid = i32::try_from(child.id()).context("a pid")?;
         floors.0.push(child);

@@ -3,8 +3,8 @@
 //! Only our copy: containerd's own log is not ours. A search takes time linear in the line, whatever a pattern says; but there is
 //! one behind each find, so that a pattern which finds much and looks far ahead each time (`[0-9]+x|[0-9]`) would take the square of
 //! it, in which every pod of the node waits. Such a line has a time, and what was not looked at by then is taken out as well: no
-//! secret passes for being hard to find. No preset comes near. They see one record at a time, so a secret that lies across the end of a piece is not found; which lines
-//! come in pieces, docs/configuration.md says (those of more than 256 KiB above all).
+//! secret passes for being hard to find. No preset comes near. They see one record at a time, so a secret that lies across the end of
+//! a piece is not found; which lines come in pieces, docs/configuration.md says (those of more than 256 KiB above all).
 
 use std::{ops::Range, time::Duration};
 
@@ -357,9 +357,10 @@ mod tests {
         let (line, taken) = told.recv_timeout(Duration::from_secs(60)).expect("in time");
         let text = String::from_utf8(line.to_vec()).expect("text");
         let seen = text.strip_suffix(std::str::from_utf8(UNSEEN).expect("text")).expect("unseen is the end");
-        let marks = u64::try_from(seen.len() / "[redacted:pattern]".len()).expect("few");
-        assert_eq!(seen, "[redacted:pattern]".repeat(seen.len() / "[redacted:pattern]".len()));
-        assert_eq!((taken, taken % FINDS), (marks + 1, 0));
+        let mark = "[redacted:pattern]";
+        let marks = seen.len() / mark.len();
+        assert_eq!(seen, mark.repeat(marks));
+        assert_eq!((taken, taken % FINDS), (u64::try_from(marks).expect("few") + 1, 0));
     }
 
     #[test]
