@@ -1,18 +1,18 @@
 //! The end of a pod leaves nothing behind, whenever one of the two processes dies in it, and nobody in the dark.
 
-use std::{fs, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::api;
 use nix::{sys::signal::Signal, unistd::Pid};
 use shimtap_tests::{
-    oracle::{one_tape, sink},
+    oracle::{journal, one_tape, sink},
     rig::{collector::Collector, eventually, leftovers, patience::throughout, process::signal},
     standin::{
         client::{
             PATIENCE,
             pod::{self, Pod},
-            spooled::{cleared, whole},
+            spooled::{cleared, has, whole},
             wrapped::{wrapped, wrapped_in},
         },
         procs::{self, Process},
@@ -132,5 +132,37 @@ fn a_successor_at_the_end_leaves_a_file_to_a_collector_that_is_about() -> Result
     signal(collector.pid(), Signal::SIGCONT)?;
     whole(&collector, "task", &script)?;
     cleared(&pod)?;
+    collector.stop()
+}
+
+/// Longer than what is durable waits for its acknowledgement (500 ms).
+const ACKNOWLEDGED: Duration = Duration::from_secs(2);
+
+/// A container is deleted whose bytes are all acknowledged, and the collector dies with its end unread: the next one is told of that
+/// again. Else the stream would be taken for one that was cut off, whole as it is.
+#[test]
+fn an_end_that_died_with_its_collector_is_told_to_the_next() -> Result<()> {
+    let script = Script { stdout: Output::lines(500, 80), until_killed: true, ..Script::default() };
+    let pod = wrapped(&Script::stayer())?;
+    let _fifos = pod.run()?;
+    let mut collector = pod.lab.collector()?;
+    let _brief = pod.run_beside("brief", &script, &[])?;
+    has(&collector, "brief", 500 * 80)?;
+    thread::sleep(ACKNOWLEDGED);
+    signal(collector.pid(), Signal::SIGSTOP)?;
+    pod.end_beside("brief")?;
+    // What its wrapper has to say of that is said by now.
+    thread::sleep(Duration::from_millis(500));
+    collector.end(Signal::SIGKILL)?;
+    let collector = pod.lab.collector()?;
+    let ending = || {
+        let kept = journal(&collector.journal_dir())?;
+        let stream =
+            kept.streams.into_iter().find(|(name, _)| name.container == "brief" && name.stream == "stdout");
+        Ok(stream.and_then(|(_, stream)| stream.ending))
+    };
+    let ending = eventually(PATIENCE, "the end of a stream that is over", ending)?;
+    ensure!(ending == "exact", "it is {ending}");
+    pod.end()?;
     collector.stop()
 }

@@ -150,7 +150,9 @@ impl Acks {
             }
             let offset = if at_end { stream.closing.take().unwrap_or(durable) } else { durable };
             stream.sent = offset.max(durable);
-            ack.streams.push(link::StreamAck { handle: stream.handle, offset, ..link::StreamAck::default() });
+            let of_stream =
+                link::StreamAck { handle: stream.handle, offset, end: at_end, ..Default::default() };
+            ack.streams.push(of_stream);
         }
         if inner.event != inner.event_sent {
             inner.event_sent = inner.event;

@@ -4071,6 +4071,8 @@ pub struct StreamAck {
     pub handle: u32,
     // @@protoc_insertion_point(field:shimtap.v1.StreamAck.offset)
     pub offset: u64,
+    // @@protoc_insertion_point(field:shimtap.v1.StreamAck.end)
+    pub end: bool,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.StreamAck.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -4104,6 +4106,9 @@ impl ::protobuf::Message for StreamAck {
                 16 => {
                     self.offset = is.read_uint64()?;
                 },
+                24 => {
+                    self.end = is.read_bool()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -4122,6 +4127,9 @@ impl ::protobuf::Message for StreamAck {
         if self.offset != 0 {
             my_size += ::protobuf::rt::uint64_size(2, self.offset);
         }
+        if self.end != false {
+            my_size += 1 + 1;
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -4133,6 +4141,9 @@ impl ::protobuf::Message for StreamAck {
         }
         if self.offset != 0 {
             os.write_uint64(2, self.offset)?;
+        }
+        if self.end != false {
+            os.write_bool(3, self.end)?;
         }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
@@ -4153,6 +4164,7 @@ impl ::protobuf::Message for StreamAck {
     fn clear(&mut self) {
         self.handle = 0;
         self.offset = 0;
+        self.end = false;
         self.special_fields.clear();
     }
 
@@ -4160,6 +4172,7 @@ impl ::protobuf::Message for StreamAck {
         static instance: StreamAck = StreamAck {
             handle: 0,
             offset: 0,
+            end: false,
             special_fields: ::protobuf::SpecialFields::new(),
         };
         &instance

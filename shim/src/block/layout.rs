@@ -204,6 +204,10 @@ shared_layout! {
         pub spool_to: AtomicU32,
         /// How often this entry became another stream's.
         pub epoch: AtomicU32,
+        /// link: the handle of the stream of which the collector has the end as well, for good. Not a 1: who has this entry by now
+        /// may be another.
+        pub end_acked: AtomicU32,
+        _reserved: AtomicU32,
     }
 }
 
@@ -288,6 +292,15 @@ shared_layout! {
         pub workers: AtomicU64,
         #[cfg(next_layout)]
         _reserved_next: AtomicU64,
+    }
+}
+
+// === impl Stream ===
+
+impl Stream {
+    /// Has the collector its end for good, and so all of it?
+    pub fn is_end_acked(&self) -> bool {
+        self.end_acked.load(Ordering::Acquire) == self.handle.load(Ordering::Acquire)
     }
 }
 

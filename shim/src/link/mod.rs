@@ -230,8 +230,12 @@ impl Switchboard {
         let all_acked = || {
             tables.tasks().iter().filter(|t| TaskState::load(&t.state) != TaskState::Free).all(|t| {
                 t.streams.iter().filter_map(linked).filter_map(|s| tables.streams.get(s)).all(|s| {
-                    StreamState::load(&s.state) != StreamState::Live
-                        && s.acked.load(Ordering::Acquire) >= s.pos.load(Ordering::Acquire)
+                    match StreamState::load(&s.state) {
+                        StreamState::Live => false,
+                        StreamState::Ended => s.is_end_acked(),
+                        // Nothing was ever written to it.
+                        StreamState::Free | StreamState::Setup => true,
+                    }
                 })
             })
         };
@@ -249,6 +253,7 @@ impl Switchboard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::{link_to, note_used};
 
     #[test]
     fn who_is_at_work_listens_and_who_is_held_up_does_not() {
@@ -266,6 +271,26 @@ mod tests {
         board.set_busy(false);
         board.set_attached(false);
         assert!(!board.is_listening(), "the collector has gone");
+    }
+
+    /// A pod is over when its ends are durable, not when the bytes before them are.
+    #[test]
+    fn all_is_said_when_the_end_of_each_stream_is_acknowledged() {
+        let (block, board) = (Block::create().expect("a block"), Switchboard::new().expect("a board"));
+        let tables = block.tables();
+        let (task, stream) = (&tables.tasks[0], &tables.streams[0]);
+        note_used(&tables.tasks_used, 0);
+        note_used(&tables.streams_used, 0);
+        task.streams[0].store(link_to(Some(0)), Ordering::Release);
+        TaskState::Deleted.store(&task.state);
+        stream.handle.store(7, Ordering::Relaxed);
+        StreamState::Live.store(&stream.state);
+        board.set_attached(true);
+        assert!(!board.has_said_everything(&block), "it may write more");
+        StreamState::Ended.store(&stream.state);
+        assert!(!board.has_said_everything(&block), "all of its bytes are taken, its end is not");
+        stream.end_acked.store(stream.handle.load(Ordering::Relaxed), Ordering::Release);
+        assert!(board.has_said_everything(&block));
     }
 
     #[test]

@@ -277,7 +277,7 @@ impl Session {
         Ok(())
     }
 
-    /// A deleted task whose bytes the collector has all acknowledged is done with.
+    /// A deleted task of which the collector has acknowledged everything, ends too, is done with.
     fn send_gone(&mut self) -> Result<(), SessionEnd> {
         for (_, task) in self.tasks() {
             let handle = task.handle.load(Ordering::Relaxed);
@@ -327,7 +327,7 @@ impl Session {
 
     fn acknowledged(&mut self, ack: &Ack) {
         for stream in &ack.streams {
-            self.cursors.acknowledged(stream.handle, stream.offset);
+            self.cursors.acknowledged(stream.handle, stream.offset, stream.end);
         }
         let Some(seq) = ack.event_seq else { return };
         while let Some((_, behind)) = self.events_sent.front().copied().filter(|(s, _)| *s <= seq) {

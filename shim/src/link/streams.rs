@@ -134,21 +134,26 @@ impl Cursors {
         self.cursors.get(&handle).is_some_and(|c| c.closed)
     }
 
-    /// Durable up to here.
-    pub fn acknowledged(&self, handle: u32, offset: u64) {
-        let Some(stream) = self.cursors.get(&handle).and_then(|c| self.stream(c.index)) else { return };
+    /// Durable up to here; `end`: and that it ends there.
+    pub fn acknowledged(&self, handle: u32, offset: u64, end: bool) {
+        let Some(cursor) = self.cursors.get(&handle) else { return };
+        let Some(stream) = self.stream(cursor.index) else { return };
         if stream.handle.load(Ordering::Relaxed) == handle {
             stream.acked.fetch_max(offset.min(stream.pos.load(Ordering::Acquire)), Ordering::AcqRel);
+            // Of an end that was not told nobody knows.
+            if end && cursor.closed {
+                stream.end_acked.store(handle, Ordering::Release);
+            }
         }
     }
 
-    /// Is everything of this task closed and acknowledged?
+    /// Is the end of everything of this task told and acknowledged? All bytes may be without it: who was told of it and dies before
+    /// it is durable takes the stream for one that was cut off.
     pub fn is_task_finished(&self, task: &Task) -> bool {
         task.streams.iter().filter_map(linked).all(|index| {
             let Some(stream) = self.stream(index) else { return true };
             let cursor = self.cursors.get(&stream.handle.load(Ordering::Relaxed));
-            let acked = stream.acked.load(Ordering::Acquire) >= stream.pos.load(Ordering::Acquire);
-            cursor.is_some_and(|c| c.closed && (acked || !c.wanted))
+            cursor.is_some_and(|c| c.closed) && stream.is_end_acked()
         })
     }
 

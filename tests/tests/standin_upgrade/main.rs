@@ -98,7 +98,7 @@ fn to_the_next_release_and_back() -> Result<()> {
 /// What the next layout has appended: how many workers of it there were.
 fn appended(pod: &Pod) -> Result<u64> {
     let mut word = [0; 8];
-    block_of(pod)?.read_exact_at(&mut word, 858_376)?;
+    block_of(pod)?.read_exact_at(&mut word, 860_424)?;
     Ok(u64::from_ne_bytes(word))
 }
 

@@ -64,7 +64,7 @@ fn a_chatty_stream_leaves_the_window_to_the_others() {
         // Everything at once, and late.
         for handle in [1, 2] {
             let at = cursors.at(handle).unwrap();
-            cursors.acknowledged(handle, at);
+            cursors.acknowledged(handle, at, false);
             pool.trim(&block.tables().streams[usize::try_from(handle - 1).unwrap()]);
         }
     }
@@ -81,7 +81,7 @@ fn a_stream_of_which_some_was_dropped_rests() {
     let from_wrapper::Body::Gap(gap) = *body else { panic!("a Gap") };
     assert_eq!(gap.reason, GapReason::GAP_REASON_OVERFLOW.into());
     assert!(cursors.cursors[&1].rests_until.is_some(), "until the next tick");
-    cursors.acknowledged(1, gap.to);
+    cursors.acknowledged(1, gap.to, false);
     // One that does not come while this looks.
     let at = Instant::now() + Duration::from_secs(3600);
     cursors.cursors.get_mut(&1).unwrap().rests_until = Some(at);

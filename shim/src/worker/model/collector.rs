@@ -9,7 +9,7 @@ use shimtap_proto::link::{GapReason, StreamPosition, from_wrapper::Body};
 
 use super::output::Output;
 use crate::{
-    block::{Block, TaskState, words::wide},
+    block::{Block, TaskState, linked, words::wide},
     link::{Cursors, Next, Switchboard, Towards},
 };
 
@@ -30,6 +30,8 @@ pub struct Copied {
     durable: u64,
     /// It knows the end.
     pub closed: bool,
+    /// The same, for good.
+    is_end_durable: bool,
 }
 
 // === impl Copied ===
@@ -37,7 +39,12 @@ pub struct Copied {
 impl Copied {
     /// It was killed, and has what it had acknowledged.
     pub fn forget(&mut self) {
-        (self.have, self.closed) = (self.durable, false);
+        (self.have, self.closed) = (self.durable, self.is_end_durable);
+    }
+
+    /// It will never be told more of it: has it all for good, and knows that this is all?
+    fn is_whole(&self) -> bool {
+        self.have == self.durable && self.is_end_durable
     }
 }
 
@@ -109,22 +116,27 @@ impl Collector {
         }
     }
 
-    /// Part `part` of 255 of what it has not acknowledged yet is durable.
-    pub fn acknowledge(&mut self, deaths: u32, output: &mut Output, part: u8) {
+    /// Part `part` of 255 of what it has not acknowledged yet is durable; `end`: the end as well, where it has that with all before it.
+    pub fn acknowledge(&mut self, deaths: u32, output: &mut Output, part: u8, end: bool) {
         let block = self.block;
         let Some(cursors) = self.session(deaths) else { return };
         let Some(stream) = output.entry(block) else { return };
         let copy = &mut output.copy;
         copy.durable += (copy.have - copy.durable) * u64::from(part) / 255;
-        cursors.acknowledged(stream.handle.load(Ordering::Acquire), copy.durable);
+        copy.is_end_durable |= end && copy.closed && copy.have == copy.durable;
+        cursors.acknowledged(stream.handle.load(Ordering::Acquire), copy.durable, copy.is_end_durable);
     }
 
     /// As the link thread does with deleted tasks of which everything is acknowledged.
-    pub fn finish_tasks(&mut self, deaths: u32) {
-        let tasks = self.block.tables().tasks();
+    pub fn finish_tasks<'a>(&mut self, deaths: u32, outputs: impl Iterator<Item = &'a Output>) {
+        let block = self.block;
         let Some(cursors) = self.session(deaths) else { return };
-        for task in tasks.iter().filter(|t| TaskState::load(&t.state) == TaskState::Deleted) {
+        let cut: Vec<_> = outputs.filter(|o| !o.copy.is_whole()).filter_map(|o| o.entry(block)).collect();
+        let tasks = block.tables().tasks().iter().enumerate();
+        for (index, task) in tasks.filter(|(_, t)| TaskState::load(&t.state) == TaskState::Deleted) {
             if cursors.is_task_finished(task) {
+                let is_cut = cut.iter().any(|stream| linked(&stream.task) == Some(index));
+                assert!(!is_cut, "a task is done with whose output, or its end, may still be lost");
                 cursors.forget_task(task);
                 task.link_done.store(1, Ordering::Release);
             }

@@ -78,6 +78,11 @@ fn asked(conn: usize, method: Method) -> [Act; 2] {
     [Act::Ask { conn, task: 0, method, filler: 0 }, Act::Send { conn, most: ALL }]
 }
 
+/// The collector takes what there is and acknowledges it, `end`: its end as well.
+fn taken(end: bool) -> [Act; 2] {
+    [Act::Take { most: ALL }, Act::Acknowledge { output: 0, part: 255, end }]
+}
+
 /// A worker that had freed an answered request and died before it noted so, while another request waited: the successor took
 /// the entry for the one and then concluded the other with it, so that the Wait was forgotten.
 #[test]
@@ -125,7 +130,9 @@ fn forgotten_before_it_is_told(asked_of_it: &[Act]) {
             &asked(0, Method::Delete),
             &[Act::Turn],
             &answered(0),
-            &[Act::Turn, Act::Take { most: ALL }, Act::Turn],
+            &[Act::Turn],
+            &taken(true),
+            &[Act::Take { most: ALL }, Act::Turn],
             &[Act::Reply { conn: 1, most: ALL }, Act::Turn],
         ]
         .concat(),
@@ -172,13 +179,35 @@ fn an_exit_that_is_answered_late_and_twice_is_told_once() {
     );
 }
 
+/// The collector had said that all bytes are durable when it was told of the end, and was killed before that was: the task was done
+/// with, and its stream was taken for one that was cut off.
+#[test]
+fn an_end_is_told_again_until_it_is_durable() {
+    let bytes = [Act::Write { output: 0, len: 9 }, Act::Turn, Act::Read { output: 0, most: 100 }, Act::Turn];
+    let over =
+        [&[Act::Exit { task: 0 }, Act::Turn][..], &asked(0, Method::Delete), &[Act::Turn], &answered(0)];
+    play(
+        &[
+            &[Act::Attach][..],
+            &created(0),
+            &bytes,
+            &taken(false),
+            &over.concat(),
+            &taken(false),
+            &[Act::Detach { forgets: true }, Act::Attach],
+            &taken(true),
+        ]
+        .concat(),
+    );
+}
+
 /// What came while a full ring was being taken has no copy: a Gap says so, no longer and no shorter, whenever its worker dies, or
 /// where none does; what the ring had arrives, and what comes when that is acknowledged is copied again (docs/adr/0027).
 #[test]
 fn what_has_passed_a_full_ring_is_a_gap_whenever_its_worker_dies() {
     let mut before = created(0);
     before.extend([Act::Attach, Act::Flood { output: 0, rounds: 28, takes: 1, part: 10 }]);
-    let taking = [Act::Take { most: ALL }, Act::Acknowledge { output: 0, part: 128 }];
+    let taking = [Act::Take { most: ALL }, Act::Acknowledge { output: 0, part: 128, end: false }];
     let mut after = vec![Act::Attach, Act::Write { output: 0, len: 9_000 }, Act::Turn];
     after.extend(std::iter::repeat_n(taking, 8).flatten());
     after.push(Act::Flood { output: 0, rounds: 2, takes: 0, part: 0 });

@@ -28,8 +28,8 @@ pub enum Act {
     Detach { forgets: bool },
     /// It takes at most so many messages of each stream.
     Take { most: usize },
-    /// It acknowledges part of what it has of a stream.
-    Acknowledge { output: usize, part: u8 },
+    /// It acknowledges part of what it has of a stream, perhaps its end.
+    Acknowledge { output: usize, part: u8, end: bool },
     /// A container writes much, faster than is taken.
     Flood { output: usize, rounds: u8, takes: usize, part: u8 },
     /// The worker gets a round of its loop.
@@ -89,8 +89,8 @@ fn act() -> impl Strategy<Value = Act> {
         2 => Just(Act::Attach),
         1 => any::<bool>().prop_map(|forgets| Act::Detach { forgets }),
         5 => prop_oneof![Just(usize::MAX), 1usize..4].prop_map(|most| Act::Take { most }),
-        4 => (output.clone(), prop_oneof![Just(255u8), any::<u8>()])
-            .prop_map(|(output, part)| Act::Acknowledge { output, part }),
+        4 => (output.clone(), prop_oneof![Just(255u8), any::<u8>()], any::<bool>())
+            .prop_map(|(output, part, end)| Act::Acknowledge { output, part, end }),
         2 => (output, 1u8..30, 0usize..3, prop_oneof![1u8..30, any::<u8>()])
             .prop_map(|(output, rounds, takes, part)| Act::Flood { output, rounds, takes, part }),
         12 => Just(Act::Turn),

@@ -137,7 +137,7 @@ impl World {
                 self.outputs().filter(|_| forgets).for_each(|o| o.copy.forget());
             }
             Act::Take { most } => self.take(most),
-            Act::Acknowledge { output, part } => self.acknowledge(output, part),
+            Act::Acknowledge { output, part, end } => self.acknowledge(output, part, end),
             Act::Flood { output, rounds, takes, part } => self.flood(output, rounds, takes, part),
             Act::Turn => self.stage.turn(),
             Act::Die { after, again } => self.stage.die(after, again, 4),
@@ -168,18 +168,18 @@ impl World {
         for output in outputs_of(&mut self.tasks) {
             self.collector.take(deaths, output, most);
         }
-        self.collector.finish_tasks(deaths);
+        self.collector.finish_tasks(deaths, self.tasks.iter().flat_map(|t| &t.outputs));
     }
 
-    fn acknowledge(&mut self, nth: usize, part: u8) {
+    fn acknowledge(&mut self, nth: usize, part: u8, end: bool) {
         if let Some(output) = nth_of(outputs_of(&mut self.tasks), nth) {
-            self.collector.acknowledge(self.stage.deaths, output, part);
+            self.collector.acknowledge(self.stage.deaths, output, part, end);
         }
     }
 
     fn acknowledge_all(&mut self, part: u8) {
         for output in outputs_of(&mut self.tasks) {
-            self.collector.acknowledge(self.stage.deaths, output, part);
+            self.collector.acknowledge(self.stage.deaths, output, part, true);
         }
     }
 

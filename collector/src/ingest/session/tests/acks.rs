@@ -14,9 +14,9 @@ async fn an_acknowledgement_is_called_for_by_a_quarter_of_the_window_and_by_an_e
         Up::Data(link::Data { handle, offset, bytes, ..Default::default() })
     };
     let close = |handle, end| Up::Close(link::Close { handle, end, ..Default::default() });
-    let offsets = |ack: Option<link::Ack>| {
+    let acked = |ack: Option<link::Ack>| {
         let ack = ack.expect("something is durable");
-        ack.streams.iter().map(|stream| (stream.handle, stream.offset)).collect::<Vec<_>>()
+        ack.streams.iter().map(|stream| (stream.handle, stream.offset, stream.end)).collect::<Vec<_>>()
     };
     say(Up::Open(open(0))).await;
     acks.announced();
@@ -29,7 +29,7 @@ async fn an_acknowledgement_is_called_for_by_a_quarter_of_the_window_and_by_an_e
     assert!(!acks.due.take_call(), "not durable yet");
     write();
     assert!(acks.due.take_call());
-    assert_eq!(offsets(acks.collect()), [(1, 40 << 10), (2, 40 << 10)]);
+    assert_eq!(acked(acks.collect()), [(1, 40 << 10, false), (2, 40 << 10, false)]);
     assert_eq!((acks.outstanding(), acks.due.take_call()), (None, false));
     // An end whose bytes are durable.
     say(lines(1, 40 << 10)).await;
@@ -39,7 +39,7 @@ async fn an_acknowledgement_is_called_for_by_a_quarter_of_the_window_and_by_an_e
     assert!(!acks.due.take_call(), "the end itself is not durable");
     write();
     assert!(acks.due.take_call());
-    assert_eq!(offsets(acks.collect()), [(1, 80 << 10)]);
+    assert_eq!(acked(acks.collect()), [(1, 80 << 10, true)]);
     // An end before its bytes are.
     say(lines(2, 40 << 10)).await;
     say(close(2, 80 << 10)).await;
@@ -47,7 +47,7 @@ async fn an_acknowledgement_is_called_for_by_a_quarter_of_the_window_and_by_an_e
     assert!(!acks.due.take_call());
     write();
     assert!(acks.due.take_call());
-    assert_eq!(offsets(acks.collect()), [(2, 80 << 10)]);
+    assert_eq!(acked(acks.collect()), [(2, 80 << 10, true)]);
     assert_eq!(acks.outstanding(), None);
     // An event has its own time.
     say(Up::Event(link::Event { seq: 1, ..Default::default() })).await;
@@ -77,13 +77,15 @@ async fn an_end_of_a_wrapper_that_was_given_up_is_acknowledged_when_it_is_durabl
     acks.announced();
     say(&mut back, line(5)).await;
     say(&mut back, Up::Close(link::Close { handle: 1, end: 10, exact: true, ..Default::default() })).await;
-    let offset =
-        || acks.collect().and_then(|ack| ack.streams.first().map(|stream| (stream.handle, stream.offset)));
-    assert_eq!(offset(), Some((1, 5)), "what is durable, and not the end");
+    let acked = || {
+        let ack = acks.collect()?;
+        ack.streams.first().map(|stream| (stream.handle, stream.offset, stream.end))
+    };
+    assert_eq!(acked(), Some((1, 5, false)), "what is durable, and not the end");
     while let Some(written) = exit.try_recv() {
         written.batch.done();
     }
-    assert_eq!(offset(), Some((1, 10)));
+    assert_eq!(acked(), Some((1, 10, true)));
 }
 
 /// Its streams are found by the sweep, given up, and taken by the wrapper that comes back, before the sweep says that they ended.
