@@ -48,19 +48,28 @@ impl Drop for Tmpfs {
     }
 }
 
-/// A container says its word and ends as it should. Where the wrapper had to stay out, containerd's own
-/// weakness for tails is back.
+/// A container says its word and ends.
+const WORD: [&str; 3] = ["sh", "-c", "echo word; exit 3"];
+
+/// It does so, and is heard.
 fn runs_well(node: &Node, id: &str) -> Result<()> {
-    let said = node.run(id, &["sh", "-c", "echo word; exit 3"])?;
-    let heard = said.stdout == b"word\n" || (node.tools().loses_tails() && said.stdout.is_empty());
-    ensure!(said.code == 3 && heard, "{said:?}");
+    let said = node.run(id, &WORD)?;
+    ensure!(said.code == 3 && said.stdout == b"word\n", "{said:?}");
+    Ok(())
+}
+
+/// The same where the wrapper has to stay out: what containerd itself loses of short containers is lost again ([`Node::complete`]).
+fn runs_unwrapped(node: &Node, id: &str) -> Result<()> {
+    let said = node.run(id, &WORD)?;
+    let is_heard = said.stdout == b"word\n" || said.stdout.is_empty();
+    ensure!(said.code == 3 && is_heard, "{said:?}");
     Ok(())
 }
 
 fn on_bad_run_dir(version: Version, dir: &Path) -> Result<()> {
     Setup::new(version, Shim::Wrapped(Hook::Path)).run_dir(dir).run(|node| {
         for id in ["a", "b"] {
-            runs_well(node, id)?;
+            runs_unwrapped(node, id)?;
         }
         node.run_detached("c", &["sleep", "1000"])?;
         ensure!(node.wrappers("tap-keeper")?.is_empty(), "a keeper lives without a place to live in");
