@@ -120,6 +120,7 @@ families! {
     LOG_REPEATED Own Counter "shimtap_log_repeated_bytes_total" ["stream"] "Bytes that came again after a reconnect and were dropped.";
     LOG_GAP_BYTES Own Counter "shimtap_log_gap_bytes_total" ["stream", "reason"] "Bytes of container output that are not here.";
     LOG_REDACTIONS Own Counter "shimtap_log_redactions_total" [] "Secrets that rules took out of lines.";
+    LOG_REDACTED_UNSEARCHED Own Counter "shimtap_log_redacted_unsearched_total" [] "Ends of lines that rules took out unsearched: a pattern of redact had used up its time for the line.";
     LOG_LIMITED Own Counter "shimtap_log_limited_lines_total" [] "Lines in holes of reason rate_limit: what a rule's rate dropped, also under earlier collectors on this journal.";
     LOG_HOLES Own Counter "shimtap_log_holes_total" ["stream", "reason"] "Holes in container output.";
     CONTAINER_LOG_BYTES Own Counter "shimtap_container_log_bytes_total" ["container", "id", "name", "namespace", "pod", "stream"] "Bytes of this container's output in lines; absent where it is not captured.";

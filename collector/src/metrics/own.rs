@@ -65,6 +65,8 @@ fn logs(text: &mut Text, registry: &Registry) {
     by_label(text, &f::LOG_LINES, "stream", &totals.log_lines);
     by_label(text, &f::LOG_REPEATED, "stream", &totals.log_repeated);
     text.family(&f::LOG_REDACTIONS).sample("", Value::Whole(totals.redactions.get()), None);
+    let unsearched = Value::Whole(totals.redacted_unsearched.get());
+    text.family(&f::LOG_REDACTED_UNSEARCHED).sample("", unsearched, None);
     text.family(&f::LOG_LIMITED).sample("", Value::Whole(totals.limited_lines.get()), None);
     for (family, counts) in [(&f::LOG_GAP_BYTES, &totals.gap_bytes), (&f::LOG_HOLES, &totals.holes)] {
         let mut writer = text.family(family);

@@ -74,6 +74,8 @@ pub struct Totals {
     pub holes: PerStream<Counts<HoleReason>>,
     /// Secrets taken out of lines.
     pub redactions: Counter,
+    /// Ends of lines taken out unsearched.
+    pub redacted_unsearched: Counter,
     /// Lines that a rule's rate dropped: the sum over its holes.
     pub limited_lines: Counter,
     /// Connections open now.

@@ -5,7 +5,7 @@
 
 use tokio::time::Instant;
 
-use super::{Budget, Rate, Redactor, Verdict};
+use super::{Budget, Rate, Redacted, Redactor, Verdict};
 use crate::event::{Body, Flags, Hole, HoleReason, Record};
 
 /// One stream's.
@@ -21,6 +21,17 @@ pub struct Censor {
     was_off: bool,
     /// A piece of an unfinished line has gone out or was dropped.
     inside: bool,
+}
+
+/// What was taken out of the lines that stay.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct TakenOut {
+    /// Secrets.
+    pub secrets: u64,
+    /// Ends of lines that nobody searched, since a pattern had no time left for that line.
+    pub unsearched: u64,
+    /// The last such pattern, as it was given.
+    pub slow: Option<String>,
 }
 
 // === impl Censor ===
@@ -58,15 +69,14 @@ impl Censor {
         !self.off && !self.was_off && self.redact.is_empty() && self.rate.is_none() && !self.dropping
     }
 
-    /// Does to `records` what the verdict says; gives how many secrets were taken out. `now` is the time by which lines are
-    /// limited.
-    pub fn apply(&mut self, records: &mut Vec<Record>, budget: &Budget, now: Instant) -> u64 {
-        let mut redactions = 0u64;
+    /// Does to `records` what the verdict says. `now` is the time by which lines are limited.
+    pub fn apply(&mut self, records: &mut Vec<Record>, budget: &Budget, now: Instant) -> TakenOut {
+        let mut taken = TakenOut::default();
         if self.is_idle() {
             if let Some(last) = records.last() {
                 self.inside = matches!(last.body, Body::Line(_)) && goes_on(last.flags);
             }
-            return redactions;
+            return taken;
         }
         for record in records.iter_mut() {
             let body = std::mem::replace(&mut record.body, Body::hole(HoleReason::Unknown));
@@ -75,9 +85,9 @@ impl Censor {
                 Body::Line(line) => match self.drops(record.flags, budget, now) {
                     Some(hole) => Body::Hole(hole),
                     None => {
-                        let (line, taken) = self.redact.apply(line);
-                        redactions = redactions.saturating_add(taken);
-                        Body::Line(line)
+                        let redacted = self.redact.apply(line);
+                        taken.add(&redacted);
+                        Body::Line(redacted.line)
                     }
                 },
             };
@@ -86,7 +96,7 @@ impl Censor {
             }
         }
         records.dedup_by(|next, before| joined(before, next));
-        redactions
+        taken
     }
 
     /// Why bytes are not here: a stream that was switched off has none.
@@ -109,6 +119,18 @@ impl Censor {
             self.dropping = self.rate.is_some_and(|rate| !budget.take(rate, now));
         }
         self.dropping.then_some(Hole { reason: HoleReason::RateLimit, lines })
+    }
+}
+
+// === impl TakenOut ===
+
+impl TakenOut {
+    fn add(&mut self, of: &Redacted<'_>) {
+        self.secrets = self.secrets.saturating_add(of.secrets);
+        if let Some(pattern) = of.slow {
+            self.unsearched = self.unsearched.saturating_add(1);
+            self.slow = Some(pattern.to_owned());
+        }
     }
 }
 
@@ -233,8 +255,8 @@ mod tests {
         let redact = Redactor::of("email").expect("preset");
         censor.judge(Verdict { redact, ..Verdict::default() });
         let mut records = lines(7, &["a@b.cd", "plain"]);
-        let redactions = censor.apply(&mut records, &Budget::default(), Instant::now());
+        let taken = censor.apply(&mut records, &Budget::default(), Instant::now());
         assert_eq!(shown(&records), ["7..13 [redacted:email]", "13..18 plain"]);
-        assert_eq!(redactions, 1);
+        assert_eq!(taken, TakenOut { secrets: 1, ..TakenOut::default() });
     }
 }

@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, fmt};
 pub use censor::Censor;
 pub use names::Names;
 pub use rate::{Budget, Rate};
-pub use redact::Redactor;
+pub use redact::{Redacted, Redactor};
 
 use crate::{
     enrich::Identity,

@@ -11,9 +11,6 @@ use std::{ops::Range, time::Duration};
 use bytes::Bytes;
 use nix::time::{ClockId, clock_gettime};
 use regex::bytes::{Captures, Regex, RegexBuilder, RegexSet, RegexSetBuilder};
-use tracing::warn;
-
-use crate::limited::Limited;
 
 /// A pattern that stands ready under a name.
 struct Preset {
@@ -69,14 +66,23 @@ const FINDS: u64 = 64;
 /// What stands for the part of a line that was not looked at.
 const UNSEEN: &[u8] = b"[redacted:the rest, which takes too long to search]";
 
-static SLOW: Limited = Limited::new();
-
 /// What is taken out, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Redactor {
     all: Vec<Secret>,
     /// Which of them are in a line at all: most lines have none.
     set: Option<RegexSet>,
+}
+
+/// A line as it may be kept.
+#[derive(Debug)]
+pub struct Redacted<'a> {
+    /// The same bytes where nothing was taken out.
+    pub line: Bytes,
+    /// Secrets that were found in it.
+    pub secrets: u64,
+    /// The pattern, as it was given, that did not come to the line's end in its time: the rest was taken out unseen.
+    pub slow: Option<&'a str>,
 }
 
 #[derive(Clone, Debug)]
@@ -151,20 +157,16 @@ impl Redactor {
         self.all.iter().map(|secret| secret.name.as_str())
     }
 
-    /// The line without them; the same bytes where there is none. Also says how many were taken out.
+    /// The line without them.
     #[must_use]
-    pub fn apply(&self, line: Bytes) -> (Bytes, u64) {
-        let Some(set) = &self.set else { return (line, 0) };
-        let found = set.matches(&line);
-        let (mut line, mut taken) = (line, 0);
+    pub fn apply(&self, line: Bytes) -> Redacted<'_> {
+        let found = self.set.as_ref().map(|set| set.matches(&line));
+        let mut redacted = Redacted { line, secrets: 0, slow: None };
         // A later pattern sees what an earlier one left; the set only says which are worth asking.
-        for secret in found.into_iter().filter_map(|n| self.all.get(n)) {
-            if let Some((shorter, n)) = secret.take_out(&line) {
-                line = shorter;
-                taken += n;
-            }
+        for secret in found.into_iter().flatten().filter_map(|n| self.all.get(n)) {
+            secret.take_out(&mut redacted);
         }
-        (line, taken)
+        redacted
     }
 
     /// With the set that belongs to its patterns. One that cannot be built (all together are too large) is done without.
@@ -189,41 +191,31 @@ impl Eq for Redactor {}
 // === impl Secret ===
 
 impl Secret {
-    /// The line without it, and how often it was there; `None` where it was not.
-    fn take_out(&self, line: &[u8]) -> Option<(Bytes, u64)> {
-        let (mut out, mut kept, mut taken, mut finds) = (Vec::new(), 0, 0, 0_u64);
+    /// Takes it out of a line, wherever it is.
+    fn take_out<'a>(&'a self, of: &mut Redacted<'a>) {
+        let (mut out, mut kept) = (Vec::new(), 0);
         let until = used().saturating_add(LINE_TIME);
-        for captures in self.regex.captures_iter(line) {
-            finds += 1;
-            if finds.is_multiple_of(FINDS) && used() > until {
-                out.extend_from_slice(line.get(kept..captures.get(0)?.start())?);
-                out.extend_from_slice(UNSEEN);
-                (kept, taken) = (line.len(), taken + 1);
-                self.say_slow(line.len());
+        for (finds, captures) in (1_u64..).zip(self.regex.captures_iter(&of.line)) {
+            let is_late = finds.is_multiple_of(FINDS) && used() > until;
+            let (range, mark) = if is_late {
+                (captures.get(0).map(|rest| rest.start()..of.line.len()), UNSEEN)
+            } else {
+                (self.range(&captures), self.mark.as_slice())
+            };
+            let Some(range) = range else { continue };
+            out.extend_from_slice(of.line.get(kept..range.start).unwrap_or_default());
+            out.extend_from_slice(mark);
+            kept = range.end;
+            if is_late {
+                of.slow = Some(&self.name);
                 break;
             }
-            let Some(range) = self.range(&captures) else { continue };
-            out.extend_from_slice(line.get(kept..range.start)?);
-            out.extend_from_slice(&self.mark);
-            kept = range.end;
-            taken += 1;
+            of.secrets += 1;
         }
-        if taken == 0 {
-            return None;
+        if !out.is_empty() {
+            out.extend_from_slice(of.line.get(kept..).unwrap_or_default());
+            of.line = Bytes::from(out);
         }
-        out.extend_from_slice(line.get(kept..)?);
-        Some((Bytes::from(out), taken))
-    }
-
-    fn say_slow(&self, bytes: usize) {
-        let (pattern, limit) = (&self.name, LINE_TIME);
-        SLOW.say(|hidden| {
-            warn!(
-                %pattern, bytes, ?limit, hidden,
-                "redact: a pattern found much in a line and looked far ahead each time; what of the line was not searched in time was taken \
-                 out. A pattern without such a look ahead takes less"
-            );
-        });
     }
 
     fn range(&self, captures: &Captures<'_>) -> Option<Range<usize>> {
@@ -279,7 +271,7 @@ mod tests {
     fn without(what: &[&str], line: &str) -> String {
         let all =
             what.iter().fold(Redactor::default(), |all, what| all.and(&Redactor::of(what).expect(what)));
-        String::from_utf8(all.apply(Bytes::copy_from_slice(line.as_bytes())).0.to_vec()).expect("text")
+        String::from_utf8(all.apply(Bytes::copy_from_slice(line.as_bytes())).line.to_vec()).expect("text")
     }
 
     #[test]
@@ -331,8 +323,9 @@ mod tests {
     #[test]
     fn a_line_without_secrets_is_not_copied() {
         let line = Bytes::from_static(b"nothing to see here");
-        let (same, taken) = Redactor::of("email").expect("preset").apply(line.clone());
-        assert_eq!((same.as_ptr(), taken), (line.as_ptr(), 0));
+        let email = Redactor::of("email").expect("preset");
+        let same = email.apply(line.clone());
+        assert_eq!((same.line.as_ptr(), same.secrets), (line.as_ptr(), 0));
     }
 
     #[test]
@@ -341,7 +334,7 @@ mod tests {
         for (line, taken) in [(line.clone(), 0), (line[..256 << 10].to_vec(), 1)] {
             let redactor = Redactor::of("(a+)+$").expect("a pattern");
             let (tell, told) = mpsc::channel();
-            thread::spawn(move || tell.send(redactor.apply(line.into()).1));
+            thread::spawn(move || tell.send(redactor.apply(line.into()).secrets));
             // Milliseconds; an engine that goes back takes longer than there is time.
             assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(taken));
         }
@@ -353,14 +346,18 @@ mod tests {
         let line = [vec![b'7'; 256 << 10], b" 1234".to_vec()].concat();
         let redactor = Redactor::of("[0-9]+x|[0-9]").expect("a pattern");
         let (tell, told) = mpsc::channel();
-        thread::spawn(move || tell.send(redactor.apply(line.into())));
-        let (line, taken) = told.recv_timeout(Duration::from_secs(60)).expect("in time");
+        thread::spawn(move || {
+            let Redacted { line, secrets, slow } = redactor.apply(line.into());
+            tell.send((line, secrets, slow.map(str::to_owned)))
+        });
+        let (line, secrets, slow) = told.recv_timeout(Duration::from_secs(60)).expect("in time");
         let text = String::from_utf8(line.to_vec()).expect("text");
         let seen = text.strip_suffix(std::str::from_utf8(UNSEEN).expect("text")).expect("unseen is the end");
         let mark = "[redacted:pattern]";
         let marks = seen.len() / mark.len();
         assert_eq!(seen, mark.repeat(marks));
-        assert_eq!((taken, taken % FINDS), (u64::try_from(marks).expect("few") + 1, 0));
+        assert_eq!((secrets, (secrets + 1) % FINDS), (u64::try_from(marks).expect("few"), 0));
+        assert_eq!(slow.as_deref(), Some("[0-9]+x|[0-9]"));
     }
 
     #[test]
@@ -373,16 +370,16 @@ mod tests {
         #[test]
         fn nothing_of_a_secret_is_left(before in "[ -~]{0,40}", after in "[ -~]{0,40}") {
             let line = format!("{before} joe@example.org {after} bearer 0123456789abcdef {after}");
-            let (out, _) = ALL.apply(Bytes::from(line));
-            let out = String::from_utf8_lossy(&out);
+            let redacted = ALL.apply(Bytes::from(line));
+            let out = String::from_utf8_lossy(&redacted.line);
             prop_assert!(!out.contains("joe@example.org"), "{}", out);
             prop_assert!(!out.contains("0123456789abcdef"), "{}", out);
         }
 
         #[test]
         fn any_bytes_are_taken(line in prop::collection::vec(any::<u8>(), 0..200)) {
-            let (once, _) = ALL.apply(Bytes::from(line));
-            prop_assert!(once.len() < 200 * 40);
+            let once = ALL.apply(Bytes::from(line));
+            prop_assert!(once.line.len() < 200 * 40);
         }
     }
 }

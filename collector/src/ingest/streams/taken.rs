@@ -4,14 +4,18 @@ use std::sync::{Arc, atomic::Ordering};
 
 use shimtap_proto::link;
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::{NOBODY, Refused, Slot, State};
 use crate::{
-    event::{Batch, Body, Ending, Flags, Hole, HoleReason, Receipt, Record},
+    event::{Batch, Body, Ending, Flags, Hole, HoleReason, Receipt, Record, StreamName},
     ingest::data::Data,
+    limited::Limited,
     process::Times,
     time::now_ns,
 };
+
+static SLOW: Limited = Limited::new();
 
 impl Slot {
     /// Takes bytes, of which at most `records` records are made. The caller has taken room for those.
@@ -93,8 +97,12 @@ impl Slot {
         last: bool,
     ) -> Option<Batch> {
         let may_move = !state.within && self.is_durable();
-        let redactions = state.censor.apply(&mut records, &state.budget, Instant::now());
-        self.totals.redactions.add(redactions);
+        let taken = state.censor.apply(&mut records, &state.budget, Instant::now());
+        self.totals.redactions.add(taken.secrets);
+        self.totals.redacted_unsearched.add(taken.unsearched);
+        if let Some(pattern) = taken.slow {
+            self.say_slow(&pattern);
+        }
         self.count(state, &records, ending.is_some());
         if records.is_empty() && ending.is_none() {
             return None;
@@ -118,6 +126,17 @@ impl Slot {
             received: Instant::now(),
             last,
         })
+    }
+
+    fn say_slow(&self, pattern: &str) {
+        let StreamName { namespace, container, .. } = &self.origin.name;
+        SLOW.say(|hidden| {
+            warn!(
+                namespace, container, pattern, hidden,
+                "redact: the end of a line was taken out unsearched: the pattern finds much in it and looks far ahead each time, which may \
+                 take no more than a quarter of a second of a core per line. One without such a look ahead takes less"
+            );
+        });
     }
 
     /// Counts what goes out, and keeps whether it ends within a line.

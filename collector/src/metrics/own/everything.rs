@@ -223,6 +223,7 @@ fn counted(totals: &Totals) {
     totals.limited(HoleReason::RateLimit, Some(3));
     for counter in [
         &totals.redactions,
+        &totals.redacted_unsearched,
         &totals.connections_accepted,
         &totals.events_missed,
         &totals.spool_files,

@@ -219,21 +219,17 @@ impl Lab {
     /// # Errors
     /// One does not die.
     pub fn end(&self) -> Result<()> {
-        for pid in self.inner_pids()? {
-            let ours = procs::Process::read(pid).is_some_and(|p| p.argv.contains(&self.namespace));
-            if ours {
-                procs::kill(pid)?;
-            }
-        }
         // They would leave by themselves, after their time, and make anew what is removed here; there is nobody to wait for
-        // them. A writer that hangs in a disk ends with that.
+        // them. A `start` that is under way may leave somebody behind, who is found by the next look. A writer that hangs in a
+        // disk ends with that.
         let alone = || {
-            let mut left = procs::wrappers(&self.namespace).ok()?;
+            let mut left = procs::of(&self.namespace).ok()?;
+            left.retain(|process| process.state != 'Z');
             left.iter().try_for_each(|process| procs::kill(process.pid)).ok()?;
             left.retain(|process| process.state != 'D');
             left.is_empty().then_some(())
         };
-        procs::wait(PATIENCE, || "wrappers end".to_owned(), alone)
+        procs::wait(PATIENCE, || format!("all of {} to end", self.namespace), alone)
     }
 }
 

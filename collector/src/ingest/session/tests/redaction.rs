@@ -40,18 +40,31 @@ fn text(exit: &mut Exit, container: &str) -> String {
     String::from_utf8(text).expect("text")
 }
 
-fn emails() -> Arc<Rules> {
-    Arc::new(Rules::new(vec![Rule {
-        line: 1,
-        redact: Redactor::of("email").expect("a preset"),
-        ..Rule::default()
-    }]))
+fn taking_out(what: &str) -> Arc<Rules> {
+    let redact = Redactor::of(what).expect("a preset or a pattern");
+    Arc::new(Rules::new(vec![Rule { line: 1, redact, ..Rule::default() }]))
+}
+
+/// What is taken out of a line because nobody had the time to look at it is counted apart from secrets.
+#[tokio::test]
+async fn the_end_of_a_line_that_was_not_searched_is_counted() {
+    let (ingest, mut exit, sender) = ruled();
+    // Each find is one digit, and behind each all others are looked at.
+    sender.send_replace(taking_out("[0-9]+x|[0-9]"));
+    let mut now = session(&ingest, 1);
+    say(&mut now, Up::Open(open(0))).await;
+    write(&mut now, 1, 0, &[vec![b'7'; 255 << 10], b"\n7\n".to_vec()].concat()).await;
+    let text = text(&mut exit, "c0");
+    let totals = &ingest.registry.totals;
+    assert_eq!(totals.redacted_unsearched.get(), 1);
+    assert_eq!(text.matches("[redacted:the rest").count(), 1);
+    assert_eq!(totals.redactions.get(), text.matches("[redacted:pattern]").count() as u64);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_secret_is_found_wherever_it_stands_in_a_line_that_comes_in_messages() {
     let (ingest, mut exit, sender) = ruled();
-    sender.send_replace(emails());
+    sender.send_replace(taking_out("email"));
     let mut now = session(&ingest, 1);
     say(&mut now, Up::Open(open(0))).await;
     // 64 KiB end inside of it, and so does what came when the line has waited.
@@ -70,7 +83,7 @@ async fn a_secret_is_found_wherever_it_stands_in_a_line_that_comes_in_messages()
 #[tokio::test]
 async fn long_lines_that_are_to_stay_whole_leave_room_in_the_window_and_the_longest_pays() {
     let (ingest, mut exit, sender) = ruled();
-    sender.send_replace(emails());
+    sender.send_replace(taking_out("email"));
     let mut now = session(&ingest, 1);
     say(&mut now, Up::Open(open(0))).await;
     say(&mut now, Up::Open(open(1))).await;
