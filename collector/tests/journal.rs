@@ -379,11 +379,14 @@ async fn with_fsync_always_nothing_is_acknowledged_that_is_not_on_the_disk() {
     let soon = Collector::with(|_| told("interval").replace("/interval", "/soon").replace("600000", "50"));
     let (mut to_soon, _) = Peer::greet(&soon, 1).await;
     to_soon.open(open(0, "c", 1)).await;
+    // Its file begins with that.
+    to_soon.send(data(1, 0, &first)).await;
+    to_soon.acked(1, middle).await;
 
     let ballast = thin.fill();
     let more = noise(1 << 20);
     // A page or two have room left.
-    to_soon.send(data(1, 0, &more[..4 * PIECE / 3])).await;
+    to_soon.send(data(1, middle, &more[..4 * PIECE / 3])).await;
     wait("word of it", || soon.stderr().contains("the journal was not brought to its disk").then_some(()));
     to_interval.send(data(1, middle, &more[..PIECE])).await;
     to_interval.acked(1, middle + PIECE as u64).await;

@@ -151,7 +151,7 @@ impl Collector {
             sinks.push(sinks::start(sink, &config.node, source, its)?);
         }
         let streams = Streams::new(Arc::clone(&totals), Arc::clone(&heads) as _, config.ingest.positions);
-        streams.expect(heads.open_streams());
+        streams.expect(opened.open_streams());
         let (outlets, journal) = opened.start(config)?;
         let backlog = outlets.of(Store::Memory).backlog();
         let mut registry = Registry::new(totals, backlog, counts, config.stats.interval);

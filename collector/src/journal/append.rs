@@ -177,11 +177,13 @@ impl Appender {
     /// Until the entrance is gone and everything was appended; false where it was told to give up.
     async fn run_until_told(&mut self, endings: Endings) -> bool {
         for (origin, ending) in endings {
+            self.journal.count_unfinished(&origin);
             self.take_records(origin, Vec::new(), Some(ending), Instant::now());
         }
         if !self.frame.is_empty() && !self.append(Kind::Entries).await {
             return false;
         }
+        self.journal.begin_boot();
         loop {
             let first = tokio::select! {
                 first = self.source.recv() => first,

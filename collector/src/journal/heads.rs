@@ -5,13 +5,13 @@
 //! `moved` for what that has not, so that records tile the stream in each of the two; and it is moved only when all that the
 //! other has was acknowledged. How far a stream is, is how far the further of the two has it.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use tracing::warn;
 
 use super::{
     Figures, Head, Journal, JournalFault, JournalThread, Merged, Row,
-    recover::{Endings, Recovered},
+    recover::{Endings, Files, Recovered},
 };
 use crate::{
     config::Config,
@@ -51,6 +51,16 @@ pub struct Known {
 // === impl Opened ===
 
 impl Opened {
+    /// Every stream that may go on: it has not ended, and will not when this is started.
+    #[must_use]
+    pub fn open_streams(&self) -> Vec<Known> {
+        let over = self.endings.iter().flat_map(|(_, endings)| endings);
+        let over: HashSet<_> = over.map(|(origin, _)| &origin.name).collect();
+        let mut open = self.heads.open_streams();
+        open.retain(|known| !over.contains(&known.row.origin.name));
+        open
+    }
+
     /// Starts a writer for each head; they end when the entrances are gone. Readers of sinks have to be there before.
     ///
     /// # Errors
@@ -82,15 +92,18 @@ impl Heads {
     /// See [`JournalFault`]. Where the disk's head cannot be had nothing runs: how far its streams are would not be known.
     pub fn open(config: &Config, totals: &Arc<Totals>) -> Result<Opened, JournalFault> {
         let order = config.journal_disk.as_ref().map(|_| Arc::<Clock>::default());
-        let open = |store, config_of| {
+        let open = |store, config_of, files| {
             let head = Head { store, order: order.clone() };
-            Journal::open_as(head, config_of, config.ingest.positions, Arc::clone(totals))
+            Journal::open_as(head, config_of, files, config.ingest.positions, Arc::clone(totals))
         };
-        let Recovered { journal: memory, endings } = open(Store::Memory, &config.journal)?;
+        let of_memory = Files::of(&config.journal.dir)?;
+        let on_disk = config.journal_disk.as_ref().map(|disk| Ok((disk, Files::of(&disk.dir)?)));
+        let on_disk = on_disk.transpose()?;
+        let Recovered { journal: memory, endings } = open(Store::Memory, &config.journal, of_memory)?;
         let mut all = vec![(Store::Memory, endings)];
-        let disk = match &config.journal_disk {
-            Some(disk) => {
-                let Recovered { journal, endings } = open(Store::Disk, disk)?;
+        let disk = match on_disk {
+            Some((disk, files)) => {
+                let Recovered { journal, endings } = open(Store::Disk, disk, files)?;
                 all.push((Store::Disk, endings));
                 Some(journal)
             }

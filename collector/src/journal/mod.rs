@@ -47,10 +47,10 @@ pub use merged::Merged;
 
 use crate::{
     config,
-    event::{Store, StreamName},
+    event::{Origin, Store, StreamName},
     limited::Limited,
     metrics::{JournalTotals, Totals},
-    process::Clock,
+    process::{Clock, Edge},
     sinks::errno_name,
     time::now_ns,
 };
@@ -152,6 +152,10 @@ struct State {
     cursors: Vec<(&'static str, Arc<Cursor>)>,
     /// How often something was dropped: readers at the end look for what they missed.
     drops: u64,
+    /// The boot that a file which begins now is of: an earlier one, as long as the ends of its streams are not appended.
+    boot: String,
+    /// Nothing goes into the newest file any more: the next frame begins another.
+    is_newest_done: bool,
     /// Nothing will be appended any more.
     closed: bool,
 }
@@ -232,6 +236,13 @@ impl Journal {
     /// Gives the counters of this process what earlier processes on this journal counted.
     pub fn count_the_past(&self) {
         self.state().table.count(&self.totals);
+    }
+
+    /// The stream ends, and a line of it has no end: it is one all the same, as the table will have it.
+    fn count_unfinished(&self, origin: &Origin) {
+        let state = self.state();
+        let is_within = state.table.find(&origin.name).is_some_and(|row| matches!(row.edge, Edge::Within(_)));
+        self.totals.log_lines.add(origin.name.stream, u64::from(is_within));
     }
 
     /// Writes how far each sink is that has nothing to do before, after bringing to the disk what has come, if something

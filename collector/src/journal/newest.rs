@@ -27,7 +27,11 @@ pub(super) struct Newest {
 }
 
 impl Journal {
+    /// Where the next frame goes; a new file where the newest is not to be appended to.
     pub(super) fn newest(&self) -> Result<Newest, JournalFault> {
+        if self.state().is_newest_done {
+            self.begin_part()?;
+        }
         let state = self.state();
         let part = state.parts.back().ok_or_else(|| JournalFault::Io {
             doing: "appending to",
@@ -83,11 +87,26 @@ impl Journal {
             let State { table, parts, .. } = &mut *state;
             table.forget(self.remembered, |row| parts.iter().any(|part| part.streams.contains_key(&row.id)));
             let before = parts.back().map(|part| Arc::clone(&part.file));
-            (state.table.header(&self.boot, state.next, state.output), before)
+            (state.table.header(&state.boot, state.next, state.output), before)
         };
         let part = Part::create(self.dir(), &header, before.as_deref())?;
-        self.state().parts.push_back(part);
+        let mut state = self.state();
+        // One without an entry has the same number and so the same name: it is not there any more.
+        if state.parts.back().is_some_and(|before| before.path == part.path) {
+            state.parts.pop_back();
+        }
+        state.parts.push_back(part);
+        state.is_newest_done = false;
         Ok(())
+    }
+
+    /// All that ended with an earlier boot of the node is appended: files are of this one from here on.
+    pub(super) fn begin_boot(&self) {
+        let mut state = self.state();
+        if state.boot != self.boot {
+            state.boot.clone_from(&self.boot);
+            state.is_newest_done = true;
+        }
     }
 
     /// Size at which a file is closed: what is dropped in one go is an eighth of the journal at most.

@@ -8,7 +8,7 @@ use std::{
     fs::{self, DirBuilder, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock},
 };
 
@@ -46,6 +46,14 @@ pub struct Recovered {
     pub endings: Endings,
 }
 
+/// A folder that is ours, and its files as they were found: nothing of them is changed yet.
+#[derive(Debug)]
+pub(super) struct Files {
+    lock: Flock<fs::File>,
+    /// In order; nothing where a header is damaged.
+    opened: Vec<(PathBuf, Option<(Part, Header)>)>,
+}
+
 /// How a file's frames end.
 #[derive(Debug, Default)]
 struct Walked {
@@ -63,21 +71,22 @@ impl Journal {
         remembered: usize,
         totals: Arc<Totals>,
     ) -> Result<Recovered, JournalFault> {
-        Self::open_as(Head::ALONE, config, remembered, totals)
+        Self::open_as(Head::ALONE, config, Files::of(&config.dir)?, remembered, totals)
     }
 
-    /// Opens that head of the journal with its `config`, or makes it. Of ended streams `remembered` are kept when none of their
-    /// records is.
+    /// Opens that head of the journal with its `config` and `files`, or makes it. Of ended streams `remembered` are kept when none
+    /// of their records is.
     ///
     /// # Errors
     /// See [`JournalFault`].
     pub(super) fn open_as(
         head: Head,
         config: &config::Journal,
+        files: Files,
         remembered: usize,
         totals: Arc<Totals>,
     ) -> Result<Recovered, JournalFault> {
-        Self::open_on(boot_id(), head, config, remembered, totals)
+        Self::open_on(boot_id(), head, config, files, remembered, totals)
     }
 
     /// The same on a given boot of the node.
@@ -85,12 +94,12 @@ impl Journal {
         boot: String,
         head: Head,
         config: &config::Journal,
+        files: Files,
         remembered: usize,
         totals: Arc<Totals>,
     ) -> Result<Recovered, JournalFault> {
-        let lock = lock(&config.dir)?;
-        let found = read_all(&config.dir)?;
-        let Found { mut parts, header, clean } = found;
+        let Files { lock, opened } = files;
+        let Found { mut parts, header, clean } = read_all(opened)?;
         let (mut table, mut clean_end) = (Table::restored(&header), clean);
         let (mut next, mut output) = (header.first, header.output);
         let mut first_of_newest = None;
@@ -111,8 +120,10 @@ impl Journal {
         }
         // What this release appends, a release that knows the file's version only would take for damage.
         let outdated = parts.back().is_some_and(|part| part.version != VERSION);
-        if is_fresh || rebooted || behind || outdated {
-            let header = table.header(&boot, next, output);
+        // Which boot files are of changes when the ends of that boot's streams are in one: until then another start finds as much to do.
+        let boot_of_files = if rebooted { header.boot } else { boot.clone() };
+        if behind {
+            let header = table.header(&boot_of_files, next, output);
             let before = parts.back().map(|part| Arc::clone(&part.file));
             let part = Part::create(&config.dir, &header, before.as_deref())?;
             // It has taken the place of one without an entry, of the same number and so of the same name.
@@ -139,6 +150,9 @@ impl Journal {
             readers: HashMap::new(),
             cursors: Vec::new(),
             drops: 1,
+            boot: boot_of_files,
+            // A file begins with its first frame: one without would not tell a start that came to nothing from a power cut.
+            is_newest_done: (is_fresh || outdated) && !behind,
             closed: false,
         };
         let journal = Arc::new(Self {
@@ -166,22 +180,35 @@ struct Found {
     clean: bool,
 }
 
-/// Opens every file and reads all but the newest.
-fn read_all(dir: &Path) -> Result<Found, JournalFault> {
-    let paths = Part::list(dir)?;
-    // All are opened before anything is changed: one of a later release must find the others as it left them.
-    let mut opened = Vec::new();
-    for path in &paths {
-        opened.push(Part::open(path)?);
+// === impl Files ===
+
+impl Files {
+    /// Takes the folder, which is made where there is none, and opens every file. All of both heads are opened before anything is
+    /// changed: a later release, one of whose files is among them, must find the others as it left them.
+    ///
+    /// # Errors
+    /// See [`JournalFault`].
+    pub(super) fn of(dir: &Path) -> Result<Self, JournalFault> {
+        let lock = lock(dir)?;
+        let mut opened = Vec::new();
+        for path in Part::list(dir)? {
+            let part = Part::open(&path)?;
+            opened.push((path, part));
+        }
+        Ok(Self { lock, opened })
     }
-    let mut found =
-        Found { parts: VecDeque::new(), header: Header { first: 1, ..Header::default() }, clean: true };
-    for (path, part) in paths.iter().zip(opened) {
+}
+
+/// Reads all files but the newest.
+fn read_all(opened: Vec<(PathBuf, Option<(Part, Header)>)>) -> Result<Found, JournalFault> {
+    let header = Header { first: 1, ..Header::default() };
+    let mut found = Found { parts: VecDeque::new(), header, clean: true };
+    for (path, part) in opened {
         if let Some((part, header)) = part {
             found.parts.push_back(part);
             found.header = header;
         } else {
-            let aside = Part::put_aside(path)?;
+            let aside = Part::put_aside(&path)?;
             warn!(path = %aside.display(), "a journal file has no readable header, put aside");
             found.clean = false;
         }

@@ -201,17 +201,17 @@ impl Journal {
         let Some(plan) = self.plan(at, gone) else { return Ok(()) };
         let doing = "rewriting";
         let rewritten = rewrite(self.dir(), &plan, gone);
-        let (file, size) =
+        let fresh =
             rewritten.map_err(|source| JournalFault::Io { doing, path: plan.path.clone(), source })?;
-        let has_frames = size > plan.body;
-        let fresh = self.dir().join("rewritten");
-        let put = if has_frames { fs::rename(&fresh, &plan.path) } else { fs::remove_file(&plan.path) };
+        let has_frames = fresh.size > plan.body;
+        let written = self.dir().join("rewritten");
+        let put = if has_frames { fs::rename(&written, &plan.path) } else { fs::remove_file(&plan.path) };
         put.map_err(|source| JournalFault::Io {
             doing: "putting in place",
             path: plan.path.clone(),
             source,
         })?;
-        let spent = self.rewritten(at, &plan, gone, reason, has_frames.then_some((file, size)));
+        let spent = self.rewritten(at, &plan, gone, reason, has_frames.then_some(fresh));
         // Where that is refused, the next start finds it in the file before it, and removes it.
         spent.merged.map_or(Ok(()), Part::remove)
     }
@@ -224,7 +224,7 @@ impl Journal {
         plan: &Plan,
         gone: &HashSet<u32>,
         reason: DropReason,
-        fresh: Option<(File, u64)>,
+        fresh: Option<Rewritten>,
     ) -> Spent {
         let mut state = self.state();
         state.drops = state.drops.wrapping_add(1);
@@ -245,10 +245,11 @@ impl Journal {
             part.first = before.first;
             part.damaged |= before.damaged;
         }
-        if let Some((file, size)) = fresh {
+        if let Some(Rewritten { file, size, damaged }) = fresh {
             (part.path, part.file, part.body, part.size) =
                 (plan.path.clone(), Arc::new(file), plan.body, size);
             part.version = VERSION;
+            part.damaged |= damaged;
             state.parts.insert(before.unwrap_or(at), part);
         }
         spent
@@ -299,6 +300,14 @@ struct Plan {
     merges: bool,
 }
 
+/// The file that takes the place.
+struct Rewritten {
+    file: File,
+    size: u64,
+    /// Frames of what it is made of could not be read: what they had is lost, and not dropped for want of room.
+    damaged: bool,
+}
+
 /// Raw bytes and streams per container.
 fn held(state: &State) -> HashMap<(&str, &str), (u64, HashSet<u32>)> {
     let mut held: HashMap<(&str, &str), (u64, HashSet<u32>)> = HashMap::new();
@@ -312,8 +321,8 @@ fn held(state: &State) -> HashMap<(&str, &str), (u64, HashSet<u32>)> {
     held
 }
 
-/// Writes the new file beside the old one. Gives it, and its size.
-fn rewrite(dir: &Path, plan: &Plan, gone: &HashSet<u32>) -> io::Result<(File, u64)> {
+/// Writes the new file beside the old one.
+fn rewrite(dir: &Path, plan: &Plan, gone: &HashSet<u32>) -> io::Result<Rewritten> {
     let path = dir.join("rewritten");
     let _ = fs::remove_file(&path);
     let file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path)?;
@@ -325,7 +334,7 @@ fn rewrite(dir: &Path, plan: &Plan, gone: &HashSet<u32>) -> io::Result<(File, u6
         version.copy_from_slice(&VERSION.to_le_bytes());
     }
     out.write_all(&header)?;
-    let mut size = plan.body;
+    let (mut size, mut lost) = (plan.body, None);
     let mut packer = Packer::default();
     for source in &plan.sources {
         let mut frames = source.clone();
@@ -334,7 +343,7 @@ fn rewrite(dir: &Path, plan: &Plan, gone: &HashSet<u32>) -> io::Result<(File, u6
                 Ok(Some(found)) => found,
                 Ok(None) => break,
                 Err(damage) => {
-                    DAMAGED.say(|hidden| warn!(%damage, hidden, "a journal file is damaged, what stands behind is lost"));
+                    lost = Some(damage);
                     break;
                 }
             };
@@ -342,7 +351,13 @@ fn rewrite(dir: &Path, plan: &Plan, gone: &HashSet<u32>) -> io::Result<(File, u6
             if gone.contains(&head.sole) {
                 continue;
             }
-            let Ok(payload) = frames.open(&found) else { continue };
+            let payload = match frames.open(&found) {
+                Ok(payload) => payload,
+                Err(damage) => {
+                    lost = Some(damage);
+                    continue;
+                }
+            };
             match filtered(payload, &head, gone) {
                 Kept::All => {
                     out.write_all(&found.head)?;
@@ -364,7 +379,11 @@ fn rewrite(dir: &Path, plan: &Plan, gone: &HashSet<u32>) -> io::Result<(File, u6
     drop(out);
     // It takes the place of what was durable.
     file.sync_data()?;
-    Ok((file, size))
+    if let Some(damage) = &lost {
+        let path = plan.path.display();
+        DAMAGED.say(|hidden| warn!(%path, %damage, hidden, "frames of a journal file are damaged, what they had is lost"));
+    }
+    Ok(Rewritten { file, size, damaged: lost.is_some() })
 }
 
 /// What of a frame stays.

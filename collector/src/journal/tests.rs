@@ -20,7 +20,11 @@ mod missed;
 mod versions;
 
 use super::{
-    Head, Journal, JournalFault, JournalThread, Row, format::HoleSum, reader::Reader, recover::Recovered,
+    Head, Journal, JournalFault, JournalThread, Row,
+    format::HoleSum,
+    part::Part,
+    reader::Reader,
+    recover::{Files, Recovered},
 };
 use crate::{
     config::{self, Fsync},
@@ -77,8 +81,14 @@ impl Open {
 
     fn on(boot: &str, config: &config::Journal) -> Result<Self, JournalFault> {
         let totals: Arc<Totals> = Arc::default();
-        let Recovered { journal, endings } =
-            Journal::open_on(boot.into(), Head::ALONE, config, 2, Arc::clone(&totals))?;
+        let Recovered { journal, endings } = Journal::open_on(
+            boot.into(),
+            Head::ALONE,
+            config,
+            Files::of(&config.dir)?,
+            2,
+            Arc::clone(&totals),
+        )?;
         let (outlet, exit) = Outlet::queue(config.queue_bytes);
         let thread = JournalThread::start(&journal, exit, endings)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
@@ -465,6 +475,26 @@ fn below_the_reserve_the_journal_is_small() {
     assert_eq!(open.journal.stream(&app.name).expect("known").end, 160 * 60_001);
 }
 
+/// What is to stay free on a disk, as a share and as a number; on a tmpfs the share alone, for it is memory that is limited.
+#[test]
+fn the_larger_of_both_reserves_holds_on_a_disk_and_the_share_alone_on_a_tmpfs() {
+    let most = 16 << 20;
+    for (place, is_memory) in [("/var/tmp", false), ("/dev/shm", true)] {
+        let dir = tempfile::tempdir_in(place).expect("temporary directory");
+        let budget = |reserve_percent, reserve_bytes| {
+            let config = config::Journal { reserve_percent, reserve_bytes, ..config(dir.path(), most) };
+            let open = Open::new(&config);
+            assert_eq!(open.journal.is_in_memory(), is_memory, "{place}");
+            let budget = open.journal.budget();
+            open.close();
+            budget
+        };
+        let smallest = 4 << 20;
+        assert_eq!((budget(0, 0), budget(100, 0)), (most, smallest), "{place}");
+        assert_eq!(budget(0, u64::MAX), if is_memory { most } else { smallest }, "{place}");
+    }
+}
+
 /// What is asked of the disk for each frame is a tenth of the frame's cost.
 #[test]
 fn the_disk_is_asked_again_when_what_it_said_is_old_and_not_before() {
@@ -552,7 +582,6 @@ proptest! {
         let config = config(dir.path(), 8 << 20);
         let origins = [origin("first"), origin("second")];
         let open = Open::new(&config);
-        let header = fs::metadata(files(dir.path()).pop().expect("a file")).expect("there").len() as usize;
         let taped: Vec<_> = texts.iter().map(|text| taped(text, &cuts, &Clock::default())).collect();
         for i in 0..taped.iter().map(Vec::len).max().unwrap_or(0) {
             for (origin, batches) in origins.iter().zip(&taped) {
@@ -563,6 +592,8 @@ proptest! {
         }
         open.close();
         let path = files(dir.path()).pop().expect("a file");
+        let (part, _) = Part::open(&path).expect("readable").expect("its header is whole");
+        let header = part.body as usize;
         let mut bytes = fs::read(&path).expect("readable");
         let at = header + place.index(bytes.len() - header);
         match flip {

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -41,6 +42,9 @@ fn told(fsync: Fsync) -> String {
 }
 /// Raw bytes of each stream in the journal from which on the cut may come.
 const ENOUGH: u64 = 200_000;
+
+/// A collector that was told to wait for a second for wrappers has given them up by then.
+const GIVEN_UP: Duration = Duration::from_secs(5);
 
 const NAMES: [&str; 2] = ["one", "two"];
 const WIDTH: usize = 160;
@@ -107,12 +111,14 @@ pub fn verdict(durable: &[String]) -> Result<()> {
     let before = ends(&found);
     println!("found in {} files: {before:?}; torn: {:?}", found.parts.len(), found.damaged);
 
-    start_collector_told(&told(Fsync::Interval))?;
+    // What ended with the power is nobody's to come back: it stays so when others would have been given up.
+    start_collector_told(&(told(Fsync::Interval) + "[ingest]\norphan_secs = 1\n"))?;
     let page = now_and_then(LOOK, LIMIT, "the sink to have everything", || {
         let page = get("/metrics")?;
         let lag = sum(&page, "shimtap_sink_lag_bytes", "")? + sum(&page, "shimtap_sink_in_flight", "")?;
         Ok((lag == 0).then_some(page))
     })?;
+    thread::sleep(GIVEN_UP);
     systemctl(&["stop", "shimtap.service"])?;
     ensure!(sum(&page, "shimtap_journal_unclean", "")? == 1, "the collector saw no cut");
     let kept = journal(Path::new(JOURNAL)).context("read the journal after its recovery")?;

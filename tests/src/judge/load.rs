@@ -280,9 +280,23 @@ impl<'a> Load<'a> {
     fn exit(&self, id: &str, limit: Duration) -> Result<i32> {
         eventually(limit, &format!("{id} to exit"), || {
             let status = self.ask(|cri| cri.status(id))?;
-            let ended = status.state == ContainerState::Exited;
-            Ok(ended.then_some(status.exit_code))
+            Ok(match status.state {
+                ContainerState::Exited => Some(status.exit_code),
+                ContainerState::Unknown if self.has_lost_its_fifos(id) => Some(UNKNOWN_EXIT),
+                _ => None,
+            })
         })
+    }
+
+    /// Was containerd killed between removing the FIFOs of a container that had ended and having its task deleted? The next one cannot
+    /// load it then, and never knows how it ended, whatever its shim says (seen with 1.6.20).
+    fn has_lost_its_fifos(&self, id: &str) -> bool {
+        let says_so = |line: &str| {
+            line.contains(id)
+                && line.contains("Failed to load container status")
+                && line.contains("error creating fifo")
+        };
+        self.site.node.log().lines().any(says_so)
     }
 
     fn note_marked(&self, pod: &Pod, id: &str, name: &str, lines: u64) {

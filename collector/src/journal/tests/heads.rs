@@ -6,7 +6,7 @@ use crate::{
     config::Config,
     event::Store,
     ingest::Memory,
-    journal::{Heads, Known},
+    journal::{Heads, Known, heads::Opened},
     sinks::Outlets,
 };
 
@@ -28,18 +28,28 @@ struct Stream {
     elsewhere: u64,
 }
 
+/// Of two heads below that folder.
+fn config_of(dir: &Path) -> Config {
+    let reserve = "reserve_percent = 0\nreserve_bytes = 0\n";
+    let text = format!(
+        "[journal]\ndir = \"{at}/memory\"\n{reserve}[journal.disk]\ndir = \"{at}/disk\"\n{reserve}",
+        at = dir.display()
+    );
+    Config::parse(Path::new("c"), &text).expect("valid")
+}
+
 impl Two {
     fn new(dir: &Path) -> Self {
-        let reserve = "reserve_percent = 0\nreserve_bytes = 0\n";
-        let text = format!(
-            "[journal]\ndir = \"{at}/memory\"\n{reserve}[journal.disk]\ndir = \"{at}/disk\"\n{reserve}",
-            at = dir.display()
-        );
-        let config = Config::parse(Path::new("c"), &text).expect("valid");
+        Self::with(&config_of(dir), |_| {})
+    }
+
+    /// `look` at what was opened, before anybody writes.
+    fn with(config: &Config, look: impl FnOnce(&Opened)) -> Self {
         let totals: Arc<Totals> = Arc::default();
-        let opened = Heads::open(&config, &totals).expect("both open");
+        let opened = Heads::open(config, &totals).expect("both open");
+        look(&opened);
         let heads = Arc::clone(&opened.heads);
-        let (outlets, writers) = opened.start(&config).expect("threads");
+        let (outlets, writers) = opened.start(config).expect("threads");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         Self { heads, writers, outlets, runtime, totals }
     }
@@ -255,4 +265,62 @@ fn damage_of_one_head_does_not_touch_the_other() {
     two.append(&mut kept, Store::Disk, 1);
     kept.is_durable();
     two.close();
+}
+
+/// A boot ends the streams of the one before, with its reason: nobody waits for their wrappers, and however many starts come to
+/// nothing before there is a writer, the next one finds as much to do.
+#[test]
+fn the_ends_of_an_earlier_boots_streams_wait_for_a_start_that_writes_them() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = config_of(dir.path());
+    let running = origin("running");
+    let earlier =
+        Open::on("an earlier boot", config.journal_disk.as_ref().expect("there is one")).expect("opens");
+    earlier.appended(&running, vec![Record { flags: Flags::FRAGMENT, to: 4, ..line(0, "half") }]);
+    earlier.close();
+    let is_left = |opened: &Opened| {
+        assert_eq!(opened.heads.open_streams().len(), 1, "its end is not written yet");
+        assert_eq!(opened.open_streams().len(), 0, "it does not go on");
+        assert!(opened.heads.figures().iter().all(|(_, figures)| !figures.unclean));
+    };
+    for _ in 0..2 {
+        is_left(&Heads::open(&config, &Arc::default()).expect("both open"));
+    }
+    let two = Two::with(&config, is_left);
+    let known = wait("its end", || two.heads.known(&running.name).filter(|known| known.row.ending.is_some()));
+    assert_eq!((known.row.ending, known.row.lines), (Some(Ending::Reboot), 1));
+    assert_eq!(two.totals.log_lines.get(StreamKind::Stdout), 1, "the line that nobody finishes is one");
+    two.close();
+    let two = Two::with(&config, |opened| assert_eq!(opened.heads.open_streams().len(), 0));
+    assert_eq!(two.heads.known(&running.name).expect("known").row.ending, Some(Ending::Reboot));
+    two.close();
+}
+
+/// Everything in a folder.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = fs::read_dir(dir).expect("there").map(|entry| entry.expect("readable").path());
+    files.map(|path| (path.clone(), fs::read(&path).expect("readable"))).collect()
+}
+
+/// The memory's head could be opened, and its newest file is torn: it stays torn where nothing can run.
+#[test]
+fn a_later_releases_file_in_one_head_leaves_the_other_as_it_is() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = config_of(dir.path());
+    let (mut on_disk, mut in_memory) = (Stream::new("on disk"), Stream::new("in memory"));
+    let two = Two::with(&config, |_| {});
+    two.append(&mut on_disk, Store::Disk, 3);
+    two.append(&mut in_memory, Store::Memory, 3);
+    two.close();
+    let newest = |dir: &Path| files(dir).pop().expect("a file");
+    let (memory, disk) = (dir.path().join("memory"), dir.path().join("disk"));
+    let mut bytes = fs::read(newest(&disk)).expect("readable");
+    bytes[8] = 99;
+    fs::write(newest(&disk), &bytes).expect("writable");
+    let torn = fs::read(newest(&memory)).expect("readable");
+    fs::write(newest(&memory), &torn[..torn.len() - 1]).expect("writable");
+    let before = [contents(&memory), contents(&disk)];
+    let said = Heads::open(&config, &Arc::default()).expect_err("refused").to_string();
+    assert!(said.contains("is of version 99") && said.contains("nothing was changed"), "{said}");
+    assert_eq!([contents(&memory), contents(&disk)], before);
 }

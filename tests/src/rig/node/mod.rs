@@ -283,10 +283,15 @@ impl Node {
 
     /// The last lines of containerd's log, for a message.
     pub fn log_tail(&self) -> String {
-        let log = fs::read_to_string(self.log_path()).unwrap_or_default();
+        let log = self.log();
         let lines: Vec<&str> = log.lines().filter(|line| !line.contains("loading plugin")).collect();
         let from = lines.len().saturating_sub(25);
         format!("containerd's log ends:\n{}", lines.get(from..).unwrap_or_default().join("\n"))
+    }
+
+    /// What containerd has said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
     fn log_path(&self) -> PathBuf {
