@@ -69,6 +69,8 @@ struct Appender {
     stop: Stop,
     packer: Packer,
     frame: Frame,
+    /// What a failed attempt left behind the last whole frame is still there: behind it nothing would be found.
+    is_torn: bool,
 }
 
 /// The frame in the making.
@@ -104,6 +106,7 @@ impl JournalThread {
             stop: stop.clone(),
             packer: Packer::default(),
             frame: Frame::default(),
+            is_torn: false,
         };
         let name = match journal.head.store {
             Store::Memory => "journal",
@@ -284,6 +287,12 @@ impl Appender {
     fn try_append(&mut self, kind: Kind) -> Result<(), JournalFault> {
         let journal = &self.journal;
         let newest = journal.newest()?;
+        if self.is_torn {
+            let path = &newest.path;
+            let cut = newest.file.set_len(newest.size);
+            cut.map_err(|source| JournalFault::Io { doing: "cutting off", path: path.clone(), source })?;
+            self.is_torn = false;
+        }
         let (first, next) = match kind {
             Kind::Entries => (self.frame.first, self.frame.next),
             Kind::Clean => (newest.next, newest.next),
@@ -297,7 +306,7 @@ impl Appender {
         });
         if let Err(source) = written {
             // The file is opened for appending: only a shorter file takes the torn frame off.
-            let source = newest.file.set_len(newest.size).err().unwrap_or(source);
+            self.is_torn = newest.file.set_len(newest.size).is_err();
             return Err(JournalFault::Io { doing: "appending to", path: newest.path, source });
         }
         let fresh = std::mem::take(&mut self.frame.batches);

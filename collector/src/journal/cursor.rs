@@ -149,6 +149,9 @@ impl Cursor {
         state.given = state.given.max(seq.saturating_add(1));
         if open.parts > 0 {
             state.open.insert(seq, open);
+        } else {
+            // A place that was read may name it, of which nothing is left to be acknowledged.
+            state.open.remove(&seq);
         }
         self.changed.store(true, Ordering::Relaxed);
     }
@@ -169,13 +172,15 @@ impl Cursor {
         self.changed.store(true, Ordering::Relaxed);
     }
 
-    /// A part of that batch was acknowledged.
-    pub(super) fn acknowledge(&self, seq: u64) {
+    /// A part of each of these was acknowledged: of all of them at once, for they are one line, which must not come again in part.
+    pub(super) fn acknowledge(&self, seqs: &[u64]) {
         let mut state = self.state();
-        if let Some(open) = state.open.get_mut(&seq) {
-            open.parts = open.parts.saturating_sub(1);
-            if open.parts == 0 {
-                state.open.remove(&seq);
+        for seq in seqs {
+            if let Some(open) = state.open.get_mut(seq) {
+                open.parts = open.parts.saturating_sub(1);
+                if open.parts == 0 {
+                    state.open.remove(seq);
+                }
             }
         }
         self.changed.store(true, Ordering::Relaxed);
@@ -318,7 +323,7 @@ mod tests {
         fn settle(&self) -> bool {
             let fails = self.fails.load(Ordering::Relaxed);
             if !fails {
-                self.cursor.get().and_then(Weak::upgrade).expect("it is told").acknowledge(2);
+                self.cursor.get().and_then(Weak::upgrade).expect("it is told").acknowledge(&[2]);
             }
             !fails
         }
@@ -334,7 +339,7 @@ mod tests {
         cursor.settle_first(Arc::clone(&disk) as _);
         let open = |seq: u64| Open { stream: 1, from: seq * 10, to: seq * 10 + 10, time_ns: 1, parts: 1 };
         (0..4).for_each(|seq| cursor.give(seq, open(seq)));
-        cursor.acknowledge(0);
+        cursor.acknowledge(&[0]);
 
         disk.fails.store(true, Ordering::Relaxed);
         cursor.write(|_| true).expect("its disk is out of order, which is no fault of the journal's");
@@ -365,5 +370,20 @@ mod tests {
         let mut ends: Vec<u32> = Cursor::read(&path).expect("a place").ends.into_keys().collect();
         ends.sort_unstable();
         assert_eq!(ends, [1, 3]);
+    }
+
+    /// Its place was read, and what comes of that entry has nothing that could be acknowledged: it is not waited for.
+    #[test]
+    fn an_entry_of_which_nothing_is_left_is_not_open() {
+        let open = Open { stream: 1, from: 0, to: 10, time_ns: 1, parts: 1 };
+        let place = Place { open: [(2, open), (3, open)].into(), given: 4, ..Place::default() };
+        let cursor = Cursor::new(None, place);
+        cursor.give(2, Open { parts: 0, ..open });
+        assert_eq!(cursor.lag(0), (10, Some(1)));
+        cursor.give(3, Open { parts: 2, ..open });
+        cursor.acknowledge(&[3]);
+        assert_eq!(cursor.lag(0).1, Some(1), "one of its parts is still out");
+        cursor.acknowledge(&[3]);
+        assert_eq!(cursor.lag(0), (0, None));
     }
 }

@@ -345,8 +345,6 @@ impl Drop for Reader {
 
 impl Receipt for Delivered {
     fn done(&self, _: &Batch) {
-        for seq in &self.parts {
-            self.cursor.acknowledge(*seq);
-        }
+        self.cursor.acknowledge(&self.parts);
     }
 }

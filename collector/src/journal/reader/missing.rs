@@ -45,7 +45,7 @@ impl Reader {
         for (seq, open) in std::mem::replace(&mut self.wanted, behind) {
             let origin = self.journal.state().table.get(open.stream).map(|row| Arc::clone(&row.origin));
             let Some(origin) = origin.filter(|_| open.to > open.from) else {
-                self.cursor.acknowledge(seq);
+                self.cursor.acknowledge(&[seq]);
                 continue;
             };
             let hole = self.hole(open.from, open.to, open.time_ns);
