@@ -6,11 +6,12 @@ use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::api;
 use nix::{sys::signal::Signal, unistd::Pid};
 use shimtap_tests::{
-    oracle::{journal, one_tape, sink},
+    oracle::{StreamKey, exposition::family, journal, one_tape, sink},
     rig::{collector::Collector, eventually, leftovers, patience::throughout, process::signal},
     standin::{
         client::{
             PATIENCE,
+            lab::files,
             pod::{self, Pod},
             spooled::{cleared, has, whole},
             wrapped::{wrapped, wrapped_in},
@@ -135,6 +136,24 @@ fn a_successor_at_the_end_leaves_a_file_to_a_collector_that_is_about() -> Result
     collector.stop()
 }
 
+/// The stdout of the container `brief` comes to an end that is known.
+fn ends_exactly(collector: &Collector) -> Result<()> {
+    let ending = || {
+        let kept = journal(&collector.journal_dir())?;
+        let its = |name: &StreamKey| name.container == "brief" && name.stream == "stdout";
+        Ok(kept.streams.into_iter().find(|(name, _)| its(name)).and_then(|(_, stream)| stream.ending))
+    };
+    let ending = eventually(PATIENCE, "the end of a stream that is over", ending)?;
+    ensure!(ending == "exact", "it is {ending}");
+    Ok(())
+}
+
+/// How many exits the collector has counted, of any class.
+fn exits(collector: &Collector) -> Result<f64> {
+    let text = collector.get("/metrics")?;
+    Ok(family(&text, "shimtap_container_exits_total")?.into_iter().map(|(_, n)| n).sum())
+}
+
 /// Longer than what is durable waits for its acknowledgement (500 ms).
 const ACKNOWLEDGED: Duration = Duration::from_secs(2);
 
@@ -155,14 +174,83 @@ fn an_end_that_died_with_its_collector_is_told_to_the_next() -> Result<()> {
     thread::sleep(Duration::from_millis(500));
     collector.end(Signal::SIGKILL)?;
     let collector = pod.lab.collector()?;
-    let ending = || {
-        let kept = journal(&collector.journal_dir())?;
-        let stream =
-            kept.streams.into_iter().find(|(name, _)| name.container == "brief" && name.stream == "stdout");
-        Ok(stream.and_then(|(_, stream)| stream.ending))
-    };
-    let ending = eventually(PATIENCE, "the end of a stream that is over", ending)?;
-    ensure!(ending == "exact", "it is {ending}");
+    ends_exactly(&collector)?;
     pod.end()?;
+    collector.stop()
+}
+
+/// Kata's shims open a container's FIFOs at Start: where that is refused nobody ever does, and its streams are over with the Delete.
+#[test]
+fn a_container_whose_fifos_nobody_opened_is_over_with_its_delete() -> Result<()> {
+    let script = Script { opened_at_start: true, start_refused: 13, ..Script::default() };
+    let pod = wrapped(&Script::stayer())?;
+    let _fifos = pod.run()?;
+    let collector = pod.lab.collector()?;
+    let c = &pod.connection;
+    let bundle = pod.lab.bundle("brief", Some(&pod.id), &script)?;
+    let fifos = pod.fifos("brief")?;
+    let create = pod::create_request("brief", &bundle, &fifos);
+    c.call("Create", &create)?.message::<api::CreateTaskResponse>()?;
+    ensure!(c.call("Start", &pod::start("brief", ""))?.code() == 13, "Start was to be refused");
+    c.call("Delete", &pod::delete("brief", ""))?.message::<api::DeleteResponse>()?;
+    fifos.stdout.to_end(PATIENCE).context("containerd's end of its stdout")?;
+    ends_exactly(&collector)?;
+    pod.end()?;
+    collector.stop()
+}
+
+/// A shim that tells of an exit when the task is deleted: the collector is told as well.
+#[test]
+fn an_exit_that_is_told_after_the_delete_is_counted() -> Result<()> {
+    let script = Script { until_killed: true, wait_delay_ms: 1000, ..Script::default() };
+    let pod = wrapped(&Script::stayer())?;
+    let _fifos = pod.run()?;
+    let collector = pod.lab.collector()?;
+    let _brief = pod.run_beside("brief", &script, &[])?;
+    let c = &pod.connection;
+    let waiting = c.send("Wait", &pod::wait("brief", ""))?;
+    c.call("Kill", &pod::kill("brief", "", 9))?.message::<api::Empty>()?;
+    let deleted = || Ok((c.call("Delete", &pod::delete("brief", ""))?.code() == 0).then_some(()));
+    eventually(PATIENCE, "its Delete to be answered", deleted)?;
+    ends_exactly(&collector)?;
+    c.answer(waiting, PATIENCE)?.message::<api::WaitResponse>()?;
+    eventually(PATIENCE, "its exit to be counted", || Ok((exits(&collector)? == 1.0).then_some(())))?;
+    pod.end()?;
+    collector.stop()
+}
+
+/// containerd hangs and keeps its connection: what the shim took along is told when that has been waited for.
+#[test]
+fn a_dead_shim_is_told_of_though_containerd_holds_on() -> Result<()> {
+    let pod = wrapped(&Script::stayer())?;
+    let _fifos = pod.run()?;
+    let collector = pod.lab.collector()?;
+    eventually(PATIENCE, "the wrapper to be connected", || {
+        Ok(collector.ps()?.pointer("/wrappers/0").map(drop))
+    })?;
+    pod.lab.inner_pids()?.into_iter().try_for_each(procs::kill)?;
+    eventually(PATIENCE, "the death to be counted", || Ok((exits(&collector)? == 1.0).then_some(())))?;
+    nothing_is_left(&pod)?;
+    collector.stop()
+}
+
+/// A process that outlives its shim and holds its output: what it had said by the time that it is given up is in a file.
+#[test]
+fn what_a_shims_survivor_has_said_is_kept() -> Result<()> {
+    let script = Script { stdout: Output::lines(500, 80), until_killed: true, ..Script::default() };
+    let pod = wrapped(&script)?;
+    let fifos = pod.run()?;
+    fifos.stdout.wait_len(500 * 80, PATIENCE)?;
+    // The container's end, as its child would have it.
+    let inner =
+        files(&pod.lab.run_dir()).into_iter().find(|path| path.extension().is_some_and(|end| end == "out"));
+    let held = fs::File::options().write(true).open(inner.context("our FIFO")?).context("hold it")?;
+    pod.lab.inner_pids()?.into_iter().try_for_each(procs::kill)?;
+    hang_up(&pod)?;
+    nothing_is_left(&pod)?;
+    drop(held);
+    let collector = pod.lab.collector()?;
+    whole(&collector, "task", &script)?;
+    cleared(&pod)?;
     collector.stop()
 }

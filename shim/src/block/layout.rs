@@ -4,8 +4,10 @@
 
 use std::sync::atomic::Ordering;
 
+use shimtap_proto::ttrpc::Method;
+
 use super::{
-    Slot,
+    PendingState, Slot,
     care::Care,
     counters::{Counters, MethodCounters},
     spool::Spool,
@@ -295,6 +297,15 @@ shared_layout! {
     }
 }
 
+// === impl Pending ===
+
+impl Pending {
+    /// Of the request; `None` where the word names none.
+    pub fn method(&self) -> Option<Method> {
+        u8::try_from(self.method.load(Ordering::Relaxed)).ok().and_then(Method::from_u8)
+    }
+}
+
 // === impl Stream ===
 
 impl Stream {
@@ -320,6 +331,12 @@ impl Tables {
     /// Tasks that ever were.
     pub fn tasks(&self) -> &[Task] {
         used(&self.tasks, &self.tasks_used)
+    }
+
+    /// Is a Wait for that task on its way? Its answer may be the first to tell of the exit, also after a Delete.
+    pub fn is_waited_for(&self, task: usize) -> bool {
+        let waits = |p: &Pending| p.method() == Some(Method::Wait) && linked(&p.task) == Some(task);
+        self.pendings().iter().any(|p| PendingState::load(&p.state) != PendingState::Free && waits(p))
     }
 
     /// Streams that ever were.

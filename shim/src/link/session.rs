@@ -168,9 +168,13 @@ impl Session {
         Ok(rest)
     }
 
+    /// Those of which there is more to say.
     fn tasks(&self) -> impl Iterator<Item = (usize, &'static Task)> + use<> {
         let tasks = self.block.tables().tasks().iter().enumerate();
-        tasks.filter(|(_, t)| !matches!(TaskState::load(&t.state), TaskState::Free | TaskState::Creating))
+        tasks.filter(|(_, t)| {
+            let is_there = !matches!(TaskState::load(&t.state), TaskState::Free | TaskState::Creating);
+            is_there && t.link_done.load(Ordering::Acquire) == 0
+        })
     }
 
     fn open_tasks(&mut self) -> Result<(), SessionEnd> {
@@ -277,15 +281,16 @@ impl Session {
         Ok(())
     }
 
-    /// A deleted task of which the collector has acknowledged everything, ends too, is done with.
+    /// A deleted task of which the collector has acknowledged everything, ends too, and of whose exit it was told, is done with.
     fn send_gone(&mut self) -> Result<(), SessionEnd> {
-        for (_, task) in self.tasks() {
+        for (index, task) in self.tasks() {
             let handle = task.handle.load(Ordering::Relaxed);
             let deleted = TaskState::load(&task.state) == TaskState::Deleted;
             let Some(said) = self.said.get_mut(&handle).filter(|s| deleted && s.opened && !s.gone) else {
                 continue;
             };
-            if !self.cursors.is_task_finished(task) {
+            // In this order: the event that an answer makes is there before its request is not.
+            if !self.cursors.is_task_finished(index, task) || self.events.at(self.events_at).is_some() {
                 continue;
             }
             said.gone = true;

@@ -37,6 +37,8 @@ struct Cursor {
     at: u64,
     wanted: bool,
     closed: bool,
+    /// The collector of this session has the end for good.
+    end_acked: bool,
     /// When its last output went out.
     sent: Option<Instant>,
     /// Until then nothing goes, because some was dropped: who writes faster than is taken brings a piece per tick.
@@ -106,6 +108,11 @@ impl Cursors {
         };
         let Some(index) = self.block.tables().streams().iter().position(has_handle) else { return };
         let Some(stream) = self.stream(index) else { return };
+        let task = linked(&stream.task).and_then(|task| self.block.tables().tasks.get(task));
+        if task.is_some_and(|task| task.link_done.load(Ordering::Acquire) != 0) {
+            // It crossed the last word on its task.
+            return;
+        }
         // Where it goes on is not what it has for good: that it says with an acknowledgement.
         let start = stream.start.load(Ordering::Acquire);
         let at = position.next.unwrap_or_else(|| start.max(stream.acked.load(Ordering::Acquire)));
@@ -120,7 +127,8 @@ impl Cursors {
 
     /// Stream `handle` in entry `index` goes on at `at`; unless it is wanted, only its end is told.
     pub fn place(&mut self, handle: u32, index: usize, at: u64, wanted: bool) {
-        let cursor = Cursor { index, at, wanted, closed: false, sent: None, rests_until: None };
+        let cursor =
+            Cursor { index, at, wanted, closed: false, end_acked: false, sent: None, rests_until: None };
         self.cursors.insert(handle, cursor);
     }
 
@@ -135,26 +143,29 @@ impl Cursors {
     }
 
     /// Durable up to here; `end`: and that it ends there.
-    pub fn acknowledged(&self, handle: u32, offset: u64, end: bool) {
-        let Some(cursor) = self.cursors.get(&handle) else { return };
-        let Some(stream) = self.stream(cursor.index) else { return };
+    pub fn acknowledged(&mut self, handle: u32, offset: u64, end: bool) {
+        let Some(cursor) = self.cursors.get_mut(&handle) else { return };
+        let Some(stream) = self.block.tables().streams.get(cursor.index) else { return };
         if stream.handle.load(Ordering::Relaxed) == handle {
             stream.acked.fetch_max(offset.min(stream.pos.load(Ordering::Acquire)), Ordering::AcqRel);
             // Of an end that was not told nobody knows.
             if end && cursor.closed {
+                cursor.end_acked = true;
                 stream.end_acked.store(handle, Ordering::Release);
             }
         }
     }
 
-    /// Is the end of everything of this task told and acknowledged? All bytes may be without it: who was told of it and dies before
-    /// it is durable takes the stream for one that was cut off.
-    pub fn is_task_finished(&self, task: &Task) -> bool {
-        task.streams.iter().filter_map(linked).all(|index| {
-            let Some(stream) = self.stream(index) else { return true };
-            let cursor = self.cursors.get(&stream.handle.load(Ordering::Relaxed));
-            cursor.is_some_and(|c| c.closed) && stream.is_end_acked()
-        })
+    /// Has this collector acknowledged the end of everything of task `index`, and is no answer on its way that may tell of its exit?
+    /// All bytes may be acknowledged without the end: who was told of it and dies before it is durable takes the stream for one
+    /// that was cut off.
+    pub fn is_task_finished(&self, index: usize, task: &Task) -> bool {
+        !self.block.tables().is_waited_for(index)
+            && task.streams.iter().filter_map(linked).all(|index| {
+                let Some(stream) = self.stream(index) else { return true };
+                let cursor = self.cursors.get(&stream.handle.load(Ordering::Relaxed));
+                cursor.is_some_and(|c| c.end_acked)
+            })
     }
 
     /// Says what is due, a message of each stream in turn; what the next piece waits for.

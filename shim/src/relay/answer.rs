@@ -66,14 +66,14 @@ impl Worker {
         };
         pending.code.store(view.code, Ordering::Relaxed);
         let changed = self.understand_answer(index, &view, &frame);
-        if Self::method_of(pending) == Some(Method::Wait) && self.hold(pending, &frame) {
+        if pending.method() == Some(Method::Wait) && self.hold(pending, &frame) {
             entry.pending.store(0, Ordering::Release);
             return None;
         }
         match changed {
             Some(bytes) => {
                 let put = self.put_changed_answer(conn, &bytes);
-                if Self::method_of(pending) == Some(Method::Stats) {
+                if pending.method() == Some(Method::Stats) {
                     let counter = if put { Counter::StatsRepaired } else { Counter::StatsUnrepaired };
                     self.count_stats(index, counter);
                 }
@@ -97,7 +97,7 @@ impl Worker {
         let ok = view.code == Code::OK;
         let init = pending.exec.is_empty();
         let task = self.task_of(pending);
-        match (Self::method_of(pending)?, task) {
+        match (pending.method()?, task) {
             (Method::Create, Some(task)) if ok => {
                 let pid = PidAnswer::decode(view.payload).map_or(0, |a| a.pid);
                 self.task_created(task, pid);
@@ -246,7 +246,7 @@ impl Worker {
         let pending = self.pending(index);
         let asked = pending.asked_ns.load(Ordering::Relaxed);
         let code = pending.code.load(Ordering::Relaxed);
-        let Some(method) = Self::method_of(pending) else { return };
+        let Some(method) = pending.method() else { return };
         // Held time is ours, not the inner shim's.
         let held = pending.held_ns.load(Ordering::Relaxed);
         let answered = if held == 0 { monotonic_ns() } else { held };

@@ -175,7 +175,7 @@ impl Worker {
         self.pendings().map(|(_, p)| p).filter(|p| {
             PendingState::load(&p.state) == PendingState::Open
                 && p.bounded.load(Ordering::Acquire) != 0
-                && Self::method_of(p) == Some(Method::Stats)
+                && p.method() == Some(Method::Stats)
         })
     }
 

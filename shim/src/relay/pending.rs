@@ -105,15 +105,10 @@ impl Worker {
         }
     }
 
-    /// The method of an entry.
-    pub(super) fn method_of(entry: &Pending) -> Option<Method> {
-        u8::try_from(entry.method.load(Ordering::Relaxed)).ok().and_then(Method::from_u8)
-    }
-
     /// Is an answer on its way that needs this task's entry? State's has to name its FIFOs, and of several Waits' the first tells of
     /// its exit and the others do not.
     pub(crate) fn is_still_needed(&self, task: usize) -> bool {
-        let needs = |p: &Pending| matches!(Self::method_of(p), Some(Method::State | Method::Wait));
+        let needs = |p: &Pending| matches!(p.method(), Some(Method::State | Method::Wait));
         self.pendings().any(|(_, p)| linked(&p.task) == Some(task) && needs(p))
     }
 
@@ -122,11 +117,11 @@ impl Worker {
     pub(super) fn forget_pendings(&mut self, conn: usize) {
         for (index, pending) in self.pendings().filter(|(_, p)| linked(&p.conn) == Some(conn)) {
             let unanswered = PendingState::load(&pending.state) == PendingState::Open;
-            if unanswered && Self::method_of(pending) == Some(Method::Update) {
+            if unanswered && pending.method() == Some(Method::Update) {
                 pending.code.store(Code::UNKNOWN, Ordering::Relaxed);
                 self.account(index);
             }
-            let created = self.task_of(pending).filter(|_| Self::method_of(pending) == Some(Method::Create));
+            let created = self.task_of(pending).filter(|_| pending.method() == Some(Method::Create));
             if let Some(task) = created.filter(|_| !self.is_inner_gone()) {
                 self.task_created(task, 0);
             }

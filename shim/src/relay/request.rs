@@ -93,7 +93,7 @@ impl Worker {
     fn changed_create(&self, conn: usize, frame: &[u8]) -> Option<Vec<u8>> {
         let header = Header::decode(frame).ok()?;
         let pending = self.pending(self.pending_of(conn, header.stream_id)?);
-        if Self::method_of(pending) != Some(Method::Create) {
+        if pending.method() != Some(Method::Create) {
             return None;
         }
         let view = RequestView::decode(frame.get(HEADER_LEN..)?).ok()?;

@@ -99,7 +99,7 @@ impl Worker {
             let creates = |p: &Pending| {
                 linked(&p.conn) == Some(conn)
                     && p.stream_id.load(Ordering::Relaxed) == entry.stream_id.load(Ordering::Relaxed)
-                    && Self::method_of(p) == Some(Method::Create)
+                    && p.method() == Some(Method::Create)
             };
             ConnState::load(&self.conn(conn).state) == ConnState::Up
                 && DirState::load(&dir.state) == DirState::Assemble

@@ -106,6 +106,11 @@ impl Worker {
         self.live_streams().next().is_some()
     }
 
+    /// The same of a stream whose bytes go to a logger.
+    pub(crate) fn loggers_busy(&self) -> bool {
+        self.live_streams().any(|(index, _)| self.tee.is_logger(index))
+    }
+
     /// epoll says something about a stream's inner FIFO.
     pub(crate) fn source_event(&mut self, stream: usize, flags: EpollFlags) {
         if flags.contains(EpollFlags::EPOLLHUP) {

@@ -103,15 +103,14 @@ impl Worker {
                 Moved::Blocked => {
                     self.return_pipe(stream, pipe);
                     // Somebody may hold the FIFO for ever, but the shim is done with the process.
-                    let task = linked(&stream.task).map(|t| TaskState::load(&self.task(t).state));
-                    let over = task == Some(TaskState::Deleted) || self.tee.running(index).reader_gone;
+                    let over = self.is_done_with(index, stream);
                     return Ok(if over { Step::End } else { Step::Wait(Want::Source) });
                 }
                 Moved::End => {
-                    // Without a shim nobody will come who has not come yet.
-                    let alone = self.is_inner_gone();
+                    // Without a shim, or when it is done with the process, nobody will come who has not come yet.
+                    let nobody_comes = self.is_inner_gone() || self.is_done_with(index, stream);
                     let source = self.hands.get(Slot::stream(index))?;
-                    let ended = alone || self.tee.running(index).hung_up || epoll::has_hung_up(source);
+                    let ended = nobody_comes || self.tee.running(index).hung_up || epoll::has_hung_up(source);
                     // A first writer may have come, written and gone since the splice.
                     if ended && fd::unread(source)? > 0 {
                         return Ok(Step::Again);
@@ -123,6 +122,12 @@ impl Worker {
         }
         Phase::Tee.store(&stream.phase);
         Ok(Step::Again)
+    }
+
+    /// Is its task deleted, or whoever read it gone?
+    fn is_done_with(&mut self, index: usize, stream: &Stream) -> bool {
+        let task = linked(&stream.task).map(|t| TaskState::load(&self.task(t).state));
+        task == Some(TaskState::Deleted) || self.tee.running(index).reader_gone
     }
 
     /// When a logger is gone, what its container had written by then is taken once more, and then never again.

@@ -30,6 +30,8 @@ const PAUSE_NS: u64 = 1_000_000_000;
 pub(super) struct Inner {
     /// Set when its end was seen (CLOCK_MONOTONIC ns).
     gone_ns: Option<u64>,
+    /// Since when nobody is waited for any more but whoever takes what there is to say.
+    over_ns: Option<u64>,
     /// When the idle connection to it is tried again, or its process looked at.
     again_ns: Option<u64>,
     /// How often its process is still looked at.
@@ -126,8 +128,8 @@ impl Worker {
         self.inner.gone_ns.is_some()
     }
 
-    /// The inner shim has ended, no connection is left, every stream is passed on, and the collector has it all, or a file
-    /// has the rest, or neither came in time.
+    /// The inner shim has ended, no connection is left and every stream is passed on, or somebody has held on to one for too long; and
+    /// the collector has it all, or a file has the rest, or neither came in time.
     pub(super) fn is_over(&mut self) -> bool {
         let Some(gone) = self.inner.gone_ns else { return false };
         let now = monotonic_ns();
@@ -135,12 +137,16 @@ impl Worker {
         if !self.relay.is_busy() || waited >= HOLD_ON_NS {
             self.tell_what_it_took_along();
         }
-        if self.relay.is_busy() || self.streams_busy() {
-            // Whoever still holds on to a connection or a FIFO after that is no client of this shim any more.
-            return waited >= HOLD_ON_NS;
+        // Whoever still holds on to a connection or a FIFO after that is no client of this shim any more. A logger is given up by its
+        // stream, which ends then.
+        let holds_on = self.relay.is_busy() || self.streams_busy();
+        if self.loggers_busy() || (holds_on && waited < HOLD_ON_NS) {
+            return false;
         }
+        let over = *self.inner.over_ns.get_or_insert(now);
         let patience = if self.board.expects_collector() { LINGER_NS } else { LINGER_ALONE_NS };
-        self.board.has_said_everything(self.block) || self.is_spooled(now, gone).unwrap_or(waited >= patience)
+        self.board.has_said_everything(self.block)
+            || self.is_spooled(now, over).unwrap_or(now.saturating_sub(over) >= patience)
     }
 
     /// Behind all other events, since nothing more can come from it.

@@ -85,8 +85,14 @@ pub struct Script {
     /// Nothing is told of the exit before everything is written, whoever kills it: as Kata's shims, which hang for ever where
     /// nobody reads (kata-containers#13676).
     pub written_first: bool,
+    /// Nobody opens the FIFOs before Start: as Kata's shims.
+    pub opened_at_start: bool,
+    /// gRPC code with which Start is refused, with nothing opened at it; 0 lets it pass.
+    pub start_refused: i32,
     /// gRPC code with which Create is refused, after the FIFOs were opened; 0 lets it pass.
     pub create_refused: i32,
+    /// Time between the exit and the answer to a Wait, as of a shim that is slow to tell.
+    pub wait_delay_ms: u64,
     /// Time before Kill does anything and is answered.
     pub kill_delay_ms: u64,
     /// Time before Stats is answered.

@@ -177,9 +177,10 @@ impl Task for Tasks {
         let script = Script::of_bundle(Path::new(&req.bundle)).map_err(fault)?;
         let stdio =
             Stdio { stdin: req.stdin, stdout: req.stdout, stderr: req.stderr, terminal: req.terminal };
-        let refused = script.create_refused;
+        let (refused, later) = (script.create_refused, script.opened_at_start);
         let process = self.add(Process::new(&req.id, "", self.new_pid(&req.id)?, stdio, script))?;
-        let opened = process.open().await.map_err(fault).and_then(|()| match refused {
+        let opened = if later { Ok(()) } else { process.open().await.map_err(fault) };
+        let opened = opened.and_then(|()| match refused {
             0 => Ok(()),
             code => Err(refusal(code)),
         });
@@ -196,7 +197,10 @@ impl Task for Tasks {
         if process.phase() != Phase::Created {
             return Err(get_rpc_status(Code::FAILED_PRECONDITION, "process was started before"));
         }
-        if !process.exec_id.is_empty() {
+        if process.script.start_refused != 0 {
+            return Err(refusal(process.script.start_refused));
+        }
+        if !process.exec_id.is_empty() || process.script.opened_at_start {
             process.open().await.map_err(fault)?;
         }
         let pid = process.pid;
@@ -236,7 +240,9 @@ impl Task for Tasks {
     }
 
     async fn wait(&self, _: &TtrpcContext, req: api::WaitRequest) -> Answered<api::WaitResponse> {
-        let exit_status = self.find(&req.id, &req.exec_id)?.exited().await;
+        let process = self.find(&req.id, &req.exec_id)?;
+        let exit_status = process.exited().await;
+        tokio::time::sleep(Duration::from_millis(process.script.wait_delay_ms)).await;
         Ok(api::WaitResponse { exit_status, exited_at: now(), ..Default::default() })
     }
 

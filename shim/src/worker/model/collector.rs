@@ -134,7 +134,7 @@ impl Collector {
         let cut: Vec<_> = outputs.filter(|o| !o.copy.is_whole()).filter_map(|o| o.entry(block)).collect();
         let tasks = block.tables().tasks().iter().enumerate();
         for (index, task) in tasks.filter(|(_, t)| TaskState::load(&t.state) == TaskState::Deleted) {
-            if cursors.is_task_finished(task) {
+            if cursors.is_task_finished(index, task) {
                 let is_cut = cut.iter().any(|stream| linked(&stream.task) == Some(index));
                 assert!(!is_cut, "a task is done with whose output, or its end, may still be lost");
                 cursors.forget_task(task);
