@@ -1,5 +1,7 @@
 //! Spool files and disks that are not as they should be: the container does not notice, what is right is taken, and what is
-//! lost is said.
+//! lost is said. `room` has what a file system is to keep free.
+
+mod room;
 
 use std::{
     fs,
