@@ -266,4 +266,30 @@ mod tests {
         assert!(!keeps(1 << 60, 0), "no file system has so much");
         assert!(!keeps(0, 100), "and none has all of it free, with another byte in it");
     }
+
+    /// Of what others have left in a directory, and set aside there, nobody may use more than is left of the whole.
+    #[test]
+    fn a_directory_as_a_whole_holds_sixteen_times_what_a_wrapper_may() {
+        const LIMIT: u64 = 40_000;
+        let lab = Lab::new("whole");
+        lab.0.tables().spool.limit_bytes.store(LIMIT, Ordering::Relaxed);
+        for (kind, own) in [(Kind::Disk, LIMIT), (Kind::Memory, LIMIT / 4)] {
+            let place = lab.place(kind);
+            let file = |name: &str, bytes: u64| {
+                fs::File::create(place.path.join(name)).unwrap().set_len(bytes).unwrap();
+            };
+            assert_eq!(place.room(7, 0), Ok(own), "{kind:?}");
+            // One that is older than a limit that was lowered counts as well.
+            file(&file_name(1, 0), 10 * own);
+            file(&format!("{}.bad", file_name(2, 0)), 5 * own);
+            assert_eq!(place.room(7, 0), Ok(own), "{kind:?}: one more has room");
+            file(&file_name(7, 0), own / 4);
+            assert_eq!(place.room(7, 0), Ok(own * 3 / 4), "{kind:?}: what is left of its own");
+            file(&file_name(3, 0), own / 2);
+            assert_eq!(place.room(7, 0), Ok(own / 4), "{kind:?}: what is left of the whole");
+            file(&file_name(4, 0), own / 4);
+            assert_eq!(place.room(7, 0), Err(Refusal::Full), "{kind:?}");
+            assert_eq!(place.room(7, 100), Ok(100), "{kind:?}: last words have room of their own");
+        }
+    }
 }
