@@ -193,3 +193,39 @@ async fn an_empty_stream_is_acknowledged_at_its_close() {
     peer.send(Up::Gone(shimtap_proto::link::Gone { task: 0, time_ns: 5, ..Default::default() })).await;
     collector.wait_metric("shimtap_containers{state=\"deleted\"}", 1);
 }
+
+/// What all spool files of the node may hold is divided by the number of wrappers, rounded up to a power of two: each is told its
+/// part when it comes, and again when the others' coming and going changes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrappers_share_the_budget_of_the_node_and_are_told_of_each_change() {
+    const BUDGET: u64 = 8 << 20;
+    let collector = Collector::with(|dir| {
+        let dir = dir.display();
+        format!(
+            "[spool]\nbudget_bytes = {BUDGET}\ndisk_dir = \"{dir}/disk\"\nmemory_dir = \"{dir}/memory\"\n"
+        )
+    });
+    let mut peers: Vec<Peer> = Vec::new();
+    let mut before = BUDGET;
+    for (wrapper, part) in [(1, BUDGET), (2, BUDGET / 2), (3, BUDGET / 4), (4, BUDGET / 4), (5, BUDGET / 8)] {
+        let (peer, welcome) = Peer::greet(&collector, wrapper).await;
+        assert_eq!(welcome.settings.spool_bytes, part, "wrapper {wrapper} is welcomed");
+        if part != before {
+            for peer in &mut peers {
+                assert_eq!(peer.spool_share().await, part, "others are told of wrapper {wrapper}");
+            }
+        }
+        peers.push(peer);
+        before = part;
+    }
+    // Back again; of four and three the part is the same, and nobody is told.
+    for (left, part) in [(4, BUDGET / 4), (2, BUDGET / 2), (1, BUDGET)] {
+        peers.truncate(left);
+        for peer in &mut peers {
+            assert_eq!(peer.spool_share().await, part, "{left} are left");
+        }
+    }
+    // One that comes back is no other.
+    let (_again, welcome) = Peer::greet(&collector, 1).await;
+    assert_eq!(welcome.settings.spool_bytes, BUDGET);
+}

@@ -45,7 +45,8 @@ pub enum SpoolFault {
     Foreign,
     /// A wrapper of a later release wrote it.
     #[error(
-        "reading a spool file: it is of version {0}, this release reads version {VERSION}; update the collector"
+        "reading a spool file: it is of version {0}, this release reads version {VERSION}; update the collector, which takes it, or \
+         remove the file to give up what is in it"
     )]
     Version(u32),
     /// Bits of the header are not as they were written: the disk's fault.

@@ -159,7 +159,7 @@ families! {
     SAMPLES_UNUSED Own Counter "shimtap_stats_unused_total" ["reason"] "Statistics that were of no use.";
     SPOOL_FILES Own Counter "shimtap_spool_files_total" [] "Spool files of wrappers taken to their ends.";
     SPOOL_RECORDS Own Counter "shimtap_spool_records_total" [] "Records read from spool files.";
-    SPOOL_ASIDE Own Counter "shimtap_spool_set_aside_total" ["reason"] "Spool files that were not as they should be, taken as far as they were right and set aside.";
+    SPOOL_ASIDE Own Counter "shimtap_spool_set_aside_total" ["reason"] "Spool files that were not as they should be, taken as far as they were right and set aside; those of reason version, which a later release wrote, are left as they are.";
     STATS_QUALITY Own Gauge "shimtap_stats_quality" ["shim", "reason"] "Containers that run and whose newest statistics have this fault; see docs/kata.md.";
     SINK_RECORDS Own Counter "shimtap_sink_records_total" ["sink"] "Records delivered.";
     SINK_BYTES Own Counter "shimtap_sink_bytes_total" ["sink"] "Bytes written or sent, encoded and compressed, repeats included.";

@@ -92,7 +92,7 @@ pub struct Totals {
     pub spool_files: Counter,
     /// Records in them and in others.
     pub spool_records: Counter,
-    /// Spool files set aside, by why.
+    /// Spool files set aside or left alone, by why.
     pub spool_aside: Counts<Aside>,
     /// Statistics taken, by how the wrapper got them.
     pub samples: Counts<SampleSource>,

@@ -339,6 +339,18 @@ impl Peer {
         }
     }
 
+    /// The next word on what this wrapper may keep in spool files.
+    pub async fn spool_share(&mut self) -> u64 {
+        loop {
+            let received = tokio::time::timeout(PATIENCE, self.stream.recv()).await;
+            let message = received.expect("a share within the patience").expect("the connection is there");
+            match message.body {
+                Some(Down::Settings(settings)) if settings.spool_bytes != 0 => return settings.spool_bytes,
+                _ => {}
+            }
+        }
+    }
+
     /// Announces a container; gives the positions by handle.
     pub async fn open(&mut self, open: link::Open) -> Vec<(u32, u64)> {
         let task = open.task;

@@ -63,10 +63,17 @@ pub enum Refusal {
 pub struct Place {
     path: PathBuf,
     dir: OwnedFd,
-    /// Bytes and percent that its file system keeps free.
-    free: (u64, u64),
+    /// What its file system keeps free.
+    reserve: Reserve,
     /// Bytes that this wrapper's files, and all wrappers', may hold.
     limits: (u64, u64),
+}
+
+/// What a file system is to keep free: so many bytes and so many percent of it, both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Reserve {
+    bytes: u64,
+    percent: u64,
 }
 
 // === impl Kind ===
@@ -119,12 +126,13 @@ impl Place {
     pub fn open(block: &Block, kind: Kind) -> Result<Self, Refusal> {
         let spool = &block.tables().spool;
         let limit = spool.limit_bytes.load(Ordering::Relaxed);
-        let (path, part, free) = match kind {
+        let (path, part, reserve) = match kind {
             Kind::Disk => {
+                let bytes = spool.free_bytes.load(Ordering::Relaxed);
                 let percent = u64::from(spool.free_percent.load(Ordering::Relaxed));
-                (spool.disk_dir.get(), 1, (spool.free_bytes.load(Ordering::Relaxed), percent))
+                (spool.disk_dir.get(), 1, Reserve { bytes, percent })
             }
-            Kind::Memory => (spool.memory_dir.get(), MEMORY_PART, (0, MEMORY_FREE)),
+            Kind::Memory => (spool.memory_dir.get(), MEMORY_PART, Reserve { bytes: 0, percent: MEMORY_FREE }),
         };
         let path = PathBuf::from(path);
         private_dir(&path)?;
@@ -134,7 +142,7 @@ impl Place {
             return Err(Refusal::Unsafe);
         }
         let limits = (spool.allowance() / part, limit.saturating_mul(WRAPPERS) / part);
-        Ok(Self { path, dir, free, limits })
+        Ok(Self { path, dir, reserve, limits })
     }
 
     /// Bytes that another file of `wrapper` may hold, `spare` beyond all limits among them.
@@ -151,7 +159,7 @@ impl Place {
         let unit = stat.fragment_size();
         let free = stat.blocks_available().saturating_mul(unit).saturating_sub(bytes);
         let whole = stat.blocks().saturating_mul(unit);
-        Ok(free >= self.free.0 && free >= (whole / 100).saturating_mul(self.free.1))
+        Ok(self.reserve.is_kept(whole, free))
     }
 
     /// Makes file `number` of a wrapper, empty, locked for as long as it is open. `None`: one of that name is there, or the
@@ -167,6 +175,15 @@ impl Place {
         };
         let ours = fd::try_lock(file.as_fd())? && fstat(&file)?.st_nlink == 1;
         Ok(ours.then_some(file))
+    }
+}
+
+// === impl Reserve ===
+
+impl Reserve {
+    /// Is it left where so much of a whole is free?
+    fn is_kept(self, whole: u64, free: u64) -> bool {
+        free >= self.bytes && free >= (whole / 100).saturating_mul(self.percent)
     }
 }
 
@@ -193,4 +210,86 @@ fn used(dir: &Path, wrapper: u64) -> Result<(u64, u64), Refusal> {
         }
     }
     Ok((own, all))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A block whose directories nobody else has; they go with it.
+    struct Lab(Block, PathBuf);
+
+    impl Lab {
+        fn new(name: &str) -> Self {
+            let dir = Path::new("/dev/shm").join(format!("shimtap-place-{name}-{}", std::process::id()));
+            let block = Block::create().unwrap();
+            let spool = &block.tables().spool;
+            let sub = |sub: &str| dir.join(sub).to_str().unwrap().to_owned();
+            assert!(spool.disk_dir.set(&sub("disk")) && spool.memory_dir.set(&sub("memory")));
+            Self(block, dir)
+        }
+
+        fn place(&self, kind: Kind) -> Place {
+            Place::open(&self.0, kind).unwrap()
+        }
+    }
+
+    impl Drop for Lab {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.1).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_reserve_is_of_bytes_and_of_percent_and_both_are_kept() {
+        let kept = |bytes, percent, free| Reserve { bytes, percent }.is_kept(1000, free);
+        assert!(kept(0, 0, 0), "nothing is to be kept");
+        assert!(kept(400, 0, 400) && !kept(400, 0, 399), "bytes alone");
+        assert!(kept(0, 15, 150) && !kept(0, 15, 149), "percent alone");
+        assert!(!kept(400, 15, 200) && !kept(100, 15, 120) && kept(100, 15, 150), "whichever is more");
+        assert!(!Reserve { bytes: 0, percent: 100 }.is_kept(u64::MAX, u64::MAX / 2));
+    }
+
+    #[test]
+    fn a_disk_keeps_what_it_is_told_and_a_file_system_in_memory_half_of_itself() {
+        let lab = Lab::new("reserve");
+        let spool = &lab.0.tables().spool;
+        // What a file may grow by before it asks again.
+        let keeps = |bytes, percent| {
+            spool.free_bytes.store(bytes, Ordering::Relaxed);
+            spool.free_percent.store(percent, Ordering::Relaxed);
+            let disk = lab.place(Kind::Disk).keeps_free(1 << 20).unwrap();
+            assert_eq!(lab.place(Kind::Memory).reserve, Reserve { bytes: 0, percent: 50 });
+            disk
+        };
+        assert!(keeps(0, 0));
+        assert!(!keeps(1 << 60, 0), "no file system has so much");
+        assert!(!keeps(0, 100), "and none has all of it free, with another byte in it");
+    }
+
+    /// Of what others have left in a directory, and set aside there, nobody may use more than is left of the whole.
+    #[test]
+    fn a_directory_as_a_whole_holds_sixteen_times_what_a_wrapper_may() {
+        const LIMIT: u64 = 40_000;
+        let lab = Lab::new("whole");
+        lab.0.tables().spool.limit_bytes.store(LIMIT, Ordering::Relaxed);
+        for (kind, own) in [(Kind::Disk, LIMIT), (Kind::Memory, LIMIT / 4)] {
+            let place = lab.place(kind);
+            let file = |name: &str, bytes: u64| {
+                fs::File::create(place.path.join(name)).unwrap().set_len(bytes).unwrap();
+            };
+            assert_eq!(place.room(7, 0), Ok(own), "{kind:?}");
+            // One that is older than a limit that was lowered counts as well.
+            file(&file_name(1, 0), 10 * own);
+            file(&format!("{}.bad", file_name(2, 0)), 5 * own);
+            assert_eq!(place.room(7, 0), Ok(own), "{kind:?}: one more has room");
+            file(&file_name(7, 0), own / 4);
+            assert_eq!(place.room(7, 0), Ok(own * 3 / 4), "{kind:?}: what is left of its own");
+            file(&file_name(3, 0), own / 2);
+            assert_eq!(place.room(7, 0), Ok(own / 4), "{kind:?}: what is left of the whole");
+            file(&file_name(4, 0), own / 4);
+            assert_eq!(place.room(7, 0), Err(Refusal::Full), "{kind:?}");
+            assert_eq!(place.room(7, 100), Ok(100), "{kind:?}: last words have room of their own");
+        }
+    }
 }

@@ -34,11 +34,11 @@ static STUCK: Limited = Limited::new();
 static UNSAFE: Limited = Limited::new();
 
 closed! {
-    /// Why a spool file was set aside.
+    /// Why a spool file was set aside, or left alone.
     pub enum Aside {
         /// Not a spool file, or not the one that its name says.
         Foreign => "foreign",
-        /// Of a later release.
+        /// Of a later release: the one that is left where it is, under its own name.
         Version => "version",
         /// A checksum or a length is wrong.
         Corrupt => "corrupt",

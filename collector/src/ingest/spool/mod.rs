@@ -3,7 +3,8 @@
 //! A wrapper that attaches is not answered before its own files are taken: spool first, then live, in order. Files of
 //! wrappers that are not attached (their pods ended, or they are still to come back) are looked for at the start and
 //! now and then. A file is removed when all that it says is durable, ends of streams too; one that is not as it should be is
-//! taken as far as it is right, and set aside when that is durable: nobody reads it again. Only a file whose writer has ended is removed or renamed: writers hold a lock.
+//! taken as far as it is right, and set aside when that is durable: nobody reads it again. One of a later release's version is right as it is,
+//! and left for a collector that can read it. Only a file whose writer has ended is removed or renamed: writers hold a lock.
 //!
 //! `dir` touches the disk, on threads of its own, and is never waited for longer than [`dir::PATIENCE`].
 
@@ -13,7 +14,7 @@ mod replay;
 mod turn;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -48,6 +49,7 @@ const FIRST_ID: u64 = 1 << 63;
 
 static SAID: Limited = Limited::new();
 static HELD: Limited = Limited::new();
+static LATER: Limited = Limited::new();
 
 /// All spool files of the node.
 #[derive(Debug)]
@@ -62,6 +64,9 @@ pub struct Spools {
     pending: Mutex<Vec<Pending>>,
     /// Files that could not be taken, and when they may be tried again.
     put_off: Mutex<HashMap<Found, Instant>>,
+    /// Files of a later release's version, which this process does not open again: no name is ever used twice. As many as were
+    /// in the directories, which have bounds of their own.
+    left: Mutex<HashSet<Found>>,
 }
 
 /// A file that was taken and can go when what it says is durable.
@@ -91,6 +96,7 @@ impl Spools {
             ids: AtomicU64::new(FIRST_ID),
             pending: Mutex::default(),
             put_off: Mutex::default(),
+            left: Mutex::default(),
         }
     }
 
@@ -161,7 +167,8 @@ impl Spools {
             files.extend(dir.list().await);
         }
         let pending = self.pending();
-        files.retain(|found| !pending.iter().any(|p| p.found == *found));
+        let left = self.left();
+        files.retain(|found| !pending.iter().any(|p| p.found == *found) && !left.contains(found));
         files.sort_by_key(|found| (found.wrapper, found.number));
         files
     }
@@ -195,6 +202,12 @@ impl Spools {
                     "put a spool file off: the journal has no room for it, its disk is full, slow or hangs"
                 );
             }),
+            Replayed::OfLaterRelease(error) => {
+                totals.spool_aside.add(Aside::Version, 1);
+                say_left(&found, &error);
+                self.left().insert(found);
+                return;
+            }
             Replayed::Spoilt(why, error, file, reached) => {
                 totals.spool_aside.add(why, 1);
                 say_wrong(&found, why, &error);
@@ -233,6 +246,10 @@ impl Spools {
     fn put_off(&self) -> MutexGuard<'_, HashMap<Found, Instant>> {
         self.put_off.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn left(&self) -> MutexGuard<'_, HashSet<Found>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 // === impl Pending ===
@@ -252,6 +269,16 @@ fn say_wrong(found: &Found, why: Aside, error: &WrongFile) {
     let path = found.path();
     SAID.say(|hidden| {
         warn!(file = %path.display(), reason = why.label(), %error, hidden, "set a spool file aside");
+    });
+}
+
+/// Names a file that is for a collector of a later release.
+fn say_left(found: &Found, error: &WrongFile) {
+    LATER.say(|hidden| {
+        warn!(
+            file = %found.path().display(), reason = Aside::Version.label(), %error, hidden,
+            "left a spool file of a later release where it is, for a collector of that release"
+        );
     });
 }
 

@@ -32,6 +32,8 @@ pub(super) enum Replayed {
     Held,
     /// Nothing of it can be taken.
     Wrong(Aside, WrongFile),
+    /// A later release wrote it, and can read it; nobody else touches it, whether it is still being written or not.
+    OfLaterRelease(WrongFile),
     /// It was taken as far as it is right; it can be set aside when these streams are durable up to these offsets.
     Spoilt(Aside, WrongFile, SpoolFile, Vec<(Arc<Slot>, u64)>),
 }
@@ -80,6 +82,7 @@ pub(super) async fn replay(ingest: &Arc<Ingest>, found: &Found, id: u64, turn: &
     match taken {
         Ok(()) => Replayed::Taken(file, reached),
         Err(WrongFile::Held) => Replayed::Held,
+        Err(fault) if fault.aside() == Aside::Version => Replayed::OfLaterRelease(fault),
         Err(fault) if being_written || fault.is_for_now() => Replayed::Later,
         Err(fault) => {
             // A later offset shows how much it was.

@@ -6,10 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::fcntl::{Flock, FlockArg};
 use protobuf::Message;
 use shimtap_proto::{
     link::{Close, Data, FromWrapper, from_wrapper::Body as Up},
-    spool::{Header, file_name, record},
+    spool::{HEADER, Header, VERSION, file_name, record},
 };
 
 use super::*;
@@ -18,8 +19,13 @@ use crate::{
     sinks::Source,
 };
 
-/// A file of a wrapper that is gone: two streams, of which one ends, and the other within a line.
+/// The first file of a wrapper that is gone: two streams, of which one ends, and the other within a line.
 fn left_behind(dir: &Path) -> PathBuf {
+    put(dir, 1, &said_by(1))
+}
+
+/// What such a file says, of this number.
+fn said_by(number: u32) -> Vec<u8> {
     let data = |handle, offset, text: &str| {
         Up::Data(Data { handle, offset, bytes: text.as_bytes().to_vec(), ..Default::default() })
     };
@@ -31,17 +37,22 @@ fn left_behind(dir: &Path) -> PathBuf {
         data(2, 0, "half a li"),
         data(2, 9, "ne\n"),
     ];
-    let header = Header { wrapper: hello().wrapper, number: 1, boot: [0; 16], created_ns: 1 };
+    let header = Header { wrapper: hello().wrapper, number, boot: [0; 16], created_ns: 1 };
     let mut bytes = header.encode().to_vec();
     for body in said {
         let message = FromWrapper { body: Some(body), ..Default::default() };
         bytes.extend(record(&message.write_to_bytes().expect("encodes")).expect("a message"));
     }
+    bytes
+}
+
+/// Puts a file of that number there.
+fn put(dir: &Path, number: u32, bytes: &[u8]) -> PathBuf {
     let dir = dir.join("disk");
-    DirBuilder::new().mode(0o700).create(&dir).expect("a folder");
-    let path = dir.join(file_name(hello().wrapper, 1));
+    DirBuilder::new().recursive(true).mode(0o700).create(&dir).expect("a folder");
+    let path = dir.join(file_name(hello().wrapper, number));
     let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-    std::io::Write::write_all(&mut file.expect("a file"), &bytes).expect("written");
+    std::io::Write::write_all(&mut file.expect("a file"), bytes).expect("written");
     path
 }
 
@@ -82,4 +93,52 @@ async fn a_spoilt_file_is_set_aside_when_what_is_right_of_it_is_durable() {
     ingest.spools.settle().await;
     let aside = file.with_file_name(format!("{}.bad", file_name(hello().wrapper, 1)));
     assert!(aside.exists() && !file.exists(), "a person may want to see it");
+}
+
+/// A file as the next version may have it: its header as long and as sound as ours, the rest is nobody's business.
+fn of_next_version(number: u32) -> Vec<u8> {
+    let mut bytes = said_by(number);
+    bytes[8..12].copy_from_slice(&(VERSION + 1).to_le_bytes());
+    let sum = crc32fast::hash(&bytes[..HEADER - 4]);
+    bytes[HEADER - 4..HEADER].copy_from_slice(&sum.to_le_bytes());
+    bytes[HEADER..].reverse();
+    bytes
+}
+
+/// However often it is looked, with its wrapper there or gone; the file behind it is taken.
+#[tokio::test]
+async fn a_file_of_a_later_version_is_left_as_it_is_and_keeps_no_other_from_being_taken() {
+    for is_written in [false, true] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (ingest, mut exit, _rules) = ruled_in(dir.path());
+        let later = put(dir.path(), 0, &of_next_version(0));
+        let writer = is_written.then(|| {
+            let file = fs::File::open(&later).expect("it is there");
+            Flock::lock(file, FlockArg::LockExclusive).expect("nobody else has it")
+        });
+        let file = left_behind(dir.path());
+        for look in 1..=3 {
+            if look == 2 {
+                ingest.spools.take_of(&ingest, hello().wrapper).await;
+            } else {
+                ingest.spools.take_orphans(&ingest).await;
+            }
+            while let Some(waiting) = exit.try_recv() {
+                waiting.batch.done();
+            }
+            ingest.spools.settle().await;
+            let aside = &ingest.registry.totals.spool_aside;
+            assert_eq!(aside.get(Aside::Version), 1, "look {look}: counted once");
+            assert_eq!(aside.total(), 1, "look {look}");
+            assert_eq!(fs::read(&later).expect("under its name"), of_next_version(0), "look {look}");
+            assert_eq!(ingest.registry.totals.spool_files.get(), 1, "look {look}: the other one");
+            assert!(!file.exists(), "look {look}");
+        }
+        drop(writer);
+        // Another collector looks anew: one that knows this version finds the file.
+        let (ingest, ..) = ruled_in(dir.path());
+        ingest.spools.take_orphans(&ingest).await;
+        assert_eq!(ingest.registry.totals.spool_aside.get(Aside::Version), 1);
+        assert!(ingest.spools.put_off().is_empty(), "it is not tried again");
+    }
 }

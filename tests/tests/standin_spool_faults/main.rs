@@ -1,5 +1,7 @@
 //! Spool files and disks that are not as they should be: the container does not notice, what is right is taken, and what is
-//! lost is said.
+//! lost is said. `room` has what a file system is to keep free.
+
+mod room;
 
 use std::{
     fs,
@@ -23,7 +25,7 @@ use shimtap_tests::standin::{
             LIMIT, bytes, cleared, comes_to, count, counted, gone, has, judged, spool_files, spooled, steady,
             to_its_end, value, whole,
         },
-        wrapped::{wrapped, wrapped_in},
+        wrapped::{wrapped, wrapped_as, wrapped_in},
     },
     procs::{self, Process},
     script::{Output, Script},
@@ -35,7 +37,11 @@ fn short() -> Script {
 
 /// A pod that ended with nobody there, and its one spool file.
 fn left_behind(script: &Script) -> Result<(Pod, PathBuf)> {
-    let pod = wrapped(script)?;
+    left_behind_as("task", script)
+}
+
+fn left_behind_as(id: &str, script: &Script) -> Result<(Pod, PathBuf)> {
+    let pod = wrapped_as(id, script, |_| Ok(()))?;
     to_its_end(&pod, script)?;
     gone(&pod)?;
     let mut files = spooled(&pod)?;
@@ -112,8 +118,7 @@ fn a_file_of_another_wrapper_under_this_name() -> Result<()> {
         let mut all = bytes(&file.with_file_name("x"))?;
         // Another number, with a checksum that is right: as a wrapper would have made it.
         *all.get_mut(12).context("its number")? ^= 1;
-        let sum = crc32(all.get(..60).context("a header")?).to_le_bytes();
-        all.get_mut(60..64).context("its sum")?.copy_from_slice(&sum);
+        sealed(&mut all)?;
         fs::remove_file(file.with_file_name("x"))?;
         fs::write(file, all)?;
         fs::set_permissions(file, fs::Permissions::from_mode(0o600)).context("its mode")
@@ -124,6 +129,13 @@ fn a_file_of_another_wrapper_under_this_name() -> Result<()> {
 fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
     !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+}
+
+/// A header that was changed, with a checksum that is right again.
+fn sealed(file: &mut [u8]) -> Result<()> {
+    let sum = crc32(file.get(..60).context("a header")?).to_le_bytes();
+    file.get_mut(60..64).context("its sum")?.copy_from_slice(&sum);
+    Ok(())
 }
 
 #[test]
@@ -178,11 +190,45 @@ fn a_file_of_another_boot() -> Result<()> {
     let (pod, file) = left_behind(&script)?;
     let mut all = bytes(&file)?;
     all.get_mut(24..40).context("its boot id")?.fill(0x5a);
-    let sum = crc32(all.get(..60).context("a header")?).to_le_bytes();
-    all.get_mut(60..64).context("its sum")?.copy_from_slice(&sum);
+    sealed(&mut all)?;
     fs::write(&file, all)?;
     let collector = pod.lab.collector()?;
     whole(&collector, "task", &script)?;
+    cleared(&pod)?;
+    collector.stop()
+}
+
+/// One of a later release's version is for that release: this one leaves it as it is, takes what lies beside it, and the one that
+/// comes and can read it finds all of it.
+#[test]
+fn a_file_of_a_later_release() -> Result<()> {
+    let script = short();
+    let (pod, file) = left_behind(&script)?;
+    let (other, beside) = left_behind_as("other", &script)?;
+    fs::copy(&beside, file.with_file_name(beside.file_name().context("its name")?))?;
+    let ours = bytes(&file)?;
+    let mut later = ours.clone();
+    *later.get_mut(8).context("its version")? += 1;
+    sealed(&mut later)?;
+    fs::write(&file, &later)?;
+    let collector = pod.lab.collector()?;
+    whole(&collector, &other.id, &script)?;
+    aside(&collector, "version")?;
+    ensure!(one_tape(&collector.sink()?, &pod.id, "stdout")?.is_none(), "something of it was taken");
+    // What lay beside it goes when it is durable.
+    let alone = || Ok((spool_files(&pod) == [file.as_path()]).then_some(()));
+    eventually(LIMIT, "it to be there alone", alone).with_context(|| format!("{:?}", spool_files(&pod)))?;
+    collector.stop()?;
+    ensure!(bytes(&file)? == later, "it is not as it was");
+    let log = fs::read_to_string(pod.lab.dir().join("collector.log"))?;
+    let said = log.lines().filter(|line| line.contains(&file.display().to_string()));
+    let said: Vec<&str> = said.collect();
+    ensure!(matches!(said.as_slice(), [line] if line.contains("update the collector")), "{said:?}");
+
+    // As its own release would read it.
+    fs::write(&file, &ours)?;
+    let collector = pod.lab.collector()?;
+    whole(&collector, &pod.id, &script)?;
     cleared(&pod)?;
     collector.stop()
 }
