@@ -59,8 +59,11 @@ fn is_listed(collector: &Collector, reason: &str) {
         let row = format!("{} {}\n", metric(one), u64::from(one == reason));
         assert!(page.contains(&row), "{row} is not in {page}");
     }
-    let said = collector.stderr();
-    let line = said.lines().find(|line| line.contains("shimtap ps --open-ended")).expect("a line of the log");
+    // It is said when all that are given up with it are on their way to the journal, so perhaps later than that has this one.
+    let line = wait("a line of the log", || {
+        let said = collector.stderr();
+        said.lines().find(|line| line.contains("shimtap ps --open-ended")).map(str::to_owned)
+    });
     for word in ["streams=1".to_owned(), format!("reason=\"{reason}\""), "container=\"5f0c\"".to_owned()] {
         assert!(line.contains(&word), "{word} is not in {line}");
     }
