@@ -246,6 +246,12 @@ impl Flags {
 // === impl Ending ===
 
 impl Ending {
+    /// True where of the last bytes nothing is claimed.
+    #[must_use]
+    pub const fn is_open(self) -> bool {
+        !matches!(self, Self::Exact)
+    }
+
     /// True where its wrapper has closed it.
     #[must_use]
     pub const fn is_orderly(self) -> bool {

@@ -8,6 +8,7 @@
 )]
 
 mod heads;
+mod open_ended;
 mod peer;
 
 use std::{

@@ -19,6 +19,7 @@ use super::{
     health::health,
     logs,
     metrics::plain,
+    open_ended::{self, PsOpenEnded},
     sandboxes::{self, PsOrphan, PsSandbox, PsWarning},
     server::State,
     top::top,
@@ -45,6 +46,12 @@ pub struct Ps {
     /// Pods that are virtual machines.
     #[serde(default)]
     pub sandboxes: Vec<PsSandbox>,
+    /// Streams whose end nobody told, those with the newest records first, at most [`open_ended::LISTED`].
+    #[serde(default)]
+    pub open_ended: Vec<PsOpenEnded>,
+    /// How many there are; absent = not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_ended_total: Option<u64>,
     /// What Kata left behind on this node.
     #[serde(default)]
     pub orphans: Vec<PsOrphan>,
@@ -217,12 +224,16 @@ fn json(value: &impl Serialize) -> Response<Answer> {
     response
 }
 
-fn ps(registry: &Registry) -> Ps {
+/// Everything that it shows, as it is now.
+pub(crate) fn ps(registry: &Registry) -> Ps {
+    let (open_ended, open_ended_total) = open_ended::open_ended(registry);
     Ps {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         wrappers: wrappers::wrappers(registry),
         containers: registry.containers().iter().map(ps_container).collect(),
         unwrapped: registry.unwrapped().into_iter().map(unwrapped).collect(),
+        open_ended,
+        open_ended_total,
         sandboxes: sandboxes::sandboxes(registry),
         orphans: sandboxes::orphans(&registry.findings()),
         warnings: sandboxes::warnings(registry),
@@ -292,7 +303,7 @@ pub(super) fn about(container: &Container, live: &Live) -> PsContainer {
                 .to_owned(),
                 open_ended: counts
                     .ending()
-                    .filter(|ending| *ending != Ending::Exact)
+                    .filter(|ending| ending.is_open())
                     .map(|ending| ending.label().to_owned()),
                 not_captured: counts.silent().map(str::to_owned),
             })

@@ -10,17 +10,21 @@ mod explain;
 mod health;
 mod logs;
 mod metrics;
+mod open_ended;
 mod patient;
 mod sandboxes;
 mod server;
 mod top;
 mod wrappers;
 
+#[cfg(test)]
+pub(crate) use control::ps;
 pub use control::{Ps, PsContainer, PsStream, PsUnwrapped};
 pub use explain::{Explained, ExplainedStream};
 #[cfg(test)]
 pub use health::HealthPlace;
 pub use health::{Health, HealthContainerd, HealthJournal, HealthSink};
+pub use open_ended::PsOpenEnded;
 pub use sandboxes::PsSandbox;
 pub use server::{Admin, AdminFault};
 #[cfg(test)]

@@ -38,6 +38,9 @@ pub enum Command {
         /// JSON instead of a table: always all of it
         #[arg(long)]
         json: bool,
+        /// Streams whose end nobody told, with the reason
+        #[arg(long, conflicts_with_all = ["orphans", "warnings"])]
+        open_ended: bool,
         /// What Kata left behind on this node, with what proves it
         #[arg(long, conflicts_with = "warnings")]
         orphans: bool,
@@ -388,10 +391,17 @@ mod tests {
             Ok(Command::Check { which: Configured { config }, defaults: false })
         );
         let at = Asked { socket: Some("/s".into()) };
-        let ps = |json, orphans, warnings, at| Command::Ps { json, orphans, warnings, at };
-        assert_eq!(parse(&["ps", "--json", "--socket=/s"]), Ok(ps(true, false, false, at.clone())));
-        assert_eq!(parse(&["ps", "--orphans", "--socket=/s"]), Ok(ps(false, true, false, at.clone())));
-        assert_eq!(parse(&["ps", "--warnings", "--socket=/s"]), Ok(ps(false, false, true, at)));
+        for option in ["--json", "--open-ended", "--orphans", "--warnings"] {
+            let is = |asked| option == asked;
+            let wanted = Command::Ps {
+                json: is("--json"),
+                open_ended: is("--open-ended"),
+                orphans: is("--orphans"),
+                warnings: is("--warnings"),
+                at: at.clone(),
+            };
+            assert_eq!(parse(&["ps", option, "--socket=/s"]), Ok(wanted));
+        }
         assert_eq!(parse(&["reload"]), Ok(Command::Reload(Asked::default())));
         let wanted = Wanted { dry_run: true, ids: vec!["abc".into(), "d".into()], ..Wanted::default() };
         assert_eq!(parse(&["upgrade", "abc", "--dry-run", "d"]), Ok(Command::Upgrade(wanted)));
@@ -418,6 +428,8 @@ mod tests {
             &["top", "--interval", "0"],
             &["ps", "--config", "/x"],
             &["ps", "--orphans", "--warnings"],
+            &["ps", "--open-ended", "--warnings"],
+            &["ps", "--open-ended", "--orphans"],
             &["collector", "--json"],
             &["check", "extra"],
             &["explain"],

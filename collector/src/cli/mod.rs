@@ -73,12 +73,14 @@ pub fn run(command: &Command) -> Exit {
         Command::Install(wanted) => install::run(wanted),
         Command::Logs(logs) => logs::run(&logs.parameters(), logs.at.socket.as_deref()),
         Command::Man { dir } => man::run(dir),
-        Command::Ps { json, orphans, warnings, at } => {
-            let part = match (orphans, warnings) {
-                (true, _) => ps::Part::Orphans,
-                (false, true) => ps::Part::Warnings,
-                (false, false) => ps::Part::All,
-            };
+        Command::Ps { json, open_ended, orphans, warnings, at } => {
+            // No two of them at a time.
+            let asked = [
+                (*open_ended, ps::Part::OpenEnded),
+                (*orphans, ps::Part::Orphans),
+                (*warnings, ps::Part::Warnings),
+            ];
+            let part = asked.iter().find(|(is_asked, _)| *is_asked).map_or(ps::Part::All, |(_, part)| *part);
             ps::run(*json, part, at.socket.as_deref())
         }
         Command::Reload(at) => reload::run(at.socket.as_deref()),

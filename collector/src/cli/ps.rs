@@ -2,6 +2,8 @@
 //!
 //! It only asks and shows; what the fields mean stands with `admin::Ps`.
 
+mod open_ended;
+
 use std::path::Path;
 
 use super::{
@@ -19,6 +21,8 @@ use crate::{
 pub(super) enum Part {
     /// Containers, wrappers, pods without one, pods that are VMs.
     All,
+    /// Streams whose end nobody told.
+    OpenEnded,
     /// What Kata left behind, with proof.
     Orphans,
     /// What endangers pods.
@@ -32,6 +36,7 @@ pub(super) fn run(json: bool, part: Part, socket: Option<&Path>) -> Exit {
             let text = match part {
                 _ if json => body + "\n",
                 Part::All => table(&ps, now_ns()),
+                Part::OpenEnded => open_ended::all(&ps, now_ns()),
                 Part::Orphans => orphans(&ps),
                 Part::Warnings => warnings(&ps),
             };
@@ -82,6 +87,7 @@ fn table(ps: &Ps, now_ns: u64) -> String {
     out += &further(WRAPPER_HEAD, ps.wrappers.iter().map(|wrapper| wrapper_row(wrapper, now_ns)));
     out += &further(SANDBOX_HEAD, ps.sandboxes.iter().map(sandbox_row));
     out += &further(UNWRAPPED_HEAD, ps.unwrapped.iter().map(|pod| unwrapped_row(pod, now_ns)));
+    out += &open_ended::hint(ps);
     out
 }
 

@@ -13,6 +13,8 @@ use tracing::{debug, warn};
 
 use super::{Ingest, connection, fault::FaultKind};
 use crate::{
+    event::Ending,
+    journal::GivenUp,
     limited::Limited,
     socket::{SocketFault, UnixSocket},
 };
@@ -123,7 +125,7 @@ async fn sweep(ingest: Arc<Ingest>, mut stop: watch::Receiver<bool>) {
             _ = stop.wait_for(|stop| *stop) => return,
         }
         ingest.registry.sweep(orphan);
-        let mut full = Vec::new();
+        let (mut full, mut given_up) = (Vec::new(), GivenUp::new(Ending::WrapperLost));
         for slot in ingest.streams.orphans(orphan) {
             let home = slot.next_home();
             if full.contains(&home) {
@@ -141,9 +143,13 @@ async fn sweep(ingest: Arc<Ingest>, mut stop: watch::Receiver<bool>) {
             // Its wrapper may have come back while we waited for room.
             let Ok(batch) = slot.abandon() else { continue };
             if let Some(batch) = batch {
+                if batch.ending.is_some() {
+                    given_up.note(&slot.origin);
+                }
                 ingest.outlets.of(slot.home()).submit(batch, room);
             }
             ingest.streams.ended(&slot);
         }
+        given_up.say();
     }
 }

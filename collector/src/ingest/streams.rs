@@ -148,6 +148,7 @@ impl Streams {
         let mut state = slot.state();
         state.owner = owner;
         state.detached = None;
+        slot.counts.carried();
         drop(table);
         clock.raise(state.clock.last());
         state.clock = Arc::clone(clock);

@@ -111,6 +111,7 @@ impl Heads {
         };
         let heads = Self { memory, disk };
         heads.warn_of_places();
+        heads.say_ended_with_the_boot(&all);
         for (store, endings) in &mut all {
             endings.extend(heads.ended_elsewhere(*store));
         }

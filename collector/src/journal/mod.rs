@@ -19,6 +19,7 @@ mod heads;
 mod hung;
 mod merged;
 mod newest;
+mod open_ended;
 mod part;
 mod reader;
 mod recover;
@@ -44,6 +45,7 @@ pub use format::Row;
 pub use heads::{Heads, Known};
 pub use hung::say_what_hangs;
 pub use merged::Merged;
+pub use open_ended::{GivenUp, OpenEnded};
 
 use crate::{
     config,

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 mod heads;
 mod missed;
+mod open_ended;
 mod versions;
 
 use super::{

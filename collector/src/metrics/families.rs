@@ -192,6 +192,7 @@ families! {
     JOURNAL_ERRORS Own Counter "shimtap_journal_errors_total" ["error"] "Failures of the journal, by errno.";
     JOURNAL_STALLED Own Gauge "shimtap_journal_stalled" [] "1 while the journal cannot be written, or a write of it has not come back for 5 s, and acknowledgements are held back.";
     JOURNAL_QUEUE Own Gauge "shimtap_journal_queue_bytes" [] "Bytes waiting for the journal, memory of their records included.";
+    STREAMS_OPEN_ENDED Own Gauge "shimtap_streams_open_ended" ["reason"] "Streams that the journal knows and whose end nobody told, by why; `shimtap ps --open-ended` lists them.";
     ACK_DELAY Own Histogram "shimtap_ack_delay_seconds" [] "From the arrival of bytes to their being durable.";
     SANDBOX_INFO Own Gauge "shimtap_sandbox_info" ["namespace", "pod", "sandbox", "handler", "shim", "shim_version", "shim_build_id", "hypervisor", "guest_kernel", "guest_image", "sandbox_cgroup_only", "confidential"] "Always 1: what a pod consists of that is a VM, or whose shim is known to be neither containerd's own nor Kata's; what is not known is empty.";
     COMPONENT_CPU Own Counter "shimtap_component_cpu_seconds_total" ["namespace", "pod", "sandbox", "component"] "CPU time of a VM's processes on this host.";

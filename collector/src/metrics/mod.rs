@@ -19,6 +19,7 @@ mod lifecycle;
 mod limits;
 mod machine;
 mod notices;
+mod open_ended;
 mod own;
 mod process;
 mod quality;

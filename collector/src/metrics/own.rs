@@ -9,7 +9,7 @@ use super::{
     families::Family,
     info,
     journal::JournalTotals,
-    labels, lifecycle, process, quality,
+    labels, lifecycle, open_ended, process, quality,
     registry::Registry,
     report::{Rpc, WrapperCount},
     restarts::{RestartLabel, Survival},
@@ -52,6 +52,7 @@ fn write(text: &mut Text, registry: &Registry) {
     ingest(text, registry);
     sink::render(text, registry);
     journal(text, registry);
+    open_ended::render(text, registry);
     sandbox::render(text, registry);
     process::render(text);
     // Those with a row per container come last, so that a node of too many keeps all others.

@@ -148,6 +148,11 @@ impl Registry {
         lock(&self.containers).values().cloned().collect()
     }
 
+    /// One task.
+    pub(super) fn task(&self, key: &ContainerKey) -> Option<Arc<Container>> {
+        lock(&self.containers).get(key).cloned()
+    }
+
     /// Of each container its newest task: a client may start one again under the same id, whose rows have the same labels.
     #[must_use]
     pub fn shown(&self) -> Vec<Arc<Container>> {

@@ -86,6 +86,12 @@ impl StreamCounts {
         *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = Some(ending);
     }
 
+    /// A wrapper has it (again): where nobody knew its end, it is open.
+    pub fn carried(&self) {
+        let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        *ending = ending.filter(|ending| ending.is_orderly());
+    }
+
     /// How it ended; `None` while it has not, as far as is known.
     #[must_use]
     pub fn ending(&self) -> Option<Ending> {

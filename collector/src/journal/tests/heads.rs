@@ -6,7 +6,7 @@ use crate::{
     config::Config,
     event::Store,
     ingest::Memory,
-    journal::{Heads, Known, heads::Opened},
+    journal::{Heads, Known, OpenEnded, heads::Opened},
     sinks::Outlets,
 };
 
@@ -76,6 +76,18 @@ impl Two {
         let receipt = Arc::clone(&stream.progress) as _;
         let (origin, received, end) = (Arc::clone(&stream.origin), Instant::now(), stream.end);
         outlet.submit(Batch { origin, records, end, ending: None, receipt, received, last: true }, room);
+    }
+
+    /// Says how a stream ended, to the head that has it.
+    fn end(&self, stream: &Stream, ending: Ending) {
+        let outlet = self.outlets.of(stream.store.expect("it has begun"));
+        let room = self.runtime.block_on(outlet.room(1, 0));
+        let receipt = Arc::clone(&stream.progress) as _;
+        let (origin, received, end) = (Arc::clone(&stream.origin), Instant::now(), stream.end);
+        let records = Vec::new();
+        let said = Batch { origin, records, end, ending: Some(ending), receipt, received, last: true };
+        outlet.submit(said, room);
+        wait("the ending", || (stream.known(self).row.ending == Some(ending)).then_some(()));
     }
 
     fn close(self) {
@@ -323,4 +335,47 @@ fn a_later_releases_file_in_one_head_leaves_the_other_as_it_is() {
     let said = Heads::open(&config, &Arc::default()).expect_err("refused").to_string();
     assert!(said.contains("is of version 99") && said.contains("nothing was changed"), "{said}");
     assert_eq!([contents(&memory), contents(&disk)], before);
+}
+
+#[test]
+fn a_stream_of_both_heads_is_open_ended_once_and_where_it_has_not_ended_in_the_other() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let two = Two::new(dir.path());
+    let [mut lost, mut told, mut here] = ["lost", "told", "here"].map(Stream::new);
+    for stream in [&mut lost, &mut told] {
+        two.append(stream, Store::Memory, 3);
+        two.append(stream, Store::Disk, 2);
+    }
+    two.append(&mut here, Store::Disk, 1);
+    for stream in [&lost, &told, &here] {
+        stream.is_durable();
+    }
+    // Taken for ended, and then gone on with.
+    two.end(&told, Ending::WrapperLost);
+    two.append(&mut told, Store::Memory, 1);
+    told.is_durable();
+    two.end(&told, Ending::Exact);
+    two.end(&lost, Ending::WrapperLost);
+    two.end(&here, Ending::Inexact);
+    let listed = |two: &Two| {
+        let of = |it: &OpenEnded| {
+            (it.origin.name.container.clone(), it.ending, it.bytes, it.gap_bytes, it.reached)
+        };
+        let mut all: Vec<_> = two.heads.open_ended().iter().map(of).collect();
+        all.sort();
+        all
+    };
+    let wanted = [
+        ("here".to_owned(), Ending::Inexact, 10, 0, 10),
+        ("lost".to_owned(), Ending::WrapperLost, 50, 0, 50),
+    ];
+    assert_eq!(listed(&two), wanted);
+    two.close();
+    // From here on the other head has the ending as well.
+    let two = Two::new(dir.path());
+    let memory = two.heads.of(Store::Memory).expect("there is one");
+    let ending = || memory.stream(&lost.origin.name).and_then(|row| row.ending);
+    assert_eq!(wait("the ending", ending), Ending::WrapperLost);
+    assert_eq!(listed(&two), wanted);
+    two.close();
 }

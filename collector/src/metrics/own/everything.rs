@@ -128,7 +128,7 @@ pub(super) fn everything() -> Everything {
 }
 
 /// A journal that was not closed in order, has dropped what its sink had not read, and has something that it has not
-/// acknowledged.
+/// acknowledged; of its only stream nobody told the end.
 fn journal(dir: &Path, totals: &Arc<Totals>, runtime: &Runtime) -> Arc<Journal> {
     let text = format!(
         "[journal]\ndir = \"{}\"\nmax_bytes = {}\nreserve_percent = 0\nreserve_bytes = 0\n",
@@ -170,7 +170,7 @@ fn write(config: &config::Journal, totals: &Arc<Totals>, runtime: &Runtime, line
             origin: Arc::clone(&origin),
             records: vec![record],
             end: to,
-            ending: None,
+            ending: (n + 1 == lines).then_some(Ending::WrapperLost),
             receipt: Arc::clone(&progress) as _,
             received: Instant::now(),
             last: true,
