@@ -544,6 +544,86 @@ async fn a_proxy_is_gone_through() {
     assert!(!collector.stderr().contains("s3cret"), "{}", collector.stderr());
 }
 
+/// What names no proxy, whatever the environment of the tests says.
+fn no_proxies() -> Vec<(&'static str, String)> {
+    let names = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
+    let small = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
+    names.into_iter().chain(small).map(|name| (name, String::new())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_environments_proxy_is_gone_through_where_nothing_says_otherwise() {
+    let (authority, dir) = (Authority::new(), tempfile::tempdir().expect("temporary directory"));
+    authority.client(dir.path());
+    let (port, asked) = proxy();
+    let url = format!("http://user:s3cret@127.0.0.1:{port}");
+    // Each as it is set, whether the endpoint speaks TLS, what the section says, and whether the proxy is asked.
+    let ways = [
+        (&[("HTTP_PROXY", url.as_str())][..], false, "", true),
+        (&[("HTTPS_PROXY", &url), ("NO_PROXY", "example.org")], true, "", true),
+        (&[("HTTP_PROXY", &url), ("HTTPS_PROXY", &url), ("NO_PROXY", "localhost")], true, "", false),
+        (&[("HTTP_PROXY", &url)], false, "proxy = \"none\"\n", false),
+        (&[("HTTP_PROXY", "socks5://127.0.0.1:9"), ("NO_PROXY", "*")], false, "", false),
+    ];
+    for (set, is_tls, more, is_asked) in ways {
+        let told = format!("{set:?}, TLS: {is_tls}, {more:?}");
+        let (endpoint, scheme) = match is_tls {
+            true => (Endpoint::start_tls(authority.server("localhost", None)), "https"),
+            false => (Endpoint::start(), "http"),
+        };
+        let section = format!(
+            "[otlp]\nendpoint = \"{scheme}://localhost:{}\"\nretry_most_secs = 1\n{more}[otlp.tls]\nca_file = \"{}/ca.pem\"\n",
+            endpoint.port(),
+            dir.path().display()
+        );
+        let variables =
+            [no_proxies(), set.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()];
+        let collector = Collector::in_environment(|_| section.clone(), &variables.concat());
+        deliver(&collector, 10).await;
+        assert_eq!(endpoint.got().len(), 10, "{told}");
+        let heads = std::mem::take(&mut *asked.lock().expect("no panic under it"));
+        assert_eq!(!heads.is_empty(), is_asked, "{told}: {heads:?}");
+        for head in &heads {
+            assert!(
+                head.starts_with(&format!("CONNECT localhost:{} HTTP/1.1\r\n", endpoint.port())),
+                "{head}"
+            );
+            assert_eq!(header(head, "proxy-authorization"), Some("Basic dXNlcjpzM2NyZXQ="), "{told}");
+        }
+        assert!(!collector.stderr().contains("s3cret"), "{}", collector.stderr());
+    }
+}
+
+#[test]
+fn a_proxy_of_the_environment_that_cannot_be_used_ends_the_start() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = dir.path().join("c.toml");
+    let at = dir.path().display();
+    let text = format!(
+        "[ingest]\nsocket = \"{at}/i.sock\"\n[control]\nsocket = \"{at}/c.sock\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n\
+         [journal]\ndir = \"{at}/journal\"\n[otlp]\nendpoint = \"http://127.0.0.1:1\"\n"
+    );
+    fs::write(&config, text).expect("writable");
+    for (url, why) in [
+        ("socks5://user:s3cret@127.0.0.1:1080", "http_proxy names a proxy by a URL of the scheme socks5"),
+        // Never straight because it was not understood.
+        ("127.0.0.1 s3cret:3128", "http_proxy holds no URL of a proxy"),
+    ] {
+        // `shimtap check` says so before a start does.
+        for command in ["check", "collector"] {
+            let mut shimtap = Command::new(env!("CARGO_BIN_EXE_shimtap"));
+            for (name, _) in no_proxies() {
+                shimtap.env_remove(name);
+            }
+            let ended = shimtap.args([command, "--config"]).arg(&config).env("http_proxy", url).output();
+            let ended = ended.expect("shimtap runs");
+            let stderr = String::from_utf8_lossy(&ended.stderr);
+            assert_eq!(ended.status.code(), Some(1), "{command}: {stderr}");
+            assert!(stderr.contains(why) && !stderr.contains("s3cret"), "{command}: {stderr}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn gaps_are_records_that_an_alert_can_find() {
     let endpoint = Endpoint::start();
