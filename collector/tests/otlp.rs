@@ -410,12 +410,28 @@ impl Authority {
 
 /// A collector whose endpoint speaks TLS; `tls` is the section's rest, in which DIR is where the certificates are.
 fn over_tls(endpoint: &Endpoint, dir: &Path, tls: &str) -> Collector {
+    over_tls_in(endpoint, dir, tls, &[])
+}
+
+/// The same with these variables in its environment.
+fn over_tls_in(endpoint: &Endpoint, dir: &Path, tls: &str, variables: &[(&str, String)]) -> Collector {
     let section = format!(
         "[otlp]\nendpoint = \"https://localhost:{}\"\nretry_most_secs = 1\n[otlp.tls]\n{}",
         endpoint.port(),
         tls.replace("DIR", &dir.display().to_string())
     );
-    Collector::with(move |_| section.clone())
+    Collector::in_environment(move |_| section.clone(), variables)
+}
+
+/// Demands that a collector says nothing to its endpoint, for want of trust.
+async fn refuses(collector: &Collector, endpoint: &Endpoint) {
+    let before = endpoint.got().len();
+    let (mut peer, _) = Peer::greet(collector, 1).await;
+    peer.open(open(0, "c", 1)).await;
+    peer.send(data(1, 0, b"secret\n")).await;
+    collector.wait_metric("shimtap_sink_errors_total{sink=\"otlp\",error=\"tls\"}", 2);
+    assert_eq!(endpoint.got().len(), before, "nothing is said to a stranger");
+    assert!(collector.stderr().contains("invalid peer certificate"), "{}", collector.stderr());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -431,18 +447,31 @@ async fn tls_trusts_whom_it_is_told_to_and_nobody_else() {
     let tls = "ca_file = \"DIR/ca.pem\"\nserver_name = \"logs.example\"\n";
     deliver(&over_tls(&named, dir.path(), tls), 10).await;
 
-    // Another authority, another name, and the system's authorities, who do not know ours.
+    // Another authority, another name.
     let strange = Endpoint::start_tls(other.server("localhost", None));
-    for (endpoint, tls) in [(&strange, "ca_file = \"DIR/ca.pem\"\n"), (&named, "ca_file = \"DIR/ca.pem\"\n")]
-    {
-        let before = endpoint.got().len();
-        let collector = over_tls(endpoint, dir.path(), tls);
-        let (mut peer, _) = Peer::greet(&collector, 1).await;
-        peer.open(open(0, "c", 1)).await;
-        peer.send(data(1, 0, b"secret\n")).await;
-        collector.wait_metric("shimtap_sink_errors_total{sink=\"otlp\",error=\"tls\"}", 2);
-        assert_eq!(endpoint.got().len(), before, "nothing is said to a stranger");
-        assert!(collector.stderr().contains("invalid peer certificate"), "{}", collector.stderr());
+    for endpoint in [&strange, &named] {
+        refuses(&over_tls(endpoint, dir.path(), "ca_file = \"DIR/ca.pem\"\n"), endpoint).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_trusts_the_systems_authorities_unless_told_otherwise() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let endpoint = Endpoint::start_tls(authority.server("localhost", None));
+    // Where the system's are is said by these, as to most programs.
+    let told = |name: &str, authority: &Authority| {
+        let path = dir.path().join(name);
+        fs::write(&path, authority.issuer.pem()).expect("writable");
+        [("SSL_CERT_FILE", path.display().to_string()), ("SSL_CERT_DIR", String::new())]
+    };
+    let (ours, others) = (told("ours.pem", &authority), told("others.pem", &other));
+    deliver(&over_tls_in(&endpoint, dir.path(), "", &ours), 10).await;
+    assert_eq!(endpoint.got().len(), 10);
+
+    // Others, this machine's own, who do not know ours, and another's instead of the system's, who do.
+    for (tls, variables) in [("", &others[..]), ("", &[]), ("ca_file = \"DIR/others.pem\"\n", &ours)] {
+        refuses(&over_tls_in(&endpoint, dir.path(), tls, variables), &endpoint).await;
     }
 }
 
