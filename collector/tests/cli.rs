@@ -285,3 +285,69 @@ fn the_control_socket_shows_nothing_else() {
         assert!(answer.starts_with(&format!("HTTP/1.0 {status}")), "{request}: {answer}");
     }
 }
+
+/// A line that a rule may take something out of.
+const ADDRESSED: &[u8] = b"to joe@example.org\n";
+const TAKEN_OUT: &str = "to [redacted:email]";
+
+/// What the file sink gets of that line, of a container that is announced now.
+async fn of_a_new_container(collector: &Collector, number: u64) -> serde_json::Value {
+    let name = format!("new-{number}");
+    let (mut peer, _) = Peer::greet(collector, number).await;
+    peer.open(open(0, &name, 1)).await;
+    peer.send(data(1, 0, ADDRESSED)).await;
+    wait("its line", || {
+        let records = collector.records();
+        records.into_iter().find(|record| record["container_id"] == name.as_str())
+    })["message"]
+        .take()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_reads_the_rules_again_whole_or_not_at_all() {
+    const RULE: &str = "[[rule]]\nname = \"addresses\"\nredact = [\"email\"]\n";
+    let collector = Collector::start();
+    let path = collector.dir.path().join("collector.toml");
+    let before = fs::read_to_string(&path).expect("its configuration");
+    let hang_up = |rules: &str, said: &str| {
+        fs::write(&path, format!("{before}{rules}")).expect("writable");
+        collector.signal("-HUP");
+        wait(said, || (collector.stderr().contains(said)).then_some(()));
+    };
+    let (mut peer, _) = Peer::greet(&collector, 100).await;
+    peer.open(open(0, "old", 1)).await;
+    let shown = |shown: &str| serde_json::Value::from(shown);
+    let untouched = shown("to joe@example.org");
+    assert_eq!(of_a_new_container(&collector, 1).await, untouched);
+
+    hang_up(RULE, "the configuration was read again rules=1");
+    assert_eq!(of_a_new_container(&collector, 2).await, shown(TAKEN_OUT));
+    // One that runs has them from one of its next lines on: those on their way may be before them.
+    for offset in (0..).step_by(ADDRESSED.len()) {
+        peer.send(data(1, offset, ADDRESSED)).await;
+        let end = offset + ADDRESSED.len() as u64;
+        let message = wait("its line", || {
+            let of_it =
+                |record: &serde_json::Value| record["container_id"] == "old" && record["offset"]["to"] == end;
+            collector.records().into_iter().find(of_it)
+        })["message"]
+            .take();
+        if message == shown(TAKEN_OUT) {
+            break;
+        }
+        assert_eq!(message, untouched);
+    }
+
+    // Of a file with a fault, or that needs a restart, nothing is taken, not what is right in it either.
+    let refused = "the configuration was read again and not taken: ";
+    for (number, broken, why) in [
+        (3, "[[rule]]\nredact = [\"(\"]\n", path.to_str().expect("a plain path")),
+        (4, "[node]\nname = \"other\"\n", "[node] changed, which needs a restart"),
+    ] {
+        hang_up(&format!("[[rule]]\nname = \"right\"\ncollect = true\n{broken}"), &format!("{refused}{why}"));
+        assert_eq!(of_a_new_container(&collector, number).await, shown(TAKEN_OUT), "{broken}");
+    }
+    // Nor does a file that was refused stand in the way of the next.
+    hang_up("", "the configuration was read again rules=0");
+    assert_eq!(of_a_new_container(&collector, 5).await, untouched);
+}

@@ -1,14 +1,20 @@
 //! What every sink must do, asked of each of them with the same questions: everything arrives, in order, under ids that
 //! do not change; a destination that fails is waited for and holds nobody; a restart loses nothing.
 //!
-//! A new sink becomes a `Subject` and a line at the bottom. CRI's lines name no container, so the file in that format is asked what
-//! can be asked of one, and the rest in `cri`.
+//! A new sink becomes a `Subject` and a line at the bottom; without, this does not compile. CRI's lines name no container, so the
+//! file in that format is asked about one at a time, and more in `cri`.
 
 #![allow(
     clippy::panic,
     clippy::indexing_slicing,
     reason = "test code, though not all of it test functions to clippy"
 )]
+
+#[path = "../src/closed.rs"]
+#[allow(dead_code, unused_imports, reason = "the collector uses the rest")]
+mod closed;
+#[path = "../src/config/kind.rs"]
+mod kind;
 
 mod cri;
 mod endpoint;
@@ -27,6 +33,7 @@ use std::{
 
 use cri::ToCriFile;
 use endpoint::{Do, Endpoint};
+use kind::SinkKind;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use peer::{Collector, PATIENCE, Peer, close, data, open, wait};
 use tempfile::TempDir;
@@ -38,6 +45,8 @@ const JOURNAL: u64 = 4 << 20;
 trait Subject {
     /// The value of the label `sink`.
     const NAME: &'static str;
+    /// How many containers it can tell apart.
+    const CONTAINERS: u32 = 2;
     fn new(dir: &Path) -> Self;
     /// Its section.
     fn section(&self) -> String;
@@ -166,24 +175,26 @@ async fn everything_arrives_in_order<S: Subject>() {
     let setting = Setting::<S>::start();
     let (mut peer, _) = Peer::greet(setting.collector(), 1).await;
     let count = 2_000;
-    for task in 0..2 {
+    let handles = || 1..=2 * S::CONTAINERS;
+    let streams = u64::from(2 * S::CONTAINERS);
+    for task in 0..S::CONTAINERS {
         peer.open(open(task, &format!("c{task}"), u64::from(task))).await;
     }
     for at in (0..count).step_by(1_000) {
-        for handle in 1..=4 {
+        for handle in handles() {
             send(&peer, handle, at..at + 1_000).await;
         }
     }
-    let ends: Vec<_> = (1..=4).map(|handle| (handle, count * STEP)).collect();
+    let ends: Vec<_> = handles().map(|handle| (handle, count * STEP)).collect();
     for (handle, end) in &ends {
         peer.send(close(*handle, *end)).await;
     }
     peer.acked_all(&ends).await;
-    assert_complete(&setting.arrived(4, count * STEP), 4, count);
+    assert_complete(&setting.arrived(ends.len(), count * STEP), ends.len(), count);
     setting
         .collector()
-        .wait_metric(&format!("shimtap_sink_records_total{{sink=\"{}\"}}", S::NAME), 4 * count);
-    assert_eq!(setting.metric("records_total"), 4 * count);
+        .wait_metric(&format!("shimtap_sink_records_total{{sink=\"{}\"}}", S::NAME), streams * count);
+    assert_eq!(setting.metric("records_total"), streams * count);
     assert!(setting.metric("bytes_total") > 0);
     assert_eq!((setting.metric("stalled"), setting.metric("breaker_state")), (0, 0));
     peer::wait("nothing is in flight", || (setting.metric("in_flight") == 0).then_some(()));
@@ -478,11 +489,18 @@ fn from_json(text: &[u8]) -> Vec<Got> {
 }
 
 macro_rules! comply {
-    ($($sink:ident $subject:ident),+) => { $(mod $sink {
-        comply!(@ask $subject everything_arrives_in_order, a_destination_that_fails_is_waited_for,
-            what_waits_is_bounded_and_the_rest_is_a_gap, a_restart_loses_nothing,
-            an_end_does_not_wait_for_a_destination_that_fails, an_end_delivers_what_is_there);
-    })+ };
+    ($($sink:ident: $($subject:ident $asked:ident),+;)+) => {
+        /// The labels of the subjects that stand for a sink.
+        const fn asked_for(sink: SinkKind) -> &'static [&'static str] {
+            match sink { $(SinkKind::$sink => &[$($subject::NAME),+],)+ }
+        }
+
+        $($(mod $asked {
+            comply!(@ask $subject everything_arrives_in_order, a_destination_that_fails_is_waited_for,
+                what_waits_is_bounded_and_the_rest_is_a_gap, a_restart_loses_nothing,
+                an_end_does_not_wait_for_a_destination_that_fails, an_end_delivers_what_is_there);
+        })+)+
+    };
     (@ask $subject:ident $($question:ident),+) => { $(
         #[tokio::test(flavor = "multi_thread")]
         async fn $question() {
@@ -492,11 +510,17 @@ macro_rules! comply {
     )+ };
 }
 
-comply!(file ToFile, stdout ToStdout, otlp ToOtlp);
+comply! {
+    File: ToFile file, ToCriFile file_cri;
+    Stdout: ToStdout stdout;
+    Otlp: ToOtlp otlp;
+}
 
-mod file_cri {
-    comply!(@ask ToCriFile a_destination_that_fails_is_waited_for, what_waits_is_bounded_and_the_rest_is_a_gap,
-        a_restart_loses_nothing, an_end_delivers_what_is_there);
+#[test]
+fn each_sink_of_the_configuration_is_asked_under_its_own_name() {
+    for sink in <SinkKind as closed::Closed>::ALL {
+        assert!(asked_for(*sink).iter().all(|name| *name == sink.label()), "{sink:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

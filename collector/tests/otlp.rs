@@ -410,12 +410,28 @@ impl Authority {
 
 /// A collector whose endpoint speaks TLS; `tls` is the section's rest, in which DIR is where the certificates are.
 fn over_tls(endpoint: &Endpoint, dir: &Path, tls: &str) -> Collector {
+    over_tls_in(endpoint, dir, tls, &[])
+}
+
+/// The same with these variables in its environment.
+fn over_tls_in(endpoint: &Endpoint, dir: &Path, tls: &str, variables: &[(&str, String)]) -> Collector {
     let section = format!(
         "[otlp]\nendpoint = \"https://localhost:{}\"\nretry_most_secs = 1\n[otlp.tls]\n{}",
         endpoint.port(),
         tls.replace("DIR", &dir.display().to_string())
     );
-    Collector::with(move |_| section.clone())
+    Collector::in_environment(move |_| section.clone(), variables)
+}
+
+/// Demands that a collector says nothing to its endpoint, for want of trust.
+async fn refuses(collector: &Collector, endpoint: &Endpoint) {
+    let before = endpoint.got().len();
+    let (mut peer, _) = Peer::greet(collector, 1).await;
+    peer.open(open(0, "c", 1)).await;
+    peer.send(data(1, 0, b"secret\n")).await;
+    collector.wait_metric("shimtap_sink_errors_total{sink=\"otlp\",error=\"tls\"}", 2);
+    assert_eq!(endpoint.got().len(), before, "nothing is said to a stranger");
+    assert!(collector.stderr().contains("invalid peer certificate"), "{}", collector.stderr());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -431,18 +447,31 @@ async fn tls_trusts_whom_it_is_told_to_and_nobody_else() {
     let tls = "ca_file = \"DIR/ca.pem\"\nserver_name = \"logs.example\"\n";
     deliver(&over_tls(&named, dir.path(), tls), 10).await;
 
-    // Another authority, another name, and the system's authorities, who do not know ours.
+    // Another authority, another name.
     let strange = Endpoint::start_tls(other.server("localhost", None));
-    for (endpoint, tls) in [(&strange, "ca_file = \"DIR/ca.pem\"\n"), (&named, "ca_file = \"DIR/ca.pem\"\n")]
-    {
-        let before = endpoint.got().len();
-        let collector = over_tls(endpoint, dir.path(), tls);
-        let (mut peer, _) = Peer::greet(&collector, 1).await;
-        peer.open(open(0, "c", 1)).await;
-        peer.send(data(1, 0, b"secret\n")).await;
-        collector.wait_metric("shimtap_sink_errors_total{sink=\"otlp\",error=\"tls\"}", 2);
-        assert_eq!(endpoint.got().len(), before, "nothing is said to a stranger");
-        assert!(collector.stderr().contains("invalid peer certificate"), "{}", collector.stderr());
+    for endpoint in [&strange, &named] {
+        refuses(&over_tls(endpoint, dir.path(), "ca_file = \"DIR/ca.pem\"\n"), endpoint).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_trusts_the_systems_authorities_unless_told_otherwise() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let endpoint = Endpoint::start_tls(authority.server("localhost", None));
+    // Where the system's are is said by these, as to most programs.
+    let told = |name: &str, authority: &Authority| {
+        let path = dir.path().join(name);
+        fs::write(&path, authority.issuer.pem()).expect("writable");
+        [("SSL_CERT_FILE", path.display().to_string()), ("SSL_CERT_DIR", String::new())]
+    };
+    let (ours, others) = (told("ours.pem", &authority), told("others.pem", &other));
+    deliver(&over_tls_in(&endpoint, dir.path(), "", &ours), 10).await;
+    assert_eq!(endpoint.got().len(), 10);
+
+    // Others, this machine's own, who do not know ours, and another's instead of the system's, who do.
+    for (tls, variables) in [("", &others[..]), ("", &[]), ("ca_file = \"DIR/others.pem\"\n", &ours)] {
+        refuses(&over_tls_in(&endpoint, dir.path(), tls, variables), &endpoint).await;
     }
 }
 
@@ -542,6 +571,86 @@ async fn a_proxy_is_gone_through() {
     assert_eq!(header(&heads[0], "proxy-authorization"), Some("Basic dXNlcjpzM2NyZXQ="));
     assert_eq!(endpoint.got().len(), 10);
     assert!(!collector.stderr().contains("s3cret"), "{}", collector.stderr());
+}
+
+/// What names no proxy, whatever the environment of the tests says.
+fn no_proxies() -> Vec<(&'static str, String)> {
+    let names = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
+    let small = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
+    names.into_iter().chain(small).map(|name| (name, String::new())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_environments_proxy_is_gone_through_where_nothing_says_otherwise() {
+    let (authority, dir) = (Authority::new(), tempfile::tempdir().expect("temporary directory"));
+    authority.client(dir.path());
+    let (port, asked) = proxy();
+    let url = format!("http://user:s3cret@127.0.0.1:{port}");
+    // Each as it is set, whether the endpoint speaks TLS, what the section says, and whether the proxy is asked.
+    let ways = [
+        (&[("HTTP_PROXY", url.as_str())][..], false, "", true),
+        (&[("HTTPS_PROXY", &url), ("NO_PROXY", "example.org")], true, "", true),
+        (&[("HTTP_PROXY", &url), ("HTTPS_PROXY", &url), ("NO_PROXY", "localhost")], true, "", false),
+        (&[("HTTP_PROXY", &url)], false, "proxy = \"none\"\n", false),
+        (&[("HTTP_PROXY", "socks5://127.0.0.1:9"), ("NO_PROXY", "*")], false, "", false),
+    ];
+    for (set, is_tls, more, is_asked) in ways {
+        let told = format!("{set:?}, TLS: {is_tls}, {more:?}");
+        let (endpoint, scheme) = match is_tls {
+            true => (Endpoint::start_tls(authority.server("localhost", None)), "https"),
+            false => (Endpoint::start(), "http"),
+        };
+        let section = format!(
+            "[otlp]\nendpoint = \"{scheme}://localhost:{}\"\nretry_most_secs = 1\n{more}[otlp.tls]\nca_file = \"{}/ca.pem\"\n",
+            endpoint.port(),
+            dir.path().display()
+        );
+        let variables =
+            [no_proxies(), set.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()];
+        let collector = Collector::in_environment(|_| section.clone(), &variables.concat());
+        deliver(&collector, 10).await;
+        assert_eq!(endpoint.got().len(), 10, "{told}");
+        let heads = std::mem::take(&mut *asked.lock().expect("no panic under it"));
+        assert_eq!(!heads.is_empty(), is_asked, "{told}: {heads:?}");
+        for head in &heads {
+            assert!(
+                head.starts_with(&format!("CONNECT localhost:{} HTTP/1.1\r\n", endpoint.port())),
+                "{head}"
+            );
+            assert_eq!(header(head, "proxy-authorization"), Some("Basic dXNlcjpzM2NyZXQ="), "{told}");
+        }
+        assert!(!collector.stderr().contains("s3cret"), "{}", collector.stderr());
+    }
+}
+
+#[test]
+fn a_proxy_of_the_environment_that_cannot_be_used_ends_the_start() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = dir.path().join("c.toml");
+    let at = dir.path().display();
+    let text = format!(
+        "[ingest]\nsocket = \"{at}/i.sock\"\n[control]\nsocket = \"{at}/c.sock\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n\
+         [journal]\ndir = \"{at}/journal\"\n[otlp]\nendpoint = \"http://127.0.0.1:1\"\n"
+    );
+    fs::write(&config, text).expect("writable");
+    for (url, why) in [
+        ("socks5://user:s3cret@127.0.0.1:1080", "http_proxy names a proxy by a URL of the scheme socks5"),
+        // Never straight because it was not understood.
+        ("127.0.0.1 s3cret:3128", "http_proxy holds no URL of a proxy"),
+    ] {
+        // `shimtap check` says so before a start does.
+        for command in ["check", "collector"] {
+            let mut shimtap = Command::new(env!("CARGO_BIN_EXE_shimtap"));
+            for (name, _) in no_proxies() {
+                shimtap.env_remove(name);
+            }
+            let ended = shimtap.args([command, "--config"]).arg(&config).env("http_proxy", url).output();
+            let ended = ended.expect("shimtap runs");
+            let stderr = String::from_utf8_lossy(&ended.stderr);
+            assert_eq!(ended.status.code(), Some(1), "{command}: {stderr}");
+            assert!(stderr.contains(why) && !stderr.contains("s3cret"), "{command}: {stderr}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -80,7 +80,29 @@ LINE
         grep -q '^test result:' "$work/said.$said" || echo "$said" >>"$work/dead"
     fi
     stop_clock "$said"
+    keep_what_asked_nothing "$said"
     print "$said"
+}
+
+# Tests that asked nothing, because something is not to be had here, say `skipped: WHY` and pass: keeps that, with their names. Of tests
+# that pass libtest shows what they say only if told to, and then all of it, at the end; that is taken out again.
+keep_what_asked_nothing() {
+    awk -v said="$1" -v kept="$work/asked_nothing" '
+        /^successes:$/ { is_of_passed = 1 }
+        /^failures:$/ || /^test result: / { is_of_passed = 0 }
+        !is_of_passed { print; next }
+        /^---- .* stdout ----$/ { test = $2; next }
+        sub(/^skipped: /, "") && test { print $0 "\t" said " " test >>kept; test = "" }' "$work/said.$1" >"$work/cut.$1"
+    mv "$work/cut.$1" "$work/said.$1"
+}
+
+# The line that names them, by what was not to be had.
+say_what_asked_nothing() {
+    [ -s "$work/asked_nothing" ] || return 0
+    echo "asked nothing (skipped by themselves): $(sort -u "$work/asked_nothing" | awk -F "$tab" '
+        $1 != why { all = all (all ? "; " : "") $1 ": " $2; why = $1; next }
+        { all = all ", " $2 }
+        END { print all }')"
 }
 
 # --- what they say, and how long they took ----------------------------------------------------------------------

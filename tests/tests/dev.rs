@@ -246,6 +246,46 @@ fn each_test_runs_once_and_the_last_line_counts_them() -> Result<()> {
     Ok(())
 }
 
+/// They pass, to libtest, and whoever reads the last lines is to know that they asked nothing.
+#[test]
+fn what_asked_nothing_is_named_at_the_end_and_counts_as_skipped() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: `dev test` wants root (runs as root)");
+        return Ok(());
+    }
+    let place = Place::new("nothing")?;
+    // As libtest shows what tests said that passed.
+    let shown = |said: &[(&str, &str)]| {
+        let each =
+            said.iter().map(|(test, said)| format!("echo '---- {test} stdout ----'\necho '{said}'\necho\n"));
+        let each: String = each.collect();
+        let shown =
+            format!("echo\necho successes:\necho\n{each}echo successes:\necho '    all of them'\necho");
+        // Only whoever asks for it is shown that.
+        format!("case \"$*\" in *--show-output*) {shown} ;; esac")
+    };
+    let disks = shown(&[
+        ("full", "skipped: no mounts (runs as root)"),
+        ("talks", "of this and that"),
+        ("thin", "skipped: no mounts (runs as root)"),
+    ]);
+    let other = shown(&[("core", "skipped: no cores")]);
+    let fails = format!("echo failures:\necho why\n{}\nexit 101", result(1, 1, 0));
+    let suites = [("disks", format!("{disks}\n{}", result(4, 0, 0))), ("other", format!("{other}\n{fails}"))];
+    let output = tested(&place, &suites)?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let named = "asked nothing (skipped by themselves): no cores: other core; no mounts (runs as root): disks full, disks thin";
+    ensure!(said.lines().any(|line| line == named), "{said}");
+    // Format, lints and a build; four and one tests, of which three asked nothing.
+    ensure!(said.lines().last() == Some("5 passed, 1 failed, 3 skipped"), "{said}");
+    ensure!(
+        !said.contains("of this and that") && !said.contains("successes:"),
+        "not what is of no use: {said}"
+    );
+    ensure!(said.contains("\nfailures:\nwhy\ntest result: FAILED."), "{said}");
+    Ok(())
+}
+
 #[test]
 fn what_fails_is_named_at_the_end_and_shown_in_one_piece() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {

@@ -15,6 +15,7 @@ mod fault;
 mod file;
 mod ingest;
 mod journal;
+mod kind;
 mod metrics;
 mod node;
 mod option;
@@ -40,10 +41,11 @@ pub use spool::Spool;
 pub use stats::Stats;
 pub use stdout::Stdout;
 
+use kind::SinkKind;
 use option::Heading;
 use section::Document;
 
-use crate::rules::Rules;
+use crate::{closed::Closed, rules::Rules};
 
 /// Where the configuration is looked for unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/shimtap/collector.toml";
@@ -87,16 +89,11 @@ pub enum Sink {
 }
 
 impl Sink {
-    const FILE: &'static str = "file";
-    const STDOUT: &'static str = "stdout";
-    const OTLP: &'static str = "otlp";
-
-    /// The section that it came from.
-    const fn section(&self) -> &'static str {
+    const fn kind(&self) -> SinkKind {
         match self {
-            Self::File(_) => Self::FILE,
-            Self::Stdout(_) => Self::STDOUT,
-            Self::Otlp(_) => Self::OTLP,
+            Self::File(_) => SinkKind::File,
+            Self::Stdout(_) => SinkKind::Stdout,
+            Self::Otlp(_) => SinkKind::Otlp,
         }
     }
 }
@@ -159,8 +156,8 @@ impl Config {
         let file = File::read(&mut document);
         let stdout = Stdout::read(&mut document);
         let otlp = Otlp::read(&mut document);
-        let there = [Sink::FILE, Sink::STDOUT, Sink::OTLP];
-        let there: Vec<_> = there.into_iter().filter(|name| document.has_had(name)).collect();
+        let sections = SinkKind::ALL.iter().map(|kind| kind.label());
+        let there: Vec<_> = sections.filter(|name| document.has_had(name)).collect();
         let (journal, journal_disk) = Journal::read(&mut document);
         let has_disk = journal_disk.is_some();
         let config = Self {
@@ -223,7 +220,9 @@ impl Config {
             spool,
             rules: _,
         } = self;
-        let of = |sinks: &[Sink], section| sinks.iter().find(|sink| sink.section() == section).cloned();
+        let of = |sinks: &[Sink], kind| sinks.iter().find(|sink| sink.kind() == kind).cloned();
+        let same_sinks =
+            SinkKind::ALL.iter().map(|kind| (kind.label(), of(sinks, *kind) == of(&other.sinks, *kind)));
         let same = [
             ("ingest", *ingest == other.ingest),
             ("journal", *journal == other.journal),
@@ -232,13 +231,10 @@ impl Config {
             ("control", *control == other.control),
             ("containerd", *containerd == other.containerd),
             ("node", *node == other.node),
-            (Sink::FILE, of(sinks, Sink::FILE) == of(&other.sinks, Sink::FILE)),
-            (Sink::STDOUT, of(sinks, Sink::STDOUT) == of(&other.sinks, Sink::STDOUT)),
-            (Sink::OTLP, of(sinks, Sink::OTLP) == of(&other.sinks, Sink::OTLP)),
             ("stats", *stats == other.stats),
             ("spool", *spool == other.spool),
         ];
-        same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+        same.into_iter().chain(same_sinks).filter(|(_, same)| !same).map(|(name, _)| name).collect()
     }
 }
 

@@ -44,6 +44,7 @@ impl<'t> Line<'t> {
 
 impl Subject for ToCriFile {
     const NAME: &'static str = ToFile::NAME;
+    const CONTAINERS: u32 = 1;
 
     fn new(dir: &Path) -> Self {
         Self(ToFile::new(dir))

@@ -69,8 +69,23 @@ impl Collector {
         Self::launch(dir, more, Stdio::inherit())
     }
 
-    /// The same, with a standard output of its own.
+    /// Starts one with these variables besides those of the test's environment.
+    pub fn in_environment(more: impl Fn(&Path) -> String, variables: &[(&str, String)]) -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        Self::run(dir, more, Stdio::inherit(), variables)
+    }
+
+    /// Starts one in a directory, with a standard output of its own.
     pub fn launch(dir: tempfile::TempDir, more: impl Fn(&Path) -> String, stdout: Stdio) -> Self {
+        Self::run(dir, more, stdout, &[])
+    }
+
+    fn run(
+        dir: tempfile::TempDir,
+        more: impl Fn(&Path) -> String,
+        stdout: Stdio,
+        variables: &[(&str, String)],
+    ) -> Self {
         // A port that was free a moment ago; nothing else on a test machine takes ports at random.
         let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = probe.local_addr().expect("bound").port();
@@ -96,6 +111,7 @@ impl Collector {
         let child = Command::new(env!("CARGO_BIN_EXE_shimtap"))
             .args(["collector", "--config"])
             .arg(at.join("collector.toml"))
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stderr(fs::OpenOptions::new().create(true).append(true).open(at.join("stderr")).expect("stderr"))
             .stdin(Stdio::null())
             .stdout(stdout)

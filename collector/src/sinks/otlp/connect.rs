@@ -4,6 +4,7 @@
 //! speaks plain HTTP. Which way is taken is decided once, at start.
 
 use std::{
+    env,
     future::Future,
     io,
     pin::Pin,
@@ -14,16 +15,13 @@ use std::{
 use hyper::{Uri, header::HeaderValue};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::{
-        legacy::{
-            Client,
-            connect::{
-                HttpConnector,
-                dns::{GaiResolver, Name},
-                proxy::Tunnel,
-            },
+    client::legacy::{
+        Client,
+        connect::{
+            HttpConnector,
+            dns::{GaiResolver, Name},
+            proxy::Tunnel,
         },
-        proxy::matcher::Matcher,
     },
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
@@ -31,7 +29,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use super::{OtlpFault, body::Body, tls};
+use super::{OtlpFault, body::Body, proxy, tls};
 use crate::config;
 
 /// From the beginning of a connection to its being there, for each address of a name.
@@ -103,16 +101,10 @@ impl Dial {
         http.set_nodelay(true);
         http.set_connect_timeout(Some(CONNECT));
         http.set_keepalive(Some(Duration::from_secs(30)));
-        let matcher = match proxy {
-            config::Proxy::None => return Ok(Self::Straight(http)),
-            config::Proxy::Environment => Matcher::from_env(),
-            config::Proxy::Url(url) => Matcher::builder().all(url.clone()).build(),
+        let variable = |name: &str| Some(env::var_os(name)?.to_string_lossy().into_owned());
+        let Some(proxy) = proxy::on_the_way(endpoint, proxy, variable)? else {
+            return Ok(Self::Straight(http));
         };
-        let Some(proxy) = matcher.intercept(endpoint) else { return Ok(Self::Straight(http)) };
-        if proxy.uri().scheme_str() != Some("http") {
-            let scheme = proxy.uri().scheme_str().unwrap_or_default().to_owned();
-            return Err(OtlpFault::ProxyScheme { scheme });
-        }
         let tunnel = Tunnel::new(proxy.uri().clone(), http);
         let auth: Option<HeaderValue> = proxy.basic_auth().cloned();
         Ok(Self::Tunnel(match auth {

@@ -97,3 +97,56 @@ fn sensitive(mut value: HeaderValue) -> HeaderValue {
     value.set_sensitive(true);
     value
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    /// The clock stands still but for what the test lets pass.
+    #[tokio::test(start_paused = true)]
+    async fn a_secret_is_read_again_and_one_that_cannot_be_stays_what_it_was() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("token");
+        let write = |text: &str| fs::write(&path, text).expect("writable");
+        write("first\n");
+        let name = HeaderName::from_static;
+        let value = config::HeaderValue::File { prefix: "Bearer ".to_owned(), path: path.clone() };
+        let text = config::HeaderValue::Text("tenant".to_owned());
+        let mut headers = Headers::read(&[
+            config::Header { name: name("authorization"), value },
+            config::Header { name: name("x-scope-orgid"), value: text },
+        ])
+        .expect("a secret");
+        let mut current = || {
+            let map = headers.current();
+            assert_eq!(map.get_all("x-scope-orgid").iter().collect::<Vec<_>>(), ["tenant"]);
+            let mut values = map.get_all("authorization").iter();
+            let value = values.next().expect("a value");
+            assert!(value.is_sensitive() && values.next().is_none(), "one, and never logged");
+            value.to_str().expect("text").to_owned()
+        };
+        assert_eq!(current(), "Bearer first");
+
+        write("second\n");
+        advance(REREAD.mul_f64(0.9)).await;
+        assert_eq!(current(), "Bearer first", "not for each request");
+        advance(REREAD.mul_f64(0.1)).await;
+        assert_eq!(current(), "Bearer second");
+
+        // Emptied, no value for a header, larger than any, gone.
+        let large = "x".repeat(usize::try_from(SECRET_MAX).expect("it fits") + 1);
+        for unusable in [Some("\n"), Some("a\nb"), Some(large.as_str()), None] {
+            match unusable {
+                Some(text) => write(text),
+                None => fs::remove_file(&path).expect("it is there"),
+            }
+            advance(REREAD).await;
+            assert_eq!(current(), "Bearer second", "{:?}", unusable.map(str::len));
+        }
+        write("third");
+        advance(REREAD).await;
+        assert_eq!(current(), "Bearer third");
+    }
+}

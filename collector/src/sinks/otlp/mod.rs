@@ -10,6 +10,7 @@ mod connect;
 mod deliver;
 mod encode;
 mod headers;
+mod proxy;
 mod resource;
 mod tls;
 
@@ -71,11 +72,23 @@ pub enum OtlpFault {
     },
     /// The proxy that the environment names.
     #[error(
-        "the environment names the proxy of the OTLP sink with a URL of the scheme {scheme}; only http is spoken"
+        "the environment variable {variable} names a proxy by a URL of the scheme {scheme}; the OTLP sink speaks only \
+         http to a proxy: name another in otlp.proxy, or \"none\" there"
     )]
     ProxyScheme {
+        /// Where it is named.
+        variable: &'static str,
         /// Its scheme.
         scheme: String,
+    },
+    /// What the environment has in the place of one. It is not shown: it may hold a password.
+    #[error(
+        "the environment variable {variable} holds no URL of a proxy, as http://proxy.example:3128; correct it, or \
+         name one in otlp.proxy, or \"none\" there"
+    )]
+    ProxyUrl {
+        /// Where it is named.
+        variable: &'static str,
     },
     /// The thread cannot be started.
     #[error("starting the OTLP sink's thread: {source}")]
