@@ -242,7 +242,10 @@ impl Task for Tasks {
     async fn wait(&self, _: &TtrpcContext, req: api::WaitRequest) -> Answered<api::WaitResponse> {
         let process = self.find(&req.id, &req.exec_id)?;
         let exit_status = process.exited().await;
-        tokio::time::sleep(Duration::from_millis(process.script.wait_delay_ms)).await;
+        // A sleep of no time is one to the timer's next tick.
+        if process.script.wait_delay_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(process.script.wait_delay_ms)).await;
+        }
         Ok(api::WaitResponse { exit_status, exited_at: now(), ..Default::default() })
     }
 
