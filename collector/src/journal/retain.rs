@@ -203,15 +203,16 @@ impl Journal {
         let rewritten = rewrite(self.dir(), &plan, gone);
         let fresh =
             rewritten.map_err(|source| JournalFault::Io { doing, path: plan.path.clone(), source })?;
-        let has_frames = fresh.size > plan.body;
+        // Without a frame, too, where it tells of what the damage has cost.
+        let stays = fresh.size > plan.body || fresh.damaged || plan.damaged;
         let written = self.dir().join("rewritten");
-        let put = if has_frames { fs::rename(&written, &plan.path) } else { fs::remove_file(&plan.path) };
+        let put = if stays { fs::rename(&written, &plan.path) } else { fs::remove_file(&plan.path) };
         put.map_err(|source| JournalFault::Io {
             doing: "putting in place",
             path: plan.path.clone(),
             source,
         })?;
-        let spent = self.rewritten(at, &plan, gone, reason, has_frames.then_some(fresh));
+        let spent = self.rewritten(at, &plan, gone, reason, stays.then_some(fresh));
         // Where that is refused, the next start finds it in the file before it, and removes it.
         spent.merged.map_or(Ok(()), Part::remove)
     }
@@ -274,6 +275,7 @@ impl Journal {
             header: Arc::clone(&head.file),
             body: head.body,
             sources: before.into_iter().chain([part]).map(Part::frames).collect(),
+            damaged: part.damaged || before.is_some_and(|before| before.damaged),
             merges: before.is_some(),
         })
     }
@@ -296,6 +298,8 @@ struct Plan {
     header: Arc<File>,
     body: u64,
     sources: Vec<Frames>,
+    /// Frames of one of them were lost before.
+    damaged: bool,
     /// The file before it goes into it.
     merges: bool,
 }

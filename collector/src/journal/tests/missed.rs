@@ -108,3 +108,34 @@ fn a_sink_whose_place_cannot_be_read_is_told_of_all_that_is_gone() {
     open.close();
     assert!(Cursor::read(&path).is_some(), "from here on it is known again");
 }
+
+/// Retention rewrites a file of which a frame was damaged meanwhile: what that had is lost by the damage, and not for want of room.
+#[test]
+fn what_a_rewritten_file_has_lost_by_damage_is_called_so() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = config(dir.path(), 4 << 20);
+    let (loud, quiet) = (origin("loud"), origin("quiet"));
+    let open = Open::new(&config);
+    drop(open.journal.reader("file"));
+    // A frame of its own in the middle of the first file.
+    append(&open, &loud, 0..3);
+    open.appended(&quiet, lines(0, 40, "of a container that says little"));
+    append(&open, &loud, 3..6);
+    let first = files(dir.path()).remove(0);
+    let mut bytes = fs::read(&first).expect("readable");
+    let (part, _) = Part::open(&first).expect("readable").expect("its header is whole");
+    let mut frames = part.frames();
+    let mut ends = vec![part.body];
+    while frames.next().expect("whole").is_some() {
+        ends.push(frames.at());
+    }
+    // The others are of 60 KB.
+    let small = ends.windows(2).find(|ends| ends[1] - ends[0] < 10_000).expect("what the quiet one said");
+    bytes[small[1] as usize - 1] ^= 4;
+    fs::write(&first, bytes).expect("writable");
+    append(&open, &loud, 6..200);
+    wait("the damage to be found", || open.journal.state().parts.front()?.damaged.then_some(()));
+    let told = told(&mut open.journal.reader("file"));
+    let of_quiet = told.holes.iter().filter(|(container, ..)| container == "quiet").collect::<Vec<_>>();
+    assert!(matches!(of_quiet.as_slice(), [(_, HoleReason::JournalDamaged, 0, _)]), "{of_quiet:?}");
+}

@@ -6,7 +6,11 @@ use std::{os::fd::AsFd, sync::atomic::Ordering};
 use shimtap_proto::link::{StreamPosition, from_wrapper};
 
 use super::*;
-use crate::{block::note_used, sys::fd, tee::ring::ChunkPool};
+use crate::{
+    block::{link_to, note_used},
+    sys::fd,
+    tee::ring::ChunkPool,
+};
 
 /// More than the window has room for beside another one.
 const AT_ONCE: usize = 480 << 10;
@@ -136,4 +140,21 @@ fn what_comes_soon_after_a_message_waits_and_what_comes_later_goes_at_once() {
     );
     StreamState::Ended.store(&block.tables().streams[0].state);
     assert!(data(cursors.next_body(1)), "nobody writes any more");
+}
+
+/// What crossed the last word on a task is of nothing that the collector knows.
+#[test]
+fn a_stream_of_a_task_that_is_done_with_does_not_begin_again() {
+    let (block, mut cursors) = two_streams();
+    let task = &block.tables().tasks[0];
+    block.tables().streams[0].task.store(link_to(Some(0)), Ordering::Relaxed);
+    task.streams[0].store(link_to(Some(0)), Ordering::Relaxed);
+    cursors.forget_task(task);
+    let again = StreamPosition { handle: 1, capture: true, ..Default::default() };
+    cursors.begin(&again);
+    assert_eq!(cursors.at(1), Some(0), "it goes on as long as the task is there");
+    cursors.forget_task(task);
+    task.link_done.store(1, Ordering::Release);
+    cursors.begin(&again);
+    assert_eq!((cursors.at(1), cursors.at(2)), (None, Some(0)));
 }
