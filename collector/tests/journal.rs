@@ -417,6 +417,59 @@ async fn with_fsync_always_nothing_is_acknowledged_that_is_not_on_the_disk() {
     to_always.acked(1, end).await;
 }
 
+/// A disk takes a part of a frame and then no more, and will not have that cut off either: what comes behind it would not be found by
+/// a later start, so that nothing is acknowledged before the part is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_goes_behind_a_torn_frame_that_cannot_be_cut_off() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let Some(disk) = Mounted::small(&dir.path().join("small")) else {
+        eprintln!("skipped: mounting a tmpfs was refused; it runs as root with CAP_SYS_ADMIN");
+        return;
+    };
+    let at = disk.0.join("journal");
+    let journal = format!("[journal]\ndir = \"{}\"\nreserve_percent = 0\nreserve_bytes = 0\n", at.display());
+    let collector = Collector::with(|_| journal.clone());
+    let (mut peer, _) = Peer::greet(&collector, 1).await;
+    peer.open(open(0, "c", 1)).await;
+    let first = lines(0, 100);
+    let middle = first.len() as u64;
+    peer.send(data(1, 0, &first)).await;
+    peer.acked(1, middle).await;
+    let part = fs::read_dir(&at).expect("there").map(|entry| entry.expect("readable").path());
+    let part = part.into_iter().find(|path| path.extension().is_some_and(|end| end == "sj")).expect("a part");
+    let change = |flag: &str| Command::new("chattr").arg(flag).arg(&part).output();
+    if !change("+a").is_ok_and(|said| said.status.success()) {
+        eprintln!("skipped: chattr +a on a tmpfs was refused; it runs where the kernel has that (Linux 6.0)");
+        return;
+    }
+    let ballast = disk.fill();
+    let room = fs::metadata(&ballast).expect("there").len() - 16_384;
+    fs::File::options()
+        .write(true)
+        .open(&ballast)
+        .and_then(|file| file.set_len(room))
+        .expect("a little room");
+    let size = fs::metadata(&part).expect("there").len();
+    let more = noise(60_000);
+    let end = middle + more.len() as u64;
+    peer.send(data(1, middle, &more)).await;
+    peer.send(close(1, end)).await;
+    wait("a part of the frame", || (fs::metadata(&part).ok()?.len() > size).then_some(()));
+    fs::remove_file(&ballast).expect("it is ours");
+    collector.wait_metric("shimtap_journal_errors_total{error=\"EPERM\"}", 2);
+    assert_eq!(
+        peer.acked_by_now(1).await.filter(|acked| *acked > middle),
+        None,
+        "it stands behind a torn frame"
+    );
+    assert!(change("-a").expect("it was there").status.success());
+    peer.acked(1, end).await;
+
+    let collector = Collector::start_in(collector.kill(), |_| journal.clone());
+    assert_eq!(collector.metric("shimtap_log_bytes_total{stream=\"stdout\"}"), end, "all of it is found");
+    drop(collector);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_under_the_journal_costs_its_oldest_part() {
     let dir = tempfile::tempdir().expect("temporary directory");
