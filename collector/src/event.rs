@@ -89,7 +89,7 @@ closed! {
 }
 
 /// The durable name of a stream; no two streams of a node ever share one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamName {
     /// containerd's namespace.
     pub namespace: String,

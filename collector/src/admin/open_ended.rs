@@ -48,17 +48,7 @@ pub(super) fn open_ended(registry: &Registry) -> (Vec<PsOpenEnded>, Option<u64>)
     let Some(mut all) = registry.open_ended() else { return (Vec::new(), None) };
     let total = u64::try_from(all.len()).ok();
     all.sort_by(|one, other| {
-        let name = |it: &OpenEnded| {
-            let name = &it.origin.name;
-            (
-                name.namespace.clone(),
-                name.container.clone(),
-                name.incarnation,
-                name.process.clone(),
-                name.stream,
-            )
-        };
-        other.last_ns.cmp(&one.last_ns).then_with(|| name(one).cmp(&name(other)))
+        other.last_ns.cmp(&one.last_ns).then_with(|| one.origin.name.cmp(&other.origin.name))
     });
     all.truncate(LISTED);
     (all.iter().map(one).collect(), total)

@@ -144,7 +144,7 @@ impl Collector {
         let heads = Arc::clone(&opened.heads);
         let (mut sinks, mut counts) = (Vec::new(), Vec::new());
         for sink in &config.sinks {
-            let name = sinks::name(sink);
+            let name = sink.name();
             let its = Arc::new(SinkTotals::new(name));
             counts.push(Arc::clone(&its));
             let source = Routed::new(heads.reader(name), reloader.rules(), Arc::clone(&its));

@@ -89,6 +89,12 @@ pub enum Sink {
 }
 
 impl Sink {
+    /// The name of its section, and the value of the label `sink`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.kind().label()
+    }
+
     const fn kind(&self) -> SinkKind {
         match self {
             Self::File(_) => SinkKind::File,

@@ -1,7 +1,7 @@
 //! The journal: where output lies between the wrappers and the sinks, and what an acknowledgement stands on.
 //!
 //! Layers: `format` (bytes, no IO), `part` (one file), `table` (how far each stream is), `recover` (what a start finds),
-//! `append` and `newest` (the one writer; `hung` speaks for it while it hangs), `retain` (what has to go), `tail`, `reader` and
+//! `append` and `newest` (the one writer; `hung` speaks for it while it hangs), `retain` and `rewrite` (what has to go), `tail`, `reader` and
 //! `cursor` (the way out). A batch is acknowledged to its wrapper when the write(2) of its frame has come back, and not before; what
 //! was appended is never changed, only dropped from the old end, and then counted. A slow reader holds nobody.
 //!
@@ -24,6 +24,7 @@ mod part;
 mod reader;
 mod recover;
 mod retain;
+mod rewrite;
 mod settle;
 mod table;
 mod tail;

@@ -122,16 +122,6 @@ impl Journal {
         let outdated = parts.back().is_some_and(|part| part.version != VERSION);
         // Which boot files are of changes when the ends of that boot's streams are in one: until then another start finds as much to do.
         let boot_of_files = if rebooted { header.boot } else { boot.clone() };
-        if behind {
-            let header = table.header(&boot_of_files, next, output);
-            let before = parts.back().map(|part| Arc::clone(&part.file));
-            let part = Part::create(&config.dir, &header, before.as_deref())?;
-            // It has taken the place of one without an entry, of the same number and so of the same name.
-            if parts.back().is_some_and(|before| before.path == part.path) {
-                parts.pop_back();
-            }
-            parts.push_back(part);
-        }
         let unclean = !clean_end;
         if !is_fresh {
             let streams = table.rows().count();
@@ -152,7 +142,7 @@ impl Journal {
             drops: 1,
             boot: boot_of_files,
             // A file begins with its first frame: one without would not tell a start that came to nothing from a power cut.
-            is_newest_done: (is_fresh || outdated) && !behind,
+            is_newest_done: is_fresh || outdated,
             closed: false,
         };
         let journal = Arc::new(Self {
@@ -168,6 +158,9 @@ impl Journal {
             grown: watch::Sender::new(next),
             _lock: lock,
         });
+        if behind {
+            journal.begin_part()?;
+        }
         journal.count_the_past();
         Ok(Recovered { journal, endings })
     }

@@ -7,10 +7,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    fs::{self, File},
+    path::PathBuf,
     sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
@@ -19,18 +17,14 @@ use nix::sys::{
     statfs::{TMPFS_MAGIC, statfs},
     statvfs::statvfs,
 };
-use tracing::warn;
 
 use super::{
     Journal, JournalFault, State,
-    format::{
-        entry::{Entries, Entry, put_batch, put_stream},
-        frame::{Head, Packer},
-        header::{VERSION, VERSION_AT},
-    },
-    part::{Frames, Part, length},
+    format::header::VERSION,
+    part::Part,
+    rewrite::{Plan, Rewritten, rewrite},
 };
-use crate::{limited::Limited, metrics::DropReason};
+use crate::metrics::DropReason;
 
 /// Kept even where the disk's reserve is used up: this much more does not matter to a disk, and without it nothing
 /// could be delivered.
@@ -46,8 +40,6 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// The room that others last left, and when that was; `None` where the system did not say.
 pub(super) type Looked = Option<(Instant, Option<u64>)>;
-
-static DAMAGED: Limited = Limited::new();
 
 /// What goes next.
 enum Victim {
@@ -199,19 +191,16 @@ impl Journal {
     /// Rewrites file number `at` without these streams; with the file before it, where both together are small.
     fn drop_streams(&self, at: usize, gone: &HashSet<u32>, reason: DropReason) -> Result<(), JournalFault> {
         let Some(plan) = self.plan(at, gone) else { return Ok(()) };
-        let doing = "rewriting";
-        let rewritten = rewrite(self.dir(), &plan, gone);
-        let fresh =
-            rewritten.map_err(|source| JournalFault::Io { doing, path: plan.path.clone(), source })?;
-        // Without a frame, too, where it tells of what the damage has cost.
-        let stays = fresh.size > plan.body || fresh.damaged || plan.damaged;
+        let fault = |doing| {
+            let path = plan.path.clone();
+            move |source| JournalFault::Io { doing, path, source }
+        };
         let written = self.dir().join("rewritten");
+        let fresh = rewrite(&written, &plan, gone).map_err(fault("rewriting"))?;
+        // Without a frame, too, where it tells of what the damage has cost.
+        let stays = fresh.size > plan.body || fresh.damaged;
         let put = if stays { fs::rename(&written, &plan.path) } else { fs::remove_file(&plan.path) };
-        put.map_err(|source| JournalFault::Io {
-            doing: "putting in place",
-            path: plan.path.clone(),
-            source,
-        })?;
+        put.map_err(fault("putting in place"))?;
         let spent = self.rewritten(at, &plan, gone, reason, stays.then_some(fresh));
         // Where that is refused, the next start finds it in the file before it, and removes it.
         spent.merged.map_or(Ok(()), Part::remove)
@@ -244,13 +233,12 @@ impl Journal {
             part.oldest_ns = before.oldest_ns;
             part.times = before.times.into_iter().chain(part.times).collect();
             part.first = before.first;
-            part.damaged |= before.damaged;
         }
         if let Some(Rewritten { file, size, damaged }) = fresh {
             (part.path, part.file, part.body, part.size) =
                 (plan.path.clone(), Arc::new(file), plan.body, size);
             part.version = VERSION;
-            part.damaged |= damaged;
+            part.damaged = damaged;
             state.parts.insert(before.unwrap_or(at), part);
         }
         spent
@@ -291,27 +279,6 @@ struct Spent {
     files: Vec<Arc<File>>,
 }
 
-/// What a rewritten file is made of.
-struct Plan {
-    path: PathBuf,
-    /// The file whose header it gets.
-    header: Arc<File>,
-    body: u64,
-    sources: Vec<Frames>,
-    /// Frames of one of them were lost before.
-    damaged: bool,
-    /// The file before it goes into it.
-    merges: bool,
-}
-
-/// The file that takes the place.
-struct Rewritten {
-    file: File,
-    size: u64,
-    /// Frames of what it is made of could not be read: what they had is lost, and not dropped for want of room.
-    damaged: bool,
-}
-
 /// Raw bytes and streams per container.
 fn held(state: &State) -> HashMap<(&str, &str), (u64, HashSet<u32>)> {
     let mut held: HashMap<(&str, &str), (u64, HashSet<u32>)> = HashMap::new();
@@ -323,100 +290,4 @@ fn held(state: &State) -> HashMap<(&str, &str), (u64, HashSet<u32>)> {
         streams.insert(*stream);
     }
     held
-}
-
-/// Writes the new file beside the old one.
-fn rewrite(dir: &Path, plan: &Plan, gone: &HashSet<u32>) -> io::Result<Rewritten> {
-    let path = dir.join("rewritten");
-    let _ = fs::remove_file(&path);
-    let file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path)?;
-    let mut out = io::BufWriter::with_capacity(256 << 10, &file);
-    let mut header = vec![0; usize::try_from(plan.body).unwrap_or(usize::MAX)];
-    plan.header.read_exact_at(&mut header, 0)?;
-    // Its frames may be of a later version than its header.
-    if let Some(version) = header.get_mut(VERSION_AT) {
-        version.copy_from_slice(&VERSION.to_le_bytes());
-    }
-    out.write_all(&header)?;
-    let (mut size, mut lost) = (plan.body, None);
-    let mut packer = Packer::default();
-    for source in &plan.sources {
-        let mut frames = source.clone();
-        loop {
-            let found = match frames.next() {
-                Ok(Some(found)) => found,
-                Ok(None) => break,
-                Err(damage) => {
-                    lost = Some(damage);
-                    break;
-                }
-            };
-            let head = found.sealed.head;
-            if gone.contains(&head.sole) {
-                continue;
-            }
-            let payload = match frames.open(&found) {
-                Ok(payload) => payload,
-                Err(damage) => {
-                    lost = Some(damage);
-                    continue;
-                }
-            };
-            match filtered(payload, &head, gone) {
-                Kept::All => {
-                    out.write_all(&found.head)?;
-                    out.write_all(frames.stored())?;
-                    size = size
-                        .saturating_add(length(found.head.len()))
-                        .saturating_add(length(frames.stored().len()));
-                }
-                Kept::Nothing => {}
-                Kept::Some(head, payload) => {
-                    let bytes = packer.frame(&head, &payload);
-                    out.write_all(bytes)?;
-                    size = size.saturating_add(length(bytes.len()));
-                }
-            }
-        }
-    }
-    out.flush()?;
-    drop(out);
-    // It takes the place of what was durable.
-    file.sync_data()?;
-    if let Some(damage) = &lost {
-        let path = plan.path.display();
-        DAMAGED.say(|hidden| warn!(%path, %damage, hidden, "frames of a journal file are damaged, what they had is lost"));
-    }
-    Ok(Rewritten { file, size, damaged: lost.is_some() })
-}
-
-/// What of a frame stays.
-enum Kept {
-    All,
-    Nothing,
-    Some(Head, Vec<u8>),
-}
-
-fn filtered(payload: bytes::Bytes, head: &Head, gone: &HashSet<u32>) -> Kept {
-    let (mut kept, mut dropped) = (Vec::new(), false);
-    let mut entries = Entries::new(payload, head.first);
-    let mut next = head.first;
-    let mut sole = None;
-    while let Ok(Some(entry)) = entries.next() {
-        match entry {
-            Entry::Stream(row) => put_stream(&mut kept, &row),
-            Entry::Batch(batch) if gone.contains(&batch.stream) => dropped = true,
-            Entry::Batch(batch) => {
-                let skipped = batch.seq.saturating_sub(next);
-                put_batch(&mut kept, skipped, batch.stream, &batch.records, batch.ending);
-                next = batch.seq.saturating_add(1);
-                sole = Some(sole.map_or(batch.stream, |sole| if sole == batch.stream { sole } else { 0 }));
-            }
-        }
-    }
-    match sole {
-        _ if !dropped => Kept::All,
-        None => Kept::Nothing,
-        Some(sole) => Kept::Some(Head { sole, ..*head }, kept),
-    }
 }

@@ -44,16 +44,6 @@ pub enum SinkFault {
     },
 }
 
-/// The value of the label `sink` for a sink of that configuration.
-#[must_use]
-pub fn name(config: &config::Sink) -> &'static str {
-    match config {
-        config::Sink::File(_) => file::NAME,
-        config::Sink::Stdout(_) => stdout::NAME,
-        config::Sink::Otlp(_) => otlp::NAME,
-    }
-}
-
 /// Whether the files that its configuration names are there and hold what they should. Opens nothing that it writes, and
 /// connects to nobody.
 ///

@@ -116,7 +116,7 @@ fn what_a_rewritten_file_has_lost_by_damage_is_called_so() {
     let config = config(dir.path(), 4 << 20);
     let (loud, quiet) = (origin("loud"), origin("quiet"));
     let open = Open::new(&config);
-    drop(open.journal.reader("file"));
+    let mut reader = open.journal.reader("file");
     // A frame of its own in the middle of the first file.
     append(&open, &loud, 0..3);
     open.appended(&quiet, lines(0, 40, "of a container that says little"));
@@ -135,7 +135,7 @@ fn what_a_rewritten_file_has_lost_by_damage_is_called_so() {
     fs::write(&first, bytes).expect("writable");
     append(&open, &loud, 6..200);
     wait("the damage to be found", || open.journal.state().parts.front()?.damaged.then_some(()));
-    let told = told(&mut open.journal.reader("file"));
+    let told = told(&mut reader);
     let of_quiet = told.holes.iter().filter(|(container, ..)| container == "quiet").collect::<Vec<_>>();
     assert!(matches!(of_quiet.as_slice(), [(_, HoleReason::JournalDamaged, 0, _)]), "{of_quiet:?}");
 }

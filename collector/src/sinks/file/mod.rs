@@ -21,9 +21,6 @@ use deliver::ToFile;
 use output::Output;
 use unsynced::ToDisk;
 
-/// The value of the label `sink`.
-pub const NAME: &str = "file";
-
 /// Opens the file and starts the sink.
 ///
 /// # Errors

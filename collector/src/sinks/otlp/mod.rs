@@ -27,9 +27,6 @@ use connect::Connect;
 use deliver::ToOtlp;
 use encode::Encoder;
 
-/// The value of the label `sink`.
-pub const NAME: &str = "otlp";
-
 /// Ceiling of the first pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 

@@ -18,9 +18,6 @@ use super::{
 };
 use crate::{config, metrics::SinkTotals};
 
-/// The value of the label `sink`.
-pub const NAME: &str = "stdout";
-
 /// Standard output, without the buffer that the library puts before it.
 #[derive(Debug)]
 struct ToStdout {
