@@ -88,6 +88,37 @@ fn a_pod_that_says_three_times_what_its_memory_holds() -> Result<()> {
     collector.stop()
 }
 
+/// A pod's streams share 64 pieces of memory, and each has one at least. Of what is over and written down nobody needs any.
+#[test]
+fn a_pod_that_has_more_short_containers_than_memory_for_them() -> Result<()> {
+    let script = Script {
+        stdout: Output::lines(10, 60),
+        stderr: Output::lines(5, 60),
+        until_killed: true,
+        ..Script::default()
+    };
+    let pod = wrapped(&Script::stayer())?;
+    let _fifos = pod.run()?;
+    let names: Vec<String> = (0..90).map(|n| format!("brief-{n}")).collect();
+    let live = |name: &String| -> Result<()> {
+        let fifos = pod.run_beside(name, &script, &[])?;
+        fifos.stdout.wait_len(script.stdout.bytes("stdout").len(), LIMIT)?;
+        fifos.stderr.wait_len(script.stderr.bytes("stderr").len(), LIMIT)?;
+        pod.end_beside(name)
+    };
+    // Half of the memory is taken: a writer is wanted, and goes on as long as there is something new.
+    let (first, others) = names.split_at(20);
+    first.iter().try_for_each(live)?;
+    eventually(LIMIT, "a file", || Ok((!spool_files(&pod).is_empty()).then_some(())))?;
+    others.iter().try_for_each(live)?;
+    let collector = pod.lab.collector()?;
+    names.iter().try_for_each(|name| whole(&collector, name, &script))?;
+    pod.end()?;
+    gone(&pod)?;
+    cleared(&pod)?;
+    collector.stop()
+}
+
 /// What waits in memory ends where the window does, just before, and just behind: the last of it needs an acknowledgement, and
 /// nothing comes after it that would ask for one.
 #[test]

@@ -1,8 +1,9 @@
 //! The collector's copy: unacknowledged output in chunks of 64 KiB that all streams of a wrapper share.
 //!
 //! A stream owns at most 16 chunks and takes them as it needs them, so a quiet wrapper holds a page or two and the
-//! busiest stream at most 1 MiB of the 4 MiB. When no chunk is to be had, the oldest unacknowledged bytes of the
-//! stream itself (else of the largest one) are dropped: `start` moves up, and the link says so with a Gap. While a
+//! busiest stream at most 1 MiB of the 4 MiB. When no chunk is free, one is taken of which nobody needs anything; where there is
+//! none, the oldest unacknowledged bytes of the stream itself (else of the largest one) are dropped: `start` moves up, and the link says
+//! so with a Gap. While a
 //! collector takes what the stream has, it is left to that, and what comes meanwhile goes without a copy (docs/adr/0027):
 //! `pos` is then beyond the ring's end, and the ring begins anew once it has all been taken. What a spool
 //! file has is given back like what is acknowledged; then `start` moves up too, and the collector finds it in the file.
@@ -10,7 +11,7 @@
 //! The relay thread writes; the link thread reads through [`RingView`], whose copies are the kernel's and which checks
 //! afterwards that the bytes were still there.
 
-use std::{os::fd::BorrowedFd, sync::atomic::Ordering};
+use std::{cmp::Reverse, os::fd::BorrowedFd, sync::atomic::Ordering};
 
 use crate::{
     block::{Block, CHUNK, CHUNKS, MARKS, Phase, Places, STREAM_CHUNKS, Stream, StreamState, words::wide},
@@ -213,22 +214,39 @@ impl ChunkPool {
         }
     }
 
-    /// Drops the oldest chunk of this stream, or where it has none of the largest one.
+    /// Drops the oldest chunk of this stream, or where it has none of the largest one: of several, of one that is over, for what is
+    /// not has to have one again; and of the oldest of those.
     fn make_way(&mut self, stream: &Stream) {
         if Shape::load(stream).len > 0 {
             self.drop_first(stream);
             return;
         }
-        let block = self.block;
-        // One that is passing bytes on has them in its ring beyond `pos`.
-        let live = |s: &&Stream| {
-            StreamState::load(&s.state) != StreamState::Free
-                && matches!(Phase::load(&s.phase), Phase::Fill | Phase::Tee)
+        let size = |s: &&Stream| {
+            let is_over = StreamState::load(&s.state) == StreamState::Ended;
+            (Shape::load(s).len, is_over, Reverse(s.handle.load(Ordering::Relaxed)))
         };
-        let largest = block.tables().streams().iter().filter(live).max_by_key(|s| Shape::load(s).len);
-        if let Some(largest) = largest.filter(|s| Shape::load(s).len > 0) {
+        if let Some(largest) = self.owners(stream).max_by_key(size) {
             self.drop_first(largest);
         }
+    }
+
+    /// Takes chunks from the other streams that need none of what is in them. Nobody else does that where a stream is quiet, or over
+    /// and waits, written down in a file, for a collector to be told.
+    fn reclaim(&mut self, stream: &Stream) {
+        for other in self.owners(stream) {
+            self.trim(other);
+        }
+    }
+
+    /// The other streams that have chunks, without those that are passing bytes on and have them in their ring beyond `pos`.
+    fn owners(&self, than: &Stream) -> impl Iterator<Item = &'static Stream> + use<> {
+        let than = std::ptr::from_ref(than);
+        self.block.tables().streams().iter().filter(move |s| {
+            !std::ptr::eq(*s, than)
+                && StreamState::load(&s.state) != StreamState::Free
+                && matches!(Phase::load(&s.phase), Phase::Fill | Phase::Tee)
+                && Shape::load(s).len > 0
+        })
     }
 
     fn drop_first(&mut self, stream: &Stream) {
@@ -246,11 +264,13 @@ impl ChunkPool {
             shape = Shape { base: pos, first: 0, len: 0 };
             stream.start.fetch_max(pos, Ordering::AcqRel);
         }
-        let cell = stream.chunks.get(shape.place(shape.len)).filter(|_| shape.len < STREAM_CHUNKS);
-        let Some((cell, chunk)) = cell.and_then(|c| Some((c, self.warm.pop().or_else(|| self.fresh.pop())?)))
-        else {
+        let Some(cell) = stream.chunks.get(shape.place(shape.len)).filter(|_| shape.len < STREAM_CHUNKS) else {
             return false;
         };
+        if self.warm.is_empty() && self.fresh.is_empty() {
+            self.reclaim(stream);
+        }
+        let Some(chunk) = self.warm.pop().or_else(|| self.fresh.pop()) else { return false };
         cell.store(u8::try_from(chunk).unwrap_or(0), Ordering::Release);
         Shape { len: shape.len.saturating_add(1), ..shape }.store(stream);
         true

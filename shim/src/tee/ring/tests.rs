@@ -245,6 +245,46 @@ fn a_stream_without_a_chunk_takes_one_from_the_largest() {
     lab.check();
 }
 
+/// Streams that are over, each with a chunk, as many as there are chunks; and one more.
+fn all_chunks_are_of_what_is_over() -> Lab {
+    let mut lab = lab(CHUNKS + 1);
+    for n in 0..CHUNKS {
+        lab.write(n, b"all it says");
+        let stream = lab.stream(n);
+        stream.handle.store(u32::try_from(n).unwrap() + 1, Ordering::Relaxed);
+        StreamState::Ended.store(&stream.state);
+    }
+    assert!(lab.pool.fresh.is_empty() && lab.pool.warm.is_empty());
+    lab
+}
+
+#[test]
+fn what_is_over_and_kept_elsewhere_gives_its_chunk_to_whoever_needs_one() {
+    let mut lab = all_chunks_are_of_what_is_over();
+    for n in [20, 40] {
+        let stream = lab.stream(n);
+        stream.acked.store(stream.pos.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+    lab.write(CHUNKS, b"of the newest");
+    let ring = RingView::new(lab.block);
+    assert_eq!(ring.read(lab.stream(CHUNKS), 0, 100), Some(b"of the newest".to_vec()));
+    for n in (0..CHUNKS).filter(|n| ![20, 40].contains(n)) {
+        assert_eq!(ring.read(lab.stream(n), 0, 100), Some(b"all it says".to_vec()), "{n} has lost something");
+    }
+    lab.check();
+}
+
+#[test]
+fn of_several_that_have_as_much_the_oldest_that_is_over_makes_way() {
+    let mut lab = all_chunks_are_of_what_is_over();
+    StreamState::Live.store(&lab.stream(0).state);
+    lab.write(CHUNKS, b"of the newest");
+    let ring = RingView::new(lab.block);
+    let lost: Vec<usize> = (0..=CHUNKS).filter(|n| ring.read(lab.stream(*n), 0, 100).is_none()).collect();
+    assert_eq!(lost, [1]);
+    lab.check();
+}
+
 #[test]
 fn times_cover_what_was_asked_for() {
     let lab = lab(1);
