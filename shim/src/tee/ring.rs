@@ -264,7 +264,8 @@ impl ChunkPool {
             shape = Shape { base: pos, first: 0, len: 0 };
             stream.start.fetch_max(pos, Ordering::AcqRel);
         }
-        let Some(cell) = stream.chunks.get(shape.place(shape.len)).filter(|_| shape.len < STREAM_CHUNKS) else {
+        let Some(cell) = stream.chunks.get(shape.place(shape.len)).filter(|_| shape.len < STREAM_CHUNKS)
+        else {
             return false;
         };
         if self.warm.is_empty() && self.fresh.is_empty() {
