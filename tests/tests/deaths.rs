@@ -10,6 +10,7 @@ use shimtap_tests::line::tape;
 use shimtap_tests::on_each_containerd;
 use shimtap_tests::oracle::{cri_log, whole_but_for_ends_of_containerd};
 use shimtap_tests::rig::busy::Busy;
+use shimtap_tests::rig::collector::Settings;
 use shimtap_tests::rig::cri::{ContainerState, Cri, Pod, Status, Wanted};
 use shimtap_tests::rig::process::{Process, end, signal, wait_gone};
 use shimtap_tests::rig::{Hook, Node, Setup, Shim, Version, eventually, same_with_and_without};
@@ -201,12 +202,27 @@ fn worker_and_keeper_are_killed_together(version: Version) -> Result<()> {
     })
 }
 
+/// Nobody is left to tell where its streams ended: they are listed, by the collector that waited for a wrapper in vain.
 fn worker_and_keeper_of_a_pod_are_killed_together(version: Version) -> Result<()> {
-    Setup::new(version, Shim::Wrapped(Hook::Opt)).run(|node| {
+    let told = Settings { ingest: "orphan_secs = 2\n".to_owned(), ..Settings::default() };
+    Setup::new(version, Shim::Wrapped(Hook::Opt)).telling(told).with_collector().run(|node| {
         let (cri, pod, busy) = busy_pod(node)?;
         busy.await_lines(100)?;
+        let listed = || node.collector(|collector| collector.ps_with(&["--open-ended"]));
+        let id = busy.id.get(..12).context("as it is shown")?;
+        ensure!(!listed()?.contains(id), "its wrapper lives");
         kill_both(node)?;
-        nothing_is_unmanaged(node, cri, &pod, &busy.id)
+        nothing_is_unmanaged(node, cri, &pod, &busy.id)?;
+        let counted = "shimtap_streams_open_ended{reason=\"wrapper_lost\"}";
+        eventually(LIMIT, "streams whose end nobody tells", || {
+            let page = node.collector(|collector| collector.get("/metrics"))?;
+            let count = page.lines().find_map(|line| line.strip_prefix(counted)?.trim().parse::<u32>().ok());
+            Ok(count.filter(|count| *count >= 2))
+        })?;
+        let listed = listed()?;
+        let its = |stream| listed.lines().any(|line| line.contains(id) && line.contains(stream));
+        ensure!(its("stdout") && its("stderr") && listed.contains("wrapper_lost"), "{listed}");
+        Ok(())
     })
 }
 

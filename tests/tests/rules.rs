@@ -15,6 +15,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 on_each_containerd!(
     rules_decide_what_is_kept,
+    the_end_of_a_line_that_takes_too_long_to_search_is_not_kept,
     a_pod_narrows_by_its_annotations,
     rules_change_while_a_container_runs,
 );
@@ -147,6 +148,32 @@ fn rules_decide_what_is_kept(version: Version) -> Result<()> {
         ensure!(all.contains("collected  no: rule \"nobody reads this\""), "{all}");
         let metrics = node.collector(|collector| collector.get("/metrics"))?;
         ensure!(metrics.contains("shimtap_log_redactions_total 2\n"), "{metrics}");
+        cri.remove_pod(&pod)
+    })
+}
+
+/// Each find of this pattern is one digit, and behind each all others are looked at.
+fn the_end_of_a_line_that_takes_too_long_to_search_is_not_kept(version: Version) -> Result<()> {
+    wrapped(version).run(|node| {
+        node.collector(|collector| {
+            collector.configure("[[rule]]\nredact = \"[0-9]+x|[0-9]\"\n")?;
+            collector.shimtap(&["reload"])
+        })?;
+        let cri = node.cri()?;
+        let pod = cri.run_pod("p")?;
+        let command = "head -c 200000 /dev/zero | tr '\\0' 7; echo; echo 7 of 9";
+        let id = cri.run(&pod, &sh("digits", &["/bin/sh", "-c", command]))?;
+        cri.await_exit(&id)?;
+        let tape = kept(node, &id, 200_001 + "7 of 9\n".len())?;
+        let [long, short] = &lines(&tape)[..] else { anyhow::bail!("two lines: {tape:?}") };
+        ensure!(long.starts_with("[redacted:pattern]") && !long.contains('7'), "{long}");
+        ensure!(long.ends_with("[redacted:the rest, which takes too long to search]"), "{long}");
+        ensure!(
+            short == "[redacted:pattern] of [redacted:pattern]",
+            "the next line has its own time: {short}"
+        );
+        let page = node.collector(|collector| collector.get("/metrics"))?;
+        ensure!(page.contains("shimtap_log_redacted_unsearched_total 1\n"), "{page}");
         cri.remove_pod(&pod)
     })
 }

@@ -70,7 +70,7 @@ const UNSEEN: &[u8] = b"[redacted:the rest, which takes too long to search]";
 #[derive(Clone, Debug, Default)]
 pub struct Redactor {
     all: Vec<Secret>,
-    /// Which of them are in a line at all: most lines have none.
+    /// Which of them are in a line at all: most lines have none. `None`: nobody knows, and each is asked.
     set: Option<RegexSet>,
 }
 
@@ -163,7 +163,8 @@ impl Redactor {
         let found = self.set.as_ref().map(|set| set.matches(&line));
         let mut redacted = Redacted { line, secrets: 0, slow: None };
         // A later pattern sees what an earlier one left; the set only says which are worth asking.
-        for secret in found.into_iter().flatten().filter_map(|n| self.all.get(n)) {
+        let is_worth = |n| found.as_ref().is_none_or(|found| found.matched(n));
+        for (_, secret) in self.all.iter().enumerate().filter(|(n, _)| is_worth(*n)) {
             secret.take_out(&mut redacted);
         }
         redacted
@@ -173,9 +174,6 @@ impl Redactor {
     fn ready(mut self) -> Self {
         let patterns = self.all.iter().map(|secret| secret.regex.as_str());
         self.set = RegexSetBuilder::new(patterns).size_limit(SIZE_MAX * self.all.len().max(1)).build().ok();
-        if self.all.is_empty() {
-            self.set = None;
-        }
         self
     }
 }
@@ -318,6 +316,14 @@ mod tests {
         assert!(said("(").contains("is no regular expression"));
         assert!(said("x*").contains("found everywhere"));
         assert!(said(r"\w{1000}{1000}").contains("is no regular expression"));
+    }
+
+    #[test]
+    fn without_the_set_each_pattern_is_asked() {
+        let both = Redactor::of("email").expect("preset").and(&Redactor::of("ipv4").expect("preset"));
+        let blind = Redactor { set: None, ..both };
+        let line = blind.apply(Bytes::from_static(b"a@b.org at 10.0.0.1")).line;
+        assert_eq!(line, "[redacted:email] at [redacted:ipv4]");
     }
 
     #[test]
