@@ -4,10 +4,10 @@
 //! moves `events_head`, the link thread moves `events_tail` once the collector has taken what lies before it; so
 //! events survive a worker. What a spool file has counts as taken. A full ring drops the new event and counts it.
 
-use std::sync::atomic::Ordering;
+use std::{iter::successors, sync::atomic::Ordering};
 
 use protobuf::Message;
-use shimtap_proto::link::Event;
+use shimtap_proto::link::{Event, EventKind};
 
 use crate::{
     block::{Block, EVENTS, Places, counters::Counter, words::wide},
@@ -80,6 +80,16 @@ impl EventRing {
         Some((event, position.wrapping_add(wide(PREFIX.saturating_add(len)))))
     }
 
+    /// Link thread: does what is not yet taken, and has a higher number than `known`, tell of the end of this task's init process?
+    pub fn tells_of_exit(&self, task: u32, known: u64) -> bool {
+        let its = |event: &Event| {
+            event.kind == EventKind::EVENT_KIND_EXIT.into()
+                && (event.task, event.process.as_str()) == (task, "")
+                && event.seq > known
+        };
+        successors(self.at(self.tail()), |(_, behind)| self.at(*behind)).any(|(event, _)| its(&event))
+    }
+
     /// Link thread: oldest position not yet taken.
     pub fn tail(&self) -> u64 {
         self.block.tables().events_tail.load(Ordering::Acquire)
@@ -141,6 +151,31 @@ mod tests {
             ring.taken(behind);
             assert!(ring.at(behind).is_none());
         }
+    }
+
+    #[test]
+    fn an_exit_is_told_of_as_long_as_its_event_is_to_come() {
+        let ring = ring();
+        let exit = |task, process: &str| Event {
+            kind: EventKind::EVENT_KIND_EXIT.into(),
+            task,
+            process: process.to_owned(),
+            ..Default::default()
+        };
+        let told = |task| ring.tells_of_exit(task, 0);
+        assert!(!told(1), "there is no event");
+        for event in [Event { task: 1, ..Default::default() }, exit(1, "exec"), exit(2, ""), exit(1, "")] {
+            ring.push(event);
+        }
+        assert!(told(1) && told(2) && !told(3));
+        assert!(
+            !ring.tells_of_exit(1, 4) && ring.tells_of_exit(1, 3),
+            "the collector has those up to a number"
+        );
+        (0..3).for_each(|_| ring.taken(ring.at(ring.tail()).unwrap().1));
+        assert!(told(1) && !told(2));
+        ring.taken(ring.at(ring.tail()).unwrap().1);
+        assert!(!told(1));
     }
 
     #[test]

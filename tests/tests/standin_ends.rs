@@ -5,6 +5,7 @@ use std::{fs, thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::api;
 use nix::{sys::signal::Signal, unistd::Pid};
+use serde_json::Value;
 use shimtap_tests::{
     oracle::{StreamKey, exposition::family, journal, one_tape, sink},
     rig::{collector::Collector, eventually, leftovers, patience::throughout, process::signal},
@@ -175,6 +176,61 @@ fn an_end_that_died_with_its_collector_is_told_to_the_next() -> Result<()> {
     collector.end(Signal::SIGKILL)?;
     let collector = pod.lab.collector()?;
     ends_exactly(&collector)?;
+    pod.end()?;
+    collector.stop()
+}
+
+/// What `shimtap ps` says of a container: its state, and the exit status where there is one.
+fn shown(collector: &Collector, id: &str) -> Result<Option<(String, Option<u64>)>> {
+    let all = collector.ps()?;
+    let text = |one: &Value, key: &str| one.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let containers = all.get("containers").and_then(Value::as_array).context("it lists containers")?;
+    let its = containers.iter().find(|one| text(one, "id") == id);
+    Ok(its.map(|one| (text(one, "state"), one.get("exit_status").and_then(Value::as_u64))))
+}
+
+/// A container's exit was told to a collector, which is replaced before the Delete: the next one knows of it, and does not count it
+/// again. One that was not told of it counts it.
+#[test]
+fn an_exit_that_another_collector_was_told_of_is_known_to_the_next() -> Result<()> {
+    let script = Script { exit_status: 7, ..Script::default() };
+    let pod = wrapped(&Script::stayer())?;
+    let _fifos = pod.run()?;
+    let ends = |id: &str| -> Result<()> {
+        let answer = pod.connection.call("Wait", &pod::wait(id, ""))?.message::<api::WaitResponse>()?;
+        ensure!(answer.exit_status == 7, "{answer:?}");
+        Ok(())
+    };
+    let is_shown = |collector: &Collector, id: &str| {
+        eventually(PATIENCE, &format!("{id} to be shown as over"), || {
+            Ok(shown(collector, id)?.filter(|said| *said == ("exited".to_owned(), Some(7))))
+        })
+    };
+    let mut collector = pod.lab.collector()?;
+    let _early = pod.run_beside("early", &script, &[])?;
+    ends("early")?;
+    is_shown(&collector, "early")?;
+    let is_counted = |collector: &Collector| {
+        eventually(PATIENCE, "an exit to be counted", || Ok((exits(collector)? > 0.0).then_some(())))
+    };
+    is_counted(&collector)?;
+    // What was read of an event is acknowledged by then.
+    thread::sleep(ACKNOWLEDGED);
+    collector.end(Signal::SIGKILL)?;
+    let _late = pod.run_beside("late", &script, &[])?;
+    ends("late")?;
+
+    let collector = pod.lab.collector()?;
+    is_shown(&collector, "late")?;
+    is_shown(&collector, "early")?;
+    is_counted(&collector)?;
+    for id in ["early", "late"] {
+        pod.connection.call("Delete", &pod::delete(id, ""))?.message::<api::DeleteResponse>()?;
+        eventually(PATIENCE, "its Delete", || {
+            Ok(shown(&collector, id)?.filter(|(state, _)| state == "deleted"))
+        })?;
+    }
+    ensure!(exits(&collector)? == 1.0, "late's, and not early's again");
     pod.end()?;
     collector.stop()
 }

@@ -155,6 +155,11 @@ impl Container {
         if live.state.is_none() {
             live.state = Some(if open.started_ns == 0 { State::Created } else { State::Running });
         }
+        // An earlier collector was told of its end, and has counted it.
+        if open.exited_ns != 0 && live.is_running() {
+            (live.exited_ns, live.exit_status) = (open.exited_ns, Some(open.exit_status));
+            live.end(State::Exited);
+        }
     }
 
     /// Takes what became of it. States only go forward.

@@ -1394,6 +1394,10 @@ pub struct Open {
     pub memory_swap_limit_bytes: ::std::option::Option<i64>,
     // @@protoc_insertion_point(field:shimtap.v1.Open.network_namespace)
     pub network_namespace: ::std::string::String,
+    // @@protoc_insertion_point(field:shimtap.v1.Open.exited_ns)
+    pub exited_ns: u64,
+    // @@protoc_insertion_point(field:shimtap.v1.Open.exit_status)
+    pub exit_status: u32,
     // special fields
     // @@protoc_insertion_point(special_field:shimtap.v1.Open.special_fields)
     pub special_fields: ::protobuf::SpecialFields,
@@ -1496,6 +1500,12 @@ impl ::protobuf::Message for Open {
                 170 => {
                     self.network_namespace = is.read_string()?;
                 },
+                177 => {
+                    self.exited_ns = is.read_fixed64()?;
+                },
+                184 => {
+                    self.exit_status = is.read_uint32()?;
+                },
                 tag => {
                     ::protobuf::rt::read_unknown_or_skip_group(tag, is, self.special_fields.mut_unknown_fields())?;
                 },
@@ -1575,6 +1585,12 @@ impl ::protobuf::Message for Open {
         if !self.network_namespace.is_empty() {
             my_size += ::protobuf::rt::string_size(21, &self.network_namespace);
         }
+        if self.exited_ns != 0 {
+            my_size += 2 + 8;
+        }
+        if self.exit_status != 0 {
+            my_size += ::protobuf::rt::uint32_size(23, self.exit_status);
+        }
         my_size += ::protobuf::rt::unknown_fields_size(self.special_fields.unknown_fields());
         self.special_fields.cached_size().set(my_size as u32);
         my_size
@@ -1650,6 +1666,12 @@ impl ::protobuf::Message for Open {
         if !self.network_namespace.is_empty() {
             os.write_string(21, &self.network_namespace)?;
         }
+        if self.exited_ns != 0 {
+            os.write_fixed64(22, self.exited_ns)?;
+        }
+        if self.exit_status != 0 {
+            os.write_uint32(23, self.exit_status)?;
+        }
         os.write_unknown_fields(self.special_fields.unknown_fields())?;
         ::std::result::Result::Ok(())
     }
@@ -1688,6 +1710,8 @@ impl ::protobuf::Message for Open {
         self.memory_limit_bytes = ::std::option::Option::None;
         self.memory_swap_limit_bytes = ::std::option::Option::None;
         self.network_namespace.clear();
+        self.exited_ns = 0;
+        self.exit_status = 0;
         self.special_fields.clear();
     }
 

@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use shimtap_proto::link::{Ack, FromCollector, Ready, Settings, StatsSource, from_collector, from_wrapper};
+use shimtap_proto::link::{
+    Ack, FromCollector, Open, Ready, Settings, StatsSource, from_collector, from_wrapper,
+};
 use thiserror::Error;
 
 use super::{
@@ -186,6 +188,7 @@ impl Session {
             if !said.opened {
                 said.opened = true;
                 let open = announce::open(self.block, index, task);
+                let open = with_exit(open, task, &self.events, self.known_event);
                 self.link.say(from_wrapper::Body::Open(open))?;
             }
             // A container that has just begun need not wait for the next round to be seen.
@@ -340,6 +343,17 @@ impl Session {
             self.events_sent.pop_front();
         }
     }
+}
+
+/// With the exit, where no event that is to come tells of it: the collector before this one had that. In a file it is not said, since a
+/// wrapper that lives says it after that, and one that does not has nothing to say of what was left.
+fn with_exit(open: Open, task: &Task, events: &EventRing, known_event: u64) -> Open {
+    // It is known when its event is there.
+    if task.exit_known.load(Ordering::Acquire) == 0 || events.tells_of_exit(open.task, known_event) {
+        return open;
+    }
+    let exited_ns = task.exited_ns.load(Ordering::Relaxed);
+    Open { exited_ns, exit_status: task.exit_status.load(Ordering::Relaxed), ..open }
 }
 
 /// Only for this connection: without a collector nobody is asked.
