@@ -8,7 +8,12 @@ use nix::{sys::signal::Signal, unistd::Pid};
 use serde_json::Value;
 use shimtap_tests::{
     oracle::{StreamKey, exposition::family, journal, one_tape, sink},
-    rig::{collector::Collector, eventually, leftovers, patience::throughout, process::signal},
+    rig::{
+        collector::{Collector, Settings},
+        eventually, leftovers,
+        patience::throughout,
+        process::signal,
+    },
     standin::{
         client::{
             PATIENCE,
@@ -162,19 +167,33 @@ const ACKNOWLEDGED: Duration = Duration::from_secs(2);
 /// again. Else the stream would be taken for one that was cut off, whole as it is.
 #[test]
 fn an_end_that_died_with_its_collector_is_told_to_the_next() -> Result<()> {
+    an_end_is_told_again("")
+}
+
+/// The same of output that no rule wants.
+#[test]
+fn an_end_of_what_is_not_collected_is_told_to_the_next_collector_as_well() -> Result<()> {
+    an_end_is_told_again("[[rule]]\ncollect = false\n")
+}
+
+fn an_end_is_told_again(rules: &str) -> Result<()> {
+    let told = Settings { sections: rules.to_owned(), ..Settings::default() };
     let script = Script { stdout: Output::lines(500, 80), until_killed: true, ..Script::default() };
     let pod = wrapped(&Script::stayer())?;
     let _fifos = pod.run()?;
-    let mut collector = pod.lab.collector()?;
-    let _brief = pod.run_beside("brief", &script, &[])?;
-    has(&collector, "brief", 500 * 80)?;
+    let mut collector = pod.lab.collector_told(&told)?;
+    let fifos = pod.run_beside("brief", &script, &[])?;
+    fifos.stdout.wait_len(500 * 80, PATIENCE)?;
+    if rules.is_empty() {
+        has(&collector, "brief", 500 * 80)?;
+    }
     thread::sleep(ACKNOWLEDGED);
     signal(collector.pid(), Signal::SIGSTOP)?;
     pod.end_beside("brief")?;
     // What its wrapper has to say of that is said by now.
     thread::sleep(Duration::from_millis(500));
     collector.end(Signal::SIGKILL)?;
-    let collector = pod.lab.collector()?;
+    let collector = pod.lab.collector_told(&told)?;
     ends_exactly(&collector)?;
     pod.end()?;
     collector.stop()
