@@ -7,11 +7,15 @@ use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::api;
 use nix::sys::signal::Signal;
 use shimtap_tests::oracle::{exposition::family, one_tape, sink};
-use shimtap_tests::rig::{collector::Settings, eventually};
+use shimtap_tests::rig::{
+    collector::{Collector, Settings},
+    eventually,
+};
 use shimtap_tests::standin::{
     census,
     client::{
-        PATIENCE, pod,
+        PATIENCE,
+        pod::{self, Pod},
         spooled::{
             LIMIT, cleared, comes_to, counted, endless, gone, has, judged, spool_files, spooled, spooler,
             steady, to_its_end, whole, whole_as_read,
@@ -117,6 +121,67 @@ fn a_pod_that_has_more_short_containers_than_memory_for_them() -> Result<()> {
     gone(&pod)?;
     cleared(&pod)?;
     collector.stop()
+}
+
+/// More than the half and less than the whole of a pod's table, which is 128.
+const SILENT: u32 = 80;
+
+const EVICTED: &str = "shimtap_wrapper_counts_total{name=\"evicted_tasks\"}";
+
+/// So many containers, one after the other, that say nothing, while no collector is there.
+fn silent_ones(pod: &Pod, after: u32) -> Result<()> {
+    let script = Script { exit_status: 3, ..Script::default() };
+    for n in after..after + SILENT {
+        let id = format!("silent-{n}");
+        let _fifos = pod.run_beside(&id, &script, &[])?;
+        let exit = pod.connection.call("Wait", &pod::wait(&id, ""))?.message::<api::WaitResponse>()?;
+        ensure!(exit.exit_status == 3, "{exit:?}");
+        pod.connection.call("Delete", &pod::delete(&id, ""))?.message::<api::DeleteResponse>()?;
+    }
+    Ok(())
+}
+
+/// No memory for output runs short; but whoever is deleted for longest makes room in the table.
+#[test]
+fn a_pod_that_has_more_silent_containers_than_its_table_holds() -> Result<()> {
+    let pod = wrapped(&Script::stayer())?;
+    let _fifos = pod.run()?;
+    silent_ones(&pod, 0)?;
+    spooled(&pod)?;
+    silent_ones(&pod, SILENT)?;
+    let collector = pod.lab.collector()?;
+    comes_to_exits(&collector, 2 * SILENT)?;
+    ensure!(!collector.get("/metrics")?.contains(EVICTED), "of all that made room a file has everything");
+    pod.end()?;
+    gone(&pod)?;
+    cleared(&pod)?;
+    collector.stop()
+}
+
+/// The same where no file may be written: what nobody is told any more is counted.
+#[test]
+fn more_silent_containers_than_its_table_holds_and_no_file() -> Result<()> {
+    let pod = wrapped_in(&Script::stayer(), |lab| lab.without_spool())?;
+    let _fifos = pod.run()?;
+    silent_ones(&pod, 0)?;
+    silent_ones(&pod, SILENT)?;
+    let collector = pod.lab.collector()?;
+    // One place is the pod's own.
+    comes_to_exits(&collector, 127)?;
+    comes_to(&collector, EVICTED, u64::from(2 * SILENT - 127))?;
+    pod.end()?;
+    gone(&pod)?;
+    collector.stop()
+}
+
+/// Waits until so many exits are counted, of whatever class.
+fn comes_to_exits(collector: &Collector, count: u32) -> Result<()> {
+    eventually(LIMIT, &format!("{count} exits"), || {
+        let page = collector.get("/metrics")?;
+        let sum: f64 = family(&page, "shimtap_container_exits_total")?.into_iter().map(|(_, n)| n).sum();
+        Ok((sum >= f64::from(count)).then_some(()))
+    })
+    .with_context(|| collector.counted())
 }
 
 /// What waits in memory ends where the window does, just before, and just behind: the last of it needs an acknowledgement, and

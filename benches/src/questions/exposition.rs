@@ -29,7 +29,7 @@ const CONTAINERS: u32 = 250;
 /// Of a family that each pod has.
 const SERIES: usize = 250;
 /// What a wrapper counts of itself, by its names: those that nobody knows are one counter with the collector. Not that of unwrapped pods, of which it would tell.
-const COUNTERS: [&str; 27] = [
+const COUNTERS: [&str; 28] = [
     "frames",
     "frames_rewritten",
     "frames_unparsed",
@@ -57,6 +57,7 @@ const COUNTERS: [&str; 27] = [
     "discarded_logger_gone_bytes",
     "stats_repaired",
     "stats_unrepaired",
+    "evicted_tasks",
 ];
 /// Until this host was looked at.
 const SHOWN: Duration = Duration::from_secs(60);

@@ -72,6 +72,8 @@ closed! {
         StatsRepaired => "stats_repaired",
         /// Stats answers that could not be mended.
         StatsUnrepaired => "stats_unrepaired",
+        /// Tasks whose place was needed before anybody was told of their end.
+        EvictedTasks => "evicted_tasks",
         /// Pods that run unwrapped.
         UnwrappedStarts => "unwrapped_starts",
         /// What a newer wrapper counts and this release does not know.

@@ -64,11 +64,13 @@ pub enum Counter {
     StatsRepaired,
     /// Stats answers that could not be read in one way, or not be mended, and left as they came.
     StatsUnrepaired,
+    /// Tasks whose entry was needed for another before anybody was told of their end.
+    EvictedTasks,
 }
 
 impl Counter {
     /// All, in layout order, with the name under which they are reported.
-    pub const ALL: [(Self, &'static str); 27] = [
+    pub const ALL: [(Self, &'static str); 28] = [
         (Self::Frames, "frames"),
         (Self::FramesRewritten, "frames_rewritten"),
         (Self::FramesUnparsed, "frames_unparsed"),
@@ -96,6 +98,7 @@ impl Counter {
         (Self::DiscardedLoggerGone, "discarded_logger_gone_bytes"),
         (Self::StatsRepaired, "stats_repaired"),
         (Self::StatsUnrepaired, "stats_unrepaired"),
+        (Self::EvictedTasks, "evicted_tasks"),
     ];
 }
 

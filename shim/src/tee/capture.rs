@@ -140,6 +140,9 @@ impl Worker {
         let lost: u64 =
             self.task(oldest).streams.iter().filter_map(linked).map(|s| lost(self.stream(s))).sum();
         tables.counters.add_many(Counter::EvictedBytes, lost);
+        if self.is_untold(self.task(oldest)) {
+            tables.counters.add(Counter::EvictedTasks);
+        }
         self.task_forget(oldest);
         Some(oldest)
     }

@@ -1,10 +1,16 @@
-//! When a spool writer is needed: nobody has listened for a while and memory runs short, or the pod is over and nobody has
-//! taken what it said last. Looks at words and asks the keeper; never waits for the writer.
+//! When a spool writer is needed: nobody has listened for a while and memory or the table of tasks runs short, or the pod is over and
+//! nobody has taken what it said last. Looks at words and asks the keeper; never waits for the writer.
 
 use std::sync::atomic::Ordering;
 
 use super::{LINGER_NS, Worker};
-use crate::{block::Slot, events::EventRing, keeper::protocol::Operation, tee::ring};
+use crate::{
+    block::{Slot, TASKS, Task, TaskState},
+    events::EventRing,
+    keeper::protocol::Operation,
+    sys::unix_ns,
+    tee::ring,
+};
 
 /// A link that only breaks is back within this time (the link thread's first pause is half of it).
 const PATIENCE_NS: u64 = 200_000_000;
@@ -21,6 +27,8 @@ pub(super) struct Spooling {
     alone_ns: Option<u64>,
     /// When it is looked at again.
     look_ns: u64,
+    /// What was deleted before this (Unix ns) was told of: by then every event was taken, or in a file.
+    told_ns: u64,
     /// The request for the last of the pod, and when it was made.
     last: Option<(u32, u64)>,
 }
@@ -38,9 +46,26 @@ impl Worker {
             return;
         }
         self.spooling.look_ns = now.saturating_add(LOOK_NS);
-        if ring::is_pressed(self.block) || EventRing::is_pressed(self.block) {
+        if ring::is_pressed(self.block) || EventRing::is_pressed(self.block) || self.is_table_pressed() {
             self.ask_for_writer(now, generation);
         }
+    }
+
+    /// Are so many tasks over of which nobody was told that the next ones would take their places? Containers that say nothing take
+    /// no other memory.
+    fn is_table_pressed(&mut self) -> bool {
+        let tables = self.block.tables();
+        if tables.events_kept_elsewhere() == tables.events_head.load(Ordering::Acquire) {
+            self.spooling.told_ns = unix_ns();
+        }
+        tables.tasks().iter().filter(|task| self.is_untold(task)).count() > TASKS / 2
+    }
+
+    /// Was nobody told that this task was deleted, as far as this worker knows?
+    pub(crate) fn is_untold(&self, task: &Task) -> bool {
+        TaskState::load(&task.state) == TaskState::Deleted
+            && task.link_done.load(Ordering::Acquire) == 0
+            && task.deleted_ns.load(Ordering::Relaxed) >= self.spooling.told_ns
     }
 
     fn may_spool(&self, now: u64) -> bool {

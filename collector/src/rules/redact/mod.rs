@@ -15,7 +15,7 @@ use bytes::Bytes;
 use nix::time::{ClockId, clock_gettime};
 use regex::bytes::{Captures, Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 
-use self::presets::PRESETS;
+use self::presets::{PRESETS, Within};
 
 /// Groups of a pattern that are taken out instead of the whole match.
 const GROUPS: [&str; 4] = ["secret", "secret2", "secret3", "secret4"];
@@ -53,7 +53,7 @@ struct Secret {
     name: String,
     regex: Regex,
     /// What of a find goes; without it all, or the group that is named so.
-    within: Option<fn(&[u8]) -> Vec<Range<usize>>>,
+    within: Option<Within>,
     /// What stands in its place.
     mark: Vec<u8>,
 }
@@ -102,7 +102,7 @@ impl Redactor {
         Ok(Self::one(name, regex, preset.within, name))
     }
 
-    fn one(name: &str, regex: Regex, within: Option<fn(&[u8]) -> Vec<Range<usize>>>, mark: &str) -> Self {
+    fn one(name: &str, regex: Regex, within: Option<Within>, mark: &str) -> Self {
         let mark = format!("[redacted:{mark}]").into_bytes();
         Self { all: vec![Secret { name: name.to_owned(), regex, within, mark }], set: None }.ready()
     }

@@ -4,12 +4,15 @@ use std::ops::Range;
 
 use super::card;
 
+/// The parts of a find that go.
+pub(super) type Within = fn(&[u8]) -> Vec<Range<usize>>;
+
 /// One of them.
 pub(super) struct Preset {
     pub(super) name: &'static str,
     pub(super) pattern: &'static str,
     /// What of a find goes, where only a look at it can tell.
-    pub(super) within: Option<fn(&[u8]) -> Vec<Range<usize>>>,
+    pub(super) within: Option<Within>,
 }
 
 pub(super) const PRESETS: [Preset; 8] = [
