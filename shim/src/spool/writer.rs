@@ -182,7 +182,7 @@ impl Writer {
                 wrote |= self.refusable(|writer| writer.write_stream(index, task, stream))?;
             }
             for kind in Kind::ALL {
-                wrote |= self.refusable(|writer| writer.write_gone(kind, task))?;
+                wrote |= self.refusable(|writer| writer.write_gone(kind, index, task))?;
             }
         }
         Ok(wrote)
@@ -289,8 +289,8 @@ impl Writer {
         self.streams.get(&handle).copied()
     }
 
-    /// The last word on a task, in each file that speaks of it.
-    fn write_gone(&mut self, kind: Kind, task: &Task) -> Result<bool, Stop> {
+    /// The last word on a task, in each file that speaks of it: behind its exit, which would be nobody's behind it.
+    fn write_gone(&mut self, kind: Kind, index: usize, task: &Task) -> Result<bool, Stop> {
         let handle = task.handle.load(Ordering::Relaxed);
         let tables = self.block.tables();
         let is_closed = |entry: usize| {
@@ -300,13 +300,24 @@ impl Writer {
         let is_over = TaskState::load(&task.state) == TaskState::Deleted
             && task.streams.iter().filter_map(linked).all(is_closed);
         let open = self.opened.contains(&(kind, handle)) && !self.refused.contains(&kind);
-        if !is_over || !open || self.gone.contains(&(kind, handle)) {
+        if !is_over || !open || self.gone.contains(&(kind, handle)) || self.may_come_more(index) {
             return Ok(false);
         }
         let time_ns = task.deleted_ns.load(Ordering::Relaxed);
         self.append(kind, from_wrapper::Body::Gone(Gone { task: handle, time_ns, ..Default::default() }))?;
         self.gone.insert((kind, handle));
         Ok(true)
+    }
+
+    /// Is there an event that is not written, or an answer on its way that will make one of this task?
+    fn may_come_more(&self, index: usize) -> bool {
+        let tables = self.block.tables();
+        let spool = &tables.spool;
+        let pod_is_over = spool.asked.load(Ordering::Acquire) != spool.done.load(Ordering::Acquire);
+        // In this order: the event that an answer makes is there before its request is not.
+        let is_waited_for = !pod_is_over && tables.is_waited_for(index);
+        let events_are_written = !self.refused.contains(&self.events_kind);
+        is_waited_for || (events_are_written && self.events.at(self.events_at).is_some())
     }
 
     fn append(&mut self, kind: Kind, body: from_wrapper::Body) -> Result<(), Stop> {

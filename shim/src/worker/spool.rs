@@ -27,8 +27,6 @@ pub(super) struct Spooling {
     alone_ns: Option<u64>,
     /// When it is looked at again.
     look_ns: u64,
-    /// What was deleted before this (Unix ns) was told of: by then every event was taken, or in a file.
-    told_ns: u64,
     /// The request for the last of the pod, and when it was made.
     last: Option<(u32, u64)>,
 }
@@ -53,19 +51,21 @@ impl Worker {
 
     /// Are so many tasks over of which nobody was told that the next ones would take their places? Containers that say nothing take
     /// no other memory.
-    fn is_table_pressed(&mut self) -> bool {
-        let tables = self.block.tables();
-        if tables.events_kept_elsewhere() == tables.events_head.load(Ordering::Acquire) {
-            self.spooling.told_ns = unix_ns();
-        }
-        tables.tasks().iter().filter(|task| self.is_untold(task)).count() > TASKS / 2
+    fn is_table_pressed(&self) -> bool {
+        let told_ns = self.told_ns();
+        let tasks = self.block.tables().tasks().iter();
+        tasks.filter(|task| is_over_since(task, told_ns)).count() > TASKS / 2
     }
 
-    /// Was nobody told that this task was deleted, as far as this worker knows?
+    /// Was nobody told that this task is over?
     pub(crate) fn is_untold(&self, task: &Task) -> bool {
-        TaskState::load(&task.state) == TaskState::Deleted
-            && task.link_done.load(Ordering::Acquire) == 0
-            && task.deleted_ns.load(Ordering::Relaxed) >= self.spooling.told_ns
+        is_over_since(task, self.told_ns())
+    }
+
+    /// What happened before this (Unix ns) was told: the time of the oldest event that nobody has taken and no file has.
+    fn told_ns(&self) -> u64 {
+        let oldest = self.events.at(self.block.tables().events_kept_elsewhere());
+        oldest.map_or_else(unix_ns, |(event, _)| event.time_ns)
     }
 
     fn may_spool(&self, now: u64) -> bool {
@@ -117,4 +117,11 @@ impl Worker {
         }
         Some(false)
     }
+}
+
+/// Was it deleted at that time (Unix ns) or later, and is its last word still to be said?
+fn is_over_since(task: &Task, time_ns: u64) -> bool {
+    TaskState::load(&task.state) == TaskState::Deleted
+        && task.link_done.load(Ordering::Acquire) == 0
+        && task.deleted_ns.load(Ordering::Relaxed) >= time_ns
 }
