@@ -32,20 +32,14 @@ impl Deliver<Pending> for ToFile {
     /// Blocks its thread while it writes.
     async fn deliver(&mut self, pending: &mut Pending) -> Verdict {
         if self.failed
-            && let Err(fault) = self.output.reopen()
+            && let Err(fault) = self.output.reopen(pending)
         {
             self.sink.error(&errno_name(fault.source()));
         }
-        let before = pending.len();
         let result = self.output.write(pending);
-        let written = before.saturating_sub(pending.len());
-        self.sink.bytes.add(u64::try_from(written).unwrap_or(u64::MAX));
         self.failed = result.is_err();
         match result {
-            Ok(writes) => {
-                self.sink.writes.add(writes);
-                Verdict::Taken { rejected: 0 }
-            }
+            Ok(()) => Verdict::Taken { rejected: 0 },
             Err(fault) => Verdict::Later {
                 trouble: Trouble::Io,
                 label: Some(errno_name(fault.source()).into()),

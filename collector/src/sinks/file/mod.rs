@@ -30,7 +30,7 @@ pub fn start(
     mut source: impl Source + 'static,
     sink: Arc<SinkTotals>,
 ) -> Result<Worker, FileFault> {
-    let output = Output::open(config)?;
+    let output = Output::open(config, Arc::clone(&sink))?;
     let disk = ToDisk::new(config.path.clone(), output.unsynced(), Arc::clone(&sink));
     if source.settle_first(Arc::new(disk)) {
         output.unsynced().begin();

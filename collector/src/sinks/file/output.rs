@@ -1,4 +1,7 @@
 //! The file itself: opened without trusting what a crash left, written in whole lines, renamed at its size.
+//!
+//! Somebody may move, remove or empty it at any time. Nothing is called written that was seen to go into a file which is
+//! gone, and no such file is held open; a line is never torn between two files.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -9,7 +12,7 @@ use std::{
 };
 
 use super::unsynced::Unsynced;
-use crate::{config, sinks::lines::Pending};
+use crate::{config, metrics::SinkTotals, sinks::lines::Pending};
 
 /// Why the file sink cannot do its work. The configuration, the disk or its permissions are at fault.
 #[derive(Debug, thiserror::Error)]
@@ -46,19 +49,34 @@ pub enum FileFault {
     },
 }
 
-/// The open file.
+/// The open file, and what of the request that is under way is in it.
 #[derive(Debug)]
 pub(super) struct Output {
     path: PathBuf,
     rotate_bytes: u64,
     keep: u32,
-    file: Arc<File>,
+    /// None once it is gone and as long as there is no other: who holds it open keeps its disk full.
+    file: Option<Arc<File>>,
     /// Its device and number.
     place: (u64, u64),
     unsynced: Arc<Unsynced>,
-    size: u64,
-    /// Bytes of a line whose beginning is already in the file; nothing else may be written before its rest.
-    torn: bool,
+    sink: Arc<SinkTotals>,
+    /// None for a device or a pipe, which has none and is never renamed.
+    size: Option<u64>,
+    /// Bytes of a line whose beginning is already in the file; nothing else may be written there before its rest.
+    torn: usize,
+    /// Bytes of the request that were taken since the last rotation, those included: none of them is acknowledged.
+    taken: usize,
+}
+
+/// What has become of the open file.
+enum Fate {
+    /// The path names it.
+    InPlace,
+    /// The path names another one, or none.
+    Moved,
+    /// It has no name any more, or somebody emptied it: what we wrote is nowhere.
+    Gone,
 }
 
 // === impl FileFault ===
@@ -80,12 +98,12 @@ impl FileFault {
 impl Output {
     /// Opens the file for appending, made with mode 0600 where it is missing. What stands behind the last newline
     /// is a line that a crash tore; it was never acknowledged and is cut off.
-    pub(super) fn open(config: &config::File) -> Result<Self, FileFault> {
+    pub(super) fn open(config: &config::File, sink: Arc<SinkTotals>) -> Result<Self, FileFault> {
         let (file, place, size) = open_whole(&config.path)
             .map_err(|source| FileFault::Open { path: config.path.clone(), source })?;
         let (rotate_bytes, keep) = (config.rotate_bytes, config.keep);
-        let (file, unsynced, path) = (Arc::new(file), Arc::default(), config.path.clone());
-        Ok(Self { path, rotate_bytes, keep, file, place, unsynced, size, torn: false })
+        let (file, unsynced, path) = (Some(Arc::new(file)), Arc::default(), config.path.clone());
+        Ok(Self { path, rotate_bytes, keep, file, place, unsynced, sink, size, torn: 0, taken: 0 })
     }
 
     /// What is written and not brought to the disk, for whoever does that.
@@ -94,79 +112,146 @@ impl Output {
     }
 
     /// Opens the path anew: after a failure it may be another file.
-    pub(super) fn reopen(&mut self) -> Result<(), FileFault> {
-        if self.torn {
-            // The rest of the line belongs into the same file.
-            return Ok(());
-        }
-        let opened = open_whole(&self.path);
-        let (file, place, size) =
-            opened.map_err(|source| FileFault::Open { path: self.path.clone(), source })?;
-        (self.file, self.place, self.size) = (Arc::new(file), place, size);
-        Ok(())
+    pub(super) fn reopen(&mut self, lines: &mut Pending) -> Result<(), FileFault> {
+        // A full disk may be waiting for those that were removed.
+        self.unsynced.let_go();
+        self.follow(lines)?;
+        // The rest of a line belongs into the same file.
+        if self.torn > 0 { Ok(()) } else { self.open_path() }
     }
 
     /// Writes whole lines from the front of `lines` and removes what was written, which may be a part even when it
-    /// fails. Gives the number of write(2) that came back.
-    pub(super) fn write(&mut self, lines: &mut Pending) -> Result<u64, FileFault> {
-        if !self.torn && !self.is_in_place() {
-            self.reopen()?;
-        }
-        let mut writes = 0;
+    /// fails. What a file had that is gone is put back, so that there may be more than before.
+    pub(super) fn write(&mut self, lines: &mut Pending) -> Result<(), FileFault> {
+        self.follow(lines)?;
         while !lines.is_empty() {
             let rest = lines.rest();
-            let room = usize::try_from(self.rotate_bytes.saturating_sub(self.size)).unwrap_or(usize::MAX);
-            let fits = whole_lines(rest, room);
-            if fits == 0 && self.size > 0 && !self.torn {
+            let fits = whole_lines(rest, self.room());
+            if fits == 0 && self.size > Some(0) && self.torn == 0 {
                 self.rotate()?;
                 continue;
             }
             // A line longer than a whole file has one to itself.
-            let piece = if fits == 0 { first_line(rest) } else { rest.get(..fits).unwrap_or(rest) };
-            let written = match (&*self.file).write(piece) {
-                Ok(0) => Err(io::Error::from(io::ErrorKind::WriteZero)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                other => other,
-            };
-            let written = written.map_err(|source| FileFault::Write { path: self.path.clone(), source })?;
-            // Before it is acknowledged: whoever writes down how far we are has it on the disk first.
-            self.unsynced.note(&self.file);
-            writes += 1;
-            self.torn = piece.get(..written).is_some_and(|done| done.last() != Some(&b'\n'));
-            self.size = self.size.saturating_add(u64::try_from(written).unwrap_or(u64::MAX));
-            lines.advance(written);
+            let length = if fits == 0 { first_line(rest) } else { fits };
+            self.put(lines, length)?;
         }
-        Ok(writes)
+        Ok(())
     }
 
-    /// True while the path still names the file that we write: somebody may have moved or removed it, and lines
-    /// written to a file without a name are lost without a sign. A path that cannot be looked at is left alone.
-    fn is_in_place(&self) -> bool {
-        match fs::metadata(&self.path) {
-            Ok(there) => (there.dev(), there.ino()) == self.place,
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
+    /// Sees to it that the open file is the one that the path names: lines written to a file without a name are lost
+    /// without a sign, and its disk does not get its room back.
+    fn follow(&mut self, lines: &mut Pending) -> Result<(), FileFault> {
+        match self.fate() {
+            Fate::InPlace => return Ok(()),
+            Fate::Moved => self.end_line(lines),
+            // All that is not acknowledged goes into the next one, not the torn line alone: whoever removed the file
+            // meant what he had seen of it. Of what was acknowledged we do not have the text any more.
+            Fate::Gone => {
+                self.take_back(lines, self.taken);
+                self.file = None;
+            }
         }
+        self.open_path()
+    }
+
+    /// Somebody may have moved or removed it. A path that cannot be looked at is left alone.
+    fn fate(&self) -> Fate {
+        let Some(file) = &self.file else { return Fate::Gone };
+        match fs::metadata(&self.path) {
+            Ok(there) if (there.dev(), there.ino()) == self.place => {
+                if Some(there.len()) < self.size {
+                    Fate::Gone
+                } else {
+                    Fate::InPlace
+                }
+            }
+            _ if file.metadata().is_ok_and(|ours| ours.nlink() == 0) => Fate::Gone,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Fate::InPlace,
+            _ => Fate::Moved,
+        }
+    }
+
+    /// The rest of a torn line goes to its beginning. A file that does not take it is not waited for, for its disk may
+    /// never have room again: the beginning is cut off, and all of the line goes into the next file.
+    fn end_line(&mut self, lines: &mut Pending) {
+        while self.torn > 0 {
+            if self.put(lines, first_line(lines.rest())).is_err() {
+                // Where that fails too, a beginning stays behind of a line that is whole elsewhere.
+                let _ = self.file.as_deref().map(cut_torn);
+                self.take_back(lines, self.torn);
+            }
+        }
+    }
+
+    /// The last `length` bytes that the file took are to be written again, from the beginning of a line.
+    fn take_back(&mut self, lines: &mut Pending, length: usize) {
+        lines.take_back(length);
+        (self.taken, self.torn) = (self.taken.saturating_sub(length), 0);
+    }
+
+    fn open_path(&mut self) -> Result<(), FileFault> {
+        let opened = open_whole(&self.path);
+        let (file, place, size) =
+            opened.map_err(|source| FileFault::Open { path: self.path.clone(), source })?;
+        (self.file, self.place, self.size) = (Some(Arc::new(file)), place, size);
+        Ok(())
+    }
+
+    /// How much more the file may have.
+    fn room(&self) -> usize {
+        let room = self.size.map(|size| self.rotate_bytes.saturating_sub(size));
+        room.and_then(|room| usize::try_from(room).ok()).unwrap_or(usize::MAX)
+    }
+
+    /// One write(2) of the first `length` bytes of `lines`; what it took is removed from them.
+    fn put(&mut self, lines: &mut Pending, length: usize) -> Result<(), FileFault> {
+        let piece = lines.rest().get(..length).unwrap_or_default();
+        // There is one wherever it was followed.
+        let Some(file) = &self.file else { return self.open_path() };
+        let written = match (&**file).write(piece) {
+            Ok(0) => Err(io::Error::from(io::ErrorKind::WriteZero)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            other => other,
+        };
+        let written = written.map_err(|source| FileFault::Write { path: self.path.clone(), source })?;
+        // Before it is acknowledged: whoever writes down how far we are has it on the disk first.
+        self.unsynced.note(file);
+        let done = piece.get(..written).unwrap_or(piece);
+        self.torn = match memchr::memrchr(b'\n', done) {
+            Some(at) => done.len().saturating_sub(at).saturating_sub(1),
+            None => self.torn.saturating_add(written),
+        };
+        let wide = u64::try_from(written).unwrap_or(u64::MAX);
+        self.sink.writes.add(1);
+        self.sink.bytes.add(wide);
+        self.size = self.size.map(|size| size.saturating_add(wide));
+        lines.advance(written);
+        // All of a request is in the file once nothing is left of it.
+        self.taken = if lines.is_empty() { 0 } else { self.taken.saturating_add(written) };
+        Ok(())
     }
 
     /// `path` becomes `path.1`, that `path.2`, and so on; the oldest is removed.
     fn rotate(&mut self) -> Result<(), FileFault> {
-        let fault = |source| FileFault::Rotate { path: self.path.clone(), source };
-        // Where the last rotation renamed and then could not open, there is nothing to rename.
-        let oldest = if self.path.exists() { self.keep } else { return self.reopen() };
-        for n in (0..=oldest).rev() {
-            let from = numbered(&self.path, n);
-            let moved = if n == self.keep {
-                fs::remove_file(&from)
-            } else {
-                fs::rename(&from, numbered(&self.path, n.saturating_add(1)))
-            };
-            match moved {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault(error)),
-                _ => {}
-            }
-        }
-        self.reopen()
+        shift(&self.path, self.keep)
+            .map_err(|source| FileFault::Rotate { path: self.path.clone(), source })?;
+        // Where none is kept it is gone, and was to be.
+        self.taken = 0;
+        self.open_path()
     }
+}
+
+fn shift(path: &Path, keep: u32) -> io::Result<()> {
+    there(fs::remove_file(numbered(path, keep)))?;
+    for n in (0..keep).rev() {
+        there(fs::rename(numbered(path, n), numbered(path, n.saturating_add(1))))?;
+    }
+    Ok(())
+}
+
+/// Somebody may have removed the file meanwhile.
+fn there(moved: io::Result<()>) -> io::Result<()> {
+    moved.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 /// `path` for 0, else `path.n`.
@@ -188,20 +273,22 @@ fn whole_lines(bytes: &[u8], room: usize) -> usize {
     memchr::memrchr(b'\n', head).map_or(0, |at| at.saturating_add(1))
 }
 
-fn first_line(bytes: &[u8]) -> &[u8] {
-    let end = memchr::memchr(b'\n', bytes).map_or(bytes.len(), |at| at.saturating_add(1));
-    bytes.get(..end).unwrap_or(bytes)
+fn first_line(bytes: &[u8]) -> usize {
+    memchr::memchr(b'\n', bytes).map_or(bytes.len(), |at| at.saturating_add(1))
 }
 
 /// Opens for appending and cuts a torn last line off. Gives its device and number, and its size.
-fn open_whole(path: &Path) -> io::Result<(File, (u64, u64), u64)> {
-    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+fn open_whole(path: &Path) -> io::Result<(File, (u64, u64), Option<u64>)> {
+    let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
     let meta = file.metadata()?;
-    let place = (meta.dev(), meta.ino());
-    if !meta.is_file() {
-        return Ok((file, place, 0));
-    }
-    let mut end = meta.len();
+    let size = if meta.is_file() { Some(cut_torn(&file)?) } else { None };
+    Ok((file, (meta.dev(), meta.ino()), size))
+}
+
+/// Cuts off what stands behind the last newline of a file. Gives its size.
+fn cut_torn(mut file: &File) -> io::Result<u64> {
+    let size = file.metadata()?.len();
+    let mut end = size;
     let mut block = [0u8; 4096];
     while end > 0 {
         let from = end.saturating_sub(4096);
@@ -216,8 +303,8 @@ fn open_whole(path: &Path) -> io::Result<(File, (u64, u64), u64)> {
         }
         end = from;
     }
-    if end < meta.len() {
+    if end < size {
         file.set_len(end)?;
     }
-    Ok((file, place, end))
+    Ok(end)
 }

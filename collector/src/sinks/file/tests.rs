@@ -1,23 +1,43 @@
 //! Rotation and repair, against real files.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+mod full_disk;
 
-use super::output::{FileFault, Output};
+use std::{
+    fs,
+    ops::Range,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    sync::Arc,
+};
+
+use super::{
+    deliver::ToFile,
+    output::{FileFault, Output},
+};
 use crate::{
     config,
-    sinks::{Format, lines::Pending},
+    metrics::SinkTotals,
+    sinks::{
+        Format,
+        frame::{Deliver, Verdict},
+        lines::Pending,
+    },
 };
 
 fn config(path: &Path, rotate_bytes: u64, keep: u32) -> config::File {
     config::File { path: path.to_owned(), rotate_bytes, keep, format: Format::Json }
 }
 
-fn write(output: &mut Output, text: &str) -> Result<u64, FileFault> {
+fn open(config: &config::File) -> Output {
+    Output::open(config, Arc::new(SinkTotals::new("file"))).expect("opens")
+}
+
+fn write(output: &mut Output, text: &str) -> Result<(), FileFault> {
     let mut pending = Pending::default();
     pending.text().extend_from_slice(text.as_bytes());
-    let writes = output.write(&mut pending)?;
+    output.write(&mut pending)?;
     assert!(pending.is_empty());
-    Ok(writes)
+    Ok(())
 }
 
 fn read(path: &Path) -> String {
@@ -29,7 +49,7 @@ fn a_file_is_renamed_at_its_size_and_holds_whole_lines() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("log");
     let numbered = |n: u32| dir.path().join(format!("log.{n}"));
-    let mut output = Output::open(&config(&path, 10, 2)).expect("opens");
+    let mut output = open(&config(&path, 10, 2));
     write(&mut output, "11111\n222\n33333\n").expect("writes");
     assert_eq!((read(&path).as_str(), read(&numbered(1)).as_str()), ("33333\n", "11111\n222\n"));
     write(&mut output, "a line longer than a file\n4\n").expect("writes");
@@ -44,7 +64,7 @@ fn a_file_is_renamed_at_its_size_and_holds_whole_lines() {
 fn with_nothing_to_keep_the_old_file_is_removed() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("log");
-    let mut output = Output::open(&config(&path, 4, 0)).expect("opens");
+    let mut output = open(&config(&path, 4, 0));
     write(&mut output, "111\n222\n").expect("writes");
     assert_eq!(read(&path), "222\n");
     assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 1);
@@ -62,7 +82,7 @@ fn a_torn_last_line_is_cut_off_at_the_next_start() {
         (format!("a\n{}", "x".repeat(10_000)), "a\n"),
     ] {
         fs::write(&path, left).expect("writable");
-        let mut output = Output::open(&config(&path, 1 << 20, 1)).expect("opens");
+        let mut output = open(&config(&path, 1 << 20, 1));
         write(&mut output, "next\n").expect("writes");
         assert_eq!(read(&path), format!("{whole}next\n"));
     }
@@ -72,7 +92,7 @@ fn a_torn_last_line_is_cut_off_at_the_next_start() {
 fn a_file_that_was_moved_or_removed_is_made_anew() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let (path, moved) = (dir.path().join("log"), dir.path().join("moved"));
-    let mut output = Output::open(&config(&path, 1 << 20, 1)).expect("opens");
+    let mut output = open(&config(&path, 1 << 20, 1));
     write(&mut output, "1\n").expect("writes");
     fs::rename(&path, &moved).expect("ours");
     write(&mut output, "2\n").expect("writes");
@@ -82,8 +102,21 @@ fn a_file_that_was_moved_or_removed_is_made_anew() {
 }
 
 #[test]
+fn a_device_is_never_renamed() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("log");
+    symlink("/dev/null", &path).expect("nothing is there");
+    let mut output = open(&config(&path, 4, 1));
+    for _ in 0..3 {
+        write(&mut output, "111\n222\n333\n").expect("writes");
+    }
+    assert!(path.is_symlink());
+    assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 1, "and nothing beside it");
+}
+
+#[test]
 fn a_full_disk_keeps_what_is_pending() {
-    let mut output = Output::open(&config(Path::new("/dev/full"), 1 << 20, 1)).expect("opens");
+    let mut output = open(&config(Path::new("/dev/full"), 1 << 20, 1));
     let mut pending = Pending::default();
     pending.text().extend_from_slice(b"line\n");
     let fault = output.write(&mut pending).expect_err("no room");
@@ -93,6 +126,7 @@ fn a_full_disk_keeps_what_is_pending() {
 
 #[test]
 fn a_directory_that_is_not_there_is_said_at_once() {
-    let fault = Output::open(&config(Path::new("/nonexistent/log"), 1, 1)).expect_err("no directory");
+    let fault = Output::open(&config(Path::new("/nonexistent/log"), 1, 1), Arc::new(SinkTotals::new("file")))
+        .expect_err("no directory");
     assert!(fault.to_string().starts_with("opening the log file /nonexistent/log: "), "{fault}");
 }

@@ -47,9 +47,16 @@ impl Unsynced {
         if let Some(files) = &mut *self.files()
             && !files.iter().any(|known| Arc::ptr_eq(known, file))
         {
-            // At each rotation one goes, so there are never more than are kept; lines of a removed file are nowhere.
-            files.retain(|file| file.metadata().is_ok_and(|meta| meta.nlink() > 0));
+            // At each rotation one goes, so there are never more than are kept.
+            retain_named(files);
             files.push(Arc::clone(file));
+        }
+    }
+
+    /// Closes those that were removed: a disk that is full may wait for their room.
+    pub(super) fn let_go(&self) {
+        if let Some(files) = &mut *self.files() {
+            retain_named(files);
         }
     }
 
@@ -73,6 +80,11 @@ impl Unsynced {
     fn files(&self) -> MutexGuard<'_, Option<Vec<Arc<File>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Lines of a removed file are nowhere.
+fn retain_named(files: &mut Vec<Arc<File>>) {
+    files.retain(|file| file.metadata().is_ok_and(|meta| meta.nlink() > 0));
 }
 
 // === impl ToDisk ===

@@ -44,6 +44,11 @@ impl Pending {
         }
     }
 
+    /// The last `written` bytes that were, are not any more. Of what was written to its end nothing is left to be taken back.
+    pub fn take_back(&mut self, written: usize) {
+        self.done = self.done.saturating_sub(written);
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.text.clear();
