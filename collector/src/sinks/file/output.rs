@@ -231,7 +231,7 @@ impl Output {
         Ok(())
     }
 
-    /// `path` becomes `path.1`, that `path.2`, and so on; the oldest is removed.
+    /// `path` becomes `path.1`, and what was that `path.2`, and so on; the oldest is removed where all are there.
     fn rotate(&mut self) -> Result<(), FileFault> {
         shift(&self.path, self.keep)
             .map_err(|source| FileFault::Rotate { path: self.path.clone(), source })?;
@@ -241,9 +241,18 @@ impl Output {
     }
 }
 
+/// Up to the first number that is free, and no further: where `path` itself cannot be renamed, what made room for it
+/// is not done again at each try, which would cost an old file each.
 fn shift(path: &Path, keep: u32) -> io::Result<()> {
-    there(fs::remove_file(numbered(path, keep)))?;
-    for n in (0..keep).rev() {
+    let mut free = 1;
+    while free <= keep && numbered(path, free).try_exists()? {
+        free = free.saturating_add(1);
+    }
+    if free > keep {
+        free = keep;
+        there(fs::remove_file(numbered(path, keep)))?;
+    }
+    for n in (0..free).rev() {
         there(fs::rename(numbered(path, n), numbered(path, n.saturating_add(1))))?;
     }
     Ok(())

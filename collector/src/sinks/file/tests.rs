@@ -115,6 +115,19 @@ fn a_device_is_never_renamed() {
 }
 
 #[test]
+fn an_old_file_that_somebody_removed_makes_room_for_one() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("log");
+    let numbered = |n: u32| dir.path().join(format!("log.{n}"));
+    let mut output = open(&config(&path, 4, 3));
+    write(&mut output, "111\n222\n333\n444\n").expect("writes");
+    fs::remove_file(numbered(2)).expect("ours");
+    write(&mut output, "555\n").expect("writes");
+    let old = [1, 2, 3].map(|n| read(&numbered(n)));
+    assert_eq!((read(&path).as_str(), old), ("555\n", ["444\n", "333\n", "111\n"].map(str::to_owned)));
+}
+
+#[test]
 fn a_full_disk_keeps_what_is_pending() {
     let mut output = open(&config(Path::new("/dev/full"), 1 << 20, 1));
     let mut pending = Pending::default();

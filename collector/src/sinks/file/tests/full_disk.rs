@@ -1,7 +1,10 @@
 //! What a mount is needed for. A disk that is full in the middle of a line, and what is done to the file meanwhile: no line is
-//! lost, none is in pieces.
+//! lost, none is in pieces. A file that cannot be renamed.
 
-use std::{io::Write, path::PathBuf};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -226,4 +229,26 @@ async fn a_full_disk_that_has_room_again_gets_the_rest_and_nothing_twice() {
     assert_eq!(setting.deliver(&mut second).await, Ok(()));
     assert_eq!(read(&setting.path), lines(0..FIRST + SECOND));
     assert_eq!(setting.sink.bytes.get(), ((FIRST + SECOND) * LINE) as u64);
+}
+
+#[test]
+fn a_file_that_cannot_be_renamed_costs_one_old_file_however_often_it_is_tried() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("log");
+    let numbered = |n: u32| dir.path().join(format!("log.{n}"));
+    for n in 0..=3 {
+        fs::write(if n == 0 { path.clone() } else { numbered(n) }, format!("{n}\n")).expect("writable");
+    }
+    // What something is mounted on is busy.
+    let Some(mounted) = Mounted::mount(&path, &path, None, MsFlags::MS_BIND, None) else { return };
+    let mut output = open(&config(&path, 4, 3));
+    for _ in 0..5 {
+        let fault = write(&mut output, "next\n").expect_err("busy");
+        assert_eq!(fault.source().kind(), io::ErrorKind::ResourceBusy, "{fault}");
+    }
+    assert_eq!([2, 3].map(|n| read(&numbered(n))), ["1\n", "2\n"]);
+    drop(mounted);
+    write(&mut output, "next\n").expect("nothing in its way");
+    assert_eq!([1, 2, 3].map(|n| read(&numbered(n))), ["0\n", "1\n", "2\n"]);
+    assert!(!numbered(4).exists(), "three are kept");
 }
