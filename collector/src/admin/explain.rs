@@ -52,7 +52,7 @@ pub struct ExplainedStream {
     pub collect_by: Option<String>,
     /// What is taken out of its lines.
     pub redact: Vec<ExplainedRedaction>,
-    /// How much its container may write, all streams together.
+    /// How much its container may write, all streams of that rate together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<ExplainedRate>,
     /// Where the journal keeps it, where somebody says so: else in memory.

@@ -52,7 +52,7 @@ const REDACT: Sample = Sample {
 };
 const LINES_PER_SEC: Bound = Bound {
     key: "lines_per_sec",
-    says: "More lines than this of a container, all its streams together, are dropped.",
+    says: "More lines than this of a container, all its streams of this rate together, are dropped.",
     range: 1..=10_000_000,
     example: 1_000,
 };
