@@ -13,8 +13,8 @@ mod peer;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
-    process::{Command, Stdio},
+    io::{self, BufRead, BufReader, Write},
+    process::{Child, Command, Stdio},
 };
 
 use peer::{Collector, Peer, close, data, gap, open, wait};
@@ -207,8 +207,8 @@ async fn logs_follows() {
     peer.open(open(0, "c", 1)).await;
     peer.send(data(1, 0, b"before\n")).await;
     peer.acked(1, 7).await;
-    let mut child =
-        collector.logs_command(&["-f", "-o", "cri"]).stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut logs = collector.logs_command(&["-f", "-o", "cri"]);
+    let mut child = logs.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
     let mut shown = BufReader::new(child.stdout.take().expect("piped")).lines();
     let mut next = || shown.next().expect("a line").expect("text");
     assert!(next().ends_with(" F before"));
@@ -217,10 +217,44 @@ async fn logs_follows() {
     peer.acked(1, 19).await;
     peer.send(data(1, 19, b"shed\n")).await;
     assert!(next().ends_with(" F unfinished"));
-    // It ends with the collector.
-    let (status, _dir) = collector.stop();
+    // It ends with the collector, and says so: what was followed goes on elsewhere.
+    let (status, dir) = collector.stop();
     assert_eq!(status, Some(0));
-    assert!(child.wait().expect("it ends").success());
+    ended_with_the_collector(child);
+
+    let collector = Collector::start_in(dir, |_| String::new());
+    let mut logs = collector.logs_command(&["-f", "-o", "cri"]);
+    let mut child = logs.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut shown = BufReader::new(child.stdout.take().expect("piped")).lines();
+    assert!(shown.next().expect("a line").expect("text").ends_with(" F before"));
+    drop(collector.kill());
+    ended_with_the_collector(child);
+}
+
+/// `shimtap logs` failed, since its collector is gone.
+fn ended_with_the_collector(child: Child) {
+    let ended = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("stopped") && said.contains("ask again when it runs"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_that_cannot_be_written_are_a_failure_and_a_reader_that_has_enough_is_none() {
+    let collector = Collector::with(|_| String::new());
+    let (mut peer, _) = Peer::greet(&collector, 1).await;
+    peer.open(open(0, "c", 1)).await;
+    peer.send(data(1, 0, b"line\n")).await;
+    peer.acked(1, 5).await;
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    let ended = collector.logs_command(&[]).stdout(full).output().expect("it runs");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("No space left on device") && said.contains("not all"), "{said}");
+    let (reader, writer) = io::pipe().expect("a pipe");
+    drop(reader);
+    let ended = collector.logs_command(&[]).stdout(writer).output().expect("it runs");
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

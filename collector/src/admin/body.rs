@@ -1,7 +1,8 @@
 //! The body of an answer: a text that is there, or one that is still being written by another thread.
+//!
+//! Where that thread goes away before it has said that this was all, the connection is cut: half an answer must never look whole.
 
 use std::{
-    convert::Infallible,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -15,9 +16,23 @@ use tokio::sync::mpsc;
 pub(super) enum Answer {
     /// All of it.
     Whole(Option<Bytes>),
-    /// Pieces as they come; it ends when their sender is gone. Whoever sends waits for the client.
-    Pieces(mpsc::Receiver<Bytes>),
+    /// Pieces as they come, up to [`Piece::End`]. Whoever sends waits for the client.
+    Pieces(mpsc::Receiver<Piece>),
 }
+
+/// A piece of an answer.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// So much of it.
+    Some(Bytes),
+    /// That was all.
+    End,
+}
+
+/// Whoever wrote the answer is gone, and it is not all there.
+#[derive(Debug, thiserror::Error)]
+#[error("the thread that wrote the answer ended in the middle of it")]
+pub(super) struct BrokenOff;
 
 impl From<Bytes> for Answer {
     fn from(bytes: Bytes) -> Self {
@@ -27,23 +42,31 @@ impl From<Bytes> for Answer {
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = BrokenOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match &mut *self {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Pieces(pieces) => {
-                let piece = pieces.poll_recv(cx);
-                if let Poll::Ready(None) = piece {
+                let piece = match pieces.poll_recv(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Some(Piece::Some(bytes))) => Some(Ok(Frame::data(bytes))),
+                    Poll::Ready(Some(Piece::End)) => {
+                        *self = Self::Whole(None);
+                        None
+                    }
+                    Poll::Ready(None) => Some(Err(BrokenOff)),
+                };
+                if piece.is_none() {
                     // hyper from 1.10 on looks for the next piece twice in a turn, and where the second look finds the end of an answer
-                    // that ends with its connection it takes no notice before its next turn, which nothing else need bring
+                    // that ends with its connection (HTTP/1.0) it takes no notice before its next turn, which nothing else need bring
                     // about (seen with 1.12.0; of its kin is hyperium/hyper#4143).
                     cx.waker().wake_by_ref();
                 }
-                piece.map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+                Poll::Ready(piece)
             }
         }
     }
@@ -89,13 +112,24 @@ mod tests {
         let turns = Arc::new(Turns::default());
         let waker = Waker::from(Arc::clone(&turns));
         let mut cx = Context::from_waker(&waker);
-        let (sender, pieces) = mpsc::channel(1);
+        let (sender, pieces) = mpsc::channel(2);
         let mut answer = Answer::Pieces(pieces);
-        sender.try_send(Bytes::from_static(b"piece")).expect("there is room");
-        drop(sender);
+        sender.try_send(Piece::Some(Bytes::from_static(b"piece"))).expect("there is room");
         assert!(matches!(Pin::new(&mut answer).poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
         assert_eq!(turns.0.load(Ordering::Relaxed), 0);
+        sender.try_send(Piece::End).expect("there is room");
         assert!(matches!(Pin::new(&mut answer).poll_frame(&mut cx), Poll::Ready(None)));
         assert_eq!(turns.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn pieces_that_nobody_ended_are_no_whole_answer() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let (sender, pieces) = mpsc::channel(1);
+        let mut answer = Answer::Pieces(pieces);
+        sender.try_send(Piece::Some(Bytes::from_static(b"piece"))).expect("there is room");
+        drop(sender);
+        assert!(matches!(Pin::new(&mut answer).poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
+        assert!(matches!(Pin::new(&mut answer).poll_frame(&mut cx), Poll::Ready(Some(Err(BrokenOff)))));
     }
 }

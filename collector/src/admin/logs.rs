@@ -14,7 +14,7 @@ use bytes::Bytes;
 use regex::bytes::{Regex, RegexBuilder};
 use tokio::sync::mpsc;
 
-use super::body::Answer;
+use super::body::{Answer, Piece};
 use crate::{
     event::{Batch, Body, Origin, Record, StreamKind},
     journal::Heads,
@@ -149,19 +149,23 @@ impl Query {
         let run = move || {
             let _place = place;
             priority::yield_to_workloads();
-            runtime.block_on(self.run(&journal, &sender));
+            runtime.block_on(self.run(journal.glance(), &sender));
         };
         thread::Builder::new().name("logs".into()).spawn(run).map_err(fault)?;
         Ok(Answer::Pieces(pieces))
     }
 
-    async fn run(self, journal: &Heads, client: &mpsc::Sender<Bytes>) {
-        let mut reader = journal.glance();
+    /// Sends all that was asked for, or what a client takes of it.
+    async fn run(self, mut reader: impl Source, client: &mpsc::Sender<Piece>) {
         let mut writer = Writer::new(self.format);
         let mut last = Last::new(self.tail);
         loop {
             while let Some(waiting) = reader.try_recv() {
                 self.write(&waiting.batch, &mut writer, last.as_mut());
+                // A search may find nothing for long, and then nothing is sent that would tell of a client that went away.
+                if client.is_closed() {
+                    return;
+                }
                 if writer.out.len() >= PIECE && client.send(writer.take()).await.is_err() {
                     return;
                 }
@@ -173,16 +177,18 @@ impl Query {
                 return;
             }
             if !self.follow {
-                return;
+                break;
             }
             let next = tokio::select! {
                 next = reader.recv() => next,
                 // A client that went away is not waited with for the next line.
                 () = client.closed() => return,
             };
-            let Some(waiting) = next else { return };
+            let Some(waiting) = next else { break };
             self.write(&waiting.batch, &mut writer, None);
         }
+        // Nobody is told where the client is gone.
+        let _ = client.send(Piece::End).await;
     }
 
     fn write(&self, batch: &Batch, writer: &mut Writer, mut last: Option<&mut Last>) {
@@ -274,8 +280,8 @@ impl Writer {
         Self { format, json: json::Encoder::default(), cri: cri::Encoder::default(), out: Vec::new() }
     }
 
-    fn take(&mut self) -> Bytes {
-        Bytes::from(std::mem::take(&mut self.out))
+    fn take(&mut self) -> Piece {
+        Piece::Some(Bytes::from(std::mem::take(&mut self.out)))
     }
 
     fn record(&mut self, origin: &Origin, record: &Record) {
@@ -334,7 +340,16 @@ fn decoded(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::{
+        enrich::Identity,
+        event::{Flags, Progress, StreamName},
+        sinks::{Settle, Waiting},
+    };
 
     #[test]
     fn a_query_is_understood_or_refused() {
@@ -354,5 +369,55 @@ mod tests {
         assert_eq!(places.len(), QUERIES);
         drop(places);
         assert!(Place::take().is_some());
+    }
+
+    fn batch() -> Batch {
+        let name = StreamName {
+            namespace: "default".into(),
+            container: "c".into(),
+            incarnation: 1,
+            process: String::new(),
+            stream: StreamKind::Stdout,
+        };
+        let origin = Arc::new(Origin::new(name, Arc::new(Identity::unknown())));
+        let body = Body::Line(Bytes::from_static(b"line"));
+        let records = vec![Record { from: 0, to: 5, time_ns: 1, flags: Flags::NONE, body }];
+        let receipt = Arc::new(Progress::default());
+        Batch { origin, records, end: 5, ending: None, receipt, received: Instant::now(), last: false }
+    }
+
+    /// Of one line, again and again; counts how often it was asked.
+    struct Many(Arc<AtomicUsize>);
+
+    const MANY: usize = 1000;
+
+    impl Source for Many {
+        async fn recv(&mut self) -> Option<Waiting> {
+            None
+        }
+
+        fn try_recv(&mut self) -> Option<Waiting> {
+            let asked = self.0.fetch_add(1, Ordering::Relaxed);
+            (asked < MANY).then(|| Waiting::without_room(batch()))
+        }
+
+        async fn gather(&mut self, _: Duration) {}
+
+        fn settle_first(&mut self, _: Arc<dyn Settle>) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test]
+    async fn a_search_that_finds_nothing_ends_with_its_client() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let query = || Query::parse("grep=never").expect("understood");
+        let (sender, mut pieces) = mpsc::channel(PIECES);
+        query().run(Many(Arc::clone(&asked)), &sender).await;
+        assert_eq!(asked.swap(0, Ordering::Relaxed), MANY + 1, "somebody waits for the end");
+        assert!(matches!(pieces.try_recv(), Ok(Piece::End)));
+        drop(pieces);
+        query().run(Many(Arc::clone(&asked)), &sender).await;
+        assert!(asked.load(Ordering::Relaxed) <= 1, "nobody waits for it");
     }
 }

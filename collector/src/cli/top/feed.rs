@@ -4,7 +4,7 @@
 //! fills no memory.
 
 use std::{
-    io::{self, BufRead},
+    io::{self, BufRead, BufReader},
     net::Shutdown,
     os::unix::net::UnixStream,
     sync::{
@@ -126,7 +126,7 @@ impl Feed {
             (self.collector.clone(), self.sender.clone(), Arc::clone(&self.lines));
         spawn("lines", move || {
             let why = match fetch(&collector, number, &lines, &sender, &following) {
-                Ok(()) => "the collector ended it".to_owned(),
+                Ok(()) => "the collector stopped".to_owned(),
                 Err(fault) => fault.to_string(),
             };
             let _ = sender.send(Event::End(number, why));
@@ -168,8 +168,8 @@ fn fetch(
     sender: &SyncSender<Event>,
     following: &Mutex<Following>,
 ) -> Result<(), AskFault> {
-    let mut answer = collector.stream("/v1/logs", &lines.0)?;
-    let ours = answer.get_ref().try_clone().map_err(|source| collector.unread(source))?;
+    let mut answer = BufReader::new(collector.stream("/v1/logs", &lines.0)?);
+    let ours = answer.get_ref().connection().map_err(|source| collector.unread(source))?;
     {
         let mut following = lock(following);
         if following.number != number {
