@@ -12,7 +12,7 @@ use crate::{
 /// Prints the faults, one a line, to stderr.
 pub(super) fn run(path: Option<&Path>) -> Exit {
     let config = match Config::load(path) {
-        Ok(config) => config,
+        Ok(loaded) => loaded.config,
         Err(fault) => {
             eprintln!("{fault}");
             return Exit::Failed;

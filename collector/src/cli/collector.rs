@@ -87,14 +87,15 @@ struct Running {
 /// Runs the collector until a signal ends it.
 pub(super) fn run(path: Option<&Path>) -> Exit {
     tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).with_target(false).init();
-    let config = match Config::load(path) {
-        Ok(config) => config,
+    let loaded = match Config::load(path) {
+        Ok(loaded) => loaded,
         Err(fault) => {
             eprintln!("{fault}");
             return Exit::Failed;
         }
     };
-    match serve(Arc::new(Reloader::new(path.map(Path::to_owned), config.clone())), &config) {
+    let config = loaded.config.clone();
+    match serve(Arc::new(Reloader::new(path, loaded)), &config) {
         Ok(()) => Exit::Done,
         Err(fault) => {
             eprintln!("shimtap collector: {fault}");

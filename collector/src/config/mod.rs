@@ -77,6 +77,15 @@ pub struct Config {
     pub rules: Rules,
 }
 
+/// A configuration that was read.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What it says.
+    pub config: Config,
+    /// False where there was no file, and none is needed.
+    pub was_there: bool,
+}
+
 /// Where records go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sink {
@@ -145,15 +154,21 @@ const HEADINGS: [&Heading; 14] = {
 
 impl Config {
     /// Reads `path`, or the default path where that is `None`; only then may the file be absent.
-    pub fn load(path: Option<&Path>) -> Result<Self, ConfigFault> {
-        let file = path.unwrap_or_else(|| Path::new(DEFAULT_PATH));
-        match fs::read_to_string(file) {
-            Ok(text) => Self::parse(file, &text).map_err(ConfigFault::Faults),
-            Err(source) if path.is_none() && source.kind() == io::ErrorKind::NotFound => {
-                Self::parse(file, "").map_err(ConfigFault::Faults)
+    pub fn load(path: Option<&Path>) -> Result<Loaded, ConfigFault> {
+        Self::load_at(path.unwrap_or_else(|| Path::new(DEFAULT_PATH)), path.is_none())
+    }
+
+    /// Reads `file`; where that may be absent and is, nothing is said.
+    pub fn load_at(file: &Path, may_be_absent: bool) -> Result<Loaded, ConfigFault> {
+        let (text, was_there) = match fs::read_to_string(file) {
+            Ok(text) => (text, true),
+            Err(source) if may_be_absent && source.kind() == io::ErrorKind::NotFound => {
+                (String::new(), false)
             }
-            Err(source) => Err(ConfigFault::Unreadable { path: file.to_owned(), source }),
-        }
+            Err(source) => return Err(ConfigFault::Unreadable { path: file.to_owned(), source }),
+        };
+        let config = Self::parse(file, &text).map_err(ConfigFault::Faults)?;
+        Ok(Loaded { config, was_there })
     }
 
     /// Reads `text`, which came from `file`.
