@@ -258,6 +258,33 @@ async fn logs_that_cannot_be_written_are_a_failure_and_a_reader_that_has_enough_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_stops_following_gives_their_place_to_another() {
+    let collector = Collector::with(|_| String::new());
+    let (mut peer, _) = Peer::greet(&collector, 1).await;
+    peer.open(open(0, "c", 1)).await;
+    peer.send(data(1, 0, b"line\n")).await;
+    peer.acked(1, 5).await;
+    let followers: Vec<_> = (0..8)
+        .map(|_| {
+            let mut child = collector.logs_command(&["-f"]).stdout(Stdio::piped()).spawn().expect("it runs");
+            let mut line = String::new();
+            let stdout = child.stdout.as_mut().expect("piped");
+            BufReader::new(stdout).read_line(&mut line).expect("text");
+            assert!(line.ends_with(" line\n"), "{line}");
+            child
+        })
+        .collect();
+    let said = collector.logs_command(&[]).output().expect("it runs").stderr;
+    assert!(String::from_utf8_lossy(&said).contains("too many clients read logs"), "{said:?}");
+    // Nothing is written meanwhile, so that nothing is sent to those who went away.
+    for mut follower in followers {
+        follower.kill().expect("it runs");
+        follower.wait().expect("it ends");
+    }
+    wait("a place", || collector.logs_command(&[]).output().expect("it runs").status.success().then_some(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_behind_gets_a_counted_hole() {
     let collector = Collector::with(|dir| {
         let _ = std::os::unix::fs::symlink("/dev/full", dir.join("log.json"));
