@@ -2,7 +2,12 @@
 
 mod output;
 
-use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use protobuf::MessageField;
 use shimtap_proto::link::{self, from_collector, from_wrapper};
@@ -38,8 +43,8 @@ pub(super) struct Session {
     attached: bool,
     tasks: HashMap<u32, Task>,
     streams: HashMap<u32, Stream>,
-    /// Events of tasks that are not announced yet: after a reconnect they may come first.
-    early: Vec<link::Event>,
+    /// The last tasks that are over: what comes of them now came too late, and waits for nothing.
+    over: VecDeque<u32>,
     acks: Arc<Acks>,
     /// Bytes of unfinished lines of all streams. They are not acknowledged, so they take up the wrapper's window.
     held: usize,
@@ -51,8 +56,8 @@ pub(super) struct Session {
 
 /// The version of the link that this release speaks; `next_link` is the tests' next one and set by no build of ours.
 const PROTOCOL: u32 = if cfg!(next_link) { link::PROTOCOL + 1 } else { link::PROTOCOL };
-/// Most events kept for tasks that are still to be announced; a pod has few containers.
-const EARLY: usize = 256;
+/// Most of tasks that are over; an answer that is overtaken by the last word on its task is on its way by then.
+const OVER: usize = 64;
 
 #[derive(Debug)]
 struct Task {
@@ -115,7 +120,7 @@ impl Session {
             attached,
             tasks: HashMap::new(),
             streams: HashMap::new(),
-            early: Vec::new(),
+            over: VecDeque::new(),
             acks: Arc::default(),
             held: 0,
             unfinished: HashMap::new(),
@@ -192,7 +197,7 @@ impl Session {
         }
         let container = self.ingest.registry.container(open, &self.wrapper.inner());
         container.attach(self.id);
-        for event in self.early.extract_if(.., |event| event.task == open.task) {
+        for event in self.wrapper.take_early(open.task) {
             happened(&self.ingest.registry, &self.wrapper, &container, &event);
         }
         let rules = self.rules();
@@ -308,14 +313,23 @@ impl Session {
         }
         if kind == EventLabel::Create && event.code != 0 {
             // There will never be a task of it.
+            self.note_over(event.task);
             self.refused();
             return;
         }
         match self.tasks.get(&event.task) {
             Some(task) => happened(&self.ingest.registry, &self.wrapper, &task.container, &event),
-            None if self.early.len() < EARLY => self.early.push(event),
-            None => {}
+            // Of no task (its container is not observed), or of one that is over: nobody will announce it.
+            None if event.task == 0 || self.over.contains(&event.task) => {}
+            None => self.ingest.registry.totals.events_missed.add(self.wrapper.keep_early(event)),
         }
+    }
+
+    /// That task will be announced no more, or never.
+    fn note_over(&mut self, task: u32) {
+        self.wrapper.take_early(task);
+        self.over.truncate(OVER - 1);
+        self.over.push_front(task);
     }
 
     /// A Create was refused.
@@ -338,6 +352,7 @@ impl Session {
             }
         }
         self.acks.forget(gone.task);
+        self.note_over(gone.task);
         Ok(())
     }
 

@@ -154,7 +154,7 @@ families! {
     CONNECTIONS_TOTAL Own Counter "shimtap_ingest_connections_total" [] "Connections accepted.";
     INGEST_FAULTS Own Counter "shimtap_ingest_faults_total" ["fault"] "Connections refused or closed because of a fault.";
     EVENTS Own Counter "shimtap_events_total" ["kind"] "Task events taken.";
-    EVENTS_MISSED Own Counter "shimtap_events_missed_total" [] "Task events that never arrived.";
+    EVENTS_MISSED Own Counter "shimtap_events_missed_total" [] "Task events that never arrived, or had to make room before their task was announced.";
     SAMPLES Own Counter "shimtap_stats_samples_total" ["source"] "Statistics taken, by how the wrapper got them.";
     SAMPLES_UNUSED Own Counter "shimtap_stats_unused_total" ["reason"] "Statistics that were of no use.";
     SPOOL_FILES Own Counter "shimtap_spool_files_total" [] "Spool files of wrappers taken to their ends.";

@@ -1,8 +1,11 @@
 //! One wrapper: its connections, how far its events were taken, and what it said last.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use shimtap_proto::link;
@@ -16,6 +19,9 @@ use super::{
 };
 use crate::node::FileFacts;
 
+/// Most events of a wrapper that wait for their tasks; a pod has few containers.
+const EARLY_EVENTS: usize = 256;
+
 /// One wrapper.
 #[derive(Debug)]
 pub struct Wrapper {
@@ -24,6 +30,9 @@ pub struct Wrapper {
     connections: AtomicU64,
     /// Highest event taken, plus one; 0 = none.
     events: AtomicU64,
+    /// Of these, those whose tasks are not announced yet, oldest first. No connection has them: their numbers are taken, so nobody
+    /// is told of them again.
+    early: Mutex<VecDeque<link::Event>>,
     /// What its pod is as a VM.
     pub machine: Machine,
     told: Mutex<Told>,
@@ -79,6 +88,7 @@ impl Wrapper {
             id: hello.wrapper,
             connections: AtomicU64::new(0),
             events: AtomicU64::new(0),
+            early: Mutex::default(),
             machine: Machine::default(),
             told: Mutex::new(told),
         }
@@ -115,6 +125,26 @@ impl Wrapper {
         }
         self.events.store(seq.saturating_add(1), Ordering::Relaxed);
         Some(if before == 0 { 0 } else { seq.saturating_sub(before) })
+    }
+
+    /// Keeps an event, which was taken, until its task is announced. Gives how many are lost by that: the oldest make room.
+    pub fn keep_early(&self, event: link::Event) -> u64 {
+        let mut early = self.early();
+        early.push_back(event);
+        let mut lost = 0;
+        while early.len() > EARLY_EVENTS {
+            early.pop_front();
+            lost += 1;
+        }
+        lost
+    }
+
+    /// Events that came before their task, in order. They are nobody's any more.
+    pub fn take_early(&self, task: u32) -> Vec<link::Event> {
+        let mut early = self.early();
+        let (its, others): (Vec<_>, Vec<_>) = early.drain(..).partition(|event| event.task == task);
+        *early = others.into();
+        its
     }
 
     /// Takes a report; gives what of it is news to a person.
@@ -190,6 +220,10 @@ impl Wrapper {
         let attached = self.is_attached();
         let told = self.told();
         told.report.figures(attached.then(|| told.at.elapsed()))
+    }
+
+    fn early(&self) -> MutexGuard<'_, VecDeque<link::Event>> {
+        self.early.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
