@@ -1,5 +1,6 @@
 //! What the messages of one wrapper mean. No IO: it takes decoded messages and says what goes back.
 
+mod heads;
 mod output;
 
 use std::{
@@ -13,6 +14,7 @@ use protobuf::MessageField;
 use shimtap_proto::link::{self, from_collector, from_wrapper};
 use tokio::{sync::watch, time::Instant};
 
+use self::heads::stream_of;
 use super::{
     Ingest,
     acks::Acks,
@@ -24,7 +26,7 @@ use super::{
 };
 use crate::{
     enrich::ShimKind,
-    event::{Origin, StreamKind, StreamName},
+    event::{Origin, StreamName},
     metrics::{About, Container, Death, Notice, Sample, SampleSource, Undecoded, Unwrapped, Update, Wrapper},
     rules::Rules,
     time::now_ns,
@@ -204,11 +206,7 @@ impl Session {
         let mut ready = link::Ready { task: open.task, ..link::Ready::default() };
         let mut handles = Vec::new();
         for stdio in &open.stdio {
-            let stream = match stdio.stream.enum_value() {
-                Ok(link::Stream::STREAM_STDOUT) => StreamKind::Stdout,
-                Ok(link::Stream::STREAM_STDERR) => StreamKind::Stderr,
-                _ => continue,
-            };
+            let Some(stream) = stream_of(stdio) else { continue };
             if stdio.handle == 0 {
                 show(&container, &Arc::new(not_captured(stream, stdio)));
                 continue;

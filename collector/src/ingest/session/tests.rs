@@ -27,6 +27,7 @@ use crate::{
 
 mod acks;
 mod events;
+mod heads;
 mod redaction;
 
 /// A collector that starts for the first time.

@@ -22,7 +22,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tracing::{info, warn};
 
 pub use dir::Aside;
@@ -34,7 +37,7 @@ use self::{
     turn::Turn,
 };
 use super::{Ingest, streams::Slot};
-use crate::{config, limited::Limited};
+use crate::{closed::Closed, config, event::Store, limited::Limited};
 
 /// How often files are looked for.
 const LOOK: Duration = Duration::from_secs(5);
@@ -42,8 +45,8 @@ const LOOK: Duration = Duration::from_secs(5);
 const SETTLE: Duration = Duration::from_millis(100);
 /// A file that could not be taken now is not read again before this.
 const AGAIN: Duration = Duration::from_secs(60);
-/// Files taken whose bytes are not durable yet, each of which has a descriptor.
-const PENDING_MAX: usize = 256;
+/// Files taken that may wait for one head of the journal to make them durable, each of which has a descriptor.
+const PENDING_MAX: usize = 128;
 /// Numbers of connections go up from 1; these are no connections.
 const FIRST_ID: u64 = 1 << 63;
 
@@ -62,8 +65,11 @@ pub struct Spools {
     share: watch::Sender<u64>,
     ids: AtomicU64,
     pending: Mutex<Vec<Pending>>,
-    /// Files that could not be taken, and when they may be tried again.
+    /// Files that could not be set aside, and when they may be tried again.
     put_off: Mutex<HashMap<Found, Instant>>,
+    /// Wrappers of which a file could not be taken now, and when it may be tried again. Those behind it have to wait for it: what they
+    /// say of a stream would be taken for all that there is.
+    held: Mutex<HashMap<u64, Instant>>,
     /// Files of a later release's version, which this process does not open again: no name is ever used twice. As many as were
     /// in the directories, which have bounds of their own.
     left: Mutex<HashSet<Found>>,
@@ -96,6 +102,7 @@ impl Spools {
             ids: AtomicU64::new(FIRST_ID),
             pending: Mutex::default(),
             put_off: Mutex::default(),
+            held: Mutex::default(),
             left: Mutex::default(),
         }
     }
@@ -139,25 +146,45 @@ impl Spools {
             }
             let pause = if self.pending().is_empty() { LOOK } else { SETTLE };
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = sleep(pause) => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
         }
     }
 
     async fn take_orphans(&self, ingest: &Arc<Ingest>) {
-        let mut files = self.find().await;
-        files.retain(|found| !self.is_put_off(found));
-        for found in files {
-            if self.pending().len() >= PENDING_MAX {
-                return;
+        let now = Instant::now();
+        self.put_off().retain(|_, until| *until > now);
+        self.held().retain(|_, until| *until > now);
+        let mut crowded = Vec::new();
+        for found in self.find().await {
+            if self.is_put_off(&found) {
+                continue;
             }
-            let turn = Turn::of(&self.turns, false).await;
+            crowded = self.crowded(crowded).await;
+            let turn = Turn::of(&self.turns, false).await.without(&crowded);
             // Asked with the turn: one that attaches now waits for it before its streams are opened.
             if !ingest.registry.is_attached(found.wrapper) {
                 self.take(ingest, found, turn).await;
             }
         }
+    }
+
+    /// Heads of the journal for which so many files wait that no more are taken for them. One whose disk comes along is through with
+    /// those in a moment, and is waited for unless it was `known` to be one of these.
+    async fn crowded(&self, known: Vec<Store>) -> Vec<Store> {
+        let begun = Instant::now();
+        while self.pending().len() >= PENDING_MAX {
+            self.settle().await;
+            let waiting = |head: Store| self.pending().iter().filter(|file| file.waits_for(head)).count();
+            let heads = Store::ALL.iter().copied();
+            let crowded: Vec<_> = heads.filter(|head| waiting(*head) >= PENDING_MAX).collect();
+            if crowded.iter().all(|head| known.contains(head)) || begun.elapsed() >= turn::HOLD {
+                return crowded;
+            }
+            sleep(SETTLE).await;
+        }
+        Vec::new()
     }
 
     /// Files that are to be taken, each wrapper's in the order of writing.
@@ -175,9 +202,8 @@ impl Spools {
 
     fn is_put_off(&self, found: &Found) -> bool {
         let now = Instant::now();
-        let mut put_off = self.put_off();
-        put_off.retain(|_, until| *until > now);
-        put_off.contains_key(found)
+        let is_set = |until: &Instant| *until > now;
+        self.put_off().get(found).is_some_and(is_set) || self.held().get(&found.wrapper).is_some_and(is_set)
     }
 
     /// Where its wrapper waits for it: whoever writes it, if anybody does, hangs in its disk, and what it still completes the wrapper
@@ -195,13 +221,16 @@ impl Spools {
                 return;
             }
             Replayed::Gone => return,
-            Replayed::Later => {}
-            Replayed::Held => HELD.say(|hidden| {
-                warn!(
-                    file = %found.path().display(), hidden,
-                    "put a spool file off: the journal has no room for it, its disk is full, slow or hangs"
-                );
-            }),
+            Replayed::Later => return self.hold(&found),
+            Replayed::Held => {
+                HELD.say(|hidden| {
+                    warn!(
+                        file = %found.path().display(), hidden,
+                        "put a spool file off: the journal has no room for it, its disk is full, slow or hangs"
+                    );
+                });
+                return self.hold(&found);
+            }
             Replayed::OfLaterRelease(error) => {
                 totals.spool_aside.add(Aside::Version, 1);
                 say_left(&found, &error);
@@ -222,6 +251,11 @@ impl Spools {
         }
         // Also one that was set aside: where that was refused, it is still there.
         self.put_off().insert(found, Instant::now() + AGAIN);
+    }
+
+    /// Neither it nor any behind it is tried before a while.
+    fn hold(&self, found: &Found) {
+        self.held().insert(found.wrapper, Instant::now() + AGAIN);
     }
 
     /// Removes files, or sets them aside, all of whose right part is durable.
@@ -247,6 +281,10 @@ impl Spools {
         self.put_off.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn held(&self) -> MutexGuard<'_, HashMap<u64, Instant>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn left(&self) -> MutexGuard<'_, HashSet<Found>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -256,12 +294,18 @@ impl Spools {
 
 impl Pending {
     fn is_durable(&mut self) -> bool {
-        let is_kept = |(slot, next): &(Arc<Slot>, u64)| {
-            // An end as well: a stream that lost it would be taken for open-ended.
-            slot.progress.durable() >= *next && (slot.end().is_none() || slot.progress.has_ended())
-        };
         self.reached.iter().all(is_kept) && self.file.is_ours()
     }
+
+    /// Is something of it on its way to that head?
+    fn waits_for(&self, head: Store) -> bool {
+        self.reached.iter().any(|reached| !is_kept(reached) && reached.0.home() == head)
+    }
+}
+
+/// Is a stream durable as far as a file has it? Its end as well: a stream that lost it would be taken for open-ended.
+fn is_kept((slot, next): &(Arc<Slot>, u64)) -> bool {
+    slot.progress.durable() >= *next && (slot.end().is_none() || slot.progress.has_ended())
 }
 
 /// Names a file of which not all is right.

@@ -110,6 +110,9 @@ async fn take_all(
             ingest.registry.totals.spool_records.add(1);
             match (session.as_mut(), message) {
                 (Some(session), message) => {
+                    if session.leads_to(turn.crowded(), &message) {
+                        return Err(WrongFile::Held);
+                    }
                     drop(turn.take(session.take(message)).await.ok_or(WrongFile::Held)??)
                 }
                 (None, FromWrapper { body: Some(from_wrapper::Body::Hello(hello)), .. })

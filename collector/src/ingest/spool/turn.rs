@@ -10,8 +10,10 @@ use tokio::{
     time::timeout,
 };
 
+use crate::event::Store;
+
 /// A message that has waited for room for so long waits for a disk.
-const HOLD: Duration = Duration::from_secs(3);
+pub(super) const HOLD: Duration = Duration::from_secs(3);
 
 /// The turn of one file.
 #[derive(Debug)]
@@ -19,6 +21,7 @@ pub(super) struct Turn<'t> {
     turns: &'t Mutex<()>,
     mine: Option<MutexGuard<'t, ()>>,
     is_awaited: bool,
+    crowded: Vec<Store>,
 }
 
 // === impl Turn ===
@@ -26,7 +29,17 @@ pub(super) struct Turn<'t> {
 impl<'t> Turn<'t> {
     /// Waits for it. `is_awaited`: a wrapper is there whose own output comes behind this file, so that it is not put off.
     pub(super) async fn of(turns: &'t Mutex<()>, is_awaited: bool) -> Self {
-        Self { turns, mine: Some(turns.lock().await), is_awaited }
+        Self { turns, mine: Some(turns.lock().await), is_awaited, crowded: Vec::new() }
+    }
+
+    /// Nothing is to be taken for these heads of the journal: enough waits for them.
+    pub(super) fn without(self, crowded: &[Store]) -> Self {
+        Self { crowded: crowded.to_vec(), ..self }
+    }
+
+    /// Those heads.
+    pub(super) fn crowded(&self) -> &[Store] {
+        &self.crowded
     }
 
     /// Does its wrapper wait for it?
