@@ -17,6 +17,7 @@ use std::{
 
 use shimtap_proto::ttrpc::wire::{Value, fields, put_len, put_number};
 
+use super::format::Row;
 use crate::{closed::Counts, event::HoleReason, sinks::Settle};
 
 /// A sink's place in the journal. Shared by its reader and by every batch that is on its way.
@@ -44,6 +45,9 @@ pub(super) struct Place {
     pub(super) born: u32,
     /// Raw bytes of output up to what was given.
     pub(super) output: u64,
+    /// Per stream, from where to where a gap goes that the sink is told of, and has not acknowledged: `ends` is not behind it before.
+    /// Not written: after a death it is found again.
+    pub(super) missed: HashMap<u32, (u64, u64)>,
 }
 
 /// A batch that was given.
@@ -141,9 +145,15 @@ impl Cursor {
         !fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
-    /// A batch is given.
-    pub(super) fn give(&self, seq: u64, open: Open) {
+    /// A batch is given. The first one behind a gap that is not acknowledged stands for that as well: it lies below the end from here on,
+    /// and would not be looked for any more.
+    pub(super) fn give(&self, seq: u64, mut open: Open) {
         let mut state = self.state();
+        if open.parts > 0
+            && let Some((from, _)) = state.missed.remove(&open.stream)
+        {
+            open.from = from.min(open.from);
+        }
         let end = state.ends.entry(open.stream).or_default();
         *end = open.to.max(*end);
         state.given = state.given.max(seq.saturating_add(1));
@@ -166,10 +176,39 @@ impl Cursor {
         }
     }
 
-    /// What there was of a stream below `end` is gone, and was said.
+    /// What there was of a stream between `from` and `to` is gone, and that is on its way to the sink.
+    pub(super) fn miss(&self, stream: u32, from: u64, to: u64) {
+        let mut state = self.state();
+        let (_, end) = state.missed.entry(stream).or_insert((from, to));
+        *end = to.max(*end);
+    }
+
+    /// What there was of a stream below `end` is gone, and the sink has acknowledged that it was told.
     pub(super) fn skip(&self, stream: u32, end: u64) {
-        self.state().ends.insert(stream, end);
+        let mut state = self.state();
+        let there = state.ends.entry(stream).or_default();
+        *there = end.max(*there);
+        if let Some((from, _)) = state.missed.get_mut(&stream) {
+            *from = end.max(*from);
+        }
+        state.missed.retain(|_, (from, to)| from < to);
+        // What stood for it need not any more.
+        for open in state.open.values_mut().filter(|open| open.stream == stream && open.to > end) {
+            open.from = end.max(open.from);
+        }
         self.changed.store(true, Ordering::Relaxed);
+    }
+
+    /// Streams of which the sink has something that it has not acknowledged, some of them more than once.
+    pub(super) fn in_hand(&self) -> Vec<u32> {
+        let state = self.state();
+        state.open.values().map(|open| open.stream).chain(state.missed.keys().copied()).collect()
+    }
+
+    /// The journal knows nothing of that stream any more: what was promised of it and not given is lost, and nobody is told.
+    pub(super) fn forget(&self, row: &Row) {
+        let promised = self.state().promised(row.id);
+        self.lost.add(HoleReason::Retention, promised.map_or(0, |from| row.own_behind(from)));
     }
 
     /// A part of each of these was acknowledged: of all of them at once, for they are one line, which must not come again in part.
@@ -232,6 +271,11 @@ impl Cursor {
 // === impl Place ===
 
 impl Place {
+    /// From where on a stream is promised and was not given; `None` where nothing is.
+    fn promised(&self, stream: u32) -> Option<u64> {
+        self.ends.get(&stream).copied().or_else(|| (stream >= self.born).then_some(0))
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         put_number(&mut out, field::GIVEN, self.given);
@@ -307,83 +351,4 @@ fn numbers<const N: usize>(bytes: &[u8]) -> Option<[u64; N]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Weak;
-
-    use super::*;
-
-    /// A disk that can be out of order, and during whose work a batch is acknowledged.
-    #[derive(Debug, Default)]
-    struct Disk {
-        fails: AtomicBool,
-        cursor: OnceLock<Weak<Cursor>>,
-    }
-
-    impl Settle for Disk {
-        fn settle(&self) -> bool {
-            let fails = self.fails.load(Ordering::Relaxed);
-            if !fails {
-                self.cursor.get().and_then(Weak::upgrade).expect("it is told").acknowledge(&[2]);
-            }
-            !fails
-        }
-    }
-
-    #[test]
-    fn a_place_says_only_what_a_power_cut_leaves_with_the_sink() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let path = Cursor::path(dir.path(), "file");
-        let cursor = Arc::new(Cursor::new(Some(path.clone()), Place::default()));
-        let disk = Arc::new(Disk::default());
-        disk.cursor.set(Arc::downgrade(&cursor)).expect("once");
-        cursor.settle_first(Arc::clone(&disk) as _);
-        let open = |seq: u64| Open { stream: 1, from: seq * 10, to: seq * 10 + 10, time_ns: 1, parts: 1 };
-        (0..4).for_each(|seq| cursor.give(seq, open(seq)));
-        cursor.acknowledge(&[0]);
-
-        disk.fails.store(true, Ordering::Relaxed);
-        cursor.write(|_| true).expect("its disk is out of order, which is no fault of the journal's");
-        assert_eq!(Cursor::read(&path), None, "nothing is claimed");
-
-        disk.fails.store(false, Ordering::Relaxed);
-        let said = || Cursor::read(&path).expect("a place").open.into_keys().collect::<Vec<_>>();
-        cursor.write(|_| true).expect("it is tried again though nothing has changed");
-        assert_eq!(said(), [1, 2, 3], "2 was acknowledged while the disk was at work: it may not have it");
-        cursor.write(|_| true).expect("written");
-        assert_eq!(said(), [1, 3]);
-    }
-
-    #[test]
-    fn who_is_asked_for_a_stream_may_have_a_lock_that_others_hold_who_want_ours() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let path = Cursor::path(dir.path(), "otlp");
-        let cursor = Cursor::new(Some(path.clone()), Place::default());
-        for stream in 1..=3 {
-            cursor.skip(stream, 10);
-        }
-        cursor
-            .write(|stream| {
-                assert!(cursor.state.try_lock().is_ok(), "its own lock is free");
-                stream != 2
-            })
-            .expect("written");
-        let mut ends: Vec<u32> = Cursor::read(&path).expect("a place").ends.into_keys().collect();
-        ends.sort_unstable();
-        assert_eq!(ends, [1, 3]);
-    }
-
-    /// Its place was read, and what comes of that entry has nothing that could be acknowledged: it is not waited for.
-    #[test]
-    fn an_entry_of_which_nothing_is_left_is_not_open() {
-        let open = Open { stream: 1, from: 0, to: 10, time_ns: 1, parts: 1 };
-        let place = Place { open: [(2, open), (3, open)].into(), given: 4, ..Place::default() };
-        let cursor = Cursor::new(None, place);
-        cursor.give(2, Open { parts: 0, ..open });
-        assert_eq!(cursor.lag(0), (10, Some(1)));
-        cursor.give(3, Open { parts: 2, ..open });
-        cursor.acknowledge(&[3]);
-        assert_eq!(cursor.lag(0).1, Some(1), "one of its parts is still out");
-        cursor.acknowledge(&[3]);
-        assert_eq!(cursor.lag(0), (0, None));
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Called by the writer and by nobody else. The table takes a frame when its write(2) has come back, never before.
 
-use std::{fs::File, io, path::PathBuf, sync::Arc};
+use std::{cell::LazyCell, collections::HashSet, fs::File, io, path::PathBuf, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -80,13 +80,35 @@ impl Journal {
         self.retain(now_ns())
     }
 
-    /// Begins a new file.
+    /// Begins a new file, whose header leaves out what need not be known any more.
     pub(super) fn begin_part(&self) -> Result<(), JournalFault> {
+        self.forget();
+        self.begin_part_with_all()
+    }
+
+    /// Forgets streams of which there are too many, but none of which there is something, or a sink has something in hand. A sink
+    /// that had not come to the end of one is not told any more, because nothing is known of it from here on: it is counted.
+    fn forget(&self) {
+        let mut state = self.state();
+        let State { table, parts, tail, cursors, drops, .. } = &mut *state;
+        // Mostly there is nothing to forget, and nobody is asked.
+        let in_hand = LazyCell::new(|| -> HashSet<u32> {
+            cursors.iter().flat_map(|(_, cursor)| cursor.in_hand()).chain(tail.streams()).collect()
+        });
+        let in_files = |id: &u32| parts.iter().any(|part| part.streams.contains_key(id));
+        let gone = table.forget(self.remembered, |row| in_files(&row.id) || in_hand.contains(&row.id));
+        for row in &gone {
+            cursors.iter().for_each(|(_, cursor)| cursor.forget(row));
+        }
+        // Readers forget them as well, when they look.
+        *drops = drops.wrapping_add(u64::from(!gone.is_empty()));
+    }
+
+    /// Begins a new file and forgets nothing. For a start, too, when no sink is there yet for which that would be counted.
+    pub(super) fn begin_part_with_all(&self) -> Result<(), JournalFault> {
         let (header, before) = {
-            let mut state = self.state();
-            let State { table, parts, .. } = &mut *state;
-            table.forget(self.remembered, |row| parts.iter().any(|part| part.streams.contains_key(&row.id)));
-            let before = parts.back().map(|part| Arc::clone(&part.file));
+            let state = self.state();
+            let before = state.parts.back().map(|part| Arc::clone(&part.file));
             (state.table.header(&state.boot, state.next, state.output), before)
         };
         let part = Part::create(self.dir(), &header, before.as_deref())?;

@@ -44,7 +44,7 @@ pub struct Reader {
     stored: Option<Frames>,
     joiner: Joiner,
     /// Per stream, where what was read of it ends.
-    ends: HashMap<u32, u64>,
+    pub(super) ends: HashMap<u32, u64>,
     /// Streams with a number below this began before the reader did.
     born: u32,
     /// Below this only what an earlier process did not acknowledge is wanted.
@@ -84,6 +84,8 @@ struct Delivered {
     cursor: Arc<Cursor>,
     /// Entries of which the batch has a part.
     parts: Vec<u64>,
+    /// A stream of which it says that all below is gone that was not given.
+    missed: Option<(u32, u64)>,
 }
 
 static IDS: AtomicU64 = AtomicU64::new(0);
@@ -275,7 +277,7 @@ impl Reader {
         }
         let mut parts = joined.finished;
         parts.push(step.seq);
-        let batch = self.delivery(step.origin, joined.records, step.ending, step.received, parts);
+        let batch = self.delivery(step.origin, joined.records, step.ending, step.received, parts, None);
         self.ready.push_back((step.time_ns, batch));
     }
 
@@ -286,9 +288,10 @@ impl Reader {
         ending: Option<Ending>,
         received: Instant,
         parts: Vec<u64>,
+        missed: Option<(u32, u64)>,
     ) -> Batch {
         let end = records.last().map_or(0, |record| record.to);
-        let receipt = Arc::new(Delivered { cursor: Arc::clone(&self.cursor), parts });
+        let receipt = Arc::new(Delivered { cursor: Arc::clone(&self.cursor), parts, missed });
         Batch { origin, records, end, ending, receipt, received, last: false }
     }
 
@@ -346,5 +349,8 @@ impl Drop for Reader {
 impl Receipt for Delivered {
     fn done(&self, _: &Batch) {
         self.cursor.acknowledge(&self.parts);
+        if let Some((stream, end)) = self.missed {
+            self.cursor.skip(stream, end);
+        }
     }
 }

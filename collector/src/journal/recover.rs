@@ -159,7 +159,7 @@ impl Journal {
             _lock: lock,
         });
         if behind {
-            journal.begin_part()?;
+            journal.begin_part_with_all()?;
         }
         journal.count_the_past();
         Ok(Recovered { journal, endings })

@@ -103,11 +103,11 @@ impl Table {
     }
 
     /// Forgets ended streams, the longest ended first, as long as there are more than `remembered`; none that `is_held`
-    /// says records are left of. Their sums stay.
-    pub(super) fn forget(&mut self, remembered: usize, is_held: impl Fn(&Row) -> bool) {
+    /// says are still wanted. Their sums stay. Gives what was forgotten.
+    pub(super) fn forget(&mut self, remembered: usize, is_held: impl Fn(&Row) -> bool) -> Vec<Row> {
         let ended = self.rows.values().filter(|row| row.ending.is_some()).count();
         if ended <= remembered {
-            return;
+            return Vec::new();
         }
         let mut old: Vec<_> = self
             .rows
@@ -116,12 +116,15 @@ impl Table {
             .map(|row| (row.next_seq, row.id))
             .collect();
         old.sort_unstable();
+        let mut gone = Vec::new();
         for (_, id) in old.into_iter().take(ended.saturating_sub(remembered)) {
             if let Some(row) = self.rows.remove(&id) {
                 self.by_name.remove(&row.origin.name);
                 self.retire(&row);
+                gone.push(row);
             }
         }
+        gone
     }
 
     /// Gives the process's counters what earlier processes counted.
@@ -204,6 +207,12 @@ impl Row {
             self.edge = Edge::Cut;
         }
         self.next_seq = seq.saturating_add(1);
+    }
+
+    /// How many bytes behind `from` are this head's, and not the other one's.
+    pub(super) fn own_behind(&self, from: u64) -> u64 {
+        let moved = self.moved.iter().map(|(begin, end)| end.saturating_sub(from.max(*begin)));
+        moved.fold(self.end.saturating_sub(from), u64::saturating_sub)
     }
 
     /// The same row, with the sums of one of another head.

@@ -96,6 +96,11 @@ impl Tail {
         self.frames.get(at).filter(|frame| frame.first <= seq).cloned()
     }
 
+    /// Whose batches are here, some of them more than once.
+    pub(super) fn streams(&self) -> impl Iterator<Item = u32> {
+        self.frames.iter().flat_map(|frame| frame.batches.iter().map(|batch| batch.stream))
+    }
+
     fn pop(&mut self) {
         if let Some(frame) = self.frames.pop_front() {
             self.bytes = self.bytes.saturating_sub(frame.bytes);

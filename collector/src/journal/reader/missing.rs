@@ -43,13 +43,15 @@ impl Reader {
     pub(super) fn give_up_wanted(&mut self) {
         let behind = self.wanted.split_off(&self.position);
         for (seq, open) in std::mem::replace(&mut self.wanted, behind) {
+            // A gap that was not acknowledged may be in it, with what the other head has.
+            let missing = self.missing(open.stream, open.from, open.to, open.time_ns);
             let origin = self.journal.state().table.get(open.stream).map(|row| Arc::clone(&row.origin));
-            let Some(origin) = origin.filter(|_| open.to > open.from) else {
+            // Of a stream that damage took out of the table it is counted, and nobody can be told whose it was.
+            let Some(origin) = origin.filter(|_| !missing.is_empty()) else {
                 self.cursor.acknowledge(&[seq]);
                 continue;
             };
-            let hole = self.hole(open.from, open.to, open.time_ns);
-            let batch = self.delivery(origin, vec![hole], None, Instant::now(), vec![seq]);
+            let batch = self.delivery(origin, missing, None, Instant::now(), vec![seq], None);
             self.ready.push_back((open.time_ns, batch));
         }
     }
@@ -67,17 +69,20 @@ impl Reader {
                 let promised = self.ends.get(&row.id).copied();
                 let promised = promised.or_else(|| (row.id >= self.born).then_some(0));
                 if let Some(from) = promised.filter(|from| *from < row.end) {
+                    // At once: what is in hand is not forgotten, and not counted twice.
+                    self.cursor.miss(row.id, from, row.end);
                     missed.push((row.id, Arc::clone(&row.origin), from, row.end, row.last_ns));
                 }
             }
+            self.ends.retain(|stream, _| state.table.get(*stream).is_some());
         }
         for (stream, origin, from, to, time_ns) in missed {
             self.ends.insert(stream, to);
             let missing = self.missing(stream, from, to, time_ns);
             // A line that went on there does not any more.
             let joined = self.joiner.take(stream, self.position, missing, None);
-            self.cursor.skip(stream, to);
-            let batch = self.delivery(origin, joined.records, None, Instant::now(), joined.finished);
+            let told = Some((stream, to));
+            let batch = self.delivery(origin, joined.records, None, Instant::now(), joined.finished, told);
             self.ready.push_back((0, batch));
         }
         self.damaged = false;

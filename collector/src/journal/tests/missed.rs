@@ -139,3 +139,177 @@ fn what_a_rewritten_file_has_lost_by_damage_is_called_so() {
     let of_quiet = told.holes.iter().filter(|(container, ..)| container == "quiet").collect::<Vec<_>>();
     assert!(matches!(of_quiet.as_slice(), [(_, HoleReason::JournalDamaged, 0, _)]), "{of_quiet:?}");
 }
+
+/// Ends a stream, and waits until the journal has it.
+fn end(open: &Open, of: &Arc<Origin>) {
+    let progress = open.append(of, Vec::new(), Some(Ending::Exact));
+    wait("the ending", || progress.has_ended().then_some(()));
+}
+
+/// Containers of which none is so large that it pays for the others: what goes is the oldest file.
+struct Crowd {
+    apps: Vec<Arc<Origin>>,
+    at: u64,
+}
+
+impl Crowd {
+    fn new() -> Self {
+        Self { apps: ["a", "b", "c", "d", "e", "f"].map(origin).to_vec(), at: 0 }
+    }
+
+    /// They say something until `is_done`.
+    fn append(&mut self, open: &Open, is_done: impl Fn() -> bool) {
+        let limit = 3 * PATIENCE;
+        let deadline = std::time::Instant::now() + limit;
+        while !is_done() {
+            assert!(std::time::Instant::now() < deadline, "not within {limit:?}: the journal turns over");
+            self.apps.iter().for_each(|app| append(open, app, self.at..self.at + 1));
+            self.at += 1;
+        }
+    }
+
+    /// All that is in the journal by now is dropped.
+    fn turn_over(&mut self, open: &Open) {
+        let next = open.journal.state().next;
+        self.append(open, || open.journal.state().parts.front().is_some_and(|part| part.first >= next));
+    }
+
+    /// These end as well, and so much is said that nothing is known of `gone` any more.
+    fn forget(&mut self, open: &Open, others: &[&str], gone: &str) {
+        for other in others.iter().copied().map(origin) {
+            open.appended(&other, lines(0, 1, "brief"));
+            end(open, &other);
+        }
+        let gone = origin(gone);
+        self.append(open, || open.journal.stream(&gone.name).is_none());
+    }
+}
+
+fn bytes_of(told: &Told) -> u64 {
+    told.holes.iter().map(|(_, _, from, to)| to - from).sum()
+}
+
+fn lost(open: &Open) -> BTreeMap<&'static str, u64> {
+    let sinks = open.journal.figures().sinks;
+    sinks.into_iter().map(|sink| (sink.name, sink.lost.iter().map(|(_, bytes)| bytes).sum())).collect()
+}
+
+/// Its output was dropped, and then so many other streams have ended that nothing is known of it any more: a sink that was away all
+/// the while cannot be told of it, and it is counted.
+#[test]
+fn what_is_dropped_of_a_stream_that_is_forgotten_is_counted_for_a_sink_that_was_behind() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = config(dir.path(), 4 << 20);
+    let (mut crowd, early) = (Crowd::new(), origin("early"));
+    let open = Open::new(&config);
+    let (mut none, mut half) = (open.journal.reader("none"), open.journal.reader("half"));
+    open.appended(&early, lines(0, 10, "given to one of them"));
+    assert_eq!(told(&mut half).end["early"], 210);
+    open.appended(&early, lines(210, 10, "given to none of them"));
+    end(&open, &early);
+    crowd.turn_over(&open);
+    // Of what began before it, nothing is promised to this one.
+    let mut late = open.journal.reader("late");
+    crowd.forget(&open, &["x", "y", "z"], "early");
+
+    let mut said = Vec::new();
+    for reader in [&mut none, &mut half, &mut late] {
+        let told = told(reader);
+        assert!(!told.end.contains_key("early"), "nobody knows of it: {told:?}");
+        assert!(crowd.apps.iter().all(|app| told.end[&app.name.container] == crowd.at * 60_001), "{told:?}");
+        said.push(bytes_of(&told));
+    }
+    let counted = BTreeMap::from([("none", said[0] + 430), ("half", said[1] + 220), ("late", said[2])]);
+    assert_eq!(lost(&open), counted, "what nobody can be told of is counted");
+    drop((none, half, late));
+    open.close();
+    let open = Open::new(&config);
+    let mut reader = open.journal.reader("none");
+    crowd.turn_over(&open);
+    let said = bytes_of(&told(&mut reader));
+    assert_eq!(lost(&open)["none"], said, "and once, not again by the next process");
+}
+
+/// What a sink has and has not acknowledged may have to be told again after a death: as long as that is so, the journal knows whose
+/// it is. And a reader knows of no more streams than the journal does.
+#[test]
+fn a_stream_of_which_a_sink_has_something_in_hand_is_not_forgotten() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut crowd, early) = (Crowd::new(), origin("early"));
+    let open = Open::new(&config(dir.path(), 4 << 20));
+    let mut reader = open.journal.reader("file");
+    open.appended(&early, lines(0, 10, "is on its way to the sink"));
+    let in_hand = drain(&mut reader);
+    end(&open, &early);
+    crowd.turn_over(&open);
+    crowd.forget(&open, &["u", "v", "w"], "u");
+    let is_known = || open.journal.stream(&early.name).is_some();
+    assert!(is_known(), "of two that ended later nothing is known");
+    let known = || open.journal.state().table.rows().count();
+    told(&mut reader);
+    assert_eq!(reader.ends.len(), known());
+    in_hand.iter().for_each(|waiting| waiting.batch.done());
+    crowd.forget(&open, &["x", "y", "z"], "early");
+    told(&mut reader);
+    assert_eq!(reader.ends.len(), known());
+}
+
+/// Its process dies before the sink has acknowledged that it was told of a gap: the next one tells it again, whether or not the
+/// stream went on meanwhile, and no more once it was acknowledged.
+#[test]
+fn a_gap_that_was_not_acknowledged_is_told_again_by_the_next_process() {
+    for goes_on in [false, true] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let config = config(dir.path(), 4 << 20);
+        let (mut crowd, quiet) = (Crowd::new(), origin("quiet"));
+        let open = Open::new(&config);
+        let mut reader = open.journal.reader("otlp");
+        open.appended(&quiet, lines(0, 10, "is dropped"));
+        crowd.turn_over(&open);
+        let gap = |reader: &mut Reader| {
+            let told = told(reader);
+            let mut holes = told.holes.into_iter();
+            let of_quiet = holes.find(|(container, ..)| container == "quiet");
+            (of_quiet.map(|(_, reason, from, to)| (reason, from, to)), told.end.get("quiet").copied())
+        };
+        let mut unacknowledged = drain(&mut reader);
+        let mut end = 110;
+        for _ in 0..u64::from(goes_on) * 2 {
+            open.appended(&quiet, lines(end, 1, "goes on"));
+            unacknowledged.append(&mut drain(&mut reader));
+            end += 8;
+        }
+        drop((reader, unacknowledged));
+        open.close();
+
+        let open = Open::new(&config);
+        let mut reader = open.journal.reader("otlp");
+        assert_eq!(gap(&mut reader), (Some((HoleReason::Retention, 0, 110)), Some(end)), "{goes_on}");
+        drop(reader);
+        open.close();
+        let open = Open::new(&config);
+        assert_eq!(gap(&mut open.journal.reader("otlp")), (None, None), "it was acknowledged");
+        assert_eq!(lost(&open)["otlp"], 0);
+        open.close();
+    }
+}
+
+/// All files that had it are gone, and it is still in memory for the readers: nothing of that is lost.
+#[test]
+fn what_is_dropped_and_still_in_memory_is_given_and_not_counted() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = config::Journal { max_age: Duration::ZERO, ..config(dir.path(), 4 << 20) };
+    let open = Open::new(&config);
+    let mut reader = open.journal.reader("file");
+    let all = ["u", "v", "w", "x", "y", "z"];
+    for other in all.map(origin) {
+        open.appended(&other, lines(0, 1, "brief"));
+        end(&open, &other);
+    }
+    wait("its files to go", || {
+        open.journal.state().parts.iter().all(|part| !part.has_entries()).then_some(())
+    });
+    let told = told(&mut reader);
+    assert_eq!((told.end, told.holes), (all.map(|name| (name.to_owned(), 6)).into(), Vec::new()));
+    assert_eq!(lost(&open)["file"], 0);
+}
