@@ -77,6 +77,11 @@ impl Joiner {
         joined
     }
 
+    /// Is a line of `stream` unfinished here?
+    pub fn has(&self, stream: u32) -> bool {
+        self.pending.contains_key(&stream)
+    }
+
     /// A line, or a piece of one, that goes on where `waiting` stopped.
     fn line(
         &mut self,

@@ -58,7 +58,7 @@ impl Reader {
 
     /// At the end everything that was appended was read: what is not there was dropped.
     pub(super) fn look_for_missed(&mut self) {
-        let mut missed = Vec::new();
+        let (mut missed, mut ended) = (Vec::new(), Vec::new());
         {
             let state = self.journal.state();
             if state.drops == self.drops || self.position < state.next {
@@ -72,6 +72,8 @@ impl Reader {
                     // At once: what is in hand is not forgotten, and not counted twice.
                     self.cursor.miss(row.id, from, row.end);
                     missed.push((row.id, Arc::clone(&row.origin), from, row.end, row.last_ns));
+                } else if let Some(ending) = row.ending.filter(|_| self.joiner.has(row.id)) {
+                    ended.push((row.id, Arc::clone(&row.origin), ending));
                 }
             }
             self.ends.retain(|stream, _| state.table.get(*stream).is_some());
@@ -83,6 +85,13 @@ impl Reader {
             let joined = self.joiner.take(stream, self.position, missing, None);
             let told = Some((stream, to));
             let batch = self.delivery(origin, joined.records, None, Instant::now(), joined.finished, told);
+            self.ready.push_back((0, batch));
+        }
+        // Of these all is here but the entry that says so: their last line would wait for ever.
+        for (stream, origin, ending) in ended {
+            let joined = self.joiner.take(stream, self.position, Vec::new(), Some(ending));
+            let last = Some(ending);
+            let batch = self.delivery(origin, joined.records, last, Instant::now(), joined.finished, None);
             self.ready.push_back((0, batch));
         }
         self.damaged = false;

@@ -254,6 +254,31 @@ fn a_stream_of_which_a_sink_has_something_in_hand_is_not_forgotten() {
     assert_eq!(reader.ends.len(), known());
 }
 
+/// The entry that says how a stream ended is dropped, and nothing else that the sink has not had: its last line, which has no end,
+/// would wait for the rest for ever.
+#[test]
+fn a_last_line_without_an_end_is_given_where_only_the_streams_end_was_dropped() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut crowd, shell) = (Crowd::new(), origin("shell"));
+    let open = Open::new(&config(dir.path(), 4 << 20));
+    let mut reader = open.journal.reader("otlp");
+    let mut prompt = line(0, "prompt>");
+    (prompt.to, prompt.flags) = (7, Flags::FRAGMENT);
+    open.appended(&shell, vec![prompt.clone()]);
+    assert_eq!(drain(&mut reader).len(), 0, "it may go on");
+    end(&open, &shell);
+    crowd.turn_over(&open);
+
+    let given = drain(&mut reader);
+    let of_shell: Vec<_> = given.iter().filter(|waiting| waiting.batch.origin.name == shell.name).collect();
+    let [last] = of_shell.as_slice() else { panic!("{of_shell:?}") };
+    assert_eq!(last.batch.records, [Record { flags: Flags::UNTERMINATED, ..prompt }]);
+    assert_eq!(last.batch.ending, Some(Ending::Exact));
+    given.iter().for_each(|waiting| waiting.batch.done());
+    let sink = &open.journal.figures().sinks[0];
+    assert_eq!((sink.lag_bytes, sink.oldest_ns), (0, None), "nothing waits");
+}
+
 /// Its process dies before the sink has acknowledged that it was told of a gap: the next one tells it again, whether or not the
 /// stream went on meanwhile, and no more once it was acknowledged.
 #[test]
