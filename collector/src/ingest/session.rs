@@ -346,7 +346,10 @@ impl Session {
                 self.held = self.held.saturating_sub(stream.slot.held());
                 self.unfinished.remove(&handle);
                 stream.slot.detach(self.id);
-                self.ingest.streams.ended(&stream.slot);
+                // Of one without an end something may still be given: the sweep does that, and then it has ended.
+                if stream.slot.end().is_some() {
+                    self.ingest.streams.ended(&stream.slot);
+                }
             }
         }
         self.acks.forget(gone.task);

@@ -160,9 +160,13 @@ impl Streams {
     /// The stream will not go on, unless another connection has it by now. It is forgotten when enough others have ended after it.
     pub(super) fn ended(&self, slot: &Slot) {
         let mut table = self.table();
-        if slot.state().owner != NOBODY {
+        let mut state = slot.state();
+        if state.owner != NOBODY {
             return;
         }
+        // No wrapper is waited for: as an orphan it would end again, and take two places among those that are remembered.
+        state.detached = None;
+        drop(state);
         table.ended.push_back(slot.origin.name.clone());
         while table.ended.len() > self.remembered {
             let Some(oldest) = table.ended.pop_front() else { break };
@@ -175,6 +179,12 @@ impl Streams {
     pub(super) fn orphans(&self, patience: Duration) -> Vec<Arc<Slot>> {
         let slots: Vec<_> = self.table().slots.values().cloned().collect();
         slots.into_iter().filter(|slot| slot.is_orphan(patience)).collect()
+    }
+
+    /// Ended streams that are remembered.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> Vec<StreamName> {
+        self.table().ended.iter().cloned().collect()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

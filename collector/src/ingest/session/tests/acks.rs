@@ -107,8 +107,7 @@ async fn a_wrapper_that_comes_back_in_the_moment_of_being_given_up_keeps_its_str
     // More than are remembered.
     let mut others = session(&ingest, 3);
     for task in 1..4 {
-        say(&mut others, Up::Open(open(task))).await;
-        say(&mut others, Up::Gone(link::Gone { task, ..Default::default() })).await;
+        say_all_of(&mut others, task).await;
     }
     drop(back);
     let there = ingest.streams.orphans(Duration::ZERO);
@@ -116,4 +115,34 @@ async fn a_wrapper_that_comes_back_in_the_moment_of_being_given_up_keeps_its_str
         given_up.iter().all(|slot| there.iter().any(|one| Arc::ptr_eq(one, slot))),
         "forgotten while carried"
     );
+}
+
+/// A task from its beginning to its end, of two streams that say nothing.
+async fn say_all_of(session: &mut Session, task: u32) {
+    say(session, Up::Open(open(task))).await;
+    for handle in [2 * task + 1, 2 * task + 2] {
+        say(session, Up::Close(link::Close { handle, exact: true, ..Default::default() })).await;
+    }
+    say(session, Up::Gone(link::Gone { task, ..Default::default() })).await;
+}
+
+/// As many as are to be remembered are: none has two places among them.
+#[tokio::test]
+async fn a_stream_that_has_ended_ends_once() {
+    let (ingest, _exit) = ingest();
+    let mut wrapper = session(&ingest, 1);
+    say_all_of(&mut wrapper, 1).await;
+    assert_eq!(ingest.streams.remembered().len(), 2);
+    // Its last word was not the end of its streams: these are given up, and have ended then.
+    say(&mut wrapper, Up::Open(open(2))).await;
+    say(&mut wrapper, Up::Gone(link::Gone { task: 2, ..Default::default() })).await;
+    assert_eq!(ingest.streams.remembered().len(), 2);
+    let orphans = ingest.streams.orphans(Duration::ZERO);
+    assert_eq!(orphans.len(), 2, "those, and none that has ended");
+    let slot = &orphans[0];
+    assert!(slot.abandon().expect("nobody carries it").is_some_and(|batch| batch.ending.is_some()));
+    ingest.streams.ended(slot);
+    let remembered = ingest.streams.remembered();
+    assert_eq!(remembered.len(), 3);
+    assert_eq!(remembered.iter().collect::<std::collections::HashSet<_>>().len(), 3, "{remembered:?}");
 }
