@@ -338,3 +338,15 @@ fn what_is_dropped_and_still_in_memory_is_given_and_not_counted() {
     assert_eq!((told.end, told.holes), (all.map(|name| (name.to_owned(), 6)).into(), Vec::new()));
     assert_eq!(lost(&open)["file"], 0);
 }
+
+/// What a stream has in the journal's other head is not lost with this one's.
+#[test]
+fn what_the_other_head_has_is_not_among_what_is_lost_with_a_forgotten_stream() {
+    let mut row = Row::new(1, origin("app"));
+    let body = Body::hole(HoleReason::Moved);
+    let moved = Record { from: 10, to: 30, time_ns: 1, flags: Flags::NONE, body };
+    row.apply(&[line(0, "own lines"), moved, line(30, "own again")], Some(Ending::Exact), 1);
+    for (from, own) in [(0, 20), (5, 15), (10, 10), (20, 10), (30, 10), (35, 5), (40, 0), (50, 0)] {
+        assert_eq!(row.own_behind(from), own, "from {from}");
+    }
+}
