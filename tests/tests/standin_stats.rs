@@ -22,9 +22,10 @@ use shimtap_tests::{
             connection::Connection,
             mute::{DEADLINE_EXCEEDED, Mute, asked_in_a_loop},
             pod::{self, Pod},
+            spooled::whole,
             wrapped::wrapped_in,
         },
-        script::Script,
+        script::{Output, Script},
     },
 };
 
@@ -154,6 +155,38 @@ fn without_a_bound_the_shims_answer_is_waited_for() -> Result<()> {
     let made_up = sum(&collector, "shimtap_wrapper_counts_total", "name=\"synthetic_answers\"")?;
     ensure!(made_up < 0.1, "{made_up} answers were made up");
     pod.end()?;
+    collector.stop()
+}
+
+/// More Stats than there is room for, none of which is ever answered: whatever else containerd asks for is seen all the same.
+#[test]
+fn a_shim_that_answers_no_stats_hides_nothing_else() -> Result<()> {
+    const ASKED: u32 = 600;
+    const ROOM: u32 = 512;
+    let (pod, collector) = observed(&slow(3_600_000), "")?;
+    pod.run()?;
+    let beside = pod.connect()?;
+    for _ in 0..ASKED {
+        beside.send("Stats", &pod::stats("task"))?;
+    }
+    eventually(LIMIT, "them at the shim", || {
+        Ok((pod.lab.count("Stats", "task", "")? >= usize::try_from(ASKED)?).then_some(()))
+    })?;
+    let script = Script { stdout: Output::lines(20, 77), until_killed: true, ..Script::default() };
+    let _fifos = pod.run_beside("late", &script, &[])?;
+    whole(&collector, "late", &script)?;
+    pod.end_beside("late")?;
+    for kind in ["create", "start", "kill", "exit", "delete"] {
+        let label = format!("kind=\"{kind}\"");
+        let wanted = if matches!(kind, "create" | "start") { 2.0 } else { 1.0 };
+        eventually(LIMIT, kind, || {
+            Ok((sum(&collector, "shimtap_events_total", &label)? >= wanted).then_some(()))
+        })?;
+    }
+    eventually(LIMIT, "those that nobody looked at to be counted", || {
+        let unseen = sum(&collector, "shimtap_wrapper_counts_total", "name=\"table_overflow\"")?;
+        Ok((unseen >= f64::from(ASKED - ROOM)).then_some(()))
+    })?;
     collector.stop()
 }
 

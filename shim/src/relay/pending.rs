@@ -9,10 +9,17 @@ use shimtap_proto::{
 };
 
 use crate::{
-    block::{Pending, PendingState, Task, TaskState, counters::Counter, link_to, linked, note_used},
+    block::{
+        PENDINGS, Pending, PendingState, Task, TaskState, counters::Counter, link_to, linked, note_used,
+    },
     sys::monotonic_ns,
     worker::Worker,
 };
+
+/// Entries that Stats leave to all else. One that was answered for a mute shim keeps its entry until the shim answers, if it ever
+/// does, and a caller may ask every second for days: without this no Create, Kill or Delete would be seen any more. A Stats without an
+/// entry waits for the shim as without us, and its answer goes to whoever asked.
+const NOT_FOR_STATS: usize = 128;
 
 impl Worker {
     /// The entry at an index that came from this table.
@@ -40,8 +47,7 @@ impl Worker {
         if let Some(known) = self.pending_of(conn, stream_id) {
             return Some(known);
         }
-        let free = |p: &Pending| PendingState::load(&p.state) == PendingState::Free;
-        let Some(index) = self.block.tables().pendings.iter().position(free) else {
+        let Some(index) = self.free_pending(method) else {
             self.block.tables().counters.add(Counter::TableOverflow);
             return None;
         };
@@ -62,6 +68,15 @@ impl Worker {
         }
         PendingState::Open.store(&entry.state);
         Some(index)
+    }
+
+    fn free_pending(&self, method: Method) -> Option<usize> {
+        let left = || PENDINGS.saturating_sub(self.pendings().count());
+        if method == Method::Stats && left() <= NOT_FOR_STATS {
+            return None;
+        }
+        let free = |p: &Pending| PendingState::load(&p.state) == PendingState::Free;
+        self.block.tables().pendings.iter().position(free)
     }
 
     /// The task of a request, if its entry is still that task's.
