@@ -38,12 +38,11 @@ pub enum SessionEnd {
     Block(#[from] nix::errno::Errno),
 }
 
-/// What has been said of a task on this connection.
+/// What has been said of a task on this connection, until the last word on it.
 #[derive(Default)]
 struct Said {
     opened: bool,
     polled: bool,
-    gone: bool,
     /// When its newest sample was taken or sent.
     sampled: Option<Instant>,
     /// A last sample was asked for.
@@ -232,11 +231,11 @@ impl Session {
         let interval = self.interval();
         let samples = if self.is_held_up() { Vec::new() } else { self.board.take_samples() };
         for sample in samples {
-            let said = self.said.entry(sample.task).or_default();
+            // Behind the last word on its task it would be of a task that nobody knows.
+            let Some(said) = self.said.get_mut(&sample.task) else { continue };
             let last = sample.source == StatsSource::STATS_SOURCE_FINAL;
             let fresh = said.sampled.is_some_and(|at| at.elapsed() < interval.mul_f32(0.9));
-            // Behind the last word on its task it would be of a task that nobody knows.
-            if !said.opened || said.gone || (fresh && !last) {
+            if !said.opened || (fresh && !last) {
                 continue;
             }
             said.sampled = Some(Instant::now());
@@ -263,6 +262,7 @@ impl Session {
     fn begin_round(&mut self) -> Result<(), SessionEnd> {
         let interval = self.interval();
         self.round = Instant::now() + interval;
+        self.forget_evicted();
         for (index, task) in self.tasks() {
             let said = self.said.entry(task.handle.load(Ordering::Relaxed)).or_default();
             let lives = match TaskState::load(&task.state) {
@@ -289,26 +289,43 @@ impl Session {
         for (index, task) in self.tasks() {
             let handle = task.handle.load(Ordering::Relaxed);
             let deleted = TaskState::load(&task.state) == TaskState::Deleted;
-            let Some(said) = self.said.get_mut(&handle).filter(|s| deleted && s.opened && !s.gone) else {
+            if !deleted || !self.said.get(&handle).is_some_and(|said| said.opened) {
                 continue;
-            };
+            }
             // In this order: the event that an answer makes is there before its request is not.
             if !self.cursors.is_task_finished(index, task) || self.events.at(self.events_at).is_some() {
                 continue;
             }
-            said.gone = true;
             self.cursors.forget_task(task);
             let gone = shimtap_proto::link::Gone {
                 task: handle,
                 time_ns: task.deleted_ns.load(Ordering::Relaxed),
                 ..Default::default()
             };
-            self.poller.forget(handle);
             self.link.say(from_wrapper::Body::Gone(gone))?;
+            // Whatever crosses it finds this word, and begins nothing.
             task.link_done.store(1, Ordering::Release);
+            self.forget(handle);
             self.board.wake_relay();
         }
         Ok(())
+    }
+
+    fn forget(&mut self, handle: u32) {
+        self.said.remove(&handle);
+        self.poller.forget(handle);
+    }
+
+    /// A full table gives a deleted task's entry to the next one, without a last word.
+    fn forget_evicted(&mut self) {
+        let tasks = self.block.tables().tasks();
+        let is_there = |handle: u32| {
+            tasks.iter().any(|t| {
+                TaskState::load(&t.state) != TaskState::Free && t.handle.load(Ordering::Relaxed) == handle
+            })
+        };
+        let evicted: Vec<u32> = self.said.keys().copied().filter(|handle| !is_there(*handle)).collect();
+        evicted.into_iter().for_each(|handle| self.forget(handle));
     }
 
     fn hear(&mut self, message: FromCollector) {
@@ -376,3 +393,6 @@ fn apply(block: &Block, settings: &Settings) {
         tables.spool.share_bytes.store(settings.spool_bytes, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;

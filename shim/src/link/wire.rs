@@ -60,7 +60,7 @@ impl Wire {
         Ok(Self::on(UnixStream::from(to), body_max))
     }
 
-    fn on(socket: UnixStream, body_max: usize) -> Self {
+    pub(super) fn on(socket: UnixStream, body_max: usize) -> Self {
         Self { socket, out: Vec::new(), gone: 0, come: Vec::new(), taken: 0, body_max, next_stream: 1 }
     }
 
