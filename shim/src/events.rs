@@ -36,11 +36,8 @@ impl EventRing {
         let seq = tables.events_seq.load(Ordering::Relaxed).wrapping_add(1);
         event.seq = seq;
         let head = tables.events_head.load(Ordering::Relaxed);
-        let tail = tables.events_kept_elsewhere();
         let appended = event.write_to_bytes().ok().filter(|bytes| {
-            let used = usize::try_from(head.wrapping_sub(tail)).unwrap_or(usize::MAX);
-            let fits = bytes.len().saturating_add(PREFIX) <= EVENTS.saturating_sub(used);
-            fits && self.append(head, bytes)
+            self.has_room(head, bytes.len().saturating_add(PREFIX)) && self.append(head, bytes)
         });
         match appended {
             Some(bytes) => {
@@ -50,6 +47,25 @@ impl EventRing {
             }
             None => tables.counters.add(Counter::EventsDropped),
         }
+    }
+
+    /// Is there room for so many bytes? Those that a file has may be written over; before they are, the tail moves behind them, since
+    /// whoever reads begins there, also after a death.
+    fn has_room(&self, head: u64, len: usize) -> bool {
+        let tables = self.block.tables();
+        let fits = |tail: u64| {
+            let used = usize::try_from(head.wrapping_sub(tail)).unwrap_or(usize::MAX);
+            len <= EVENTS.saturating_sub(used)
+        };
+        if fits(self.tail()) {
+            return true;
+        }
+        let kept = tables.events_kept_elsewhere();
+        let fits = fits(kept);
+        if fits {
+            tables.events_tail.fetch_max(kept, Ordering::AcqRel);
+        }
+        fits
     }
 
     /// Relay thread, before its first push: a predecessor that died between taking a number and moving the head had its
@@ -104,7 +120,7 @@ impl EventRing {
 
     /// Link thread: everything before `position` was taken.
     pub fn taken(&self, position: u64) {
-        self.block.tables().events_tail.store(position, Ordering::Release);
+        self.block.tables().events_tail.fetch_max(position, Ordering::AcqRel);
     }
 
     fn append(&self, head: u64, bytes: &[u8]) -> bool {
@@ -136,6 +152,7 @@ fn index(position: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::spool::Marker;
 
     fn ring() -> EventRing {
         EventRing::new(Box::leak(Box::new(Block::create().unwrap()))).unwrap()
@@ -192,6 +209,32 @@ mod tests {
         ring.finish();
         ring.push(Event::default());
         assert_eq!(ring.block.tables().events_seq.load(Ordering::Relaxed), 3, "nothing was left to finish");
+    }
+
+    /// Pushes so many events that the ring has none of the first ones any more; a file has what it was told of half way.
+    fn pushed_over(ring: &EventRing) -> u64 {
+        let event = || Event { process_spec: vec![1; 1000], ..Default::default() };
+        let tables = ring.block.tables();
+        while tables.events_head.load(Ordering::Relaxed) < wide(EVENTS * 3 / 4) {
+            ring.push(event());
+        }
+        let written = tables.events_head.load(Ordering::Relaxed);
+        Marker::of_events(tables.spool.generation()).store(&tables.spool.events, written);
+        (0..40).for_each(|_| ring.push(event()));
+        assert!(tables.events_head.load(Ordering::Relaxed) > wide(EVENTS), "nothing was written over");
+        written
+    }
+
+    /// Whoever begins to read begins with an event, whenever it was that a collector came: the one of before had died, or a writer
+    /// had gone on, between its look at what a file has and the end of the time for which that counts.
+    #[test]
+    fn what_is_written_over_is_not_read_again() {
+        let ring = ring();
+        let written = pushed_over(&ring);
+        ring.block.tables().spool.begin_generation();
+        assert_eq!(ring.tail(), written);
+        let (first, _) = ring.at(ring.tail()).unwrap();
+        assert!(first.seq > 1 && !first.process_spec.is_empty(), "{}", first.seq);
     }
 
     #[test]

@@ -127,9 +127,9 @@ impl Spool {
     }
 
     /// link: a collector is attached. What a file has by now it will find there; what is completed later counts for
-    /// nobody.
-    pub fn begin_generation(&self) {
-        self.generation.fetch_add(1, Ordering::SeqCst);
+    /// nobody. The generation before.
+    pub fn begin_generation(&self) -> u64 {
+        self.generation.fetch_add(1, Ordering::SeqCst)
     }
 
     /// The offset in `word`, where it was written since the last attachment: a file has everything below, and no collector
@@ -166,6 +166,23 @@ impl Tables {
         let tail = self.events_tail.load(Ordering::Acquire);
         self.spool.current(&self.spool.events, 0).map_or(tail, |spooled| spooled.max(tail))
     }
+
+    /// link: a collector is attached ([`Spool::begin_generation`]). Of events that a file has the relay thread may have written over
+    /// the memory, so the tail moves behind them; behind those as well that a writer completed when this was half done.
+    pub fn begin_generation(&self) {
+        self.begin_generation_while(|| ());
+    }
+
+    /// `meanwhile`: what a writer does just then.
+    fn begin_generation_while(&self, meanwhile: impl FnOnce()) {
+        self.events_tail.fetch_max(self.events_kept_elsewhere(), Ordering::AcqRel);
+        meanwhile();
+        let before = Marker::of_events(self.spool.begin_generation());
+        let mark = Mark::load(&self.spool.events);
+        if mark.tag == before.tag {
+            self.events_tail.fetch_max(mark.offset, Ordering::AcqRel);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -197,6 +214,22 @@ mod tests {
         assert_eq!(Mark::load(&stream.spooled).offset, 90, "and yet a file had it");
     }
 
+    /// A writer completes a record between the look at what it has completed and the end of its generation; the relay thread may
+    /// have written over it by then.
+    #[test]
+    fn events_that_were_completed_just_before_an_attachment_are_behind_the_tail() {
+        let block = Block::create().unwrap();
+        let tables = block.tables();
+        let tail = || tables.events_tail.load(Ordering::Relaxed);
+        let marker = Marker::of_events(tables.spool.generation());
+        marker.store(&tables.spool.events, 70);
+        tables.begin_generation_while(|| marker.store(&tables.spool.events, 80));
+        assert_eq!(tail(), 80);
+        marker.store(&tables.spool.events, 90);
+        tables.begin_generation();
+        assert_eq!(tail(), 80, "it was stuck in the disk");
+    }
+
     #[test]
     fn what_was_written_of_one_stream_frees_nothing_of_the_next_in_its_entry() {
         let block = Block::create().unwrap();
@@ -221,7 +254,7 @@ mod tests {
         let marker = Marker::of(tables.spool.generation(), stream, 7).unwrap();
         for n in 0..1000 {
             match n % 3 {
-                0 => tables.spool.begin_generation(),
+                0 => drop(tables.spool.begin_generation()),
                 _ => drop(stream.epoch.fetch_add(1, Ordering::Relaxed)),
             }
             marker.store(&stream.spooled, 90);

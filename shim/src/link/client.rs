@@ -75,18 +75,13 @@ pub fn run(block: &'static Block, board: &'static Switchboard) {
 /// A collector is there: what a spool file has by now it will find there, and the file is its own. It opens it when we go
 /// on, so the writer's end is waited for; one that is stuck in its disk is not.
 fn end_spooling(block: &Block, board: &Switchboard) {
-    let spool = &block.tables().spool;
-    let fold = || {
-        block.tables().events_tail.fetch_max(block.tables().events_kept_elsewhere(), Ordering::AcqRel);
-    };
-    fold();
-    spool.begin_generation();
+    block.tables().begin_generation();
     let until = Instant::now() + WRITER_END;
     while is_written(block).unwrap_or(false) && Instant::now() < until {
         board.pulse.beat();
         thread::sleep(WRITER_LOOK);
     }
-    spool.again_ns.store(0, Ordering::Release);
+    block.tables().spool.again_ns.store(0, Ordering::Release);
 }
 
 /// Waits, and meanwhile writes down what is known of new tasks: their bundles may be gone when a collector comes.
