@@ -111,11 +111,17 @@ impl EventRing {
         self.block.tables().events_tail.load(Ordering::Acquire)
     }
 
-    /// Is so much of it taken that waiting longer for a collector may cost events?
-    pub fn is_pressed(block: &Block) -> bool {
+    /// Is so much of it taken that waiting longer for a collector may cost events, and is there a file that may have them?
+    pub fn is_pressed(block: &Block, now: u64) -> bool {
         let tables = block.tables();
         let used = tables.events_head.load(Ordering::Acquire).wrapping_sub(tables.events_kept_elsewhere());
-        used > wide(EVENTS / 2)
+        used > wide(EVENTS / 2) && Self::may_be_written(block, now)
+    }
+
+    /// Has the place of their file not refused a short time ago?
+    pub fn may_be_written(block: &Block, now: u64) -> bool {
+        let tables = block.tables();
+        !tables.spool.refuses(tables.events_go_to(), now)
     }
 
     /// Link thread: everything before `position` was taken.

@@ -22,6 +22,7 @@ pub mod words {
 pub enum StreamState {
     Free,
     Live,
+    Ended,
 }
 
 pub enum Phase {
@@ -50,6 +51,7 @@ pub struct Mark {
 #[derive(Default)]
 pub struct Stream {
     pub state: AtomicU32,
+    pub handle: AtomicU32,
     pub phase: AtomicU32,
     pub pos: AtomicU64,
     pub start: AtomicU64,

@@ -30,6 +30,13 @@ states! {
     }
 }
 
+/// Which of the two directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Disk,
+    Memory,
+}
+
 shared_layout! {
     /// Spooling as a whole.
     pub struct Spool {
@@ -54,7 +61,8 @@ shared_layout! {
         _reserved: AtomicU32,
         /// spool: a mark: position in the event ring up to which a completed write has it.
         pub events: AtomicU64,
-        /// spool: CLOCK_MONOTONIC ns before which it is of no use to try again.
+        /// spool: CLOCK_MONOTONIC ns before which it is of no use to try again; its lowest bits say where ([`Kind::bit`]; to a
+        /// release that does not know of them they are three nanoseconds).
         pub again_ns: AtomicU64,
         /// Where: see `spool::place`.
         pub disk_dir: Text<ID>,
@@ -75,6 +83,34 @@ pub struct Mark {
 #[derive(Debug, Clone, Copy)]
 pub struct Marker {
     tag: u64,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Disk, Self::Memory];
+    const BITS: u64 = 0b11;
+
+    /// What the collector's rules allow; memory where it has not said.
+    pub fn of(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Disk => Self::Disk,
+            Verdict::Memory | Verdict::Unknown => Self::Memory,
+        }
+    }
+
+    /// Where this stream is written.
+    pub fn of_stream(stream: &Stream) -> Self {
+        Self::of(Verdict::load(&stream.spool_to))
+    }
+
+    fn bit(self) -> u64 {
+        match self {
+            Self::Disk => 0b01,
+            Self::Memory => 0b10,
+        }
+    }
 }
 
 // === impl Mark ===
@@ -132,6 +168,33 @@ impl Spool {
         self.generation.fetch_add(1, Ordering::SeqCst)
     }
 
+    /// spool: what goes there was refused; nobody need try again before `until_ns`.
+    pub fn refuse(&self, kind: Kind, now: u64, until_ns: u64) {
+        let others = self.refused(now);
+        self.again_ns.store(until_ns & !Kind::BITS | others | kind.bit(), Ordering::Release);
+    }
+
+    /// Is it of no use to try there now?
+    pub fn refuses(&self, kind: Kind, now: u64) -> bool {
+        self.refused(now) & kind.bit() != 0
+    }
+
+    /// Was anything refused lately?
+    pub fn has_refused(&self, now: u64) -> bool {
+        self.refused(now) != 0
+    }
+
+    /// Who refuses, by their bits.
+    fn refused(&self, now: u64) -> u64 {
+        let word = self.again_ns.load(Ordering::Acquire);
+        if word & !Kind::BITS > now { word & Kind::BITS } else { 0 }
+    }
+
+    /// Whoever refused may not do so again.
+    pub fn try_again(&self) {
+        self.again_ns.store(0, Ordering::Release);
+    }
+
     /// The offset in `word`, where it was written since the last attachment: a file has everything below, and no collector
     /// has looked into that file yet.
     fn current(&self, word: &AtomicU64, epoch: u64) -> Option<u64> {
@@ -153,9 +216,13 @@ impl Spool {
 // === impl Tables ===
 
 impl Tables {
-    /// Raw offset of a stream below which its bytes are somebody else's to keep: acknowledged by the collector, or in a
-    /// spool file that no collector has opened yet.
+    /// Raw offset of a stream below which its bytes are not ours to keep: acknowledged by the collector, or in a
+    /// spool file that no collector has opened yet, or nobody's, where no rule wants the stream. (One that wants it again asks for
+    /// what is there: docs/protocol.md.)
     pub fn kept_elsewhere(&self, stream: &Stream) -> u64 {
+        if stream.unwanted.load(Ordering::Acquire) != 0 {
+            return stream.pos.load(Ordering::Acquire);
+        }
         let epoch = u64::from(stream.epoch.load(Ordering::Acquire));
         let spooled = self.spool.current(&stream.spooled, epoch).unwrap_or(0);
         spooled.max(stream.acked.load(Ordering::Acquire)).min(stream.pos.load(Ordering::Acquire))
@@ -165,6 +232,15 @@ impl Tables {
     pub fn events_kept_elsewhere(&self) -> u64 {
         let tail = self.events_tail.load(Ordering::Acquire);
         self.spool.current(&self.spool.events, 0).map_or(tail, |spooled| spooled.max(tail))
+    }
+
+    /// Where events are written: their numbers run through all tasks, so they cannot be split, and an exec's arguments may be what
+    /// must not reach a disk.
+    pub fn events_go_to(&self) -> Kind {
+        let taken = |s: &&Stream| StreamState::load(&s.state) != StreamState::Free;
+        let mut known = self.streams().iter().filter(taken).map(Kind::of_stream).peekable();
+        let is_known = known.peek().is_some();
+        if is_known && known.all(|kind| kind == Kind::Disk) { Kind::Disk } else { Kind::Memory }
     }
 
     /// link: a collector is attached ([`Spool::begin_generation`]). Of events that a file has the relay thread may have written over
@@ -228,6 +304,35 @@ mod tests {
         marker.store(&tables.spool.events, 90);
         tables.begin_generation();
         assert_eq!(tail(), 80, "it was stuck in the disk");
+    }
+
+    #[test]
+    fn what_is_refused_in_one_place_may_be_tried_in_the_other() {
+        let block = Block::create().unwrap();
+        let spool = &block.tables().spool;
+        let refused = |now| Kind::ALL.map(|kind| spool.refuses(kind, now));
+        assert_eq!(refused(0), [false, false]);
+        spool.refuse(Kind::Disk, 100, 1000);
+        assert_eq!(refused(100), [true, false]);
+        assert!(spool.has_refused(999) && !spool.has_refused(1000));
+        assert_eq!(refused(1000), [false, false]);
+        spool.refuse(Kind::Memory, 500, 2000);
+        assert_eq!(refused(600), [true, true], "the first lasts as long as the last");
+        spool.refuse(Kind::Memory, 3000, 4000);
+        assert_eq!(refused(3000), [false, true], "that is over");
+        spool.try_again();
+        assert_eq!(refused(3000), [false, false]);
+    }
+
+    #[test]
+    fn of_a_stream_that_nobody_wants_nothing_is_ours_to_keep() {
+        let block = Block::create().unwrap();
+        let tables = block.tables();
+        let stream = stream(tables);
+        stream.unwanted.store(1, Ordering::Relaxed);
+        assert_eq!(tables.kept_elsewhere(stream), 100);
+        stream.unwanted.store(0, Ordering::Relaxed);
+        assert_eq!(tables.kept_elsewhere(stream), 10, "what is still there is wanted again");
     }
 
     #[test]

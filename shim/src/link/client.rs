@@ -81,7 +81,7 @@ fn end_spooling(block: &Block, board: &Switchboard) {
         board.pulse.beat();
         thread::sleep(WRITER_LOOK);
     }
-    block.tables().spool.again_ns.store(0, Ordering::Release);
+    block.tables().spool.try_again();
 }
 
 /// Waits, and meanwhile writes down what is known of new tasks: their bundles may be gone when a collector comes.

@@ -113,12 +113,13 @@ impl Cursors {
             // It crossed the last word on its task.
             return;
         }
-        // Where it goes on is not what it has for good: that it says with an acknowledgement.
-        let start = stream.start.load(Ordering::Acquire);
-        let at = position.next.unwrap_or_else(|| start.max(stream.acked.load(Ordering::Acquire)));
         stream.unwanted.store(u32::from(!position.capture), Ordering::Release);
         let verdict = if position.spool_to_disk { Verdict::Disk } else { Verdict::Memory };
         verdict.store(&stream.spool_to);
+        // Where it goes on is not what it has for good: that it says with an acknowledgement. Looked at last: while nobody wanted the
+        // stream, its memory was anybody's.
+        let start = stream.start.load(Ordering::Acquire);
+        let at = position.next.unwrap_or_else(|| start.max(stream.acked.load(Ordering::Acquire)));
         let goes_on = |c: &Cursor| c.index == index && c.wanted == position.capture;
         if position.next.is_some() || !self.cursors.get(&position.handle).is_some_and(goes_on) {
             self.place(position.handle, index, at, position.capture);

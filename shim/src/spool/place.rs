@@ -27,7 +27,7 @@ use crate::{
     block::{
         Block,
         counters::{Counter, Counters},
-        spool::Verdict,
+        spool::Kind,
     },
     run_dir::private_dir,
     sys::{Errno, Kernel, fd},
@@ -40,13 +40,6 @@ const MEMORY_PART: u64 = 4;
 const WRAPPERS: u64 = 16;
 /// Of a file system in memory so much stays free, in percent.
 const MEMORY_FREE: u64 = 50;
-
-/// On a disk or in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    Disk,
-    Memory,
-}
 
 /// Why nothing (more) is written there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,21 +67,6 @@ pub struct Place {
 struct Reserve {
     bytes: u64,
     percent: u64,
-}
-
-// === impl Kind ===
-
-impl Kind {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Disk, Self::Memory];
-
-    /// What the collector's rules allow; memory where it has not said.
-    pub fn of(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::Disk => Self::Disk,
-            Verdict::Memory | Verdict::Unknown => Self::Memory,
-        }
-    }
 }
 
 // === impl Refusal ===
@@ -213,14 +191,14 @@ fn used(dir: &Path, wrapper: u64) -> Result<(u64, u64), Refusal> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A block whose directories nobody else has; they go with it.
-    struct Lab(Block, PathBuf);
+    pub struct Lab(pub Block, PathBuf);
 
     impl Lab {
-        fn new(name: &str) -> Self {
+        pub fn new(name: &str) -> Self {
             let dir = Path::new("/dev/shm").join(format!("shimtap-place-{name}-{}", std::process::id()));
             let block = Block::create().unwrap();
             let spool = &block.tables().spool;
@@ -229,8 +207,13 @@ mod tests {
             Self(block, dir)
         }
 
-        fn place(&self, kind: Kind) -> Place {
+        pub fn place(&self, kind: Kind) -> Place {
             Place::open(&self.0, kind).unwrap()
+        }
+
+        /// What another wrapper, or an earlier file of this one, has there.
+        pub fn file(&self, kind: Kind, name: &str, bytes: u64) {
+            fs::File::create(self.place(kind).path.join(name)).unwrap().set_len(bytes).unwrap();
         }
     }
 
@@ -275,9 +258,7 @@ mod tests {
         lab.0.tables().spool.limit_bytes.store(LIMIT, Ordering::Relaxed);
         for (kind, own) in [(Kind::Disk, LIMIT), (Kind::Memory, LIMIT / 4)] {
             let place = lab.place(kind);
-            let file = |name: &str, bytes: u64| {
-                fs::File::create(place.path.join(name)).unwrap().set_len(bytes).unwrap();
-            };
+            let file = |name: &str, bytes| lab.file(kind, name, bytes);
             assert_eq!(place.room(7, 0), Ok(own), "{kind:?}");
             // One that is older than a limit that was lowered counts as well.
             file(&file_name(1, 0), 10 * own);

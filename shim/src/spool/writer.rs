@@ -16,14 +16,14 @@ use shimtap_proto::link::{Gone, from_wrapper};
 
 use super::{
     file::SpoolFile,
-    place::{Kind, Place, Refusal},
+    place::{Place, Refusal},
 };
 use crate::{
     block::{
-        Block, Stream, StreamState, Task, TaskState,
+        Block, Stream, Task, TaskState,
         counters::Counter,
         linked,
-        spool::{Marker, Verdict},
+        spool::{Kind, Marker},
     },
     events::EventRing,
     link::{self, Cursors, Next, Towards},
@@ -35,7 +35,7 @@ const QUIET: Duration = Duration::from_secs(2);
 /// Rests between looks: short while much comes, so that the rings do not overflow meanwhile.
 const REST_MIN: Duration = Duration::from_millis(1);
 const REST_MAX: Duration = Duration::from_millis(64);
-/// After a refusal nobody need try again before this.
+/// After a refusal nobody need try again there before this.
 const PAUSE_NS: u64 = 60_000_000_000;
 /// Room beyond all limits for the last words of a pod whose files are full: all events that the block can hold, and as much
 /// again for what each stream has lost and where it ended.
@@ -112,21 +112,12 @@ fn begin(memfd: BorrowedFd<'_>) -> Kernel<Writer> {
     Writer::new(block, generation)
 }
 
-fn verdict(stream: &Stream) -> Kind {
-    Kind::of(Verdict::load(&stream.spool_to))
-}
-
 // === impl Writer ===
 
 impl Writer {
     fn new(block: &'static Block, generation: u64) -> Kernel<Self> {
         let tables = block.tables();
         tables.counters.add(Counter::SpoolWriters);
-        let taken = |s: &&Stream| StreamState::load(&s.state) != StreamState::Free;
-        let all_on_disk = tables.streams().iter().filter(taken).all(|s| verdict(s) == Kind::Disk);
-        // Their numbers run through all tasks, so they cannot be split; an exec's arguments may be what must not reach a disk.
-        let known = tables.streams().iter().any(|s| taken(&s));
-        let events_kind = if all_on_disk && known { Kind::Disk } else { Kind::Memory };
         Ok(Self {
             block,
             wrapper: tables.identity.wrapper.load(Ordering::Relaxed),
@@ -135,7 +126,7 @@ impl Writer {
             streams: BTreeMap::new(),
             events: EventRing::new(block)?,
             events_at: tables.events_kept_elsewhere(),
-            events_kind,
+            events_kind: tables.events_go_to(),
             files: BTreeMap::new(),
             refused: BTreeSet::new(),
             opened: BTreeSet::new(),
@@ -284,7 +275,7 @@ impl Writer {
             let at = self.block.tables().kept_elsewhere(stream);
             let wanted = stream.unwanted.load(Ordering::Acquire) == 0;
             self.cursors.place(handle, entry, at, wanted);
-            self.streams.insert(handle, Target { kind: verdict(stream), marker });
+            self.streams.insert(handle, Target { kind: Kind::of_stream(stream), marker });
         }
         self.streams.get(&handle).copied()
     }
@@ -327,7 +318,8 @@ impl Writer {
         }
         self.try_append(kind, body).map_err(|refusal| {
             refusal.count(&self.block.tables().counters);
-            spool.again_ns.store(monotonic_ns().saturating_add(PAUSE_NS), Ordering::Release);
+            let now = monotonic_ns();
+            spool.refuse(kind, now, now.saturating_add(PAUSE_NS));
             Stop::Refused(kind)
         })
     }
@@ -360,7 +352,13 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{block::spool::Mark, spool::is_written};
+    use crate::{
+        block::{
+            StreamState, note_used,
+            spool::{Mark, Verdict},
+        },
+        spool::is_written,
+    };
 
     #[test]
     fn one_at_a_time_and_only_for_the_generation_that_asked() {
@@ -412,6 +410,28 @@ mod tests {
         events.push(link_event(4));
         assert!(matches!(writer.pass(), Err(Stop::Attached)), "nothing is written behind a collector's back");
         assert_eq!(block.tables().events_kept_elsewhere(), 0);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    /// What is refused on the disk says nothing of what goes to memory.
+    #[test]
+    fn a_refusal_is_of_the_place_that_it_met() {
+        let dir = std::path::Path::new("/dev/shm").join(format!("shimtap-refusal-{}", std::process::id()));
+        let block = Block::create().unwrap();
+        let (tables, spool) = (block.tables(), &block.tables().spool);
+        assert!(spool.disk_dir.set(dir.to_str().unwrap()));
+        spool.limit_bytes.store(1 << 20, Ordering::Relaxed);
+        spool.free_percent.store(100, Ordering::Relaxed);
+        note_used(&tables.streams_used, 0);
+        StreamState::Live.store(&tables.streams[0].state);
+        Verdict::Disk.store(&tables.streams[0].spool_to);
+        let memfd = block.memfd().try_clone_to_owned().unwrap();
+        EventRing::new(Box::leak(Box::new(Block::open(memfd).unwrap()))).unwrap().push(link_event(1));
+        let mut writer = begin(block.memfd()).unwrap();
+        assert!(matches!(writer.pass(), Ok(false)));
+        let now = monotonic_ns();
+        assert!(spool.refuses(Kind::Disk, now) && !spool.refuses(Kind::Memory, now));
+        assert!(!spool.refuses(Kind::Disk, now + PAUSE_NS));
         std::fs::remove_dir_all(dir).unwrap();
     }
 

@@ -9,6 +9,7 @@ mod ending;
 mod logger;
 pub mod logger_uri;
 mod pace;
+pub mod pressure;
 mod pump;
 pub mod ring;
 mod taken;

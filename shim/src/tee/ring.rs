@@ -82,6 +82,11 @@ impl Shape {
         (chunk < CHUNKS).then_some((chunk, into % CHUNK))
     }
 
+    /// Does the first chunk, of several, end at or below an offset?
+    fn has_whole_below(self, offset: u64) -> bool {
+        self.len > 1 && self.base.saturating_add(wide(CHUNK)) <= offset
+    }
+
     fn end(self) -> u64 {
         self.base.saturating_add(wide(self.len.saturating_mul(CHUNK)))
     }
@@ -209,7 +214,12 @@ impl ChunkPool {
             }
             return;
         }
-        while Shape::load(stream).len > 1 && Shape::load(stream).base.saturating_add(wide(CHUNK)) <= kept {
+        self.free_whole(stream, kept);
+    }
+
+    /// Gives back the chunks that lie wholly below `kept`, but for the last.
+    fn free_whole(&mut self, stream: &Stream, kept: u64) {
+        while Shape::load(stream).has_whole_below(kept) {
             self.drop_first(stream);
         }
     }
@@ -225,7 +235,9 @@ impl ChunkPool {
             let is_over = StreamState::load(&s.state) == StreamState::Ended;
             (Shape::load(s).len, is_over, Reverse(s.handle.load(Ordering::Relaxed)))
         };
-        if let Some(largest) = self.owners(stream).max_by_key(size) {
+        let may =
+            |s: &&Stream| is_settled(s) || Shape::load(s).has_whole_below(s.pos.load(Ordering::Acquire));
+        if let Some(largest) = self.owners(stream).filter(may).max_by_key(size) {
             self.drop_first(largest);
         }
     }
@@ -234,17 +246,20 @@ impl ChunkPool {
     /// and waits, written down in a file, for a collector to be told.
     fn reclaim(&mut self, stream: &Stream) {
         for other in self.owners(stream) {
-            self.trim(other);
+            if is_settled(other) {
+                self.trim(other);
+            } else {
+                self.free_whole(other, self.block.tables().kept_elsewhere(other));
+            }
         }
     }
 
-    /// The other streams that have chunks, without those that are passing bytes on and have them in their ring beyond `pos`.
+    /// The other streams that have chunks.
     fn owners(&self, than: &Stream) -> impl Iterator<Item = &'static Stream> + use<> {
         let than = std::ptr::from_ref(than);
         self.block.tables().streams().iter().filter(move |s| {
             !std::ptr::eq(*s, than)
                 && StreamState::load(&s.state) != StreamState::Free
-                && matches!(Phase::load(&s.phase), Phase::Fill | Phase::Tee)
                 && Shape::load(s).len > 0
         })
     }
@@ -295,6 +310,11 @@ impl ChunkPool {
         let _ = punch(self.block.memfd(), start.saturating_add(chunk.saturating_mul(CHUNK)), CHUNK);
         self.fresh.push(chunk);
     }
+}
+
+/// Has it nothing in its ring beyond `pos`? Who is passing bytes on has, for as long as containerd does not take them.
+fn is_settled(stream: &Stream) -> bool {
+    matches!(Phase::load(&stream.phase), Phase::Fill | Phase::Tee)
 }
 
 /// Bytes for which there is room from `pos` on, at most `want`.
@@ -352,23 +372,9 @@ impl RingView {
     }
 }
 
-/// Is so much of the memory for output taken that waiting longer for a collector would cost some of it?
-pub fn is_pressed(block: &Block) -> bool {
-    let tables = block.tables();
-    let mut chunks = 0usize;
-    for stream in tables.streams().iter().filter(|s| StreamState::load(&s.state) != StreamState::Free) {
-        // What is not in the ring any more, or never was (nobody wants it), no file can keep.
-        let from = tables.kept_elsewhere(stream).max(stream.start.load(Ordering::Acquire));
-        let unkept = stream.pos.load(Ordering::Acquire).saturating_sub(from);
-        if unkept > wide(STREAM_CHUNKS * CHUNK / 2) {
-            return true;
-        }
-        // A warm chunk of a stream that is kept elsewhere is free in all but name.
-        if unkept > 0 {
-            chunks = chunks.saturating_add(Shape::load(stream).len);
-        }
-    }
-    chunks > CHUNKS / 2
+/// Chunks that a stream owns.
+pub fn chunks_of(stream: &Stream) -> usize {
+    Shape::load(stream).len
 }
 
 /// Bytes that wait in the tap.

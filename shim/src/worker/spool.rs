@@ -9,7 +9,7 @@ use crate::{
     events::EventRing,
     keeper::protocol::Operation,
     sys::unix_ns,
-    tee::ring,
+    tee::pressure,
 };
 
 /// A link that only breaks is back within this time (the link thread's first pause is half of it).
@@ -40,21 +40,23 @@ impl Worker {
             return;
         }
         let since = *self.spooling.alone_ns.get_or_insert(now);
-        if now.saturating_sub(since) < PATIENCE_NS || now < self.spooling.look_ns || !self.may_spool(now) {
+        if now.saturating_sub(since) < PATIENCE_NS || now < self.spooling.look_ns || !self.may_spool() {
             return;
         }
         self.spooling.look_ns = now.saturating_add(LOOK_NS);
-        if ring::is_pressed(self.block) || EventRing::is_pressed(self.block) || self.is_table_pressed() {
+        let is_pressed = pressure::is_pressed(self.block, now) || EventRing::is_pressed(self.block, now);
+        if is_pressed || self.is_table_pressed(now) {
             self.ask_for_writer(now, generation);
         }
     }
 
-    /// Are so many tasks over of which nobody was told that the next ones would take their places? Containers that say nothing take
-    /// no other memory.
-    fn is_table_pressed(&self) -> bool {
+    /// Are so many tasks over of which nobody was told that the next ones would take their places, and is there a file that may have
+    /// what happened to them? Containers that say nothing take no other memory.
+    fn is_table_pressed(&self, now: u64) -> bool {
         let told_ns = self.told_ns();
         let tasks = self.block.tables().tasks().iter();
-        tasks.filter(|task| is_over_since(task, told_ns)).count() > TASKS / 2
+        EventRing::may_be_written(self.block, now)
+            && tasks.filter(|task| is_over_since(task, told_ns)).count() > TASKS / 2
     }
 
     /// Was nobody told that this task is over?
@@ -68,11 +70,8 @@ impl Worker {
         oldest.map_or_else(unix_ns, |(event, _)| event.time_ns)
     }
 
-    fn may_spool(&self, now: u64) -> bool {
-        let spool = &self.block.tables().spool;
-        spool.limit_bytes.load(Ordering::Relaxed) > 0
-            && spool.again_ns.load(Ordering::Acquire) <= now
-            && !self.is_safe()
+    fn may_spool(&self) -> bool {
+        self.block.tables().spool.limit_bytes.load(Ordering::Relaxed) > 0 && !self.is_safe()
     }
 
     /// `generation` was read before it was seen that nobody is attached: who attaches now raises it, and a writer that begins
@@ -96,8 +95,8 @@ impl Worker {
             Some(last) => last,
             None => {
                 // An earlier refusal counts no longer: for last words there is room in files that are full.
-                spool.again_ns.store(0, Ordering::Release);
-                if !self.may_spool(now) {
+                spool.try_again();
+                if !self.may_spool() {
                     return None;
                 }
                 let number = spool.asked.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
@@ -108,7 +107,7 @@ impl Worker {
         if spool.done.load(Ordering::Acquire) == number || now.saturating_sub(since) >= LAST_NS {
             return Some(true);
         }
-        if !self.may_spool(now) {
+        if !self.may_spool() || spool.has_refused(now) {
             // Refused: what is left of the time is the collector's.
             return None;
         }

@@ -6,7 +6,13 @@ use std::{collections::VecDeque, os::fd::AsFd};
 use proptest::prelude::*;
 
 use super::*;
-use crate::block::{StreamState, note_used};
+use crate::{
+    block::{
+        StreamState, note_used,
+        spool::{Kind, Verdict},
+    },
+    tee::pressure::is_pressed,
+};
 
 struct Lab {
     block: &'static Block,
@@ -282,6 +288,118 @@ fn of_several_that_have_as_much_the_oldest_that_is_over_makes_way() {
     let ring = RingView::new(lab.block);
     let lost: Vec<usize> = (0..=CHUNKS).filter(|n| ring.read(lab.stream(*n), 0, 100).is_none()).collect();
     assert_eq!(lost, [1]);
+    lab.check();
+}
+
+/// A stream of which containerd takes nothing more has the last so many bytes beyond `pos`, until it does.
+fn blocks(lab: &mut Lab, n: usize, beyond: usize) -> Vec<u8> {
+    let stream = lab.stream(n);
+    let pos = lab.written[n].len() - beyond;
+    stream.next.store(stream.pos.load(Ordering::Relaxed), Ordering::Relaxed);
+    stream.pos.store(wide(pos), Ordering::Relaxed);
+    Phase::Pass.store(&stream.phase);
+    lab.written[n].split_off(pos)
+}
+
+fn goes_on(lab: &mut Lab, n: usize, bytes: Vec<u8>) {
+    let stream = lab.stream(n);
+    stream.pos.store(stream.next.load(Ordering::Relaxed), Ordering::Relaxed);
+    Phase::Fill.store(&stream.phase);
+    lab.written[n].extend(bytes);
+}
+
+/// Four streams that have all of the memory, blocked, with that much beyond `pos`; `kept`: of what is below nobody needs anything.
+fn blocked(beyond: usize, kept: bool) -> (Lab, Vec<Vec<u8>>) {
+    let mut lab = lab(6);
+    let mut beyonds = Vec::new();
+    for n in 0..4 {
+        lab.write(n, &[u8::try_from(n).unwrap() + 1; STREAM_CHUNKS * CHUNK]);
+        beyonds.push(blocks(&mut lab, n, beyond));
+        let stream = lab.stream(n);
+        let acked = if kept { stream.pos.load(Ordering::Relaxed) } else { 0 };
+        stream.acked.store(acked, Ordering::Relaxed);
+    }
+    assert!(lab.pool.fresh.is_empty() && lab.pool.warm.is_empty());
+    (lab, beyonds)
+}
+
+#[test]
+fn who_is_blocked_gives_what_it_needs_no_more_and_keeps_what_is_on_its_way() {
+    for beyond in [1, 1000, CHUNK - 1, CHUNK] {
+        let (mut lab, beyonds) = blocked(beyond, true);
+        lab.write(4, &[9; STREAM_CHUNKS * CHUNK]);
+        lab.write(5, b"small");
+        for (n, bytes) in beyonds.into_iter().enumerate() {
+            goes_on(&mut lab, n, bytes);
+        }
+        assert_eq!(RingView::new(lab.block).read(lab.stream(5), 0, 100), Some(b"small".to_vec()));
+        for n in 0..4 {
+            let stream = lab.stream(n);
+            let (acked, start) = (stream.acked.load(Ordering::Relaxed), stream.start.load(Ordering::Relaxed));
+            assert!(start <= acked, "stream {n} has lost {acked}..{start}");
+        }
+        assert_eq!(lab.stream(4).start.load(Ordering::Relaxed), 0, "it has all of its own");
+        lab.check();
+    }
+}
+
+#[test]
+fn who_is_blocked_makes_way_with_its_oldest_and_keeps_what_is_on_its_way() {
+    for beyond in [1, 1000, CHUNK - 1, CHUNK] {
+        let (mut lab, beyonds) = blocked(beyond, false);
+        lab.write(5, b"small");
+        for (n, bytes) in beyonds.into_iter().enumerate() {
+            goes_on(&mut lab, n, bytes);
+        }
+        assert_eq!(RingView::new(lab.block).read(lab.stream(5), 0, 100), Some(b"small".to_vec()));
+        let lost: u64 = (0..4).map(|n| lab.stream(n).start.load(Ordering::Relaxed)).sum();
+        assert_eq!(lost, wide(CHUNK), "of one stream its oldest piece");
+        lab.check();
+    }
+}
+
+/// Of streams that were switched off when they had said something.
+#[test]
+fn what_nobody_wants_presses_for_no_file_and_gives_its_chunks_away() {
+    let mut lab = lab(5);
+    for n in 0..4 {
+        lab.write(n, &[1; STREAM_CHUNKS * CHUNK]);
+    }
+    assert!(is_pressed(lab.block, 0));
+    (0..4).for_each(|n| lab.stream(n).unwanted.store(1, Ordering::Relaxed));
+    assert!(!is_pressed(lab.block, 0));
+    lab.write(4, &[2; STREAM_CHUNKS * CHUNK]);
+    assert_eq!(lab.stream(4).start.load(Ordering::Relaxed), 0, "it has all of its own");
+    lab.check();
+}
+
+#[test]
+fn a_file_is_pressed_for_where_one_may_be_had() {
+    let mut lab = lab(7);
+    let spool = &lab.block.tables().spool;
+    let half = STREAM_CHUNKS * CHUNK / 2;
+    Verdict::Disk.store(&lab.stream(0).spool_to);
+    Verdict::Memory.store(&lab.stream(1).spool_to);
+    spool.refuse(Kind::Disk, 0, 1000);
+    lab.write(0, &vec![1; half + 1]);
+    assert!(!is_pressed(lab.block, 0), "the disk has refused it");
+    assert!(is_pressed(lab.block, 1000), "and may take it then");
+    lab.write(1, &vec![2; half + 1]);
+    assert!(is_pressed(lab.block, 0), "memory has refused nothing");
+    spool.refuse(Kind::Memory, 0, 1000);
+    assert!(!is_pressed(lab.block, 0));
+    // Memory for all runs short because of what was refused: others need a file all the sooner.
+    spool.try_again();
+    spool.refuse(Kind::Disk, 0, 1000);
+    let stream = lab.stream(1);
+    stream.acked.store(stream.pos.load(Ordering::Relaxed), Ordering::Relaxed);
+    for n in 2..6 {
+        Verdict::Disk.store(&lab.stream(n).spool_to);
+        lab.write(n, &vec![1; half]);
+    }
+    assert!(!is_pressed(lab.block, 0), "nobody else has anything to write");
+    lab.write(1, b"a line");
+    assert!(is_pressed(lab.block, 0));
     lab.check();
 }
 
