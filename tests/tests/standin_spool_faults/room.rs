@@ -10,7 +10,7 @@ use shimtap_tests::standin::{
     client::{
         PATIENCE,
         pod::{Fifos, Pod},
-        spooled::{LIMIT, comes_to, counted, has, judged, spool_files, spooler, steady},
+        spooled::{LIMIT, comes_to, counted, has, judged, spool_files, spooler, steady, whole},
         wrapped::{wrapped, wrapped_in},
     },
     procs,
@@ -62,6 +62,29 @@ fn a_disk_that_is_to_keep_more_bytes_free_than_it_has() -> Result<()> {
 #[test]
 fn a_disk_that_is_to_keep_all_of_itself_free() -> Result<()> {
     a_disk_keeps("disk_free_percent = 100\ndisk_free_bytes = 0")
+}
+
+/// The disk has refused one container's output a moment ago; another's, of which no collector has spoken, goes to memory.
+#[test]
+fn a_disk_that_refuses_keeps_nothing_from_memory() -> Result<()> {
+    let pod = wrapped_in(&endless(), |lab| {
+        lab.reconfigure("deaths = 0\n", "deaths = 0\n[spool]\ndisk_free_percent = 100\n")
+    })?;
+    let mut collector = pod.lab.collector()?;
+    comes_to(&collector, "shimtap_wrappers", 1)?;
+    let _fifos = pod.run()?;
+    has(&collector, "task", 50_000)?;
+    collector.end(Signal::SIGTERM)?;
+    let writer = spooler(&pod)?;
+    procs::wait(PATIENCE, || "the writer to leave".to_owned(), || (!writer.alive()).then_some(()))?;
+    // Twice what memory holds of a stream.
+    let late = Script { until_killed: true, ..steady(20_000) };
+    let fifos = pod.run_beside("late", &late, &[])?;
+    fifos.stdout.wait_len(late.stdout.bytes("stdout").len(), LIMIT)?;
+    let collector = pod.lab.collector()?;
+    whole(&collector, "late", &late)?;
+    counted(&collector, "spool_full")?;
+    collector.stop()
 }
 
 /// Whatever is said of disks: a file system in memory keeps half of itself free, and a writer asks for room a MiB at a time.
