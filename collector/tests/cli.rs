@@ -54,6 +54,22 @@ fn wrong_usage_is_told_and_has_its_own_status() {
 }
 
 #[test]
+fn what_cannot_be_printed_is_a_failure_and_a_reader_that_has_enough_is_none() {
+    let said_to = |stdout: std::process::Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shimtap"));
+        let ended = command.args(["check", "--defaults"]).stdout(stdout).output().expect("shimtap runs");
+        (ended.status.code(), text(&ended.stderr))
+    };
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    let (status, said) = said_to(full.into());
+    assert_eq!(status, Some(1));
+    assert!(said.contains("writing to standard output: No space left on device"), "{said}");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    assert_eq!(said_to(writer.into()), (Some(0), String::new()));
+}
+
+#[test]
 fn check_says_everything_at_once() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("c.toml");

@@ -53,9 +53,7 @@ fn show(parameters: &[(&'static str, String)], collector: &Collector) -> Result<
         let piece = piece.get(..length).unwrap_or_default();
         match stdout.write_all(piece).and_then(|()| stdout.flush()) {
             Ok(()) => {}
-            // A reader that went away (as `head` does) is no failure of ours.
-            Err(fault) if fault.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-            Err(source) => return Err(LogsFault::Write { source }),
+            Err(fault) => return super::unless_gone(fault).map_err(|source| LogsFault::Write { source }),
         }
     }
     // What is followed has no end of its own.

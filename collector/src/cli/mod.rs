@@ -20,6 +20,7 @@ mod upgrade;
 use std::{
     io::{self, Write},
     process::{ExitCode, Termination},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use args::Configured;
@@ -49,9 +50,23 @@ impl Termination for Exit {
     }
 }
 
+/// Something that was to be printed was not: a command that did what it was asked for has failed all the same.
+static UNSAID: AtomicBool = AtomicBool::new(false);
+
 /// Writes to stdout. A reader that went away (as `head` does) is no failure of ours.
 fn say(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
+    let mut stdout = io::stdout().lock();
+    let said = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    if let Err(fault) = said.or_else(unless_gone)
+        && !UNSAID.swap(true, Ordering::Relaxed)
+    {
+        eprintln!("shimtap: writing to standard output: {fault}; what was written is not all");
+    }
+}
+
+/// Whoever reads has had enough.
+fn unless_gone(fault: io::Error) -> io::Result<()> {
+    if fault.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(fault) }
 }
 
 /// What to say of arguments that make no command, or that only ask for help or the version.
@@ -63,6 +78,13 @@ pub fn explain_usage(fault: &clap::Error) -> Exit {
 
 /// Runs a command to its end.
 pub fn run(command: &Command) -> Exit {
+    match done(command) {
+        Exit::Done if UNSAID.load(Ordering::Relaxed) => Exit::Failed,
+        exit => exit,
+    }
+}
+
+fn done(command: &Command) -> Exit {
     match command {
         Command::Check { defaults: true, .. } => check::defaults(),
         Command::Check { which: Configured { config }, .. } => check::run(config.as_deref()),
