@@ -197,9 +197,15 @@ impl Session {
         if self.tasks.len() >= limit || open.stdio.len() > 64 {
             return Err(IngestFault::Tasks(limit));
         }
+        let early = self.wrapper.take_early(open.task);
+        // An exit that is still to be counted here is none that another collector has counted.
+        let is_exit =
+            |event: &link::Event| EventLabel::of(event) == EventLabel::Exit && event.process.is_empty();
+        let exited_ns = if early.iter().any(is_exit) { 0 } else { open.exited_ns };
+        let open = &link::Open { exited_ns, ..open.clone() };
         let container = self.ingest.registry.container(open, &self.wrapper.inner());
         container.attach(self.id);
-        for event in self.wrapper.take_early(open.task) {
+        for event in early {
             happened(&self.ingest.registry, &self.wrapper, &container, &event);
         }
         let rules = self.rules();

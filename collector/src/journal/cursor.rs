@@ -188,10 +188,11 @@ impl Cursor {
         let mut state = self.state();
         let there = state.ends.entry(stream).or_default();
         *there = end.max(*there);
-        if let Some((from, _)) = state.missed.get_mut(&stream) {
-            *from = end.max(*from);
+        if let Some((from, to)) = state.missed.remove(&stream)
+            && end < to
+        {
+            state.missed.insert(stream, (end.max(from), to));
         }
-        state.missed.retain(|_, (from, to)| from < to);
         // What stood for it need not any more.
         for open in state.open.values_mut().filter(|open| open.stream == stream && open.to > end) {
             open.from = end.max(open.from);

@@ -128,7 +128,10 @@ impl Writer {
             events_at: tables.events_kept_elsewhere(),
             events_kind: tables.events_go_to(),
             files: BTreeMap::new(),
-            refused: BTreeSet::new(),
+            refused: Kind::ALL
+                .into_iter()
+                .filter(|kind| tables.spool.refuses(*kind, monotonic_ns()))
+                .collect(),
             opened: BTreeSet::new(),
             gone: BTreeSet::new(),
             gives_up: false,
@@ -432,6 +435,8 @@ mod tests {
         let now = monotonic_ns();
         assert!(spool.refuses(Kind::Disk, now) && !spool.refuses(Kind::Memory, now));
         assert!(!spool.refuses(Kind::Disk, now + PAUSE_NS));
+        let next = Writer::new(writer.block, writer.generation).unwrap();
+        assert_eq!(next.refused, [Kind::Disk].into(), "nor does the next writer try there so soon");
         std::fs::remove_dir_all(dir).unwrap();
     }
 

@@ -266,9 +266,11 @@ impl ChunkPool {
 
     fn drop_first(&mut self, stream: &Stream) {
         let shape = Shape::load(stream);
-        let base = shape.base.saturating_add(wide(CHUNK));
+        let pos = stream.pos.load(Ordering::Acquire);
+        // With its last chunk go those behind it, too, that were passed on without a copy; and the next byte needs another one.
+        let base = if shape.len > 1 { shape.base.saturating_add(wide(CHUNK)) } else { pos };
         // First the word that readers check, then the chunk may be written again.
-        stream.start.fetch_max(base.min(stream.pos.load(Ordering::Acquire)), Ordering::AcqRel);
+        stream.start.fetch_max(base.min(pos), Ordering::AcqRel);
         Shape { base, first: shape.place(1), len: shape.len.saturating_sub(1) }.store(stream);
         self.give(stream, shape.first);
     }

@@ -16,8 +16,9 @@ pub(super) fn within(digits: &[u8]) -> Vec<Range<usize>> {
     let groups = groups(digits);
     let all = groups.as_slice();
     let from = |at: usize| (1..=GROUPS).filter_map(move |count| all.get(at..at.checked_add(count)?));
-    let printed = (0..all.len()).flat_map(from).filter(|groups| is_printed_so(groups));
-    printed.chain([all]).filter_map(|groups| card(digits, groups)).collect()
+    let printed = (1..all.len()).flat_map(from).filter(|groups| is_printed_so(groups));
+    // Of what stands first any groups.
+    from(0).chain(printed).chain([all]).filter_map(|groups| card(digits, groups)).collect()
 }
 
 fn groups(digits: &[u8]) -> Vec<Range<usize>> {
@@ -32,10 +33,11 @@ fn groups(digits: &[u8]) -> Vec<Range<usize>> {
     groups
 }
 
-/// 4-4-4-4, 4-6-5 and their like, or no groups at all.
+/// 4-4-4-4, 4-6-5 and their like, 6-13, 8-8, or no groups at all.
 fn is_printed_so(groups: &[Range<usize>]) -> bool {
     match groups {
         [_] => true,
+        [first, _] => first.len() >= 4,
         [first, inner @ .., last] => {
             first.len() == 4 && inner.iter().all(|group| (3..=6).contains(&group.len())) && last.len() <= 6
         }

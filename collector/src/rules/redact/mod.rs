@@ -22,7 +22,7 @@ const GROUPS: [&str; 4] = ["secret", "secret2", "secret3", "secret4"];
 /// Memory of one compiled pattern; the same for all, so that no configuration can make the collector large.
 const SIZE_MAX: usize = 1 << 20;
 
-/// Time of the processor for one pattern in one line. 256 KiB in which each byte is a find take some 5 ms.
+/// Time of the processor for one line. 256 KiB in which each byte is a find take some 5 ms.
 const LINE_TIME: Duration = Duration::from_millis(250);
 /// After so many finds it is looked how long they took.
 const FINDS: u64 = 64;
@@ -134,9 +134,9 @@ impl Redactor {
     pub fn apply(&self, line: Bytes) -> Redacted<'_> {
         let found = self.set.as_ref().map(|set| set.matches(&line));
         let is_worth = |n| found.as_ref().is_none_or(|found| found.matched(n));
-        let mut finds = Finds::default();
+        let (mut finds, until) = (Finds::default(), used().saturating_add(LINE_TIME));
         for (_, secret) in self.all.iter().enumerate().filter(|(n, _)| is_worth(*n)) {
-            secret.find(&line, &mut finds);
+            secret.find(&line, until, &mut finds);
         }
         finds.take_out(line)
     }
@@ -160,9 +160,8 @@ impl Eq for Redactor {}
 // === impl Secret ===
 
 impl Secret {
-    /// Notes where it is in a line.
-    fn find<'a>(&'a self, line: &[u8], into: &mut Finds<'a>) {
-        let until = used().saturating_add(LINE_TIME);
+    /// Notes where it is in a line, for which there is time until this thread has used so much.
+    fn find<'a>(&'a self, line: &[u8], until: Duration, into: &mut Finds<'a>) {
         for (count, captures) in (1_u64..).zip(self.regex.captures_iter(line)) {
             if count.is_multiple_of(FINDS) && used() > until {
                 into.slow = Some(&self.name);

@@ -48,7 +48,7 @@ pub(super) const PRESETS: [Preset; 8] = [
             r#"\\"(?P<secret>(?:[^"\\]|\\{3}"|\\[^"])+)"#,
             r#"|"(?P<secret2>(?:[^"\\]|\\.)+)"#,
             r"|'(?P<secret3>(?:[^'\\]|\\.)+)",
-            r#"|(?P<secret4>[^\s"',;&]+))"#
+            r#"|(?P<secret4>(?:[^\s"',;&\\]|\\[^"'])+))"#
         ),
         within: None,
     },
@@ -89,6 +89,8 @@ mod tests {
                 r#"\"secret\": \"a\\\"b\\c\", \"n\":1"#,
                 r#"\"secret\": \"[redacted:password]\", \"n\":1"#,
             ),
+            ("password", r#"{"m":"{\"token\":\"\",\"n\":1}"}"#, r#"{"m":"{\"token\":\"\",\"n\":1}"}"#),
+            ("password", r#"\"login password=x\y\" ok"#, r#"\"login password=[redacted:password]\" ok"#),
             ("url_password", "amqp://u:p%40ss@host/v", "amqp://u:[redacted:url_password]@host/v"),
         ];
         for (preset, line, expected) in cases {
@@ -105,6 +107,8 @@ mod tests {
             "3782 822463 10005",
             "378282246310005",
             "6304 0000 0000 0000 000",
+            "622126 0000000000001",
+            "41111111 11111111",
         ] {
             for (before, after) in [
                 ("", "."),

@@ -291,6 +291,32 @@ fn of_several_that_have_as_much_the_oldest_that_is_over_makes_way() {
     lab.check();
 }
 
+/// Whoever has lost its only chunk so takes another one for what comes, and nothing is passed on without a copy for want of it.
+#[test]
+fn who_has_made_way_with_its_only_chunk_goes_on_in_another() {
+    let mut lab = all_chunks_are_of_what_is_over();
+    for n in 0..CHUNKS {
+        StreamState::Live.store(&lab.stream(n).state);
+    }
+    lab.write(CHUNKS, b"of the newest");
+    let ring = RingView::new(lab.block);
+    let all_it_says = wide(b"all it says".len());
+    assert_eq!(ring.read(lab.stream(0), 0, 100), None, "of the live ones, too, the oldest makes way");
+    lab.write(0, b"goes on");
+    assert_eq!(ring.read(lab.stream(0), all_it_says, 100), Some(b"goes on".to_vec()));
+    lab.check();
+}
+
+/// Of one that ran away from its collector and is over, nothing is left that anybody could wait for.
+#[test]
+fn who_makes_way_with_its_only_chunk_has_nothing_behind_it_either() {
+    let mut lab = all_chunks_are_of_what_is_over();
+    let stream = lab.stream(0);
+    stream.pos.store(wide(CHUNK) + 1000, Ordering::Relaxed);
+    lab.write(CHUNKS, b"of the newest");
+    assert_eq!(stream.start.load(Ordering::Relaxed), wide(CHUNK) + 1000);
+}
+
 /// A stream of which containerd takes nothing more has the last so many bytes beyond `pos`, until it does.
 fn blocks(lab: &mut Lab, n: usize, beyond: usize) -> Vec<u8> {
     let stream = lab.stream(n);
@@ -399,6 +425,8 @@ fn a_file_is_pressed_for_where_one_may_be_had() {
     }
     assert!(!is_pressed(lab.block, 0), "nobody else has anything to write");
     lab.write(1, b"a line");
+    assert!(!is_pressed(lab.block, 0), "a line is not worth a file");
+    lab.write(1, &vec![2; half / 2]);
     assert!(is_pressed(lab.block, 0));
     lab.check();
 }

@@ -15,7 +15,7 @@ async fn an_event_before_its_open_is_not_lost() {
     assert_eq!(shown(&ingest, 1), Some(4));
 }
 
-/// Its number is taken, so it is not told again.
+/// Its number is taken, so it is not told again; and the announcement then tells of an exit as of one that was counted.
 #[tokio::test]
 async fn an_event_before_its_open_outlives_its_connection() {
     let (ingest, _exit) = ingest();
@@ -25,9 +25,12 @@ async fn an_event_before_its_open_outlives_its_connection() {
     }
     drop(now);
     let mut now = session(&ingest, 2);
-    say(&mut now, Up::Open(open(1))).await;
+    say(&mut now, Up::Open(link::Open { exited_ns: 7, exit_status: 4, ..open(1) })).await;
     assert_eq!(shown(&ingest, 1), Some(4));
     assert_eq!(ingest.registry.totals.events_missed.get(), 0);
+    let page = crate::metrics::render_own(&ingest.registry);
+    let counts = page.lines().filter(|row| row.starts_with("shimtap_container_exits_total{"));
+    assert_eq!(counts.filter(|row| row.ends_with(" 1")).count(), 1, "{page}");
 }
 
 /// More than wait for their tasks, of each kind of which nobody will ever announce the task.
