@@ -45,6 +45,9 @@ const LOOK: Duration = Duration::from_secs(5);
 const SETTLE: Duration = Duration::from_millis(100);
 /// A file that could not be taken now is not read again before this.
 const AGAIN: Duration = Duration::from_secs(60);
+/// Nor is one that was put off, before this: soon enough that streams which it has opened by then are not given up meanwhile
+/// (`ingest.orphan_secs`, 60 by default).
+const PUT_OFF: Duration = Duration::from_secs(20);
 /// Files taken that may wait for one head of the journal to make them durable, each of which has a descriptor.
 const PENDING_MAX: usize = 128;
 /// Numbers of connections go up from 1; these are no connections.
@@ -255,7 +258,7 @@ impl Spools {
 
     /// Neither it nor any behind it is tried before a while.
     fn hold(&self, found: &Found) {
-        self.held().insert(found.wrapper, Instant::now() + AGAIN);
+        self.held().insert(found.wrapper, Instant::now() + PUT_OFF);
     }
 
     /// Removes files, or sets them aside, all of whose right part is durable.

@@ -203,7 +203,7 @@ async fn files_that_wait_for_a_disk_that_hangs_keep_no_others_from_being_taken()
     let newest = put_line(dir.path(), 1, 1, most + 3);
     ingest.spools.take_orphans(&ingest).await;
     assert!(exit.try_recv().is_none(), "what stands before it would be missing");
-    tokio::time::advance(AGAIN).await;
+    tokio::time::advance(PUT_OFF).await;
     ingest.spools.take_orphans(&ingest).await;
     let rest = std::iter::from_fn(|| exit.try_recv());
     assert_eq!(rest.map(|waiting| waiting.batch.done()).count(), 4);
